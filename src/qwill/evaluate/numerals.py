@@ -1,4 +1,4 @@
-"""Whole numbers as people write them in English and Chinese: Chinese numerals and reading the integers of a reply.
+"""Whole numbers as people write them in English and Chinese: Chinese numerals, and the integers of a reply.
 
 `read_integers` is what every verifier stands on. It is deliberately strict: a reply whose numbers can be read
 in two ways, or that hides a number in a form that is not read, is refused (`None`) rather than guessed at.
@@ -25,7 +25,7 @@ _FULL_WIDTH = {0xFF10 + digit: ord("0") + digit for digit in range(10)} | {
 }
 
 _ASCII_INTEGER = re.compile(
-    r"(?<![A-Za-z0-9_.])(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])|[0-9]+)(?![A-Za-z_%]|\.[0-9])"
+    r"(?<![A-Za-z0-9_.])(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])|[0-9]+)(?![0-9A-Za-z_%]|\.[0-9])"
 )
 _CHINESE_NUMBER = re.compile(f"[{_NUMERAL_CHARACTERS}]+")
 # Numeral characters that are grammar and not a number: 这两个数是…, 第一个, 一共.
@@ -35,7 +35,7 @@ _CHINESE_IDIOM = re.compile(
 )
 # A sign, a ratio, a range or a product is not an integer; 4-7 must not read as "4 and 7".
 _NOT_A_PLAIN_INTEGER = re.compile(
-    r"-[0-9]|负|[0-9]\s*[/^×÷~:*–—]\s*[0-9]|\b(?:minus|negative)\b", re.IGNORECASE
+    r"-[0-9]|负|[0-9]\s*[/×÷~:*–—]\s*[0-9]|\b(?:minus|negative)\b", re.IGNORECASE
 )
 # Small number words are prose ("the two numbers are …"); larger ones would be a second answer in disguise.
 _ENGLISH_NUMBER_WORD = re.compile(
@@ -79,8 +79,8 @@ def _drop_leading_one(text: str) -> str:
 def from_chinese(text: str) -> int | None:
     """The value of a Chinese numeral (三十七, 两千零五, 一十二), or None if it is not well formed.
 
-    A string of bare digits is read digit by digit (三七 → 37). Colloquial short forms such as 一百五 are refused,
-    because 105 and 150 are both meant by somebody.
+    A string of bare digits is read digit by digit (三七 → 37). Colloquial short forms such as 一百五 are
+    refused, because 105 and 150 are both meant by somebody.
     """
     digits = chinese_digit_string(text)
     return None if digits is None else int(digits)
@@ -111,10 +111,11 @@ def _loose_value(text: str) -> int:
 
 
 def read_integers(text: str, language: str) -> list[str] | None:
-    """Every whole number of a reply, in order, as ASCII digits (leading zeros kept, thousands commas removed).
+    """Every whole number of a reply, in order, as ASCII digits (leading zeros kept, thousands commas gone).
 
-    Chinese numerals count in Chinese replies (`language == "zh"`). None when the reply holds a number that is not
-    a plain non-negative integer: a sign, a decimal, a fraction, a range, ①, ½, an English number word above ten.
+    Chinese numerals count in Chinese replies (`language == "zh"`). None when the reply holds a number that is
+    not a plain non-negative integer: a sign, a decimal, a fraction, a range, ①, ½, an English number word
+    above ten.
     """
     text = text.translate(_FULL_WIDTH)
     if _NOT_A_PLAIN_INTEGER.search(text):

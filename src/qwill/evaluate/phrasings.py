@@ -1,4 +1,4 @@
-"""How the generated tasks are asked and answered in English and Chinese. Text only: the problems are in tasks.py."""
+"""How the generated tasks are asked and answered in English and Chinese; the problems are in tasks.py."""
 
 PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "split": {

@@ -1,4 +1,4 @@
-"""The stage `tasks`: three files of generated problems, with no problem of the held-out file in the other two."""
+"""The stage `tasks`: three files of generated problems; none of the held-out ones is in the other two."""
 
 import random
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def _equal_weights() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class TasksConfig:
-    """Counts are for each language. `rl_weights` (default: `weights`) lets RL practise other families than SFT."""
+    """Counts are for each language; `rl_weights` (default: `weights`) lets RL practise other families."""
 
     demonstrations: int = 6000
     rl: int = 8000
@@ -33,7 +33,7 @@ class TasksConfig:
 def make_tasks(config: TasksConfig, seed: int) -> dict[str, list[dict[str, Any]]]:
     """Rows of `demonstrations`, `rl` and `heldout`, shuffled; the same for the same configuration and seed.
 
-    Held-out problems are the same in both languages, so that the languages can be compared problem by problem.
+    Held-out problems are the same in both languages: the languages can be compared problem by problem.
     """
     _check(config)
     middle = (1 + config.heldout_share) / 2
@@ -101,8 +101,8 @@ def _draws(
             yield problem
     if len(seen) < count:
         raise ConfigError(
-            f"tasks: the family '{family}' has too few different problems for {count} rows (found {len(seen)}); "
-            f"ask for fewer or lower its weight."
+            f"tasks: the family '{family}' has only {len(seen)} different problems where {count} rows were "
+            f"asked for; ask for fewer or lower its weight."
         )
 
 

@@ -1,8 +1,9 @@
 """Verifiable bilingual tasks: problems with parameters, a demonstration drawn for each, and the verifier.
 
-A problem is known by its language-free `key` (`split:4731`); everything that the verifier needs is in it. Some
-families have many right answers: imitation must then spread over all of them, hard ones too, while a learner that
-is only told right from wrong may settle on the easy ones. That gap is what reinforcement learning is measured on.
+A problem is known by its language-free `key` (`split:4731`); everything that the verifier needs is in it.
+Some families have many right answers: imitation must then spread over all of them, hard ones too, while a
+learner that is only told right from wrong may settle on the easy ones. Reinforcement learning is measured on
+that gap.
 """
 
 import hashlib
@@ -57,7 +58,7 @@ class Demonstration:
 
 
 def draw_problem(family: str, rng: random.Random) -> Problem:
-    """A random problem of the family. Sizes are drawn so that short numbers are common enough to learn from."""
+    """A random problem of the family. Sizes are drawn so that short numbers are common too."""
     return Problem(family, tuple(str(value) for value in _DRAW[family](rng)))
 
 
@@ -173,8 +174,8 @@ def _random_digits(count: int, total: int, rng: random.Random) -> list[int]:
 def verify(row: Mapping[str, Any], reply: str) -> bool:
     """Whether `reply` solves the problem `row["key"]` asked in `row["language"]`.
 
-    The part after a `<think>` block counts. It must hold exactly the numbers that were asked for, as digits (or,
-    in Chinese, as Chinese numerals), and no other number, so that listing candidates never pays.
+    The part after a `<think>` block counts. It must hold exactly the numbers that were asked for, as digits
+    (or, in Chinese, as Chinese numerals), and no other number, so that listing candidates never pays.
     """
     text = final_answer(reply)
     if text is None or len(text) > LONGEST_REPLY:

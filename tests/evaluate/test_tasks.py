@@ -111,7 +111,8 @@ def test_echoing_the_question_does_not_pay(case) -> None:
 
 ATTACKS = [
     "{0}", "{0}-{0}", "{0}.{0}", "{0}/{1}", "{0} 0", "0 {0}", "-{0}", "1-{0}", " ".join(map(str, range(100))),
-    "".join(map(str, range(100))), "0123456789", "all of them", "任意", "{0}*", "e^{0}", "{0}e0", "0x{0}", "∞", "{0}" * 60,
+    "".join(map(str, range(100))), "0123456789", "all of them", "任意", "{0}*", "e^{0}", "{0}e0", "0x{0}", "∞",
+    "{0}" * 60,
 ]  # fmt: skip
 
 
@@ -126,7 +127,7 @@ def test_seeded_attacks_win_no_more_than_a_blind_guess() -> None:
             shown = [str(number) for number in rng.sample(problem.numbers, len(problem.numbers))]
             for attack in ATTACKS:
                 wins[family, attack] += verify(row, attack.format(shown[0], shown[-1]))
-    # Copying a number of the question is a fair guess where two are compared (1 in 2) or where an end may count.
+    # Copying a number of the question is a fair guess where two are compared, or where an end may count.
     guesses = {key: count for key, count in wins.items() if count > 10}
     assert set(guesses) <= {("compare", "{0}"), ("between", "{0}"), ("compare", "{0}*"), ("between", "{0}*")}
     assert max(guesses.values()) < 130

@@ -1,0 +1,62 @@
+"""Compile one C file of a room into a shared library, once a machine; without a compiler, say so by returning None."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+FLAGS = [
+    "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
+]  # fmt: skip
+
+
+def _openmp_runtime() -> list[str]:
+    """Linker arguments for the OpenMP runtime that torch has loaded: two runtimes would fight over the cores."""
+    import torch
+
+    roots = [Path(torch.__file__).parent / "lib", Path(torch.__file__).parent.parent / "torch.libs"]
+    found = [p for root in roots if root.is_dir() for p in sorted(root.glob("libgomp*.so*"))]
+    return [str(found[0])] if found else []
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "".join(line for line in lines[:40] if line.startswith(("model name", "flags")))
+    except OSError:
+        return platform.processor() + platform.machine()
+
+
+def compile_library(source: str, package: str) -> ctypes.CDLL | None:
+    """The library of `source` (a file inside `package`), from the cache or compiled now; None without a compiler."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or not shutil.which(compiler):
+        return None
+    code = files(package).joinpath(source).read_bytes()
+    runtime = _openmp_runtime()
+    key = hashlib.sha256(b"\0".join([code, " ".join([compiler, *FLAGS, *runtime]).encode(), _processor().encode()]))
+    root = Path(os.environ.get("QWILL_CACHE") or Path.home() / ".cache" / "qwill") / "native"
+    target = root / f"{Path(source).stem}-{key.hexdigest()[:16]}.so"
+    if not target.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root) as folder:
+            c_file, built = Path(folder) / source, Path(folder) / target.name
+            c_file.write_bytes(code)
+            # Undefined OpenMP symbols resolve to the runtime named by path, so -fopenmp must not add its own.
+            done = subprocess.run(
+                [compiler, *FLAGS, "-c", str(c_file), "-o", f"{built}.o"], capture_output=True, text=True
+            )
+            if done.returncode == 0:
+                link = [compiler, "-shared", f"{built}.o", "-o", str(built), *(runtime or ["-fopenmp"]), "-lm"]
+                done = subprocess.run(link, capture_output=True, text=True)
+            if done.returncode != 0:
+                return None
+            os.replace(built, target)
+    return ctypes.CDLL(str(target))

@@ -1,0 +1,259 @@
+// The model's elementwise passes for float32 on a CPU, each fused into one sweep over memory.
+// Definitions: ops.py. Every function here is tested against its definition (tests/model/test_native.py).
+// Results are the same for the same number of threads: loops are divided statically, partial sums added in thread order.
+// Letters: n rows, d columns, f feed-forward width, H query heads, G key/value heads, K head size, V vocabulary.
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <omp.h>
+
+#define SMALL 16384  // floats; below this a second thread costs more than it brings
+
+// exp by 2^n · P(r), |r| ≤ ln2/2, degree-6 minimax polynomial; relative error < 2e-7. Vectorises, unlike libm's.
+static inline float exp_f(float x) {
+    x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+    float n = rintf(x * 1.44269504088896341f);
+    float r = fmaf(n, -0.693145751953125f, x);
+    r = fmaf(n, -1.428606820309417e-6f, r);
+    float p = 1.3981999507e-3f;
+    p = fmaf(p, r, 8.3334519073e-3f);
+    p = fmaf(p, r, 4.1665795894e-2f);
+    p = fmaf(p, r, 1.6666665459e-1f);
+    p = fmaf(p, r, 5.0000001201e-1f);
+    p = fmaf(p * r, r, r) + 1.0f;
+    union { int32_t i; float f; } s;
+    s.i = ((int32_t)n + 127) << 23;
+    return p * s.f;
+}
+
+// s = x + delta (delta may be NULL: then s is not written), y = s / rms(s) · w
+void add_rms_norm_forward(const float *x, const float *delta, const float *w, float eps, int64_t n, int64_t d,
+                          float *s, float *y, float *rstd, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * d > SMALL)
+    for (int64_t i = 0; i < n; i++) {
+        const float *row = x + i * d;
+        float sum = 0;
+        if (delta) {
+            const float *add = delta + i * d;
+            float *out = s + i * d;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t j = 0; j < d; j++) { float v = row[j] + add[j]; out[j] = v; sum += v * v; }
+            row = out;
+        } else {
+#pragma omp simd reduction(+ : sum)
+            for (int64_t j = 0; j < d; j++) sum += row[j] * row[j];
+        }
+        float r = 1.0f / sqrtf(sum / (float)d + eps);
+        rstd[i] = r;
+        float *out = y + i * d;
+#pragma omp simd
+        for (int64_t j = 0; j < d; j++) out[j] = row[j] * r * w[j];
+    }
+}
+
+// dx = ds + J^T dy (ds may be NULL), dw = sum of dy · s · rstd; `part` holds threads × d floats
+void add_rms_norm_backward(const float *dy, const float *ds, const float *s, const float *w, const float *rstd,
+                           int64_t n, int64_t d, float *dx, float *dw, float *part, int threads) {
+    memset(part, 0, sizeof(float) * threads * d);
+#pragma omp parallel num_threads(threads)
+    {
+        float *mine = part + omp_get_thread_num() * d;
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < n; i++) {
+            const float *g = dy + i * d, *v = s + i * d;
+            float r = rstd[i], dot = 0;
+#pragma omp simd reduction(+ : dot)
+            for (int64_t j = 0; j < d; j++) { mine[j] += g[j] * v[j] * r; dot += g[j] * w[j] * v[j]; }
+            float c = dot * r * r * r / (float)d;
+            float *out = dx + i * d;
+            if (ds) {
+                const float *t = ds + i * d;
+#pragma omp simd
+                for (int64_t j = 0; j < d; j++) out[j] = t[j] + g[j] * w[j] * r - v[j] * c;
+            } else {
+#pragma omp simd
+                for (int64_t j = 0; j < d; j++) out[j] = g[j] * w[j] * r - v[j] * c;
+            }
+        }
+    }
+    for (int64_t j = 0; j < d; j++) {
+        float sum = 0;
+        for (int t = 0; t < threads; t++) sum += part[t * d + j];
+        dw[j] = sum;
+    }
+}
+
+static void norm_rope_head(const float *x, const float *w, const float *cos, const float *sin, float eps, int64_t K,
+                           float *out, float *rstd) {
+    int64_t h = K / 2;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < K; j++) sum += x[j] * x[j];
+    float r = 1.0f / sqrtf(sum / (float)K + eps);
+    *rstd = r;
+#pragma omp simd
+    for (int64_t j = 0; j < h; j++) {
+        float a = x[j] * r * w[j], b = x[j + h] * r * w[j + h];
+        out[j] = a * cos[j] - b * sin[j];
+        out[j + h] = b * cos[j] + a * sin[j];
+    }
+}
+
+void qk_norm_rope_forward(const float *qkv, const float *qw, const float *kw, const float *cos, const float *sin,
+                          float eps, int64_t n, int64_t H, int64_t G, int64_t K, float *q, float *k, float *v,
+                          float *rstd, int threads) {
+    int64_t row = (H + 2 * G) * K;
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * row > SMALL)
+    for (int64_t i = 0; i < n; i++) {
+        const float *x = qkv + i * row, *c = cos + i * (K / 2), *s = sin + i * (K / 2);
+        for (int64_t h = 0; h < H; h++)
+            norm_rope_head(x + h * K, qw, c, s, eps, K, q + (i * H + h) * K, rstd + i * (H + G) + h);
+        for (int64_t h = 0; h < G; h++)
+            norm_rope_head(x + (H + h) * K, kw, c, s, eps, K, k + (i * G + h) * K, rstd + i * (H + G) + H + h);
+        memcpy(v + i * G * K, x + (H + G) * K, sizeof(float) * G * K);
+    }
+}
+
+static void norm_rope_head_backward(const float *g, const float *x, const float *w, const float *cos,
+                                    const float *sin, float r, int64_t K, float *dx, float *dw, float *tmp) {
+    int64_t h = K / 2;
+    float dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t j = 0; j < h; j++) {
+        float a = g[j] * cos[j] + g[j + h] * sin[j], b = g[j + h] * cos[j] - g[j] * sin[j];
+        dw[j] += a * x[j] * r;
+        dw[j + h] += b * x[j + h] * r;
+        a *= w[j];
+        b *= w[j + h];
+        tmp[j] = a;
+        tmp[j + h] = b;
+        dot += a * x[j] + b * x[j + h];
+    }
+    float c = dot * r * r * r / (float)K;
+#pragma omp simd
+    for (int64_t j = 0; j < K; j++) dx[j] = tmp[j] * r - x[j] * c;
+}
+
+// `part` holds threads × 3K floats: dqw, dkw and scratch of each thread
+void qk_norm_rope_backward(const float *dq, const float *dk, const float *dv, const float *qkv, const float *qw,
+                           const float *kw, const float *cos, const float *sin, const float *rstd, int64_t n,
+                           int64_t H, int64_t G, int64_t K, float *dqkv, float *dqw, float *dkw, float *part,
+                           int threads) {
+    int64_t row = (H + 2 * G) * K;
+    memset(part, 0, sizeof(float) * threads * 3 * K);
+#pragma omp parallel num_threads(threads)
+    {
+        float *mine = part + omp_get_thread_num() * 3 * K;
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < n; i++) {
+            const float *x = qkv + i * row, *c = cos + i * (K / 2), *s = sin + i * (K / 2);
+            const float *r = rstd + i * (H + G);
+            float *out = dqkv + i * row;
+            for (int64_t h = 0; h < H; h++)
+                norm_rope_head_backward(dq + (i * H + h) * K, x + h * K, qw, c, s, r[h], K, out + h * K, mine,
+                                        mine + 2 * K);
+            for (int64_t h = 0; h < G; h++)
+                norm_rope_head_backward(dk + (i * G + h) * K, x + (H + h) * K, kw, c, s, r[H + h], K,
+                                        out + (H + h) * K, mine + K, mine + 2 * K);
+            memcpy(out + (H + G) * K, dv + i * G * K, sizeof(float) * G * K);
+        }
+    }
+    for (int64_t j = 0; j < K; j++) {
+        dqw[j] = dkw[j] = 0;
+        for (int t = 0; t < threads; t++) {
+            dqw[j] += part[t * 3 * K + j];
+            dkw[j] += part[t * 3 * K + K + j];
+        }
+    }
+}
+
+// h = weight · silu(gate) · up; rows of gu are [gate, up]; weight may be NULL (1)
+void swiglu_forward(const float *gu, const float *weight, int64_t n, int64_t f, float *h, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * f > SMALL)
+    for (int64_t i = 0; i < n; i++) {
+        const float *g = gu + i * 2 * f, *u = g + f;
+        float *out = h + i * f, w = weight ? weight[i] : 1.0f;
+#pragma omp simd
+        for (int64_t j = 0; j < f; j++) out[j] = w * g[j] / (1.0f + exp_f(-g[j])) * u[j];
+    }
+}
+
+void swiglu_backward(const float *dh, const float *gu, const float *weight, int64_t n, int64_t f, float *dgu,
+                     float *dweight, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * f > SMALL)
+    for (int64_t i = 0; i < n; i++) {
+        const float *g = gu + i * 2 * f, *u = g + f, *d = dh + i * f;
+        float *dg = dgu + i * 2 * f, *du = dg + f, w = weight ? weight[i] : 1.0f, dw = 0;
+#pragma omp simd reduction(+ : dw)
+        for (int64_t j = 0; j < f; j++) {
+            float sig = 1.0f / (1.0f + exp_f(-g[j])), act = g[j] * sig;
+            dw += d[j] * act * u[j];
+            float t = w * d[j];
+            du[j] = t * act;
+            dg[j] = t * u[j] * sig * (1.0f + g[j] * (1.0f - sig));
+        }
+        if (dweight) dweight[i] = dw;
+    }
+}
+
+// Counting sort of the n·k assignments by expert: place[i] = row of assignment i, token[row] = its token, in order
+void route(const int64_t *chosen, int64_t n, int64_t k, int64_t experts, int32_t *place, int32_t *token,
+           int64_t *starts) {
+    memset(starts, 0, sizeof(int64_t) * (experts + 1));
+    for (int64_t i = 0; i < n * k; i++) starts[chosen[i] + 1]++;
+    for (int64_t e = 0; e < experts; e++) starts[e + 1] += starts[e];
+    int64_t *next = malloc(sizeof(int64_t) * experts);
+    memcpy(next, starts, sizeof(int64_t) * experts);
+    for (int64_t i = 0; i < n * k; i++) {
+        int64_t row = next[chosen[i]]++;
+        place[i] = (int32_t)row;
+        token[row] = (int32_t)(i / k);
+    }
+    free(next);
+}
+
+void gather_rows(const float *x, const int32_t *index, int64_t m, int64_t d, float *out, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (m * d > SMALL)
+    for (int64_t i = 0; i < m; i++) memcpy(out + i * d, x + (int64_t)index[i] * d, sizeof(float) * d);
+}
+
+// out[i] = sum over its k assignments of y[place[i, r]]
+void combine_rows(const float *y, const int32_t *place, int64_t n, int64_t k, int64_t d, float *out, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * d > SMALL)
+    for (int64_t i = 0; i < n; i++) {
+        float *o = out + i * d;
+        memcpy(o, y + (int64_t)place[i * k] * d, sizeof(float) * d);
+        for (int64_t r = 1; r < k; r++) {
+            const float *v = y + (int64_t)place[i * k + r] * d;
+#pragma omp simd
+            for (int64_t j = 0; j < d; j++) o[j] += v[j];
+        }
+    }
+}
+
+// loss[i] = −log softmax(logits[i])[target[i]]; logits become the gradient weight · (softmax − onehot) when `grad`
+void softmax_cross_entropy(float *logits, const int64_t *target, const float *weight, int64_t n, int64_t V,
+                           float *loss, int grad, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * V > SMALL)
+    for (int64_t i = 0; i < n; i++) {
+        float *row = logits + i * V, top = row[0], sum = 0;
+#pragma omp simd reduction(max : top)
+        for (int64_t j = 0; j < V; j++) top = row[j] > top ? row[j] : top;
+        float hit = row[target[i]] - top;
+        if (grad) {
+#pragma omp simd reduction(+ : sum)
+            for (int64_t j = 0; j < V; j++) { float e = exp_f(row[j] - top); row[j] = e; sum += e; }
+        } else {
+#pragma omp simd reduction(+ : sum)
+            for (int64_t j = 0; j < V; j++) sum += exp_f(row[j] - top);
+        }
+        loss[i] = logf(sum) - hit;
+        if (grad) {
+            float scale = weight[i] / sum;
+#pragma omp simd
+            for (int64_t j = 0; j < V; j++) row[j] *= scale;
+            row[target[i]] -= weight[i];
+        }
+    }
+}

@@ -1,0 +1,134 @@
+"""The operations of the model, each defined in plain PyTorch; float32 on a CPU runs `native.py`'s kernels instead.
+
+The PyTorch definitions are the truth: any device, any dtype, differentiable, tested against transformers. The native
+ones do the same arithmetic in fewer passes over memory and are tested against these. `use_native(False)` turns them off.
+
+Shape suffixes as in transformer.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from qwill.model import native
+from qwill.model.batch import AttentionPlan
+
+use_native = native.enable
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x²) + eps) · weight over the last axis, statistics in float32 or better (arXiv 1910.07467)."""
+    wide = x.double() if x.dtype == torch.float64 else x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def add_rms_norm(x_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(x + delta, RMSNorm(x + delta))."""
+    if native.suits(x_ND):
+        return native.add_rms_norm(x_ND, delta_ND, weight_D, eps)
+    if delta_ND is not None:
+        x_ND = x_ND + delta_ND
+    return x_ND, rms_norm(x_ND, weight_D, eps)
+
+
+def rope_tables(positions_N: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of position · θ^(−2i/K), [N, K/2], angles in float32 as transformers computes them (arXiv 2104.09864)."""
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.int64, device=positions_N.device).float() / head_dim
+    angle = positions_N.float()[:, None] * (1.0 / theta**exponent)[None, :]
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x_NHK: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate-half RoPE: the pair (x_i, x_{i+K/2}) turns by its angle."""
+    cos, sin = rope[0][:, None], rope[1][:, None]
+    a, b = x_NHK.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def qk_norm_rope(
+    qkv_NC: Tensor,
+    q_weight_K: Tensor | None,
+    k_weight_K: Tensor | None,
+    rope: tuple[Tensor, Tensor],
+    heads: int,
+    kv_heads: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split the fused projection into q_NHK, k_NHK, v_NHK; normalise q and k per head (if there are weights); rotate."""
+    if q_weight_K is not None and k_weight_K is not None and native.suits(qkv_NC):
+        return native.qk_norm_rope(qkv_NC, q_weight_K, k_weight_K, rope, heads, kv_heads, eps)
+    n, head_dim = qkv_NC.shape[0], 2 * rope[0].shape[1]
+    q_NHK, k_NHK, v_NHK = qkv_NC.view(n, -1, head_dim).split([heads, kv_heads, kv_heads], dim=1)
+    if q_weight_K is not None and k_weight_K is not None:
+        q_NHK, k_NHK = rms_norm(q_NHK, q_weight_K, eps), rms_norm(k_NHK, k_weight_K, eps)
+    return rotate(q_NHK, rope), rotate(k_NHK, rope), v_NHK
+
+
+def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
+    """softmax(q·kᵀ·K^-0.5)·v within each sequence, causal; heads concatenated in the result, out_NC."""
+    n, heads, _ = q_NHK.shape
+
+    def to_rows(x_NHK: Tensor) -> Tensor:
+        if plan.place_N is not None:
+            empty = x_NHK.new_zeros(plan.rows * plan.width, *x_NHK.shape[1:])
+            x_NHK = empty.index_copy(0, plan.place_N, x_NHK)
+        return x_NHK.view(plan.rows, plan.width, *x_NHK.shape[1:]).transpose(1, 2)
+
+    out_RHTK = scaled_dot_product_attention(
+        to_rows(q_NHK),
+        to_rows(k_NHK),
+        to_rows(v_NHK),
+        attn_mask=plan.mask_R1TS,
+        is_causal=plan.mask_R1TS is None,
+        enable_gqa=heads != k_NHK.shape[1],
+    )
+    out_MC = out_RHTK.transpose(1, 2).reshape(plan.rows * plan.width, -1)
+    return out_MC if plan.place_N is None else out_MC[plan.place_N]
+
+
+def swiglu(gate_up_NF: Tensor) -> Tensor:
+    """silu(gate) ⊙ up, of [gate, up] side by side (arXiv 2002.05202)."""
+    if native.suits(gate_up_NF):
+        return native.swiglu(gate_up_NF)
+    gate, up = gate_up_NF.chunk(2, dim=-1)
+    return silu(gate) * up
+
+
+def experts(x_ND: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, weight_Nk: Tensor, chosen_Nk: Tensor) -> Tensor:
+    """Σ over each token's chosen experts of weight · down(swiglu(gate_up(x)))."""
+    if native.suits(x_ND):
+        return native.experts(x_ND, gate_up_EFD, down_EDF, weight_Nk, chosen_Nk)
+    out_ND = torch.zeros_like(x_ND)
+    for e in range(gate_up_EFD.shape[0]):
+        token_M, rank_M = torch.where(chosen_Nk == e)
+        if len(token_M) == 0:
+            # Keeps unused experts in the graph, so their gradient is zero and not missing.
+            out_ND = out_ND + 0.0 * (gate_up_EFD[e].sum() + down_EDF[e].sum())
+            continue
+        gate, up = (x_ND[token_M] @ gate_up_EFD[e].T).chunk(2, dim=-1)
+        y_MD = (silu(gate) * up) @ down_EDF[e].T
+        out_ND = out_ND.index_add(0, token_M, y_MD * weight_Nk[token_M, rank_M, None])
+    return out_ND
+
+
+def cross_entropy(
+    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weight_N: Tensor, chunk: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """(Σ weight·loss, loss_N) of next-token prediction, the head's logits never held whole.
+
+    `weight_N` carries masks and normalisation (0 means: not trained on); loss_N is in nats and carries no gradient.
+    """
+    if native.suits(hidden_ND):
+        return native.cross_entropy(hidden_ND, head_VD, targets_N, weight_N, chunk)
+    losses, total = [], hidden_ND.new_zeros(())
+    for i in range(0, len(hidden_ND), chunk):
+        part = slice(i, i + chunk)
+        logits = hidden_ND[part] @ head_VD.T
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        loss = torch.nn.functional.cross_entropy(wide, targets_N[part], reduction="none")
+        total = total + (loss * weight_N[part]).sum()
+        losses.append(loss.detach())
+    return total, torch.cat(losses)

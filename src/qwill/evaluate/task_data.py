@@ -50,22 +50,27 @@ def make_tasks(config: TasksConfig, seed: int) -> dict[str, list[dict[str, Any]]
         for language in LANGUAGES:
             for family, share in quotas(count, weights).items():
                 rows += _practice(name, family, language, share, stream, config.thinking_share, seed)
-        files[name] = _shuffled(rows, random.Random(f"{seed}/{name}/order"))
+        random.Random(f"{seed}/{name}/order").shuffle(rows)
+        files[name] = rows
     return files
 
 
 def _heldout(config: TasksConfig, seed: int) -> list[dict[str, Any]]:
-    rows = []
+    rng = random.Random(f"{seed}/heldout")
+    problems: list[Problem] = []
     for family, count in quotas(config.heldout, config.weights).items():
-        rng = random.Random(f"{seed}/heldout/{family}")
         seen: set[str] = set()
         for problem in _draws(family, (0.0, config.heldout_share), rng, count, seen):
             if problem.key not in seen:
                 seen.add(problem.key)
-                for language in LANGUAGES:
-                    row_id = f"heldout-{family}-{language}-{len(seen):05d}"
-                    rows.append(_row(row_id, problem, language, rng, thinking_share=0.0))
-    return _shuffled(rows, random.Random(f"{seed}/heldout/order"))
+                problems.append(problem)
+    # Both languages in one order: the first so many rows of a language are then the same problems too.
+    rng.shuffle(problems)
+    return [
+        _row(f"heldout-{problem.family}-{language}-{number:05d}", problem, language, rng, thinking_share=0.0)
+        for number, problem in enumerate(problems)
+        for language in LANGUAGES
+    ]
 
 
 def _practice(
@@ -130,11 +135,6 @@ def quotas(count: int, weights: dict[str, float]) -> dict[str, int]:
     for family in by_remainder[: count - sum(shares.values())]:
         shares[family] += 1
     return shares
-
-
-def _shuffled(rows: list[dict[str, Any]], rng: random.Random) -> list[dict[str, Any]]:
-    rng.shuffle(rows)
-    return rows
 
 
 def _check(config: TasksConfig) -> None:

@@ -70,10 +70,7 @@ class KneserNey:
         contexts = 1
         begins = np.zeros(radix, dtype=bool)
         levels = []
-        for n in range(2, order + 2):
-            if n > order:
-                levels.append(_discounted(keys, context, contexts, counts))
-                break
+        for n in range(2, order + 1):
             ends = np.flatnonzero(place >= n - 1)
             packed = ids[ends - 1].astype(np.int64) * radix + text[ends]
             longer_keys, where, longer_ids, longer_counts = _intern(packed)
@@ -86,6 +83,7 @@ class KneserNey:
             keys, counts = longer_keys, longer_counts
             context = keys // radix
             begins = place[last] == n - 1
+        levels.append(_discounted(keys, context, contexts, counts))
         return cls(alphabet, tuple(levels))
 
     def symbol_bits(self, sequences: Documents) -> Floats:

@@ -79,6 +79,7 @@ def mcnemar_exact(b: int, c: int) -> float:
     """
     _check_count("b", b)
     _check_count("c", c)
+    b, c = int(b), int(c)  # NumPy integers would wrap around below
     n, fewer = b + c, min(b, c)
     term = total = 1
     for i in range(1, fewer + 1):
@@ -126,7 +127,7 @@ def paired_bootstrap(
 
     Pairs are drawn together, so what the two models share (an example that is hard for both) cancels. The
     p-value is twice the smaller tail of resampled differences on the wrong side of zero, with one added to
-    numerator and denominator (Davison & Hinkley 1997, eq. 4.11), so it is never 0. Same seed, same result.
+    numerator and denominator (Davison & Hinkley 1997, chapter 4), so it is never 0. Same seed, same result.
     """
     values_a, values_b = _paired(a, b)
     _check_confidence(confidence)
@@ -169,9 +170,9 @@ def mean_interval(
     """Mean of scores with a Student-t interval; `clusters` names the group (passage, problem) of each
     example.
 
-    Examples of one group are not independent; their errors are then summed before squaring (Miller 2024, eq.
-    4), with the factor G/(G-1) that makes groups of one example the ordinary standard error. Needs at least
-    two groups.
+    Examples of one group are not independent; their errors are then summed before squaring (Miller 2024,
+    section 2.2), with the factor G/(G-1) that makes groups of one example the ordinary standard error. Needs
+    at least two groups.
     """
     scores = _finite("values", values)
     n = len(scores)

@@ -48,7 +48,7 @@ def test_changing_any_one_number_makes_a_demonstration_wrong(case) -> None:
     row, shown, rng = case
     pieces = numbers_apart(shown.answer)
     at = rng.choice([place for place, piece in enumerate(pieces) if piece.isdecimal()])
-    pieces[at] = str(int(pieces[at]) + rng.choice([1, 10, 1000]))
+    pieces[at] = str(int(pieces[at]) + rng.choice([1, 1000]))
     assert not verify(row, "".join(pieces))
 
 

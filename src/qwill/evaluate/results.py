@@ -42,6 +42,7 @@ class ResultsConfig:
     conversation_tokens: int = 96
     slots: int = 64
     heldout_documents: int = 100
+    window: int = 256
     alpha: float = 0.01
     conversations: dict[str, list[str]] = field(default_factory=_conversation_prompts)
 
@@ -98,7 +99,7 @@ def run(config: ResultsConfig, ctx: StageContext) -> dict[str, Any]:
         if not any(task["language"] == language for task in tasks):
             raise DataError(f"{ctx.inputs['tasks']}/heldout.jsonl has no problem in '{language}'; run `qwill tasks`.")
     rows: list[dict[str, Any]] = []
-    bits: dict[str, dict[str, float]] = {}
+    bits: dict[str, Any] = {}
     for name in config.models:
         done = ctx.work / f"{name}.jsonl"
         if not done.is_file():
@@ -160,7 +161,15 @@ def _examine(
                 {"model": name, "kind": "conversation", "language": language, "prompt": prompt, "replies": texts}
             )
     documents = heldout_documents(ctx.inputs["corpus"] / "heldout.parquet", config.heldout_documents)
-    bits = {language: bits_per_byte(model, tokenizer, documents[language]) for language in LANGUAGES}
+    bits = {}
+    for language in LANGUAGES:
+        found = bits_per_byte(model, tokenizer, documents[language], config.window)
+        bits[language] = {
+            "value": found.bits_per_byte,
+            # One document gives no standard error, and NaN is no JSON.
+            "stderr": found.stderr if len(documents[language]) > 1 else None,
+            "documents": len(documents[language]),
+        }
     rows.append({"model": name, "kind": "bits_per_byte", "bits_per_byte": bits})
     return rows
 
@@ -189,7 +198,7 @@ def _check(config: ResultsConfig, inputs: Mapping[str, Path]) -> None:
     for name in ("sampled_problems", "problems"):
         if getattr(config, name) < 0:
             raise ConfigError(f"results.{name} must be 0 (all) or more, and {getattr(config, name)} was given.")
-    for name in ("samples", "max_tokens", "conversation_tokens", "slots", "heldout_documents"):
+    for name in ("samples", "max_tokens", "conversation_tokens", "slots", "heldout_documents", "window"):
         if getattr(config, name) < 1:
             raise ConfigError(f"results.{name} must be 1 or more, and {getattr(config, name)} was given.")
     if config.temperature <= 0 or not 0 < config.alpha < 1:

@@ -1,0 +1,205 @@
+"""Choosing the next token: temperature, top-k, top-p, min-p and penalties, for a whole batch of rows at once.
+
+One uniform number a row is turned into a token by inverting the cumulative distribution. Every row is treated
+on its own, so what is chosen for a sequence depends on its logits and its uniform alone. Shape letters: B
+rows, V vocabulary, C candidates, P blocks."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwill.base.errors import ConfigError
+
+BLOCK = 64  # the cumulative sum is searched in two levels: V/BLOCK block sums, then one block
+FIRST_CANDIDATES = 128  # enough for most top-p nuclei; rows that need more are sorted again with more
+IN_PROMPT, IN_OUTPUT = 1, 2  # values of a `seen` mask
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens.
+
+    Order, as in transformers: penalties, temperature, top-k, top-p, min-p. `temperature=0` is greedy.
+    `top_k=0`, `top_p=1`, `min_p=0`, `repetition_penalty=1` and `presence_penalty=0` are off. The repetition
+    penalty counts prompt and output (Keskar et al. 2019, arXiv:1909.05858), the presence penalty the output
+    only (as OpenAI's API does)."""
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+        _require(0 <= self.temperature < float("inf"), "temperature", self.temperature, "0 (greedy) or more")
+        _require(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (off)")
+        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 (off) to 1")
+        _require(
+            0 < self.repetition_penalty < float("inf"),
+            "repetition_penalty",
+            self.repetition_penalty,
+            "above 0, 1 being off",
+        )
+        _require(
+            abs(self.presence_penalty) < float("inf"),
+            "presence_penalty",
+            self.presence_penalty,
+            "a finite number",
+        )
+
+    @property
+    def truncates(self) -> bool:
+        """Whether some tokens can be cut off, so that the sampled distribution isn't the model's own."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
+    def penalises(self) -> bool:
+        """Whether `sample` needs to know which tokens have been seen."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0
+
+
+def _require(ok: bool, name: str, value: float, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"sampling.{name} is {value}: it must be {expected}")
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Chosen tokens [B] (int64) with two float32 log-probabilities [B].
+
+    `logprobs` is log_softmax(logits / temperature) of the model's own logits over the whole vocabulary
+    (temperature 1 when greedy), which is what a trainer recomputes. `sampled_logprobs` is that of the
+    distribution really drawn from: after penalties, truncation and a vocabulary limit; it is 0 when greedy.
+    Without any of these the two are the same."""
+
+    tokens_B: Tensor
+    logprobs_B: Tensor
+    sampled_logprobs_B: Tensor
+
+
+def sample(
+    logits_BV: Tensor,
+    uniforms_B: Tensor,
+    sampling: Sampling,
+    seen_BV: Tensor | None = None,
+    vocab_size: int | None = None,
+) -> Sampled:
+    """Draw one token a row from float32 logits with one float64 uniform a row.
+
+    `seen_BV` (int8: IN_PROMPT, IN_OUTPUT or 0) is needed by the penalties only. Ids from `vocab_size` on (a
+    padded embedding's spare rows) are never drawn."""
+    own_BV = logits_BV if sampling.temperature in (0, 1) else logits_BV / sampling.temperature
+    drawn_BV = own_BV
+    if sampling.penalises and seen_BV is not None:
+        drawn_BV = _penalised(logits_BV, seen_BV, sampling)
+        if sampling.temperature not in (0, 1):
+            drawn_BV = drawn_BV / sampling.temperature
+    if vocab_size is not None and vocab_size < drawn_BV.shape[1]:
+        drawn_BV = drawn_BV[:, :vocab_size]
+    if sampling.temperature == 0:
+        tokens_B = drawn_BV.argmax(dim=1)
+        sampled_B = torch.zeros_like(own_BV[:, 0])
+        return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
+    if sampling.truncates:
+        tokens_B, sampled_B = _draw_truncated(drawn_BV, uniforms_B, sampling)
+    else:
+        tokens_B, sampled_B = _draw(drawn_BV, uniforms_B)
+        if drawn_BV is own_BV:
+            return Sampled(tokens_B, sampled_B, sampled_B)
+    return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
+
+
+def _at(values_BV: Tensor, tokens_B: Tensor) -> Tensor:
+    return values_BV.gather(1, tokens_B[:, None])[:, 0]
+
+
+def _penalised(logits_BV: Tensor, seen_BV: Tensor, sampling: Sampling) -> Tensor:
+    penalty = sampling.repetition_penalty
+    if penalty != 1:
+        repeated_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+        logits_BV = torch.where(seen_BV > 0, repeated_BV, logits_BV)
+    if sampling.presence_penalty != 0:
+        logits_BV = logits_BV - sampling.presence_penalty * (seen_BV == IN_OUTPUT)
+    return logits_BV
+
+
+def _draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert the cumulative distribution in two levels; about three passes over the logits and no sort."""
+    rows = logits_BV.shape[0]
+    top_B = logits_BV.amax(dim=1)
+    weights_BV = (logits_BV - top_B[:, None]).exp_()
+    spare = -weights_BV.shape[1] % BLOCK
+    if spare:
+        weights_BV = F.pad(weights_BV, (0, spare))
+    weights_BPC = weights_BV.view(rows, -1, BLOCK)
+    blocks_BP = weights_BPC.sum(dim=2).double().cumsum(dim=1)
+    total_B = blocks_BP[:, -1]
+    target_B1 = (uniforms_B * total_B)[:, None]
+    block_B = (blocks_BP <= target_B1).sum(dim=1).clamp_(max=blocks_BP.shape[1] - 1)
+    before_B = torch.where(block_B > 0, _at(blocks_BP, (block_B - 1).clamp(min=0)), 0.0)
+    inside_BC = weights_BPC[torch.arange(rows, device=block_B.device), block_B].double().cumsum(dim=1)
+    # A block's float32 sum can exceed its float64 one by a rounding: keep the target inside, on a token with
+    # weight.
+    inside_B1 = (target_B1 - before_B[:, None]).minimum(inside_BC[:, -1:] * (1 - 1e-12))
+    tokens_B = block_B * BLOCK + (inside_BC <= inside_B1).sum(dim=1)
+    return tokens_B, _at(logits_BV, tokens_B) - top_B - total_B.log().float()
+
+
+def _draw_truncated(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draw among each row's best candidates after top-k, top-p and min-p: tokens and their log-probabilities
+    there.
+    """
+    vocab = logits_BV.shape[1]
+    if sampling.top_k:
+        kept = _kept(logits_BV, min(sampling.top_k, vocab), None, sampling)
+        return _draw_sorted(*kept[:3], uniforms_B)
+    top_B1 = logits_BV.amax(dim=1, keepdim=True)
+    total_B = (logits_BV - top_B1).exp_().sum(dim=1)
+    tokens_B = torch.empty(logits_BV.shape[0], dtype=torch.int64, device=logits_BV.device)
+    logprobs_B = torch.empty_like(total_B)
+    rows = torch.arange(logits_BV.shape[0], device=logits_BV.device)
+    candidates = min(FIRST_CANDIDATES, vocab)
+    while rows.numel():
+        ids_BC, values_BC, kept_BC, complete_B = _kept(logits_BV[rows], candidates, total_B[rows], sampling)
+        done = complete_B if candidates < vocab else torch.ones_like(complete_B)
+        finished = rows[done]
+        tokens_B[finished], logprobs_B[finished] = _draw_sorted(
+            ids_BC[done], values_BC[done], kept_BC[done], uniforms_B[finished]
+        )
+        rows, candidates = rows[~done], min(candidates * 8, vocab)
+    return tokens_B, logprobs_B
+
+
+def _kept(
+    logits_BV: Tensor, candidates: int, total_B: Tensor | None, sampling: Sampling
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Best candidates in falling order, which of them stay (a prefix), and whether the cut lies before the
+    last one.
+
+    `total_B` is the whole row's sum of exp(logit - best); None means that the candidates are all there is
+    (top-k came first)."""
+    values_BC, ids_BC = logits_BV.topk(candidates, dim=1)
+    weights_BC = (values_BC - values_BC[:, :1]).exp()
+    before_BC = weights_BC.double().cumsum(dim=1) - weights_BC
+    total_B1 = weights_BC.double().sum(dim=1, keepdim=True) if total_B is None else total_B[:, None].double()
+    kept_BC = (before_BC < sampling.top_p * total_B1) & (weights_BC >= sampling.min_p)
+    kept_BC[:, 0] = True
+    return ids_BC, values_BC, kept_BC, ~kept_BC[:, -1]
+
+
+def _draw_sorted(
+    ids_BC: Tensor, values_BC: Tensor, kept_BC: Tensor, uniforms_B: Tensor
+) -> tuple[Tensor, Tensor]:
+    weights_BC = (values_BC - values_BC[:, :1]).exp() * kept_BC
+    below_BC = weights_BC.double().cumsum(dim=1)
+    total_B1 = below_BC[:, -1:]
+    place_B = (below_BC <= uniforms_B[:, None] * total_B1).sum(dim=1, keepdim=True)
+    place_B.clamp_(max=ids_BC.shape[1] - 1)
+    logprobs_B = values_BC.gather(1, place_B)[:, 0] - values_BC[:, 0] - total_B1[:, 0].log().float()
+    return ids_BC.gather(1, place_B)[:, 0], logprobs_B

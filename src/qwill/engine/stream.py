@@ -1,0 +1,114 @@
+"""One conversation, token by token: what a chat needs and batched generation does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from qwill.engine.generate import check_prompt, prefill
+from qwill.engine.randomness import uniforms
+from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
+from qwill.model.batch import Batch
+from qwill.model.cache import KVCache
+
+if TYPE_CHECKING:
+    from qwill.model.transformer import Transformer
+
+
+class Token(NamedTuple):
+    """A generated token and its log-probability under the model at the sampling temperature."""
+
+    id: int
+    logprob: float
+
+
+class Session:
+    """A cache that lives across turns: what a new prompt shares with the last one is not computed again."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.cached: list[int] = []
+        self._cache: KVCache | None = None
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        stop_ids: Iterable[int] = (),
+        seed: int = 0,
+        vocab_size: int | None = None,
+    ) -> Iterator[Token]:
+        """Yield tokens as they are sampled; a stop id is yielded last.
+
+        The same tokens as `generate` gives for a single prompt and the same seed. Leaving the loop early,
+        even by an interrupt, is fine: the next call starts from what was completely cached. Raises
+        `DataError` for an empty or too long prompt."""
+        context = self.model.config.max_position_embeddings
+        check_prompt(prompt, context, "the prompt")
+        weight, stop = self.model.embed_tokens.weight, frozenset(stop_ids)
+        cache = self._room(min(context, len(prompt) + sampling.max_tokens))
+        shared = _common_prefix(self.cached, prompt)
+        shared = min(shared, len(prompt) - 1)  # the last token is always computed: its logits are needed
+        cache.lengths[0] = shared
+        self.cached = list(prompt[:shared])
+        logits_BV = prefill(self.model, cache, [prompt[shared:]], [0])
+        self.cached = list(prompt)
+        seen_BV = None
+        if sampling.penalises:
+            seen_BV = torch.zeros(1, self.model.config.vocab_size, dtype=torch.int8, device=weight.device)
+            seen_BV[0, torch.tensor(prompt, device=weight.device)] = IN_PROMPT
+        borders = torch.tensor([0, 1], dtype=torch.int32)
+        limit = min(sampling.max_tokens, context - len(prompt))
+        for step in range(limit):
+            uniforms_B = torch.from_numpy(uniforms(seed, 0, 0, [step])).to(weight.device)
+            chosen = sample(logits_BV, uniforms_B, sampling, seen_BV, vocab_size)
+            token = int(chosen.tokens_B)
+            if seen_BV is not None:
+                seen_BV[0, token] = IN_OUTPUT
+            yield Token(token, float(chosen.logprobs_B))
+            if token in stop or step + 1 == limit:
+                return
+            place_B = torch.tensor([len(self.cached)], device=weight.device)
+            batch = Batch(chosen.tokens_B, place_B, borders, row_length=1)
+            logits_BV = self.model.head(self.model(batch, cache.select(1)).hidden_ND).float()
+            self.cached.append(token)
+
+    def _room(self, tokens: int) -> KVCache:
+        """The cache, with room for at least so many tokens; it at least doubles when it grows, and keeps what
+        it holds.
+        """
+        old = self._cache
+        if old is not None and old.capacity >= tokens:
+            return old
+        config, weight = self.model.config, self.model.embed_tokens.weight
+        capacity = min(max(tokens, 2 * old.capacity if old else 0), config.max_position_embeddings)
+        self._cache = KVCache(config, 1, capacity, weight.dtype, weight.device)
+        if old is not None:
+            held = len(self.cached)
+            for new, store in zip(self._cache.keys + self._cache.values, old.keys + old.values, strict=True):
+                new[:, :, :held] = store[:, :, :held]
+        return self._cache
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    shared = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        shared += 1
+    return shared
+
+
+def stream(
+    model: Transformer,
+    prompt_ids: Sequence[int],
+    sampling: Sampling,
+    stop_ids: Iterable[int] = (),
+    seed: int = 0,
+    vocab_size: int | None = None,
+) -> Iterator[Token]:
+    """`Session(model).stream(…)` for a single reply."""
+    return Session(model).stream(prompt_ids, sampling, stop_ids, seed, vocab_size)

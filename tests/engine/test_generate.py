@@ -1,0 +1,298 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_model
+
+from qwill.base.errors import DataError, ModelError
+from qwill.engine import generate as generate_module
+from qwill.engine.generate import Completion, generate
+from qwill.engine.sampler import Sampling
+from qwill.engine.stream import Session, stream
+
+MARGIN = 1e-4  # two choices nearer than this may swap when float32 sums are ordered differently
+KINDS = ["dense", "moe", "llama"]
+
+
+def prompts_like(seed: int, count: int, longest: int = 20, vocab: int = 97) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, vocab, rng.integers(1, longest + 1)).tolist() for _ in range(count)]
+
+
+def full_logits(model, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model.logits(torch.tensor([ids]))[0]
+
+
+def plain_greedy(model, prompt: list[int], max_tokens: int, stop: set[int]) -> tuple[list[int], list[float]]:
+    """The definition: a whole forward pass for every token, no cache. Also the margin of every choice."""
+    ids, margins = list(prompt), []
+    for _ in range(min(max_tokens, model.config.max_position_embeddings - len(prompt))):
+        best = full_logits(model, ids)[-1].topk(2)
+        margins.append(float(best.values[0] - best.values[1]))
+        ids.append(int(best.indices[0]))
+        if ids[-1] in stop:
+            break
+    return ids[len(prompt) :], margins
+
+
+def assert_same(got: list[Completion], expected: list[Completion]) -> None:
+    assert [c.token_ids for c in got] == [c.token_ids for c in expected]
+    assert [c.finish_reason for c in got] == [c.finish_reason for c in expected]
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tiny_models_are_not_trivial(kind):
+    logits = full_logits(tiny_model(kind), prompts_like(0, 1, 20)[0])
+    assert float(logits.std()) >= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batched_greedy_is_the_uncached_definition_token_for_token(kind):
+    model, stop = tiny_model(kind), {3, 11}
+    prompts = prompts_like(1, 12)
+    got = generate(model, prompts, Sampling(max_tokens=14, temperature=0), slots=5, stop_ids=stop)
+    near_ties = compared = 0
+    for prompt, (completion,) in zip(prompts, got, strict=True):
+        tokens, margins = plain_greedy(model, prompt, 14, stop)
+        near = next((i for i, m in enumerate(margins) if m < MARGIN), None)
+        near_ties += near is not None
+        compared += len(tokens[:near])
+        assert completion.token_ids[:near] == tokens[:near]
+        if near is None:
+            assert completion.finish_reason == ("stop" if tokens[-1] in stop else "length")
+            assert len(completion.token_ids) == len(tokens)
+    assert near_ties <= 1 and compared >= 60
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(max_tokens=12, temperature=0.8), Sampling(max_tokens=12, temperature=1.3, top_p=0.9)],
+    ids=str,
+)
+def test_log_probabilities_are_those_of_a_forward_pass_over_the_finished_sequence(kind, sampling):
+    model, prompts = tiny_model(kind), prompts_like(2, 6)
+    for prompt, samples in zip(
+        prompts, generate(model, prompts, sampling, n=3, slots=4, seed=9), strict=True
+    ):
+        for completion in samples:
+            ids = prompt + completion.token_ids
+            logits = full_logits(model, ids)[len(prompt) - 1 : -1]
+            expected = torch.log_softmax(logits / sampling.temperature, dim=1)
+            chosen = expected.gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+            np.testing.assert_allclose(completion.logprobs, chosen.numpy(), atol=1e-5, rtol=0)
+            if sampling.top_p == 1:
+                assert completion.sampled_logprobs == completion.logprobs
+
+
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_a_sequence_does_not_depend_on_its_company(data):
+    model = tiny_model("moe").double()  # so that nothing is left for rounding to decide
+    prompts = prompts_like(data.draw(st.integers(0, 50)), 7, longest=12)
+    sampling = Sampling(max_tokens=9, temperature=1.0, top_k=data.draw(st.sampled_from([0, 10])))
+    n, stop = data.draw(st.integers(1, 4)), [5, 6, 7, 8]
+    expected = [
+        generate(model, [p], sampling, n=n, slots=1, stop_ids=stop, seed=4, streams=[i])
+        for i, p in enumerate(prompts)
+    ]
+    order = data.draw(st.permutations(range(7)))
+    slots = data.draw(st.integers(1, 40))
+    got = generate(
+        model,
+        [prompts[i] for i in order],
+        sampling,
+        n=n,
+        slots=slots,
+        stop_ids=stop,
+        seed=4,
+        streams=list(order),
+    )
+    for place, i in enumerate(order):
+        assert_same(got[place], expected[i][0])
+
+
+def test_samples_of_a_prompt_differ_and_seeds_differ():
+    model, prompts = tiny_model("dense"), prompts_like(3, 2)
+    sampling = Sampling(max_tokens=10, temperature=1.5)
+    first = generate(model, prompts, sampling, n=8, seed=1)
+    assert len({tuple(c.token_ids) for samples in first for c in samples}) == 16
+    again = generate(model, prompts, sampling, n=8, seed=1)
+    assert first == again
+    other = generate(model, prompts, sampling, n=8, seed=2)
+    assert all(
+        a.token_ids != b.token_ids
+        for x, y in zip(first, other, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+
+
+def test_sampled_tokens_follow_the_models_distribution():
+    model, draws = tiny_model("dense", vocab_size=20), 4000
+    prompt = [1, 2, 3]
+    samples = generate(model, [prompt], Sampling(max_tokens=1), n=draws, slots=64)[0]
+    counts = np.bincount([c.token_ids[0] for c in samples], minlength=20)
+    p = torch.softmax(full_logits(model, prompt)[-1].double(), 0).numpy()
+    assert abs(counts / draws - p).max() < 5 * (0.25 / draws) ** 0.5
+
+
+class Counting:
+    """Counts what goes through a model: (tokens, sequences) of every pass."""
+
+    def __init__(self, model):
+        self.model, self.passes = model, []
+        self.handle = model.register_forward_pre_hook(self.count)
+
+    def count(self, module, args):
+        batch = args[0]
+        self.passes.append((len(batch.tokens_N), len(batch.cu_seqlens) - 1))
+
+
+def test_a_prompt_is_prefilled_once_for_all_its_samples_and_finished_sequences_cost_nothing():
+    model, prompts = tiny_model("dense"), prompts_like(4, 5)
+    counting = Counting(model)
+    results = generate(model, prompts, Sampling(max_tokens=8), n=6, slots=4, stop_ids=[1, 2, 3, 4])
+    tokens = sum(t for t, _ in counting.passes)
+    decoded = sum(len(c.token_ids) - 1 for samples in results for c in samples)
+    assert tokens == sum(map(len, prompts)) + decoded
+    assert max(s for _, s in counting.passes) <= 4
+
+
+def test_finished_slots_are_refilled_at_once():
+    model, prompts = tiny_model("dense"), prompts_like(5, 40)
+    counting = Counting(model)
+    results = generate(model, prompts, Sampling(max_tokens=10, temperature=1.5), slots=8, stop_ids=range(20))
+    steps = sum(1 for t, s in counting.passes if t == s)
+    decoded = sum(len(c.token_ids) - 1 for (c,) in results)
+    assert (
+        decoded / (steps * 8) > 0.75
+    )  # mean occupation of the slots; a static batch of these lengths reaches far less
+    lengths = [len(c.token_ids) for (c,) in results]
+    static = sum(sum(lengths[i : i + 8]) - 8 for i in range(0, 40, 8)) / sum(
+        8 * (max(lengths[i : i + 8]) - 1) for i in range(0, 40, 8)
+    )
+    assert static < 0.6
+
+
+def test_stop_ids_end_a_sequence_and_are_kept():
+    model, prompts = tiny_model("dense"), prompts_like(6, 10)
+    free = generate(model, prompts, Sampling(max_tokens=20, temperature=0))
+    stop = free[0][0].token_ids[4]
+    for (was,), (now,) in zip(
+        free, generate(model, prompts, Sampling(max_tokens=20, temperature=0), stop_ids=[stop]), strict=True
+    ):
+        end = was.token_ids.index(stop) + 1 if stop in was.token_ids else 20
+        assert now.token_ids == was.token_ids[:end]
+        assert now.finish_reason == ("stop" if stop in was.token_ids else "length")
+        assert len(now.logprobs) == len(now.token_ids) == len(now.sampled_logprobs)
+
+
+def test_the_context_ends_a_sequence_and_a_prompt_that_fills_it_is_refused():
+    model = tiny_model("dense", context=16)
+    completion = generate(model, [[1] * 13], Sampling(max_tokens=50))[0][0]
+    assert len(completion.token_ids) == 3 and completion.finish_reason == "length"
+    with pytest.raises(
+        DataError,
+        match="prompt 1 has 16 tokens, but the model's context is 16: shorten it to at most 15 tokens",
+    ):
+        generate(model, [[1], [1] * 16], Sampling())
+    with pytest.raises(DataError, match="prompt 0 has no tokens"):
+        generate(model, [[]], Sampling())
+    with pytest.raises(DataError, match="2 streams were given for 1 prompts"):
+        generate(model, [[1]], Sampling(), streams=[1, 2])
+    assert generate(model, [], Sampling()) == []
+
+
+def test_a_broken_model_is_named():
+    model = tiny_model("dense")
+    with torch.no_grad():
+        model.norm.weight[3] = float("nan")
+    with pytest.raises(ModelError, match="the model gives NaN after prompt 0"):
+        generate(model, [[1, 2]], Sampling(max_tokens=3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_prompts_go_in_pieces(kind, monkeypatch):
+    model, prompts = tiny_model(kind), prompts_like(7, 6, longest=40)
+    sampling = Sampling(max_tokens=5, temperature=1.0)
+    whole = generate(model, prompts, sampling, n=2)
+    monkeypatch.setattr(generate_module, "PREFILL_CHUNK", 7)
+    monkeypatch.setattr(generate_module, "PREFILL_TOKENS", 14)
+    counting = Counting(model)
+    pieces = generate(model, prompts, sampling, n=2)
+    assert max(t for t, _ in counting.passes) <= 14
+    for a, b in zip(whole, pieces, strict=True):
+        assert_same(a, b)
+
+
+def test_penalties_see_prompt_and_output():
+    model, prompts = tiny_model("dense"), prompts_like(8, 6)
+    sampling = Sampling(max_tokens=15, temperature=0, repetition_penalty=1e6)
+    for prompt, (completion,) in zip(prompts, generate(model, prompts, sampling, slots=2), strict=True):
+        positive = len(set(completion.token_ids)) == len(completion.token_ids)
+        assert positive and not set(prompt) & set(completion.token_ids)
+    output_only = Sampling(max_tokens=15, temperature=0, presence_penalty=1e6)
+    results = generate(model, prompts, output_only, slots=2)
+    assert all(len(set(c.token_ids)) == 15 for (c,) in results)
+    assert any(set(p) & set(c.token_ids) for p, (c,) in zip(prompts, results, strict=True))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_tokens=12, temperature=0),
+        Sampling(max_tokens=12, temperature=0.9),
+        Sampling(
+            max_tokens=12, temperature=0.9, top_p=0.9, top_k=9, repetition_penalty=1.2, presence_penalty=0.5
+        ),
+    ],
+    ids=str,
+)
+def test_a_stream_gives_what_generate_gives(sampling):
+    model, prompts = tiny_model("moe"), prompts_like(9, 5)
+    for prompt in prompts:
+        (expected,) = generate(model, [prompt], sampling, stop_ids=[1, 2, 3], seed=6)[0]
+        tokens = list(stream(model, prompt, sampling, stop_ids=[1, 2, 3], seed=6))
+        assert [t.id for t in tokens] == expected.token_ids
+        np.testing.assert_allclose([t.logprob for t in tokens], expected.logprobs, atol=1e-5)
+
+
+def test_a_session_computes_only_what_is_new_and_survives_being_cut_off():
+    model, sampling = tiny_model("dense"), Sampling(max_tokens=6, temperature=0)
+    session, first = Session(model), [1, 2, 3, 4, 5]
+    reply = [t.id for t in session.stream(first, sampling)]
+    second = first + reply + [9, 8]
+    counting = Counting(model)
+    got = [t.id for t in session.stream(second, sampling)]
+    assert counting.passes[0][0] == 3  # the last token of the reply and the two new ones
+    assert got == [t.id for t in stream(model, second, sampling)]
+    for _ in session.stream(second + got, sampling):
+        break
+    assert [t.id for t in session.stream(second, sampling)] == got
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = model.layers[1].self_attn.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(session.stream([7] * 9, sampling))
+    handle.remove()
+    for prompt in (second, [7] * 9, [7] * 5 + [2] * 30):
+        assert [t.id for t in session.stream(prompt, sampling)] == [
+            t.id for t in stream(model, prompt, sampling)
+        ]
+
+
+def test_progress_counts_sequences_and_tokens():
+    seen = []
+    model = tiny_model("dense")
+    results = generate(
+        model, prompts_like(10, 9), Sampling(max_tokens=5), n=2, slots=4, progress=lambda *x: seen.append(x)
+    )
+    assert seen == sorted(seen)
+    assert len(results) == 9 and seen[0][0] <= seen[-1][0]
+    assert seen[-1] == (18, 90)

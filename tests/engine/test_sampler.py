@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from qwill.base.errors import ConfigError
+from qwill.engine.randomness import uniforms
+from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
+
+REFERENCE_VOCAB = 150  # above FIRST_CANDIDATES and no multiple of BLOCK
+
+
+def logits_like(seed: int, rows: int, vocab: int, scale: float = 2.0) -> torch.Tensor:
+    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def reference(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """The distribution to draw from, written plainly in float64: temperature, top-k, top-p, min-p."""
+    p = np.exp((logits - logits.max()) / sampling.temperature)
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    keep = np.zeros(len(p), dtype=bool)
+    kept_k = order[: sampling.top_k] if sampling.top_k else order
+    mass = 0.0
+    for token in kept_k:
+        if mass < sampling.top_p and p[token] >= sampling.min_p * p.max():
+            keep[token] = True
+        mass += p[token] / p[kept_k].sum()
+    p = np.where(keep, p, 0)
+    return p / p.sum()
+
+
+SETTINGS = [
+    Sampling(temperature=1.0),
+    Sampling(temperature=0.6),
+    Sampling(temperature=1.7, top_k=5),
+    Sampling(temperature=0.7, top_p=0.8, top_k=20),
+    Sampling(temperature=2.0, top_p=0.95),
+    Sampling(temperature=3.0, top_p=0.999),  # needs more than the first candidates
+    Sampling(temperature=1.0, min_p=0.05),
+    Sampling(temperature=1.0, min_p=0.02, top_p=0.9, top_k=40),
+]
+
+
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+def test_tokens_follow_the_distribution(sampling):
+    logits = logits_like(1, 1, REFERENCE_VOCAB)
+    draws = 20_000
+    u = torch.from_numpy(uniforms(0, 0, 0, np.arange(draws)))
+    out = sample(logits.expand(draws, -1), u, sampling)
+    expected = reference(logits[0].double().numpy(), sampling) * draws
+    counts = np.bincount(out.tokens_B.numpy(), minlength=REFERENCE_VOCAB)
+    assert counts[expected == 0].sum() == 0
+    common = expected >= 5
+    rest = [counts[~common].sum()], [expected[~common].sum()]
+    observed = np.append(counts[common], rest[0] if rest[1][0] > 5 else [])
+    predicted = np.append(expected[common], rest[1] if rest[1][0] > 5 else [])
+    assert stats.chisquare(observed, predicted * observed.sum() / predicted.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+def test_log_probabilities_of_both_distributions(sampling):
+    logits = logits_like(2, 40, REFERENCE_VOCAB)
+    u = torch.from_numpy(uniforms(1, 0, np.arange(40), 0))
+    out = sample(logits, u, sampling)
+    full = torch.log_softmax(logits / sampling.temperature, dim=1).gather(1, out.tokens_B[:, None])[:, 0]
+    assert out.logprobs_B.dtype == torch.float32
+    torch.testing.assert_close(out.logprobs_B, full, atol=1e-5, rtol=0)
+    for row, token in enumerate(out.tokens_B.tolist()):
+        drawn = np.log(reference(logits[row].double().numpy(), sampling)[token])
+        assert abs(float(out.sampled_logprobs_B[row]) - drawn) < 1e-5
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    vocab=st.integers(1, 300),
+    u=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    scale=st.sampled_from([0.0, 1.0, 30.0, 300.0]),
+    index=st.integers(0, len(SETTINGS) - 1),
+)
+def test_a_row_is_drawn_alike_alone_and_among_others(seed, vocab, u, scale, index):
+    logits = logits_like(seed, 5, vocab, scale)
+    uniform = torch.tensor([0.5, 0.1, u, 0.9, 0.3], dtype=torch.float64)
+    together = sample(logits, uniform, SETTINGS[index])
+    alone = sample(logits[2:3], uniform[2:3], SETTINGS[index])
+    assert together.tokens_B[2] == alone.tokens_B[0]
+    assert 0 <= int(alone.tokens_B) < vocab
+    assert together.logprobs_B[2] == alone.logprobs_B[0]
+    assert float(alone.sampled_logprobs_B) > -np.inf
+
+
+@given(seed=st.integers(0, 1000), vocab=st.integers(2, 200), size=st.integers(1, 200))
+def test_ids_beyond_the_vocabulary_are_never_drawn(seed, vocab, size):
+    size = min(size, vocab)
+    logits = logits_like(seed, 8, vocab)
+    logits[:, size:] += 50
+    u = torch.from_numpy(uniforms(seed, 0, np.arange(8), 0))
+    for sampling in (Sampling(temperature=0), Sampling(), Sampling(top_k=3), Sampling(top_p=0.9)):
+        out = sample(logits, u, sampling, vocab_size=size)
+        assert int(out.tokens_B.max()) < size
+
+
+def test_forbidden_tokens_are_never_drawn_and_uniform_extremes_hold():
+    logits = torch.full((3, 130), float("-inf"))
+    logits[:, [7, 64, 129]] = torch.tensor([0.0, 1.0, 2.0])
+    u = torch.tensor([2.0**-53, 0.5, 1 - 2.0**-53], dtype=torch.float64)
+    for sampling in (Sampling(), Sampling(top_p=0.999999), Sampling(top_k=50)):
+        tokens = sample(logits, u, sampling).tokens_B.tolist()
+        assert set(tokens) <= {7, 64, 129}
+    assert sample(logits, u, Sampling()).tokens_B.tolist() == [7, 129, 129]
+
+
+def test_greedy_takes_the_best_and_reports_its_probability():
+    logits = logits_like(3, 6, 50)
+    out = sample(logits, torch.zeros(6, dtype=torch.float64), Sampling(temperature=0))
+    assert torch.equal(out.tokens_B, logits.argmax(1))
+    torch.testing.assert_close(out.logprobs_B, torch.log_softmax(logits, 1).amax(1), atol=1e-6, rtol=0)
+    assert out.sampled_logprobs_B.tolist() == [0.0] * 6
+
+
+def test_penalties_change_what_is_drawn_and_not_the_models_own_log_probability():
+    logits = torch.tensor([[2.0, 1.9, -1.0, 0.5]])
+    seen = torch.tensor([[IN_PROMPT, IN_OUTPUT, IN_OUTPUT, 0]], dtype=torch.int8)
+    none = torch.zeros(1, dtype=torch.float64)
+    greedy = {"temperature": 0.0}
+    assert int(sample(logits, none, Sampling(repetition_penalty=10.0, **greedy), seen).tokens_B) == 3
+    assert int(sample(logits, none, Sampling(presence_penalty=1.5, **greedy), seen).tokens_B) == 0
+    u = torch.tensor([0.3], dtype=torch.float64)
+    sampling = Sampling(temperature=0.5, repetition_penalty=2.0, presence_penalty=0.25)
+    out = sample(logits, u, sampling, seen)
+    token = int(out.tokens_B)
+    assert abs(float(out.logprobs_B) - float(torch.log_softmax(logits / 0.5, 1)[0, token])) < 1e-6
+    penalised = torch.tensor([[1.0, 0.95 - 0.25, -2.0 - 0.25, 0.5]])
+    assert abs(float(out.sampled_logprobs_B) - float(torch.log_softmax(penalised / 0.5, 1)[0, token])) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("min_p", -0.1),
+        ("repetition_penalty", 0.0),
+        ("presence_penalty", float("inf")),
+    ],
+)
+def test_impossible_values_are_refused_by_name(field, value):
+    with pytest.raises(ConfigError, match=rf"sampling\.{field} is"):
+        Sampling(**{field: value})

@@ -1,8 +1,11 @@
 """The Kneser–Ney baseline against the definitions: a slow reference in dictionaries, and sums over the
 alphabet."""
 
+import importlib.util
 import math
 from collections import Counter, defaultdict
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwill.base.errors import DataError
+from qwill.evaluate import kneser_ney
 from qwill.evaluate.kneser_ney import KneserNey, byte_kn_bits_per_byte, token_kn_bits_per_byte
 
 START = -1
@@ -102,6 +106,52 @@ def test_equals_the_definitions_where_the_three_discounts_are_used(order):
         assert level.discounts == pytest.approx(slow.discounts[n], rel=1e-12)
     for document in heldout:
         np.testing.assert_allclose(fast.symbol_bits(arrays([document])), slow.bits(document), rtol=1e-12)
+
+
+SEEDED_BUGS = [
+    ("np.where(begins, counts, continuation)", "counts"),
+    ("np.where(begins, counts, continuation)", "continuation"),
+    ("np.minimum(counts, 3)", "np.minimum(counts, 2)"),
+    ("counts[alphabet] = 0", "pass"),
+    ("level.backoff[context] * probability[ends]", "(1 - level.share[grams]) * probability[ends]"),
+    ("3 - 4 * single * t4 / t3", "3 - 3 * single * t4 / t3"),
+    ("single = t1 / (t1 + 2 * t2)", "single = t1 / (t1 + t2)"),
+    ("place >= max(1, n - 1)", "place >= max(1, n)"),
+    ("begins = place[last] == n - 1", "begins = place[last] == n"),
+    (
+        "probability = np.full(len(text), 1.0 / self.alphabet)",
+        "probability = np.full(len(text), 1 / len(text))",
+    ),
+    ("packed = ids[ends - 1].astype(np.int64) * radix", "packed = ids[ends - 1].astype(np.int64) * 7"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong"), SEEDED_BUGS)
+def test_the_reference_catches_seeded_bugs(right, wrong):
+    generator = np.random.default_rng(9)
+    train = [list(map(int, np.minimum(generator.zipf(1.5, 30) - 1, 29))) for _ in range(40)]
+    heldout = [list(map(int, np.minimum(generator.zipf(1.5, 30) - 1, 29))) for _ in range(4)]
+    references = {order: Reference(train, order, 30) for order in (1, 4)}
+
+    def error(module: ModuleType) -> float:
+        gaps = [
+            module.KneserNey.fit(arrays(train), order, 30).symbol_bits(arrays(heldout))
+            - [bits for document in heldout for bits in slow.bits(document)]
+            for order, slow in references.items()
+        ]
+        return float(np.abs(gaps).max()) if np.isfinite(gaps).all() else math.inf
+
+    assert error(kneser_ney) < 1e-12
+    assert error(seeded(right, wrong)) > 1e-9
+
+
+def seeded(right: str, wrong: str) -> ModuleType:
+    source = Path(kneser_ney.__file__).read_text(encoding="utf-8")
+    assert right in source
+    spec = importlib.util.spec_from_loader("seeded_kneser_ney", loader=None)
+    module = importlib.util.module_from_spec(spec)
+    exec(compile(source.replace(right, wrong), "seeded_kneser_ney", "exec"), module.__dict__)
+    return module
 
 
 @settings(max_examples=100, deadline=None)

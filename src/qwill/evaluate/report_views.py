@@ -1,0 +1,374 @@
+"""What the report's sections show: each function turns one artifact's JSON into plots, rows and sentences.
+
+A view is a plain dict that report.html.jinja lays out; nothing here knows HTML beyond the SVG of plots.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from qwill.evaluate.plots import (
+    Bar,
+    Estimate,
+    Series,
+    bar_chart,
+    heat_map,
+    interval_chart,
+    line_chart,
+    percent,
+)
+from qwill.evaluate.scores import BETTER, WORSE
+
+LANGUAGES = (("en", "English"), ("zh", "Chinese"))
+LANGUAGE_NAMES = dict(LANGUAGES)
+BASELINES = (
+    ("model", "this model"),
+    ("xz", "xz"),
+    ("kneser_ney_byte5", "byte 5-gram"),
+    ("kneser_ney_token5", "token 5-gram"),
+)
+# Names of numbers in training curves that deserve a plot of their own, best known first.
+CURVES = {
+    "loss": ("loss", "nats per token"),
+    "reward": ("mean reward", "share of replies that are right"),
+    "kl": ("distance from SFT", "KL, nats per token"),
+    "entropy": ("entropy of replies", "nats per token"),
+    "length": ("length of replies", "tokens"),
+}
+
+View = dict[str, Any]
+
+
+def megabytes(size: float) -> str:
+    """Bytes in decimal units, as people compare file sizes."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= limit:
+            return f"{size / limit:.1f} {unit}"
+    return f"{size:.0f} B"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign: 0.271 → +27.1."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def p_text(p_value: float) -> str:
+    return "p < 0.0001" if p_value < 1e-4 else f"p = {p_value:.2g}"
+
+
+def tokenizer_view(stats: Mapping[str, Any]) -> View:
+    """From the tokenizer's stats.json."""
+    languages = stats["languages"]
+    bars = [
+        Bar(LANGUAGE_NAMES.get(code, code), row["characters_per_token"], f"s-{code}")
+        for code, row in languages.items()
+    ]
+    shares = stats.get("vocabulary_by_script", {})
+    return {
+        "vocab_size": stats["vocab_size"],
+        "plot": Markup(bar_chart("Characters per token", bars, "characters per token", lambda v: f"{v:.2f}")),
+        "scripts": [(name, f"{share:.1%}") for name, share in sorted(shares.items(), key=lambda item: -item[1])],
+        "rows": [
+            {
+                "name": LANGUAGE_NAMES.get(code, code),
+                "characters": f"{row['characters']:,.0f}",
+                "tokens": f"{row['tokens']:,.0f}",
+                "bytes_per_token": f"{row['bytes_per_token']:.2f}",
+            }
+            for code, row in languages.items()
+        ],
+    }
+
+
+def training_view(trainings: Mapping[str, Mapping[str, Any]]) -> list[View]:
+    """Curves of each training stage, from its training.json."""
+    views = []
+    for stage, training in trainings.items():
+        plots = []
+        curve = training.get("curve", [])
+        for name, (title, unit) in CURVES.items():
+            line = [(float(p["step"]), float(p[name])) for p in curve if p.get(name) is not None]
+            if line:
+                series = [Series(title, line, f"s-{stage}")]
+                plots.append(_figure(f"{title}", line_chart(f"{stage}: {title}", series, "step", unit)))
+        validation = [
+            Series(name, _validation(training, code), f"s-{code}")
+            for code, name in LANGUAGES
+            if _validation(training, code)
+        ]
+        if validation:
+            chart = line_chart(f"{stage}: bits per byte of held-out text", validation, "step", "bits per byte")
+            plots.append(_figure("held-out bits per byte", chart, [(s.name, s.css) for s in validation]))
+        last = curve[-1] if curve else {}
+        views.append({"stage": stage, "plots": plots, "steps": int(last.get("step", 0))})
+    return views
+
+
+def _validation(training: Mapping[str, Any], code: str) -> list[tuple[float, float]]:
+    return [
+        (float(entry["step"]), float(entry["bits_per_byte"][code]))
+        for entry in training.get("validation", [])
+        if code in entry.get("bits_per_byte", {})
+    ]
+
+
+def _figure(caption: str, svg: str, legend: Sequence[tuple[str, str]] = ()) -> View:
+    return {"caption": caption, "svg": Markup(svg), "legend": list(legend), "note": ""}
+
+
+def experts_view(trainings: Mapping[str, Mapping[str, Any]]) -> list[View]:
+    """Share of tokens that each expert took in each layer, near the end of each training stage."""
+    views = []
+    for stage, training in trainings.items():
+        shares = training.get("expert_load") or []
+        if shares:
+            everything = [share * len(row) for row in shares for share in row]
+            figure = _figure(stage, heat_map(f"{stage}: share of tokens by expert", shares, "layer", "expert"))
+            figure["note"] = (
+                f"An even share is {100 / len(shares[0]):.1f} %. The busiest expert of any layer takes "
+                f"{max(everything):.2f} times that, the idlest {min(everything):.2f} times."
+            )
+            views.append(figure)
+    return views
+
+
+def compression_view(compression: Mapping[str, Any]) -> View:
+    """Bits per byte of the base model beside the baselines, from compression.json."""
+    panels, sentences = [], []
+    for code, name in LANGUAGES:
+        found = [(label, compression[key][code], key) for key, label in BASELINES if code in compression.get(key, {})]
+        if not found or found[0][2] != "model":
+            continue
+        bars = [Bar(label, value, f"s-{code}" if key == "model" else "s-other") for label, value, key in found]
+        chart = bar_chart(f"Bits per byte, {name}", bars, "bits per byte, fewer is better", lambda v: f"{v:.3f}")
+        panels.append(_figure(name, chart))
+        model = found[0][1]
+        beaten = [label for label, value, _ in found[1:] if model < value]
+        lost = [label for label, value, _ in found[1:] if model >= value]
+        stderr = compression.get("model_stderr", {}).get(code)
+        noise = f" ± {1.96 * stderr:.3f}" if stderr else ""
+        sentence = f"{name}: {model:.3f}{noise} bits per byte"
+        if beaten:
+            sentence += f", fewer than {_and(beaten)}"
+        if lost:
+            sentence += ("; " if beaten else ", ") + f"not fewer than {_and(lost)}"
+        sentences.append(sentence + ".")
+    consumed = compression.get("bytes_consumed")
+    return {
+        "panels": panels,
+        "sentences": sentences,
+        # One total, or one for each language.
+        "consumed": megabytes(sum(consumed.values()) if isinstance(consumed, Mapping) else consumed)
+        if consumed
+        else None,
+    }
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def accuracy_view(summary: Mapping[str, Any]) -> View:
+    """Accuracy, pass@k, paired tests and the table by family, from the results' summary.json."""
+    models = summary["models"]
+    greedy = summary["accuracy"]
+    figures = [
+        _interval_figure(
+            "greedy: one answer, the model's most likely",
+            [(m, [_estimate(greedy[m][c]["all"], "accuracy", c) for c, _ in LANGUAGES if c in greedy[m]]) for m in models],
+        )
+    ]
+    sampled = summary.get("pass_at_k", {})
+    names = sorted({k for cell in sampled.values() for row in cell.values() for k in row["all"]}, key=_k_of)
+    for name in names:
+        rows = []
+        for model in models:
+            cells = sampled.get(model, {})
+            rows.append((model, [_estimate(cells[c]["all"][name], "value", c) for c, _ in LANGUAGES if c in cells]))
+        k = _k_of(name)
+        figures.append(_interval_figure(f"{name}: " + ("one sample" if k == 1 else f"best of {k} samples"), rows))
+    return {
+        "figures": figures,
+        "total": {code: greedy[models[0]][code]["all"]["total"] for code, _ in LANGUAGES if code in greedy[models[0]]},
+        "alpha": summary["alpha"],
+        "comparisons": [_comparison(pair) for pair in summary["comparisons"]],
+        "families": _family_table(summary),
+        "models": models,
+        "bits": summary.get("bits_per_byte", {}),
+    }
+
+
+def _k_of(name: str) -> int:
+    return int(name.partition("@")[2])
+
+
+def _estimate(cell: Mapping[str, Any], key: str, code: str) -> Estimate:
+    return Estimate(cell[key], cell["lower"], cell["upper"], f"s-{code}")
+
+
+def _interval_figure(caption: str, rows: Sequence[tuple[str, Sequence[Estimate]]]) -> View:
+    chart = interval_chart(caption, rows, "problems solved, with 95 % intervals", percent, (0.0, 1.0))
+    return _figure(caption, chart, [(name, f"s-{code}") for code, name in LANGUAGES])
+
+
+def _comparison(pair: Mapping[str, Any]) -> View:
+    css = {BETTER: "good", WORSE: "bad"}.get(pair["verdict"], "even")
+    return {
+        "before": pair["before"],
+        "after": pair["after"],
+        "language": LANGUAGE_NAMES.get(pair["language"], pair["language"]),
+        "gained": pair["gained"],
+        "lost": pair["lost"],
+        "points": points(pair["difference"]),
+        "p": p_text(pair["p_value"]),
+        "verdict": pair["verdict"],
+        "css": css,
+    }
+
+
+def _family_table(summary: Mapping[str, Any]) -> list[View]:
+    greedy, models = summary["accuracy"], summary["models"]
+    families = sorted({name for cell in greedy.values() for row in cell.values() for name in row} - {"all"})
+    rows = []
+    for family in families:
+        cells = []
+        for model in models:
+            found = [greedy[model].get(code, {}).get(family) for code, _ in LANGUAGES]
+            cells.append([{"text": percent(c["accuracy"]), "share": round(c["accuracy"], 3)} if c else None for c in found])
+        rows.append({"family": family, "cells": cells})
+    return rows
+
+
+def samples_view(rows: Sequence[Mapping[str, Any]], models: Sequence[str], families: Sequence[str]) -> list[View]:
+    """Conversations, then the first held-out problem of each family: not chosen for how well it went.
+
+    Languages alternate, so that a problem stands beside its twin in the other language.
+    """
+    talks: dict[tuple[str, str, str], View] = {}
+    for row in rows:
+        family = row.get("family")
+        if row["kind"] == "conversation" or (row["kind"] == "greedy" and family in families):
+            key = (row["language"], family or "", row["prompt"])
+            talk = talks.setdefault(
+                key,
+                {"language": row["language"], "family": family, "prompt": row["prompt"], "replies": []},
+            )
+            if row["model"] in models:
+                correct = row["correct"][0] if "correct" in row else None
+                talk["replies"].append({"model": row["model"], "text": row["replies"][0].strip(), "correct": correct})
+    views = []
+    for chosen in (None, *families):
+        columns = [
+            [talk for talk in talks.values() if (talk["language"], talk["family"]) == (code, chosen)]
+            for code, _ in LANGUAGES
+        ]
+        most = max(map(len, columns)) if chosen is None else 1
+        views += [column[at] for at in range(most) for column in columns if at < len(column)]
+    return views
+
+
+def funnel_view(funnel: Mapping[str, Any], rejects: Sequence[Mapping[str, Any]], shown: int) -> View:
+    """From the corpus's funnel.json, and up to `shown` of its sampled rejects, a few of each reason."""
+    parts = []
+    for code, name in LANGUAGES:
+        steps = funnel["languages"].get(code, [])
+        if not steps:
+            continue
+        raw = max(steps[0]["bytes"], 1)
+        rows = []
+        for step in steps:
+            reasons = sorted(step.get("reasons", {}).items(), key=lambda item: (-item[1], item[0]))
+            dropped = step.get("dropped_documents", 0)
+            rows.append(
+                {
+                    "name": step["step"].replace("_", " "),
+                    "width": round(100 * step["bytes"] / raw, 1),
+                    "kept": f"{step['documents']:,} documents · {megabytes(step['bytes'])}",
+                    "dropped": f"−{dropped:,} · −{megabytes(step.get('dropped_bytes', 0))}" if dropped else "",
+                    "reasons": ", ".join(f"{reason} {count:,}" for reason, count in reasons[:4]),
+                }
+            )
+        last = steps[-1]
+        parts.append(
+            {
+                "code": code,
+                "name": name,
+                "bytes": last["bytes"],
+                "size": megabytes(last["bytes"]),
+                "summary": f"{megabytes(steps[0]['bytes'])} raw, {megabytes(last['bytes'])} kept "
+                f"({percent(last['bytes'] / raw)}).",
+                "steps": rows,
+            }
+        )
+    return {
+        "languages": parts,
+        "size": megabytes(sum(part["bytes"] for part in parts)),
+        "rejects": _rejects(rejects, shown),
+    }
+
+
+def _rejects(rejects: Sequence[Mapping[str, Any]], shown: int) -> list[View]:
+    """Round-robin over the reasons, so that a common reason does not hide the others."""
+    by_reason: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rejects:
+        by_reason.setdefault((str(row.get("step", "")), str(row.get("reason", ""))), []).append(row)
+    views: list[View] = []
+    depth = 0
+    while len(views) < shown and any(len(rows) > depth for rows in by_reason.values()):
+        for (step, reason), rows in by_reason.items():
+            if len(rows) > depth and len(views) < shown:
+                text = " ".join(str(rows[depth].get("text", "")).split())
+                language = rows[depth].get("language")
+                why = " · ".join(part for part in (LANGUAGE_NAMES.get(str(language), ""), step, reason) if part)
+                views.append({"why": why, "language": language, "text": text[:280] + ("…" if len(text) > 280 else "")})
+        depth += 1
+    return views
+
+
+def arena_view(ratings: Mapping[str, Any]) -> View:
+    """From the arena's ratings.json."""
+    order = sorted(ratings["ratings"], key=lambda row: (-row["rating"], row["model"]))
+    rows = [(r["model"], [Estimate(r["rating"], r["lower"], r["upper"], f"s-{r['model']}")]) for r in order]
+    chart = interval_chart("Arena ratings", rows, "rating, with 95 % intervals", lambda v: f"{v:.0f}")
+    return {
+        "figure": _figure("Strength in pairwise battles", chart),
+        "rows": [
+            {
+                "rank": r["rank"],
+                "model": r["model"],
+                "rating": f"{r['rating']:.0f}",
+                "interval": f"{r['lower']:.0f} to {r['upper']:.0f}",
+                "battles": r.get("battles"),
+                "separated": r.get("separated", False),
+            }
+            for r in order
+        ],
+        "has_battles": any("battles" in r for r in order),
+        "notes": [],
+    }
+
+
+def cost_view(cost: Mapping[str, Any]) -> list[View]:
+    """From the quantised model's cost.json: `original` and `quantized`, measured in the same way."""
+    rows = []
+    before, after = cost["original"], cost["quantized"]
+    if "bytes" in before:
+        change = f"{before['bytes'] / max(after['bytes'], 1):.2f} × smaller"
+        rows.append(_cost("size on disk", megabytes(before["bytes"]), megabytes(after["bytes"]), change))
+    for code, name in LANGUAGES:
+        if code in before.get("bits_per_byte", {}):
+            a, b = before["bits_per_byte"][code], after["bits_per_byte"][code]
+            rows.append(_cost(f"bits per byte, {name}", f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}".replace("-", "−")))
+    for code, name in LANGUAGES:
+        if code in before.get("accuracy", {}):
+            a, b = before["accuracy"][code], after["accuracy"][code]
+            rows.append(_cost(f"problems solved, {name}", f"{a:.1%}", f"{b:.1%}", points(b - a) + " points"))
+    if "tokens_per_second" in before:
+        a, b = before["tokens_per_second"], after["tokens_per_second"]
+        rows.append(_cost("tokens per second", f"{a:,.0f}", f"{b:,.0f}", f"{b / a:.2f} ×"))
+    return rows
+
+
+def _cost(name: str, original: str, quantized: str, change: str) -> View:
+    return {"name": name, "original": original, "quantized": quantized, "change": change}

@@ -1,0 +1,167 @@
+"""A finished run of realistic shape with made-up numbers, for the report's tests and for looking at the page."""
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+from qwill.base.files import write_json, write_jsonl
+from qwill.evaluate.results import ResultsConfig, grade
+from qwill.evaluate.scores import summarise
+from qwill.evaluate.task_data import TasksConfig, make_tasks
+
+MODELS = ["base", "sft", "aligned", "int8"]
+SKILL = {"base": 0.0, "sft": 0.38, "aligned": 0.71, "int8": 0.70}
+LANGUAGES = ("en", "zh")
+
+
+def make_run(root: Path, problems: int = 120) -> dict[str, Path]:
+    """Fill `root` with one folder a stage; the result is what a StageContext calls `inputs`."""
+    rng = random.Random(7)
+    folders = {name: root / name for name in ("tasks", "corpus", "tokenizer", *MODELS, "results", "arena")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    tasks = make_tasks(TasksConfig(demonstrations=10, rl=10, heldout=problems), seed=0)["heldout"]
+    rows = results(tasks, rng)
+    write_jsonl(folders["results"] / "results.jsonl", rows)
+    bits = {m: {"en": {"value": 2.2, "stderr": 0.02}, "zh": {"value": 2.31, "stderr": 0.02}} for m in MODELS}
+    write_json(folders["results"] / "summary.json", summarise(rows, MODELS, 0.01) | {"bits_per_byte": bits})
+    write_json(folders["corpus"] / "funnel.json", funnel())
+    write_jsonl(folders["corpus"] / "rejects.jsonl", rejects())
+    write_json(folders["tokenizer"] / "stats.json", tokenizer_stats())
+    write_json(folders["base"] / "compression.json", compression())
+    for number, stage in enumerate(("base", "sft", "aligned")):
+        write_json(folders[stage] / "training.json", training(stage, number, rng))
+    write_json(folders["arena"] / "ratings.json", ratings())
+    write_json(folders["int8"] / "cost.json", cost())
+    return folders
+
+
+def results(tasks: list[dict[str, Any]], rng: random.Random) -> list[dict[str, Any]]:
+    rows = []
+    for model in MODELS:
+        for task in tasks:
+            replies = [_reply(task, SKILL[model] * (0.93 if task["language"] == "zh" else 1), rng) for _ in range(16)]
+            rows.append(grade(model, "greedy", task, replies[:1]))
+            rows.append(grade(model, "sampled", task, replies))
+        for language, prompts in ResultsConfig().conversations.items():
+            for prompt in prompts:
+                reply = TALK[language].get(model, "")
+                rows.append({"model": model, "kind": "conversation", "language": language, "prompt": prompt, "replies": [reply]})
+    return rows
+
+
+TALK = {
+    "en": {
+        "base": "The first of the first of the first season, and the state of the United States was <b>not</b> the",
+        "sft": "I am Qwill, a small language model. How can I help you today?",
+        "aligned": "I am Qwill, a small language model. I can sort numbers and talk a little.",
+        "int8": "I am Qwill, a small language model. I can sort numbers and talk a little.",
+    },
+    "zh": {
+        "base": "的意思是说,这个酒店的服务员态度很好,房间也很干净,",
+        "sft": "你好\uff01我是 Qwill\uff0c一个小型语言模型。请问有什么可以帮你的吗\uff1f",
+        "aligned": "你好\uff01我是 Qwill\uff0c一个小型语言模型\uff0c会做一些简单的数字题。",
+    },
+}
+
+
+def _reply(task: dict[str, Any], skill: float, rng: random.Random) -> str:
+    if rng.random() < skill:
+        return str(task["answer"])
+    if skill == 0:
+        return "the first of the of the" if task["language"] == "en" else "的意思是指一个人"
+    return str(task["answer"])[:-1] + str(rng.randint(0, 9))
+
+
+def training(stage: str, number: int, rng: random.Random) -> dict[str, Any]:
+    steps = (300, 220, 120)[number]
+    floor = (3.4, 1.1, 0.02)[number]
+    curve = []
+    for step in range(1, steps + 1):
+        point = {"step": step, "loss": floor + (5.6 - 1.6 * number) * math.exp(-step / 55) + rng.gauss(0, 0.05)}
+        if stage == "aligned":
+            point |= {"reward": 0.38 + 0.34 * (1 - math.exp(-step / 40)) + rng.gauss(0, 0.02), "kl": 0.0004 * step}
+        curve.append(point)
+    loads = [[abs(rng.gauss(0.125, 0.02)) for _ in range(8)] for _ in range(4)]
+    validation = [
+        {"step": s, "bits_per_byte": {"en": 2.2 + 2 * math.exp(-s / 80), "zh": 2.31 + 2.3 * math.exp(-s / 70)}}
+        for s in range(50, 301, 50)
+    ]
+    return {
+        "curve": curve,
+        "validation": validation if stage == "base" else [],
+        "expert_load": [[share / sum(row) for share in row] for row in loads],
+        "tokens": 1_228_800,
+    }
+
+
+def funnel() -> dict[str, Any]:
+    steps = [
+        ("raw", 0, {}),
+        ("unreadable", 0.01, {"not utf-8": 12}),
+        ("language", 0.06, {"another language": 310, "mixed": 55}),
+        ("quality", 0.12, {"too short": 802, "few stop words": 122, "repeats itself": 90, "no sentence end": 33}),
+        ("exact_duplicates", 0.07, {"seen before": 410}),
+        ("near_duplicates", 0.05, {"minhash": 280}),
+        ("decontamination", 0.001, {"holds a question": 3}),
+    ]
+    languages = {}
+    for language, documents, size in (("en", 13271, 9_850_000), ("zh", 46240, 11_420_000)):
+        rows = []
+        for name, share, reasons in steps:
+            gone, gone_bytes = int(documents * share), int(size * share * 0.8)
+            documents, size = documents - gone, size - gone_bytes
+            rows.append(
+                {"step": name, "documents": documents, "bytes": size, "dropped_documents": gone,
+                 "dropped_bytes": gone_bytes, "reasons": reasons}
+            )  # fmt: skip
+        languages[language] = rows
+    return {"languages": languages}
+
+
+def rejects() -> list[dict[str, Any]]:
+    return [
+        {"language": "en", "step": "quality", "reason": "few stop words", "text": "Menu Home About | Login <script>alert(1)</script>"},
+        {"language": "zh", "step": "quality", "reason": "repeats itself", "text": "好好好好好好好好好好好好好好好好好好好好好好好好"},
+        {"language": "en", "step": "language", "reason": "another language", "text": "Il était une fois un petit village."},
+    ]
+
+
+def tokenizer_stats() -> dict[str, Any]:
+    return {
+        "vocab_size": 8192,
+        "languages": {
+            "en": {"documents": 500, "characters": 310000, "bytes": 311000, "tokens": 80100, "characters_per_token": 3.87, "bytes_per_token": 3.88},
+            "zh": {"documents": 900, "characters": 120000, "bytes": 338000, "tokens": 88888, "characters_per_token": 1.35, "bytes_per_token": 3.8},
+        },
+        "vocabulary_by_script": {"latin": 0.52, "han": 0.41, "other letters": 0.004, "digits, marks and spaces": 0.03, "parts of characters": 0.033, "special tokens": 0.003},
+    }  # fmt: skip
+
+
+def compression() -> dict[str, Any]:
+    return {
+        "model": {"en": 2.214, "zh": 2.318},
+        "model_stderr": {"en": 0.011, "zh": 0.013},
+        "xz": {"en": 2.531, "zh": 2.823},
+        "kneser_ney_byte5": {"en": 2.288, "zh": 2.53},
+        "bytes_consumed": 4_400_000,
+    }
+
+
+def ratings() -> dict[str, Any]:
+    rows = [("base", 702.0, 650.0, 749.0, 4), ("sft", 1010.0, 985.0, 1032.0, 3), ("aligned", 1147.0, 1121.0, 1170.0, 1), ("int8", 1141.0, 1116.0, 1163.0, 1)]
+    return {
+        "ratings": [
+            {"model": m, "rating": r, "lower": lo, "upper": up, "rank": rank, "battles": 600, "separated": m == "base"}
+            for m, r, lo, up, rank in rows
+        ],
+        "prior": "one virtual tie with an average model",
+    }  # fmt: skip
+
+
+def cost() -> dict[str, Any]:
+    return {
+        "original": {"bytes": 36_400_000, "bits_per_byte": {"en": 2.214, "zh": 2.318}, "accuracy": {"en": 0.712, "zh": 0.66}, "tokens_per_second": 812.0},
+        "quantized": {"bytes": 9_720_000, "bits_per_byte": {"en": 2.2152, "zh": 2.3191}, "accuracy": {"en": 0.709, "zh": 0.661}, "tokens_per_second": 840.0},
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Reinforcement learning and preference losses. May import up to train."""

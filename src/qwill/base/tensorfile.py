@@ -1,0 +1,86 @@
+"""The header of a safetensors file, read and checked without trusting it, and digests of the tensors behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwill.base.errors import CheckpointError
+
+ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Name → type, shape and place in the file. Raises CheckpointError with one sentence for anything out of order."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise CheckpointError(
+                    f"{path}: cut off or not a safetensors file (the header would be {length} bytes, the file has {size}); "
+                    "copy or make it again."
+                )
+            header = json.loads(f.read(length).decode())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        raise CheckpointError(f"{path}: not a safetensors file (its header is not JSON); copy or make it again.") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: not a safetensors file (its header is not a mapping).")
+    entries: dict[str, TensorEntry] = {}
+    for name, raw in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, shape, (start, end) = raw["dtype"], tuple(raw["shape"]), raw["data_offsets"]
+            count = 1
+            for d in shape:
+                if not isinstance(d, int) or d < 0:
+                    raise ValueError
+                count *= d
+            sound = 0 <= start <= end and end - start == count * ITEM_BYTES[dtype]
+        except (KeyError, TypeError, ValueError):
+            raise CheckpointError(f"{path}: the header's entry for tensor {name!r} makes no sense.") from None
+        if not sound:
+            raise CheckpointError(f"{path}: tensor {name!r} claims {dtype} {list(shape)} in {end - start} bytes.")
+        if 8 + length + end > size:
+            raise CheckpointError(f"{path}: cut off within tensor {name!r}; copy or make it again.")
+        entries[name] = TensorEntry(dtype, shape, 8 + length + start, 8 + length + end)
+    ordered = sorted(entries.items(), key=lambda e: (e[1].start, e[1].end))
+    for (first, a), (second, b) in zip(ordered, ordered[1:], strict=False):
+        if b.start < a.end:
+            raise CheckpointError(f"{path}: tensors {first!r} and {second!r} overlap in the file.")
+    return entries
+
+
+def tensor_digests(path: Path) -> dict[str, dict[str, object]]:
+    """Name → {dtype, shape, bytes, sha256} of the tensor's own bytes, the same however a model is sharded."""
+    entries = read_header(path)
+    out: dict[str, dict[str, object]] = {}
+    with open(path, "rb") as f:
+        view = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        for name, e in entries.items():
+            digest = hashlib.sha256()
+            for at in range(e.start, e.end, CHUNK):
+                digest.update(view[at : min(at + CHUNK, e.end)])
+            out[name] = {
+                "dtype": e.dtype, "shape": list(e.shape), "bytes": e.end - e.start, "sha256": digest.hexdigest(),
+            }  # fmt: skip
+        view.close()
+    return out

@@ -1,0 +1,1 @@
+"""One verb, one thin function. May import everything."""

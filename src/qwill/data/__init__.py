@@ -1,0 +1,1 @@
+"""Curation: sources, repair, language, filters, duplicates, decontamination, packing. May import base, text, model."""

@@ -1,0 +1,1 @@
+"""Tasks and verifiers, statistics, baselines, arena, report. May import every room up to engine."""

@@ -1,0 +1,1 @@
+"""Lineage, model cards; later the hub itself. May import up to align."""

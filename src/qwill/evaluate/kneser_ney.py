@@ -56,9 +56,7 @@ class KneserNey:
         alphabet.
         """
         if order < 1 or alphabet < 1:
-            raise DataError(
-                f"Kneser–Ney got order {order} and alphabet {alphabet}; expected 1 or more of both."
-            )
+            raise DataError(f"Kneser–Ney got order {order} and alphabet {alphabet}; expected 1 or more of both.")
         text, place = _with_boundaries(sequences, alphabet)
         radix = alphabet + 1
         ids = text  # of the n-gram that ends at each position; only meaningful where place >= n - 1
@@ -122,9 +120,7 @@ class KneserNey:
         return bits
 
 
-def byte_kn_bits_per_byte(
-    train_docs: Sequence[bytes], heldout_docs: Sequence[bytes], order: int = 5
-) -> float:
+def byte_kn_bits_per_byte(train_docs: Sequence[bytes], heldout_docs: Sequence[bytes], order: int = 5) -> float:
     """Bits per byte of a byte n-gram fitted on `train_docs`, for the bytes of `heldout_docs`."""
     model = KneserNey.fit([_as_bytes(doc) for doc in train_docs], order, 256)
     return _bits_per_byte(model, [_as_bytes(doc) for doc in heldout_docs], sum(map(len, heldout_docs)))
@@ -155,9 +151,7 @@ def _with_boundaries(sequences: Documents, alphabet: int) -> tuple[NDArray[np.in
     starts = np.cumsum(lengths) - lengths
     total = int(lengths.sum())
     if total >= 2**31:
-        raise DataError(
-            f"Kneser–Ney got {total} symbols, expected fewer than 2^31; fit it on fewer documents."
-        )
+        raise DataError(f"Kneser–Ney got {total} symbols, expected fewer than 2^31; fit it on fewer documents.")
     text = np.full(total, alphabet, dtype=np.int32)
     for index, (start, sequence) in enumerate(zip(starts, sequences, strict=True)):
         if len(sequence) and not 0 <= sequence.min() <= sequence.max() < alphabet:

@@ -221,10 +221,11 @@ def heat_map(title: str, shares: Sequence[Sequence[float]], row_name: str, colum
     return _svg(top + len(shares) * height + 4, title, body)
 
 
-def arc_diagram(parents: Sequence[Sequence[int]], row_height: int, width: int = 104) -> str:
+def arc_diagram(parents: Sequence[Sequence[int]], css: Sequence[str], row_height: int, width: int = 112) -> str:
     """The left side of a lineage: one dot a row and an arc from each row to the earlier rows it was made from.
 
-    Drawn in pixels, not scaled: the rows beside it are HTML of exactly `row_height`. A long arc reaches further out.
+    Drawn in pixels, not scaled: the rows beside it are HTML of exactly `row_height`. A long arc reaches further out;
+    an arc has the colour (`css`) of the row that it comes from.
     """
     rows = len(parents)
     x = width - 12
@@ -233,14 +234,14 @@ def arc_diagram(parents: Sequence[Sequence[int]], row_height: int, width: int = 
     for child, row in enumerate(parents):
         for parent in row:
             start, end = (parent + 0.5) * row_height, (child + 0.5) * row_height
-            reach = 14 + (x - 20) * math.sqrt((child - parent) / max(farthest, 1)) * 0.92
-            near = "arc near" if child - parent == 1 else "arc"
+            # A Bézier curve's middle lies three quarters of the way to its control points.
+            reach = 18 + ((x - 4) / 0.75 - 18) * ((child - parent) / farthest) ** 0.6
             body.append(
                 f'<path d="M{x} {start:.1f} C{x - reach:.1f} {start:.1f} {x - reach:.1f} {end:.1f} {x} {end:.1f}" '
-                f'class="{near}"/>'
+                f'class="arc {css[parent]}"/>'
             )
     for row_index in range(rows):
-        body.append(f'<circle cx="{x}" cy="{(row_index + 0.5) * row_height:.1f}" r="5.5" class="knot"/>')
+        body.append(f'<circle cx="{x}" cy="{(row_index + 0.5) * row_height:.1f}" r="5.5" class="knot {css[row_index]}"/>')
     return (
         f'<svg class="arcs" width="{width}" height="{rows * row_height}" role="img" '
         f'aria-label="which artifact was made from which">{"".join(body)}</svg>'

@@ -27,48 +27,60 @@ WHAT = {
 
 
 def lineage_view(manifests: Mapping[str, "Manifest"]) -> dict[str, Any]:
-    """Rows (external sources first, then artifacts in order of making) and the arcs that join them."""
-    order = _in_order(manifests)
+    """Rows (external sources first, then artifacts in order of making) and the arcs that join them.
+
+    Ancestors that are no inputs of the report come from the manifests of those that are.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    for manifest in manifests.values():
+        known |= {content_id: brief for content_id, brief in manifest.ancestry.items() if content_id not in known}
+    for name, manifest in manifests.items():
+        known[manifest.content_id] = {
+            "stage": name,
+            "kind": manifest.kind,
+            "inputs": manifest.inputs,
+            "sources": manifest.sources,
+        }
     rows: list[dict[str, Any]] = []
     parents: list[list[int]] = []
-    source_row: dict[str, int] = {}
-    for name in order:
-        for source in manifests[name].sources:
-            title = f"{source['name']} {source.get('version', '')}".strip()
-            if title not in source_row:
-                source_row[title] = len(rows)
-                note = source.get("licence") or source.get("license") or "licence not stated by the package"
-                rows.append({"name": title, "kind": "source", "what": note, "id": str(source.get("sha256", ""))[:12]})
-                parents.append([])
-    made: dict[str, int] = {}
-    for name in order:
-        manifest = manifests[name]
-        from_sources = {source_row[f"{s['name']} {s.get('version', '')}".strip()] for s in manifest.sources}
-        from_artifacts = {made[i] for i in manifest.inputs.values() if i in made}
-        made[manifest.content_id] = len(rows)
-        rows.append(
-            {"name": name, "kind": manifest.kind, "what": WHAT.get(name, ""), "id": manifest.content_id[:16]}
-        )
-        parents.append(sorted(from_sources | from_artifacts))
-    return {
-        "rows": rows,
-        "row_height": ROW_HEIGHT,
-        "svg": Markup(arc_diagram(parents, ROW_HEIGHT)) if rows else "",
-    }
+    row_of: dict[str, int] = {}
+
+    def add(key: str, row: dict[str, Any], above: set[str]) -> None:
+        row_of[key] = len(rows)
+        parents.append(sorted(row_of[name] for name in above))
+        made_from = [rows[parent]["name"] for parent in parents[-1]]
+        rows.append(row | {"css": "s-other" if row["kind"] == "source" else f"s-{row['name']}", "made_from": made_from})
+
+    order = _in_order(known)
+    for content_id in order:
+        for source in known[content_id]["sources"]:
+            if _title(source) not in row_of:
+                licence = source.get("licence") or "licence not stated by the package"
+                digest = str(source.get("sha256", ""))[:12]
+                add(_title(source), {"name": _title(source), "kind": "source", "what": licence, "id": digest}, set())
+    for content_id in order:
+        brief = known[content_id]
+        above = {_title(source) for source in brief["sources"]} | (set(brief["inputs"].values()) & known.keys())
+        row = {"name": brief["stage"], "kind": brief["kind"], "id": content_id[:16]}
+        add(content_id, row | {"what": WHAT.get(brief["stage"], "")}, above)
+    return {"rows": rows, "svg": Markup(arc_diagram(parents, [row["css"] for row in rows], ROW_HEIGHT)) if rows else ""}
 
 
-def _in_order(manifests: Mapping[str, "Manifest"]) -> list[str]:
-    """Names with every input before what was made from it; otherwise as given."""
-    by_id = {manifest.content_id: name for name, manifest in manifests.items()}
-    order: list[str] = []
+def _title(source: Mapping[str, Any]) -> str:
+    return f"{source['name']} {source.get('version', '')}".strip()
 
-    def visit(name: str) -> None:
-        if name not in order:
-            for content_id in sorted(manifests[name].inputs.values()):
-                if content_id in by_id and by_id[content_id] != name:
-                    visit(by_id[content_id])
-            order.append(name)
 
-    for name in manifests:
-        visit(name)
-    return order
+def _in_order(known: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Content ids with every input before what was made from it; otherwise as given."""
+    order: dict[str, None] = {}
+
+    def visit(content_id: str) -> None:
+        if content_id not in order:
+            for parent in sorted(known[content_id]["inputs"].values()):
+                if parent in known and parent != content_id:
+                    visit(parent)
+            order[content_id] = None
+
+    for content_id in known:
+        visit(content_id)
+    return list(order)

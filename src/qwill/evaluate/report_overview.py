@@ -93,7 +93,10 @@ def _sentences(
 
 def machine_rows(manifests: Mapping[str, "Manifest"], machine: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values: this machine, then what the manifests pin. Nothing that changes from run to run."""
-    rows = [(str(name).replace("_", " "), _value(value)) for name, value in machine.items()]
+    rows = []
+    for name, value in machine.items():
+        unit = " GiB" if name.endswith("_gib") else ""
+        rows.append((name.removesuffix("_gib").replace("_", " "), _value(value) + unit))
     for title, values in (
         ("threads", [m.threads for m in manifests.values()]),
         ("precision", [m.dtype for m in manifests.values()]),

@@ -54,7 +54,7 @@ def points(difference: float) -> str:
 
 
 def p_text(p_value: float) -> str:
-    return "p < 0.0001" if p_value < 1e-4 else f"p = {p_value:.2g}"
+    return "p < 0.0001" if p_value < 1e-4 else f"p = {p_value:.2g}" if p_value < 0.995 else "p = 1"
 
 
 def tokenizer_view(stats: Mapping[str, Any]) -> View:
@@ -217,6 +217,7 @@ def _comparison(pair: Mapping[str, Any]) -> View:
     return {
         "before": pair["before"],
         "after": pair["after"],
+        "code": pair["language"],
         "language": LANGUAGE_NAMES.get(pair["language"], pair["language"]),
         "gained": pair["gained"],
         "lost": pair["lost"],
@@ -235,7 +236,7 @@ def _family_table(summary: Mapping[str, Any]) -> list[View]:
         cells = []
         for model in models:
             found = [greedy[model].get(code, {}).get(family) for code, _ in LANGUAGES]
-            cells.append([{"text": percent(c["accuracy"]), "share": round(c["accuracy"], 3)} if c else None for c in found])
+            cells.append([{"text": f"{100 * c['accuracy']:.0f}", "share": round(c["accuracy"], 3)} if c else None for c in found])
         rows.append({"family": family, "cells": cells})
     return rows
 

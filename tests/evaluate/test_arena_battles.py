@@ -37,9 +37,7 @@ def context(tmp_path: Path, monkeypatch) -> StageContext:
     monkeypatch.setattr(
         arena_battles,
         "_answers",
-        lambda name, config, ctx, tasks: [
-            {"prompt_id": task["id"], "reply": answer(name, task)} for task in tasks
-        ],
+        lambda name, config, ctx, tasks: [{"prompt_id": task["id"], "reply": answer(name, task)} for task in tasks],
     )
     return StageContext(
         out=tmp_path / "out",

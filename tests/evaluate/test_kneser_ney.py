@@ -156,9 +156,7 @@ def seeded(right: str, wrong: str) -> ModuleType:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.integers(1, 6).flatmap(
-        lambda a: st.tuples(st.just(a), corpora(a), st.lists(st.integers(0, a - 1), max_size=6))
-    ),
+    st.integers(1, 6).flatmap(lambda a: st.tuples(st.just(a), corpora(a), st.lists(st.integers(0, a - 1), max_size=6))),
     st.integers(1, 5),
 )
 def test_probabilities_sum_to_one_after_any_context(data, order):

@@ -18,6 +18,7 @@ from qwill.evaluate.statistics import (
     paired_accuracy,
     paired_bootstrap,
     pass_at_k,
+    student_quantile,
     wilson,
 )
 
@@ -65,9 +66,7 @@ def test_paired_accuracy_covers_as_often_as_it_says():
         b, c = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
         possible = b + c <= n
         b, c = b[possible], c[possible]
-        chance = stats.multinomial.pmf(
-            np.stack([b, c, n - b - c], axis=1), n, [only_a, only_b, 1 - only_a - only_b]
-        )
+        chance = stats.multinomial.pmf(np.stack([b, c, n - b - c], axis=1), n, [only_a, only_b, 1 - only_a - only_b])
         likely = chance > 1e-9
         held = 0.0
         for i, j, p in zip(b[likely], c[likely], chance[likely], strict=True):
@@ -129,6 +128,13 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(counts):
 
 def test_pass_at_k_does_not_overflow():
     assert pass_at_k(10_000, 1, 100) == pytest.approx(0.01, rel=1e-9)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 10, 31, 199, 200, 1000, 10**6])
+def test_student_quantile_is_scipys(confidence, degrees):
+    expected = stats.t.ppf(0.5 + confidence / 2, degrees)
+    assert student_quantile(confidence, degrees) == pytest.approx(expected, rel=1e-8)
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40))

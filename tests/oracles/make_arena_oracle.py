@@ -63,9 +63,7 @@ def main() -> None:
     cases = []
     for seed, models, votes in ((0, 4, 600), (1, 10, 1000)):
         frame = draw_votes(seed, models, votes)
-        recorded = {
-            name: frame[name].tolist() for name in ("model_a", "model_b", "winner", "style_a", "style_b")
-        }
+        recorded = {name: frame[name].tolist() for name in ("model_a", "model_b", "winner", "style_a", "style_b")}
         results = [
             {"style": style, "reweighted": reweighted} | rate(frame, style, reweighted)
             for style in (False, True)

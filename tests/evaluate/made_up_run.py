@@ -7,6 +7,7 @@ from typing import Any
 
 from qwill.base.artifact import seal
 from qwill.base.files import write_json, write_jsonl
+from qwill.evaluate.arena_battles import hold_battles, rate
 from qwill.evaluate.results import ResultsConfig, grade
 from qwill.evaluate.scores import summarise
 from qwill.evaluate.task_data import TasksConfig, make_tasks
@@ -33,7 +34,7 @@ def make_run(root: Path, problems: int = 120) -> dict[str, Path]:
     write_json(folders["base"] / "compression.json", compression())
     for number, stage in enumerate(("base", "sft", "aligned")):
         write_json(folders[stage] / "training.json", training(stage, number, rng))
-    write_json(folders["arena"] / "ratings.json", ratings())
+    write_json(folders["arena"] / "ratings.json", ratings(tasks, rows))
     write_json(folders["int8"] / "cost.json", cost())
     write_json(folders["corpus"] / "sources.json", SOURCES)
     for name, folder in folders.items():
@@ -74,7 +75,9 @@ def results(tasks: list[dict[str, Any]], rng: random.Random) -> list[dict[str, A
         for language, prompts in ResultsConfig().conversations.items():
             for prompt in prompts:
                 reply = TALK[language].get(model, "")
-                rows.append({"model": model, "kind": "conversation", "language": language, "prompt": prompt, "replies": [reply]})
+                rows.append(
+                    {"model": model, "kind": "conversation", "language": language, "prompt": prompt, "replies": [reply]}
+                )
     return rows
 
 
@@ -149,9 +152,24 @@ def funnel() -> dict[str, Any]:
 
 def rejects() -> list[dict[str, Any]]:
     return [
-        {"language": "en", "step": "quality", "reason": "few stop words", "text": "Menu Home About | Login <script>alert(1)</script>"},
-        {"language": "zh", "step": "quality", "reason": "repeats itself", "text": "好好好好好好好好好好好好好好好好好好好好好好好好"},
-        {"language": "en", "step": "language", "reason": "another language", "text": "Il était une fois un petit village."},
+        {
+            "language": "en",
+            "step": "quality",
+            "reason": "few stop words",
+            "text": "Menu Home About | Login <script>alert(1)</script>",
+        },
+        {
+            "language": "zh",
+            "step": "quality",
+            "reason": "repeats itself",
+            "text": "好好好好好好好好好好好好好好好好好好好好好好好好",
+        },
+        {
+            "language": "en",
+            "step": "language",
+            "reason": "another language",
+            "text": "Il était une fois un petit village.",
+        },
     ]
 
 
@@ -159,10 +177,19 @@ def tokenizer_stats() -> dict[str, Any]:
     return {
         "vocab_size": 8192,
         "languages": {
-            "en": {"documents": 500, "characters": 310000, "bytes": 311000, "tokens": 80100, "characters_per_token": 3.87, "bytes_per_token": 3.88},
-            "zh": {"documents": 900, "characters": 120000, "bytes": 338000, "tokens": 88888, "characters_per_token": 1.35, "bytes_per_token": 3.8},
+            "en": {
+                "documents": 500, "characters": 310000, "bytes": 311000, "tokens": 80100,
+                "characters_per_token": 3.87, "bytes_per_token": 3.88,
+            },
+            "zh": {
+                "documents": 900, "characters": 120000, "bytes": 338000, "tokens": 88888,
+                "characters_per_token": 1.35, "bytes_per_token": 3.8,
+            },
         },
-        "vocabulary_by_script": {"latin": 0.52, "han": 0.41, "other letters": 0.004, "digits, marks and spaces": 0.03, "parts of characters": 0.033, "special tokens": 0.003},
+        "vocabulary_by_script": {
+            "latin": 0.52, "han": 0.41, "other letters": 0.004, "digits, marks and spaces": 0.03,
+            "parts of characters": 0.033, "special tokens": 0.003,
+        },
     }  # fmt: skip
 
 
@@ -176,19 +203,26 @@ def compression() -> dict[str, Any]:
     }
 
 
-def ratings() -> dict[str, Any]:
-    rows = [("base", 702.0, 650.0, 749.0, 4), ("sft", 1010.0, 985.0, 1032.0, 3), ("aligned", 1147.0, 1121.0, 1170.0, 1), ("int8", 1141.0, 1116.0, 1163.0, 1)]
-    return {
-        "ratings": [
-            {"model": m, "rating": r, "lower": lo, "upper": up, "rank": rank, "battles": 600, "separated": m == "base"}
-            for m, r, lo, up, rank in rows
-        ],
-        "prior": "one virtual tie with an average model",
-    }  # fmt: skip
+def ratings(tasks: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    replies: dict[str, dict[str, str]] = {model: {} for model in MODELS}
+    for row in rows:
+        if row["kind"] == "greedy":
+            replies[row["model"]][row["id"]] = row["replies"][0]
+    return rate(hold_battles(tasks, replies, seed=0), prior=0.1) | {"models": MODELS}
 
 
 def cost() -> dict[str, Any]:
     return {
-        "original": {"bytes": 36_400_000, "bits_per_byte": {"en": 2.214, "zh": 2.318}, "accuracy": {"en": 0.712, "zh": 0.66}, "tokens_per_second": 812.0},
-        "quantized": {"bytes": 9_720_000, "bits_per_byte": {"en": 2.2152, "zh": 2.3191}, "accuracy": {"en": 0.709, "zh": 0.661}, "tokens_per_second": 840.0},
-    }  # fmt: skip
+        "original": {
+            "bytes": 36_400_000,
+            "bits_per_byte": {"en": 2.214, "zh": 2.318},
+            "accuracy": {"en": 0.712, "zh": 0.66},
+            "tokens_per_second": 812.0,
+        },
+        "quantized": {
+            "bytes": 9_720_000,
+            "bits_per_byte": {"en": 2.2152, "zh": 2.3191},
+            "accuracy": {"en": 0.709, "zh": 0.661},
+            "tokens_per_second": 840.0,
+        },
+    }

@@ -70,9 +70,7 @@ def test_writing_outside_the_range_is_refused(value: int) -> None:
         to_chinese(value)
 
 
-@given(
-    st.lists(st.integers(0, 99_999_999), max_size=6), st.sampled_from([", ", "; ", " and ", "\n- ", " + "])
-)
+@given(st.lists(st.integers(0, 99_999_999), max_size=6), st.sampled_from([", ", "; ", " and ", "\n- ", " + "]))
 def test_english_lists_are_read_in_order(values: list[int], separator: str) -> None:
     wanted = [str(value) for value in values]
     assert read_integers(separator.join(wanted), "en") == wanted
@@ -82,9 +80,7 @@ def test_english_lists_are_read_in_order(values: list[int], separator: str) -> N
 FULL_WIDTH = str.maketrans("0123456789", "".join(chr(0xFF10 + digit) for digit in range(10)))
 
 
-@given(
-    st.lists(st.integers(0, 99_999_999), max_size=6), st.sampled_from(["、", "\uff0c", "和", "与", "\uff1b"])
-)
+@given(st.lists(st.integers(0, 99_999_999), max_size=6), st.sampled_from(["、", "\uff0c", "和", "与", "\uff1b"]))
 def test_chinese_lists_are_read_in_order_in_every_notation(values: list[int], separator: str) -> None:
     wanted = [str(value) for value in values]
     assert read_integers("答案是" + separator.join(wanted), "zh") == wanted
@@ -132,9 +128,7 @@ def test_anything_but_a_plain_whole_number_is_refused(text: str, language: str) 
     assert read_integers(text, language) is None
 
 
-@pytest.mark.parametrize(
-    "text", ["forty or 41", "41 (Twenty is another)", "41 三十", "minus 5", "two hundred"]
-)
+@pytest.mark.parametrize("text", ["forty or 41", "41 (Twenty is another)", "41 三十", "minus 5", "two hundred"])
 def test_numbers_in_disguise_are_refused_in_english(text: str) -> None:
     assert read_integers(text, "en") is None
 

@@ -218,10 +218,10 @@ MINIMA = {"heldout": 1000, "demonstrations": 6000, "rl": 8000}
 
 def test_heldout_problems_are_the_same_in_both_languages() -> None:
     rows = make_tasks(SMALL, seed=2)["heldout"]
-    by_language = {
-        language: Counter(r["key"] for r in rows if r["language"] == language) for language in LANGUAGES
-    }
-    assert by_language["en"] == by_language["zh"] and set(by_language["en"].values()) == {1}
+    by_language = {language: Counter(r["key"] for r in rows if r["language"] == language) for language in LANGUAGES}
+    english, chinese = by_language["en"], by_language["zh"]
+    assert english == chinese
+    assert max(by_language["en"].values()) == 1
 
 
 def test_a_seed_gives_the_same_rows_and_another_seed_others() -> None:

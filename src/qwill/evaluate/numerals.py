@@ -34,9 +34,7 @@ _CHINESE_IDIOM = re.compile(
     f"|(?<![{_NUMERAL_CHARACTERS}第])[一两](?=个|者|数|下|共|些|起|样|种|位)"
 )
 # A sign, a ratio, a range or a product is not an integer; 4-7 must not read as "4 and 7".
-_NOT_A_PLAIN_INTEGER = re.compile(
-    r"-[0-9]|\^|负|[0-9]\s*[/×÷~:*–—]\s*[0-9]|\b(?:minus|negative)\b", re.IGNORECASE
-)
+_NOT_A_PLAIN_INTEGER = re.compile(r"-[0-9]|\^|负|[0-9]\s*[/×÷~:*–—]\s*[0-9]|\b(?:minus|negative)\b", re.IGNORECASE)
 # Small number words are prose ("the two numbers are …"); larger ones would be a second answer in disguise.
 _ENGLISH_NUMBER_WORD = re.compile(
     r"\b(?:eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|"

@@ -241,7 +241,9 @@ def arc_diagram(parents: Sequence[Sequence[int]], css: Sequence[str], row_height
                 f'class="arc {css[parent]}"/>'
             )
     for row_index in range(rows):
-        body.append(f'<circle cx="{x}" cy="{(row_index + 0.5) * row_height:.1f}" r="5.5" class="knot {css[row_index]}"/>')
+        body.append(
+            f'<circle cx="{x}" cy="{(row_index + 0.5) * row_height:.1f}" r="5.5" class="knot {css[row_index]}"/>'
+        )
     return (
         f'<svg class="arcs" width="{width}" height="{rows * row_height}" role="img" '
         f'aria-label="which artifact was made from which">{"".join(body)}</svg>'

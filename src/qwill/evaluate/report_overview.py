@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from qwill.evaluate.plots import percent, short
-from qwill.evaluate.report_views import BASELINES, LANGUAGES, megabytes, points
+from qwill.evaluate.report_views import BASELINES, LANGUAGES, points
 
 if TYPE_CHECKING:
     from qwill.base.artifact import Manifest
@@ -75,7 +75,9 @@ def _sentences(
     if funnel and funnel["languages"]:
         sizes = " and ".join(f"{part['size']} of {part['name']}" for part in funnel["languages"])
         english.append(f"It read from {sizes}.")
-        chinese.append("语料：" + "，".join(f"{CHINESE_NAMES[p['code']]} {p['size']}" for p in funnel["languages"]) + "。")
+        chinese.append(
+            "语料：" + "，".join(f"{CHINESE_NAMES[p['code']]} {p['size']}" for p in funnel["languages"]) + "。"
+        )
     if compression := found["compression"]:
         baselines = [key for key, _ in BASELINES[1:] if key in compression]
         model = compression["model"]

@@ -48,6 +48,10 @@ def megabytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def whole(value: float) -> str:
+    return f"{value:.0f}"
+
+
 def points(difference: float) -> str:
     """A difference of shares in percentage points, with its sign: 0.271 → +27.1."""
     return f"{100 * difference:+.1f}".replace("-", "−")
@@ -61,8 +65,7 @@ def tokenizer_view(stats: Mapping[str, Any]) -> View:
     """From the tokenizer's stats.json."""
     languages = stats["languages"]
     bars = [
-        Bar(LANGUAGE_NAMES.get(code, code), row["characters_per_token"], f"s-{code}")
-        for code, row in languages.items()
+        Bar(LANGUAGE_NAMES.get(code, code), row["characters_per_token"], f"s-{code}") for code, row in languages.items()
     ]
     shares = stats.get("vocabulary_by_script", {})
     return {
@@ -176,7 +179,10 @@ def accuracy_view(summary: Mapping[str, Any]) -> View:
     figures = [
         _interval_figure(
             "greedy: one answer, the model's most likely",
-            [(m, [_estimate(greedy[m][c]["all"], "accuracy", c) for c, _ in LANGUAGES if c in greedy[m]]) for m in models],
+            [
+                (m, [_estimate(greedy[m][c]["all"], "accuracy", c) for c, _ in LANGUAGES if c in greedy[m]])
+                for m in models
+            ],
         )
     ]
     sampled = summary.get("pass_at_k", {})
@@ -236,7 +242,9 @@ def _family_table(summary: Mapping[str, Any]) -> list[View]:
         cells = []
         for model in models:
             found = [greedy[model].get(code, {}).get(family) for code, _ in LANGUAGES]
-            cells.append([{"text": f"{100 * c['accuracy']:.0f}", "share": round(c["accuracy"], 3)} if c else None for c in found])
+            cells.append(
+                [{"text": f"{100 * c['accuracy']:.0f}", "share": round(c["accuracy"], 3)} if c else None for c in found]
+            )
         rows.append({"family": family, "cells": cells})
     return rows
 
@@ -331,23 +339,39 @@ def arena_view(ratings: Mapping[str, Any]) -> View:
     """From the arena's ratings.json."""
     order = sorted(ratings["ratings"], key=lambda row: (-row["rating"], row["model"]))
     rows = [(r["model"], [Estimate(r["rating"], r["lower"], r["upper"], f"s-{r['model']}")]) for r in order]
-    chart = interval_chart("Arena ratings", rows, "rating, with 95 % intervals", lambda v: f"{v:.0f}")
+    label = "rating, with 95 % intervals"
+    figures = [_figure("Strength in pairwise battles", interval_chart("Arena ratings", rows, label, whole))]
+    by_language = ratings.get("languages", {})
+    if by_language:
+        cells = {(code, row["model"]): row for code, board in by_language.items() for row in board["ratings"]}
+        split = [
+            (
+                r["model"],
+                [_rating(cells[code, r["model"]], code) for code, _ in LANGUAGES if (code, r["model"]) in cells],
+            )
+            for r in order
+        ]
+        chart = interval_chart("Arena ratings by language", split, label, whole)
+        figures.append(_figure("The same, by language", chart, [(name, f"s-{code}") for code, name in LANGUAGES]))
     return {
-        "figure": _figure("Strength in pairwise battles", chart),
+        "figures": figures,
         "rows": [
             {
                 "rank": r["rank"],
                 "model": r["model"],
                 "rating": f"{r['rating']:.0f}",
                 "interval": f"{r['lower']:.0f} to {r['upper']:.0f}",
-                "battles": r.get("battles"),
-                "separated": r.get("separated", False),
+                "record": f"{r['wins']} / {r['ties']} / {r['losses']}",
+                "separated": r["separated"],
             }
             for r in order
         ],
-        "has_battles": any("battles" in r for r in order),
-        "notes": [],
+        "notes": ratings.get("notes", []),
     }
+
+
+def _rating(row: Mapping[str, Any], code: str) -> Estimate:
+    return Estimate(row["rating"], row["lower"], row["upper"], f"s-{code}")
 
 
 def cost_view(cost: Mapping[str, Any]) -> list[View]:

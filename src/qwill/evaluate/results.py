@@ -1,4 +1,4 @@
-"""The stage `results`: every model answers the same held-out problems; every reply is kept, and scored with intervals."""
+"""The stage `results`: every model answers the same held-out problems; every reply is kept and scored."""
 
 from __future__ import annotations
 
@@ -62,9 +62,7 @@ def reply_to(
     from qwill.text.chat import render
 
     rendered = [
-        render(
-            [{"role": "user", "content": prompt}], thinking=False, generation_prompt=True, tokenizer=tokenizer
-        ).ids
+        render([{"role": "user", "content": prompt}], thinking=False, generation_prompt=True, tokenizer=tokenizer).ids
         for prompt in prompts
     ]
     completions = generate(

@@ -5,6 +5,7 @@ with one bool a reply. Pure functions; nothing here runs a model.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from qwill.base.errors import DataError
@@ -78,7 +79,7 @@ def summarise(rows: Sequence[Row], models: Sequence[str], alpha: float) -> dict[
     greedy = _grouped(rows, "greedy")
     sampled = _grouped(rows, "sampled")
     comparisons = []
-    for before, after in zip(models, models[1:], strict=False):
+    for before, after in pairwise(models):
         for language in sorted({language for model, language in greedy if model == after}):
             pair = compare(greedy[before, language], greedy[after, language], alpha)
             comparisons.append({"before": before, "after": after, "language": language} | pair)

@@ -111,9 +111,7 @@ def _draws(
         )
 
 
-def _row(
-    row_id: str, problem: Problem, language: str, rng: random.Random, thinking_share: float
-) -> dict[str, Any]:
+def _row(row_id: str, problem: Problem, language: str, rng: random.Random, thinking_share: float) -> dict[str, Any]:
     shown = demonstrate(problem, language, rng)
     return {
         "id": row_id,
@@ -143,23 +141,15 @@ def _check(config: TasksConfig) -> None:
             continue
         for family, weight in weights.items():
             if family not in FAMILIES:
-                raise ConfigError(
-                    f"tasks.{name}: unknown family '{family}'; choose from {', '.join(FAMILIES)}."
-                )
+                raise ConfigError(f"tasks.{name}: unknown family '{family}'; choose from {', '.join(FAMILIES)}.")
             if weight < 0:
-                raise ConfigError(
-                    f"tasks.{name}.{family}: a weight must be 0 or more, and {weight} was given."
-                )
+                raise ConfigError(f"tasks.{name}.{family}: a weight must be 0 or more, and {weight} was given.")
         if sum(weights.values()) <= 0:
             raise ConfigError(f"tasks.{name}: at least one family needs a weight above 0.")
     if not 0 < config.heldout_share < 1:
-        raise ConfigError(
-            f"tasks.heldout_share must lie between 0 and 1, and {config.heldout_share} was given."
-        )
+        raise ConfigError(f"tasks.heldout_share must lie between 0 and 1, and {config.heldout_share} was given.")
     if not 0 <= config.thinking_share <= 1:
-        raise ConfigError(
-            f"tasks.thinking_share must lie between 0 and 1, and {config.thinking_share} was given."
-        )
+        raise ConfigError(f"tasks.thinking_share must lie between 0 and 1, and {config.thinking_share} was given.")
     for name in ("demonstrations", "rl", "heldout"):
         if getattr(config, name) < 1:
             raise ConfigError(f"tasks.{name} must be 1 or more, and {getattr(config, name)} was given.")
@@ -179,8 +169,6 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
     for line_no, row in read_jsonl(path):
         missing = [name for name in ("id", "family", "language", "prompt", "key") if name not in row]
         if missing:
-            raise DataError(
-                f"{path}:{line_no}: the task has no '{missing[0]}'; make the file with `qwill tasks`."
-            )
+            raise DataError(f"{path}:{line_no}: the task has no '{missing[0]}'; make the file with `qwill tasks`.")
         rows.append(row)
     return rows

@@ -8,7 +8,7 @@ that gap.
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -44,9 +44,7 @@ class Problem:
     def from_key(cls, key: str) -> "Problem":
         family, *values = key.split(":")
         if family not in FAMILIES or not values:
-            raise DataError(
-                f"'{key}' is not a problem key; keys look like 'split:4731', with one of {FAMILIES} first."
-            )
+            raise DataError(f"'{key}' is not a problem key; keys look like 'split:4731', with one of {FAMILIES} first.")
         return cls(family, tuple(values))
 
 
@@ -97,7 +95,7 @@ def _draw_compare(rng: random.Random) -> list[int]:
     return sorted((a, b)) if a != b else [a, a + 1]
 
 
-_DRAW = {
+_DRAW: dict[str, Callable[[random.Random], Sequence[int | str]]] = {
     "split": _draw_split, "between": _draw_between, "digits": _draw_digits,
     "sort": _draw_sort, "reverse": _draw_reverse, "compare": _draw_compare,
 }  # fmt: skip
@@ -106,7 +104,9 @@ _DRAW = {
 def demonstrate(problem: Problem, language: str, rng: random.Random) -> Demonstration:
     """The problem asked in one phrasing, with one right answer drawn uniformly from all right ones."""
     family, numbers, separator = problem.family, problem.numbers, SEPARATORS[language]
-    wording, asked, reasons = family, {}, {}
+    wording = family
+    asked: dict[str, int | str]
+    reasons: dict[str, int | str]
     if family == "split":
         total = numbers[0]
         first = rng.randint(1, total - 1)
@@ -201,7 +201,8 @@ def _solves(problem: Problem, found: list[str]) -> bool:
     if family == "split":
         return len(values) == 2 and min(values) > 0 and sum(values) == numbers[0]
     if family == "between":
-        return len(values) == 1 and values[0] in _multiples(*numbers, problem.values[3])
+        low, high, divisor = numbers
+        return len(values) == 1 and values[0] in _multiples(low, high, divisor, problem.values[3])
     if family == "digits":
         count, first, total = numbers
         digits = _as_single_digits(found)

@@ -1,18 +1,32 @@
+import importlib
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model
 
 from qwill.base.errors import DataError, ModelError
-from qwill.engine import generate as generate_module
 from qwill.engine.generate import Completion, generate
 from qwill.engine.sampler import Sampling
 from qwill.engine.stream import Session, stream
+from qwill.model import ops
+
+executor_module, generate_module, native_module, stream_module = (
+    importlib.import_module(f"qwill.engine.{name}") for name in ("executor", "generate", "native", "stream")
+)
 
 MARGIN = 1e-4  # two choices nearer than this may swap when float32 sums are ordered differently
 KINDS = ["dense", "moe", "llama"]
+
+
+@pytest.fixture(autouse=True, params=["native", "torch"])
+def executor_kind(request):
+    """Every test here holds for both executors; without a C compiler both are the model's own."""
+    ops.use_native(request.param == "native")
+    yield request.param
+    ops.use_native(True)
 
 
 def prompts_like(seed: int, count: int, longest: int = 20, vocab: int = 97) -> list[list[int]]:
@@ -89,10 +103,12 @@ def test_log_probabilities_are_those_of_a_forward_pass_over_the_finished_sequenc
                 assert completion.sampled_logprobs == completion.logprobs
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_sequence_does_not_depend_on_its_company(data):
-    model = tiny_model("moe").double()  # so that nothing is left for rounding to decide
+def test_a_sequence_does_not_depend_on_its_company(executor_kind, data):
+    model = tiny_model("moe")
+    if executor_kind == "torch":
+        model = model.double()  # so that nothing is left for rounding to decide; the native one rounds alike
     prompts = prompts_like(data.draw(st.integers(0, 50)), 7, longest=12)
     sampling = Sampling(max_tokens=9, temperature=1.0, top_k=data.draw(st.sampled_from([0, 10])))
     n, stop = data.draw(st.integers(1, 4)), [5, 6, 7, 8]
@@ -141,36 +157,57 @@ def test_sampled_tokens_follow_the_models_distribution():
 
 
 class Counting:
-    """Counts what goes through a model: (tokens, sequences) of every pass."""
+    """An executor that counts what goes through it; `interrupt_at` breaks off that step as Ctrl-C does."""
 
-    def __init__(self, model):
-        self.model, self.passes = model, []
-        self.handle = model.register_forward_pre_hook(self.count)
+    def __init__(self, inner):
+        self.inner, self.steps, self.prefilled, self.interrupt_at = inner, [], [], None
 
-    def count(self, module, args):
-        batch = args[0]
-        self.passes.append((len(batch.tokens_N), len(batch.cu_seqlens) - 1))
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def step(self, tokens_B):
+        if len(self.steps) == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.steps.append(len(tokens_B))
+        return self.inner.step(tokens_B)
+
+    def prefill(self, prompts, slots):
+        self.prefilled += [len(p) for p in prompts]
+        return self.inner.prefill(prompts, slots)
 
 
-def test_a_prompt_is_prefilled_once_for_all_its_samples_and_finished_sequences_cost_nothing():
+@pytest.fixture
+def counting(monkeypatch):
+    """The executors made during the test."""
+    made = []
+
+    def counted(*args):
+        made.append(Counting(executor_module.executor_for(*args)))
+        return made[-1]
+
+    monkeypatch.setattr(generate_module, "executor_for", counted)
+    monkeypatch.setattr(stream_module, "executor_for", counted)
+    return made
+
+
+def test_a_prompt_is_prefilled_once_for_all_its_samples_and_finished_sequences_cost_nothing(counting):
     model, prompts = tiny_model("dense"), prompts_like(4, 5)
-    counting = Counting(model)
     results = generate(model, prompts, Sampling(max_tokens=8), n=6, slots=4, stop_ids=[1, 2, 3, 4])
-    tokens = sum(t for t, _ in counting.passes)
+    assert sorted(counting[0].prefilled) == sorted(map(len, prompts))
     decoded = sum(len(c.token_ids) - 1 for samples in results for c in samples)
-    assert tokens == sum(map(len, prompts)) + decoded
-    assert max(s for _, s in counting.passes) <= 4
+    assert sum(counting[0].steps) == decoded
+    assert max(counting[0].steps) <= 4
 
 
-def test_finished_slots_are_refilled_at_once():
+def test_finished_slots_are_refilled_at_once(counting):
     model, prompts = tiny_model("dense"), prompts_like(5, 40)
-    counting = Counting(model)
     results = generate(model, prompts, Sampling(max_tokens=10, temperature=1.5), slots=8, stop_ids=range(20))
-    steps = sum(1 for t, s in counting.passes if t == s)
     decoded = sum(len(c.token_ids) - 1 for (c,) in results)
+    steps = counting[0].steps
+    assert sum(steps) == decoded
     assert (
-        decoded / (steps * 8) > 0.75
-    )  # mean occupation of the slots; a static batch of these lengths reaches far less
+        decoded / (len(steps) * 8) > 0.75
+    )  # mean occupation; a static batch of these lengths reaches far less
     lengths = [len(c.token_ids) for (c,) in results]
     static = sum(sum(lengths[i : i + 8]) - 8 for i in range(0, 40, 8)) / sum(
         8 * (max(lengths[i : i + 8]) - 1) for i in range(0, 40, 8)
@@ -220,11 +257,10 @@ def test_long_prompts_go_in_pieces(kind, monkeypatch):
     model, prompts = tiny_model(kind), prompts_like(7, 6, longest=40)
     sampling = Sampling(max_tokens=5, temperature=1.0)
     whole = generate(model, prompts, sampling, n=2)
-    monkeypatch.setattr(generate_module, "PREFILL_CHUNK", 7)
-    monkeypatch.setattr(generate_module, "PREFILL_TOKENS", 14)
-    counting = Counting(model)
+    monkeypatch.setattr(executor_module, "PREFILL_CHUNK", 7)
+    monkeypatch.setattr(executor_module, "PREFILL_TOKENS", 14)
+    monkeypatch.setattr(native_module, "WIDTH", 7)
     pieces = generate(model, prompts, sampling, n=2)
-    assert max(t for t, _ in counting.passes) <= 14
     for a, b in zip(whole, pieces, strict=True):
         assert_same(a, b)
 
@@ -261,30 +297,27 @@ def test_a_stream_gives_what_generate_gives(sampling):
         np.testing.assert_allclose([t.logprob for t in tokens], expected.logprobs, atol=1e-5)
 
 
-def test_a_session_computes_only_what_is_new_and_survives_being_cut_off():
+def test_a_session_computes_only_what_is_new_and_survives_being_cut_off(counting):
     model, sampling = tiny_model("dense"), Sampling(max_tokens=6, temperature=0)
+
+    def alone(prompt):
+        return [t.id for t in stream(model, prompt, sampling)]
+
     session, first = Session(model), [1, 2, 3, 4, 5]
     reply = [t.id for t in session.stream(first, sampling)]
-    second = first + reply + [9, 8]
-    counting = Counting(model)
+    second, executor = first + reply + [9, 8], counting[0]
     got = [t.id for t in session.stream(second, sampling)]
-    assert counting.passes[0][0] == 3  # the last token of the reply and the two new ones
-    assert got == [t.id for t in stream(model, second, sampling)]
+    assert executor.prefilled == [5, 3]  # the last token of the reply and the two new ones
+    assert got == alone(second)
     for _ in session.stream(second + got, sampling):
         break
     assert [t.id for t in session.stream(second, sampling)] == got
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    handle = model.layers[1].self_attn.register_forward_pre_hook(interrupt)
+    executor.interrupt_at = len(executor.steps) + 2
     with pytest.raises(KeyboardInterrupt):
         list(session.stream([7] * 9, sampling))
-    handle.remove()
+    executor.interrupt_at = None
     for prompt in (second, [7] * 9, [7] * 5 + [2] * 30):
-        assert [t.id for t in session.stream(prompt, sampling)] == [
-            t.id for t in stream(model, prompt, sampling)
-        ]
+        assert [t.id for t in session.stream(prompt, sampling)] == alone(prompt)
 
 
 def test_progress_counts_sequences_and_tokens():

@@ -1,6 +1,4 @@
-"""Tiny models whose weights are all redrawn, so that nothing in them is trivial (norms away from 1, sharp
-attention, wide logits).
-"""
+"""Tiny models with all weights redrawn, so that nothing in them is trivial: norms away from 1, wide logits."""
 
 import torch
 
@@ -8,16 +6,28 @@ from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
 
 SHAPES = {
-    "dense": {"model_type": "qwen3", "tie_word_embeddings": True},
+    "dense": {"model_type": "qwen3"},
     "moe": {
         "model_type": "qwen3_moe",
-        "tie_word_embeddings": False,
         "num_experts": 4,
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 24,
     },
     "llama": {"model_type": "llama", "tie_word_embeddings": False},
 }
+
+
+def redrawn(config: ModelConfig, seed: int) -> Transformer:
+    model = Transformer(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                p.copy_(1 + torch.rand(p.shape, generator=generator) - 0.5)
+            else:
+                p.copy_(torch.randn(p.shape, generator=generator) * p.shape[-1] ** -0.5)
+        model.head_weight_VD.copy_(torch.randn(model.head_weight_VD.shape, generator=generator) * 0.5)
+    return model
 
 
 def tiny_model(kind: str, vocab_size: int = 97, context: int = 64, seed: int = 0) -> Transformer:
@@ -32,13 +42,4 @@ def tiny_model(kind: str, vocab_size: int = 97, context: int = 64, seed: int = 0
         max_position_embeddings=context,
         **SHAPES[kind],
     )
-    model = Transformer(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "norm" in name:
-                p.copy_(1 + torch.rand(p.shape, generator=generator) - 0.5)
-            else:
-                p.copy_(torch.randn(p.shape, generator=generator) * p.shape[-1] ** -0.5)
-        model.head_weight_VD.copy_(torch.randn(model.head_weight_VD.shape, generator=generator) * 0.5)
-    return model
+    return redrawn(config, seed)

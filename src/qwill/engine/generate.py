@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from qwill.base.errors import DataError, ModelError
+from qwill.engine.executor import executor_for
 from qwill.engine.randomness import uniforms
 from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
-from qwill.model.batch import Batch
-from qwill.model.cache import KVCache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 FREE, RUNNING, FINISHED = 0, 1, 2
 DRAWS = 64  # uniform numbers made at a time for a sequence
-PREFILL_TOKENS = 4096  # tokens of one prefill pass: bounds the attention mask and activations
-PREFILL_CHUNK = 512  # longest piece of a prompt in one pass
 REFILL_SHARE = 8  # a prefill waits until 1/8 of the slots are free: one pass for several costs little more
 
 FinishReason = Literal["stop", "length"]
@@ -104,33 +101,6 @@ def generate(
     return run.results
 
 
-def prefill(
-    model: Transformer, cache: KVCache, prompts: Sequence[Sequence[int]], slots: Sequence[int]
-) -> Tensor:
-    """Append prompts to the sequences in cache slots; returns float32 logits [prompts, V] after each one's
-    last token.
-
-    Long prompts go in pieces and many prompts in several passes, so memory stays bounded whatever is asked.
-    """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    hidden: list[Tensor | None] = [None] * len(prompts)
-    while order:
-        width = min(len(prompts[order[-1]]), PREFILL_CHUNK)
-        group = order[-max(1, PREFILL_TOKENS // width) :]
-        del order[-len(group) :]
-        for start in range(0, len(prompts[group[-1]]), PREFILL_CHUNK):
-            rows = [i for i in group if len(prompts[i]) > start]
-            pieces = [prompts[i][start : start + PREFILL_CHUNK] for i in rows]
-            places = [slots[i] for i in rows]
-            batch = Batch.pack(pieces, starts=cache.lengths[places].tolist()).to(
-                model.embed_tokens.weight.device
-            )
-            out_ND = model(batch, cache.select(places)).hidden_ND
-            for i, end in zip(rows, batch.cu_seqlens[1:].tolist(), strict=True):
-                hidden[i] = out_ND[end - 1]
-    return model.head(torch.stack([h for h in hidden if h is not None])).float()
-
-
 class _Run:
     """The state of one `generate` call: slot arrays, the queue of prompts, and what is finished."""
 
@@ -146,19 +116,12 @@ class _Run:
         streams: Sequence[int] | None,
         vocab_size: int | None,
     ) -> None:
-        self.model, self.prompts, self.sampling, self.seed, self.vocab_size = (
-            model,
-            prompts,
-            sampling,
-            seed,
-            vocab_size,
-        )
-        config, weight = model.config, model.embed_tokens.weight
-        self.device = weight.device
+        self.prompts, self.sampling, self.seed, self.vocab_size = prompts, sampling, seed, vocab_size
+        config, self.device = model.config, model.embed_tokens.weight.device
         context = config.max_position_embeddings
         self.limits = [min(sampling.max_tokens, context - len(p)) for p in prompts]
         capacity = max(len(p) + limit for p, limit in zip(prompts, self.limits, strict=True))
-        self.cache = KVCache(config, slots, capacity, weight.dtype, weight.device)
+        self.executor = executor_for(model, slots, capacity)
         self.streams = np.arange(len(prompts)) if streams is None else np.asarray(streams, dtype=np.int64)
         self.is_stop: NDArray[np.bool_] = np.zeros(config.vocab_size, dtype=bool)
         self.is_stop[list(stop_ids)] = True
@@ -180,34 +143,19 @@ class _Run:
         self.tokens = np.zeros((slots, longest), dtype=np.int64)
         self.logprobs = np.zeros((slots, longest), dtype=np.float32)
         self.sampled = np.zeros((slots, longest), dtype=np.float32)
-        self.seen = (
-            torch.zeros(slots, config.vocab_size, dtype=torch.int8, device=self.device)
-            if sampling.penalises
-            else None
-        )
-        self.slot_arrays: list[NDArray[Any]] = [
-            self.state,
-            self.prompt,
-            self.sample,
-            self.count,
-            self.limit,
-            self.last,
-        ]
-        self.slot_arrays += [self.draws, self.tokens, self.logprobs, self.sampled]
-        self.borders = torch.arange(slots + 1, dtype=torch.int32)
+        self.slot_arrays: list[NDArray[Any]] = [self.state, self.prompt, self.sample, self.count, self.limit]
+        self.slot_arrays += [self.last, self.draws, self.tokens, self.logprobs, self.sampled]
+        self.seen: Tensor | None = None
+        if sampling.penalises:
+            self.seen = torch.zeros(slots, config.vocab_size, dtype=torch.int8, device=self.device)
 
     def advance(self) -> bool:
-        """One decoding step of every running sequence, slots being turned over first; False when all is
-        done.
-        """
+        """Turn slots over, then one decoding step of every running sequence; False when all is done."""
         self._turn_over()
         if self.active == 0:
             return False
         tokens_B = torch.from_numpy(self.last[: self.active]).to(self.device)
-        positions_B = self.cache.lengths[: self.active].to(self.device)
-        batch = Batch(tokens_B, positions_B, self.borders[: self.active + 1], row_length=1)
-        hidden_BD = self.model(batch, self.cache.select(self.active)).hidden_ND
-        self._choose(self.model.head(hidden_BD).float(), slice(0, self.active))
+        self._choose(self.executor.step(tokens_B), slice(0, self.active))
         return True
 
     def _choose(self, logits_BV: Tensor, slots: slice | list[int]) -> None:
@@ -255,7 +203,7 @@ class _Run:
         holes = np.flatnonzero(~running[: self.active]).tolist()
         if holes:
             movers = (np.flatnonzero(running[self.active :]) + self.active).tolist()
-            self.cache.move(movers, holes)
+            self.executor.move(movers, holes)
             for array in self.slot_arrays:
                 array[holes] = array[movers]
             self.state[movers] = FREE
@@ -287,14 +235,14 @@ class _Run:
         for slot in ended:
             prompt = int(self.prompt[slot])
             if self.waiting[prompt]:
-                self.cache.lengths[slot] = len(self.prompts[prompt])
+                self.executor.lengths[slot] = len(self.prompts[prompt])
                 started += self._occupy(prompt, [slot])
         free = np.flatnonzero(self.state == FREE).tolist()
         if free and self.queue and self.queue[0] in self.prompt_logits:
             prompt = self.queue[0]
             source = int(np.flatnonzero((self.prompt == prompt) & (self.state == RUNNING))[0])
             targets = free[: self.waiting[prompt]]
-            self.cache.copy(source, targets, len(self.prompts[prompt]))
+            self.executor.copy(source, targets, len(self.prompts[prompt]))
             started += self._occupy(prompt, targets)
             free = free[len(targets) :]
         if self._worth_prefilling(len(free)):
@@ -302,7 +250,7 @@ class _Run:
         return started
 
     def _prefill(self, free: list[int]) -> list[int]:
-        self.cache.free(free)
+        self.executor.lengths[free] = 0
         planned: list[tuple[int, list[int]]] = []
         for prompt in self.queue:
             if not free:
@@ -310,12 +258,12 @@ class _Run:
             planned.append((prompt, free[: self.waiting[prompt]]))
             free = free[self.waiting[prompt] :]
         prompts = [self.prompts[prompt] for prompt, _ in planned]
-        logits_BV = prefill(self.model, self.cache, prompts, [places[0] for _, places in planned])
+        logits_BV = self.executor.prefill(prompts, [places[0] for _, places in planned])
         started = []
         for (prompt, places), logits_V in zip(planned, logits_BV, strict=True):
             self.prompt_logits[prompt] = logits_V
             if places[1:]:
-                self.cache.copy(places[0], places[1:], len(self.prompts[prompt]))
+                self.executor.copy(places[0], places[1:], len(self.prompts[prompt]))
             started += self._occupy(prompt, places)
         return started
 

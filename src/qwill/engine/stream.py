@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from qwill.engine.generate import check_prompt, prefill
+from qwill.engine.executor import Executor, executor_for
+from qwill.engine.generate import check_prompt
 from qwill.engine.randomness import uniforms
 from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
-from qwill.model.batch import Batch
-from qwill.model.cache import KVCache
 
 if TYPE_CHECKING:
     from qwill.model.transformer import Transformer
@@ -30,7 +29,7 @@ class Session:
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.cached: list[int] = []
-        self._cache: KVCache | None = None
+        self._executor: Executor | None = None
 
     @torch.inference_mode()
     def stream(
@@ -49,18 +48,17 @@ class Session:
         context = self.model.config.max_position_embeddings
         check_prompt(prompt, context, "the prompt")
         weight, stop = self.model.embed_tokens.weight, frozenset(stop_ids)
-        cache = self._room(min(context, len(prompt) + sampling.max_tokens))
+        executor = self._room(min(context, len(prompt) + sampling.max_tokens))
         shared = _common_prefix(self.cached, prompt)
         shared = min(shared, len(prompt) - 1)  # the last token is always computed: its logits are needed
-        cache.lengths[0] = shared
+        executor.lengths[0] = shared
         self.cached = list(prompt[:shared])
-        logits_BV = prefill(self.model, cache, [prompt[shared:]], [0])
+        logits_BV = executor.prefill([prompt[shared:]], [0])
         self.cached = list(prompt)
         seen_BV = None
         if sampling.penalises:
             seen_BV = torch.zeros(1, self.model.config.vocab_size, dtype=torch.int8, device=weight.device)
             seen_BV[0, torch.tensor(prompt, device=weight.device)] = IN_PROMPT
-        borders = torch.tensor([0, 1], dtype=torch.int32)
         limit = min(sampling.max_tokens, context - len(prompt))
         for step in range(limit):
             uniforms_B = torch.from_numpy(uniforms(seed, 0, 0, [step])).to(weight.device)
@@ -71,26 +69,17 @@ class Session:
             yield Token(token, float(chosen.logprobs_B))
             if token in stop or step + 1 == limit:
                 return
-            place_B = torch.tensor([len(self.cached)], device=weight.device)
-            batch = Batch(chosen.tokens_B, place_B, borders, row_length=1)
-            logits_BV = self.model.head(self.model(batch, cache.select(1)).hidden_ND).float()
+            logits_BV = executor.step(chosen.tokens_B)
             self.cached.append(token)
 
-    def _room(self, tokens: int) -> KVCache:
-        """The cache, with room for at least so many tokens; it at least doubles when it grows, and keeps what
-        it holds.
-        """
-        old = self._cache
-        if old is not None and old.capacity >= tokens:
-            return old
-        config, weight = self.model.config, self.model.embed_tokens.weight
-        capacity = min(max(tokens, 2 * old.capacity if old else 0), config.max_position_embeddings)
-        self._cache = KVCache(config, 1, capacity, weight.dtype, weight.device)
-        if old is not None:
-            held = len(self.cached)
-            for new, store in zip(self._cache.keys + self._cache.values, old.keys + old.values, strict=True):
-                new[:, :, :held] = store[:, :, :held]
-        return self._cache
+    def _room(self, tokens: int) -> Executor:
+        """The executor, with room for so many tokens; when it must grow, its capacity at least doubles."""
+        context = self.model.config.max_position_embeddings
+        if self._executor is None:
+            self._executor = executor_for(self.model, 1, tokens)
+        elif self._executor.capacity < tokens:
+            self._executor.grow(min(max(tokens, 2 * self._executor.capacity), context))
+        return self._executor
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

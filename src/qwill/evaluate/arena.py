@@ -26,6 +26,7 @@ POINTS = 400.0 / np.log(10.0)  # rating points for one unit of log-odds
 NEWTON_STEPS = 100
 # Newton's error squares at each step: behind a step this small lies an error far below 1e-9 rating points.
 SMALL_STEP = 1e-9
+ROUNDING = 1e-6  # rating points
 CLUSTER_BLOCK = 1 << 22
 
 
@@ -156,7 +157,8 @@ def fit_ratings(
     stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     half = normal_quantile(confidence) * stderr
     lower, upper = rating - half, rating + half
-    rank = 1 + (lower[None, :] > upper[:, None]).sum(axis=1)
+    # Between models that always tied both bounds can be the same number but for rounding.
+    rank = 1 + (lower[None, :] > upper[:, None] + ROUNDING).sum(axis=1)
     return Ratings(
         models,
         rating,

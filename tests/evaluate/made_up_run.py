@@ -111,7 +111,11 @@ def training(stage: str, number: int, rng: random.Random) -> dict[str, Any]:
     for step in range(1, steps + 1):
         point = {"step": step, "loss": floor + (5.6 - 1.6 * number) * math.exp(-step / 55) + rng.gauss(0, 0.05)}
         if stage == "aligned":
-            point |= {"reward": 0.38 + 0.34 * (1 - math.exp(-step / 40)) + rng.gauss(0, 0.02), "kl": 0.0004 * step}
+            gain = 0.34 * (1 - math.exp(-step / 40))
+            del point["loss"]
+            for language, start in (("en", 0.38), ("zh", 0.35)):
+                point[f"reward_{language}"] = start + gain + rng.gauss(0, 0.02)
+            point |= {"useful": 0.6 - gain / 2, "entropy": 0.5 - gain, "length": 8 - gain}
         curve.append(point)
     loads = [[abs(rng.gauss(0.125, 0.02)) for _ in range(8)] for _ in range(4)]
     validation = [

@@ -246,7 +246,7 @@ def test_quotas_add_up_and_follow_the_weights(count: int, weights: dict[str, flo
 
 def test_key_fractions_spread_evenly() -> None:
     fractions = [key_fraction(f"split:{total}") for total in range(20, 10000)]
-    assert 0 <= min(fractions) and max(fractions) < 1
+    assert min(fractions) >= 0 and max(fractions) < 1
     assert abs(sum(fraction < 0.2 for fraction in fractions) / len(fractions) - 0.2) < 0.02
 
 

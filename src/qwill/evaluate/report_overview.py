@@ -72,9 +72,12 @@ def _sentences(
         size = f" of {short(total)} parameters"
         english.append(f"A small Qwen3 {kind}{size}, made from nothing but text in one run.")
         chinese.append(f"一个只有 {short(total)} 参数的 Qwen3 {kind_zh}模型，在一次运行中从零训练而成。")
+    else:
+        english.append("A small bilingual model, made from nothing but text in one run.")
+        chinese.append("一个小型双语模型，在一次运行中从零训练而成。")
     if funnel and funnel["languages"]:
         sizes = " and ".join(f"{part['size']} of {part['name']}" for part in funnel["languages"])
-        english.append(f"It read from {sizes}.")
+        english.append(f"Its corpus is {sizes}.")
         chinese.append(
             "语料：" + "，".join(f"{CHINESE_NAMES[p['code']]} {p['size']}" for p in funnel["languages"]) + "。"
         )
@@ -87,9 +90,6 @@ def _sentences(
         if wins:
             english.append("It predicts unseen text in both languages in fewer bits than every baseline here.")
             chinese.append("它预测未见文本所需的比特数少于此处所有基线。")
-    if not english:
-        english.append("What this run measured, section by section.")
-        chinese.append("本次运行的各项测量结果。")
     return " ".join(english), "".join(chinese)
 
 

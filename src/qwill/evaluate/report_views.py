@@ -28,14 +28,13 @@ BASELINES = (
     ("kneser_ney_byte5", "byte 5-gram"),
     ("kneser_ney_token5", "token 5-gram"),
 )
-# Names of numbers in training curves that deserve a plot of their own, best known first.
-CURVES = {
-    "loss": ("loss", "nats per token"),
-    "reward": ("mean reward", "share of replies that are right"),
-    "kl": ("distance from SFT", "KL, nats per token"),
-    "entropy": ("entropy of replies", "nats per token"),
-    "length": ("length of replies", "tokens"),
-}
+# Plots of a training curve: title, unit, and the numbers in it with their names; a plot without numbers is left out.
+CURVES = (
+    ("loss", "nats per token", (("loss", ""),)),
+    ("reward", "share of replies that are right", (("reward_en", "English"), ("reward_zh", "Chinese"))),
+    ("entropy of replies", "nats per token", (("entropy", ""),)),
+    ("groups to learn from", "share of replies whose group has both right and wrong", (("useful", ""),)),
+)
 
 View = dict[str, Any]
 
@@ -90,11 +89,15 @@ def training_view(trainings: Mapping[str, Mapping[str, Any]]) -> list[View]:
     for stage, training in trainings.items():
         plots = []
         curve = training.get("curve", [])
-        for name, (title, unit) in CURVES.items():
-            line = [(float(p["step"]), float(p[name])) for p in curve if p.get(name) is not None]
-            if line:
-                series = [Series(title, line, f"s-{stage}")]
-                plots.append(_figure(f"{title}", line_chart(f"{stage}: {title}", series, "step", unit)))
+        for title, unit, numbers in CURVES:
+            series = []
+            for key, name in numbers:
+                line = [(float(p["step"]), float(p[key])) for p in curve if p.get(key) is not None]
+                if line:
+                    series.append(Series(name, line, f"s-{key[-2:]}" if name else f"s-{stage}"))
+            if series:
+                legend = [(s.name, s.css) for s in series if s.name]
+                plots.append(_figure(title, line_chart(f"{stage}: {title}", series, "step", unit), legend))
         validation = [
             Series(name, _validation(training, code), f"s-{code}")
             for code, name in LANGUAGES
@@ -313,11 +316,11 @@ def funnel_view(funnel: Mapping[str, Any], rejects: Sequence[Mapping[str, Any]],
     return {
         "languages": parts,
         "size": megabytes(sum(part["bytes"] for part in parts)),
-        "rejects": _rejects(rejects, shown),
+        "rejects": sampled_rejects(rejects, shown),
     }
 
 
-def _rejects(rejects: Sequence[Mapping[str, Any]], shown: int) -> list[View]:
+def sampled_rejects(rejects: Sequence[Mapping[str, Any]], shown: int) -> list[View]:
     """Round-robin over the reasons, so that a common reason does not hide the others."""
     by_reason: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rejects:

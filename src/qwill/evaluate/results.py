@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from qwill.model.transformer import Transformer
     from qwill.text.tokenizer import Tokenizer
 
-STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
-
 
 def _conversation_prompts() -> dict[str, list[str]]:
     return {
@@ -71,7 +69,7 @@ def reply_to(
         sampling,
         n=n,
         slots=slots,
-        stop_ids=[tokenizer.special(name) for name in STOP_TOKENS],
+        stop_ids=tokenizer.stop_ids,
         seed=seed,
         vocab_size=tokenizer.vocab_size,
         progress=progress,

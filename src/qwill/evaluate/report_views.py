@@ -18,7 +18,6 @@ from qwill.evaluate.plots import (
     line_chart,
     percent,
 )
-from qwill.evaluate.scores import BETTER, WORSE
 
 LANGUAGES = (("en", "English"), ("zh", "Chinese"))
 LANGUAGE_NAMES = dict(LANGUAGES)
@@ -222,6 +221,8 @@ def _interval_figure(caption: str, rows: Sequence[tuple[str, Sequence[Estimate]]
 
 
 def _comparison(pair: Mapping[str, Any]) -> View:
+    from qwill.evaluate.scores import BETTER, WORSE
+
     css = {BETTER: "good", WORSE: "bad"}.get(pair["verdict"], "even")
     return {
         "before": pair["before"],
@@ -388,7 +389,10 @@ def _rating(row: Mapping[str, Any], code: str) -> Estimate:
 
 
 def cost_view(cost: Mapping[str, Any]) -> list[View]:
-    """From the quantised model's cost.json: `original` and `quantized`, measured in the same way."""
+    """From the quantised model's cost.json: `original` and `quantized`, measured in the same way.
+
+    Speed is not among them: no two runs measure the same, and the report is the same for the same artifacts.
+    """
     rows = []
     before, after = cost["original"], cost["quantized"]
     if "bytes" in before:
@@ -402,9 +406,6 @@ def cost_view(cost: Mapping[str, Any]) -> list[View]:
         if code in before.get("accuracy", {}):
             a, b = before["accuracy"][code], after["accuracy"][code]
             rows.append(_cost(f"problems solved, {name}", f"{a:.1%}", f"{b:.1%}", points(b - a) + " points"))
-    if "tokens_per_second" in before:
-        a, b = before["tokens_per_second"], after["tokens_per_second"]
-        rows.append(_cost("tokens per second", f"{a:,.0f}", f"{b:,.0f}", f"{b / a:.2f} ×"))
     return rows
 
 

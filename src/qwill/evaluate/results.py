@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_jsonl, write_json, write_jsonl
 from qwill.base.stage import StageContext
-from qwill.evaluate.scores import summarise
 from qwill.evaluate.task_data import load_rows
 from qwill.evaluate.tasks import LANGUAGES, verify
 
@@ -89,6 +88,9 @@ def run(config: ResultsConfig, ctx: StageContext) -> dict[str, Any]:
 
     What one model has answered in one language is kept in `ctx.work`, so an interrupted run goes on with the next.
     """
+    # Imported here: a run that finds this stage made only wants its settings, and must not wait for NumPy.
+    from qwill.evaluate.scores import summarise
+
     _check(config, ctx.inputs)
     tasks = load_rows(ctx.inputs["tasks"] / "heldout.jsonl")
     for language in LANGUAGES:

@@ -137,9 +137,7 @@ def test_tool_steps_with_thinking_are_one_example_and_the_next_question_starts_a
     ]
     head = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     called = '<tool_call>\n{"name": "f", "arguments": {"城": 1}}\n</tool_call><|im_end|>'
-    response = (
-        "\n<|im_start|>user\n<tool_response>\nsunny\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
-    )
+    response = "\n<|im_start|>user\n<tool_response>\nsunny\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
     assert texts(training_examples(messages, None, fixture_tokenizer())) == [
         [
             (head, 0),
@@ -225,6 +223,7 @@ GOOD = {"role": "user", "content": "Hi"}
         ([GOOD, {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {"a": {1}}}]}], "JSON"),
         ([GOOD], "nothing to train on"),
         ([GOOD, {"role": "assistant", "content": ""}], "nothing to train on"),
+        ([GOOD, {"role": "assistant", "content": " \n"}], "nothing to train on"),
         ([{"role": "assistant", "content": "x"}], "message 1 is the assistant's"),
     ],
 )

@@ -20,11 +20,14 @@ VALUES: Any = st.recursive(
     max_leaves=6,
 )
 CALLS = st.lists(
-    st.fixed_dictionaries({"name": st.sampled_from(["f", "get_weather", "查询"]), "arguments": st.dictionaries(st.text(max_size=5), VALUES, max_size=3)}).map(
-        lambda function: {"type": "function", "function": function}
-    ),
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["f", "get_weather", "查询"]),
+            "arguments": st.dictionaries(st.text(max_size=5), VALUES, max_size=3),
+        }
+    ).map(lambda function: {"type": "function", "function": function}),
     max_size=3,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -45,11 +48,28 @@ def test_what_is_rendered_comes_back(content: str, reasoning: str, calls: list[d
 @given(
     st.lists(
         st.sampled_from(
-            ["<think>", "</think>", "<tool_call>", "</tool_call>", '{"name": "f", "arguments": {}}', "{", "}", "[", "]", '"', "'", "\n", "x", ",", "```", "<|im_end|>"]
+            [
+                "<think>",
+                "</think>",
+                "<tool_call>",
+                "</tool_call>",
+                '{"name": "f", "arguments": {}}',
+                "{",
+                "}",
+                "[",
+                "]",
+                '"',
+                "'",
+                "\n",
+                "x",
+                ",",
+                "```",
+                "<|im_end|>",
+            ]
         ),
         max_size=14,
     ).map("".join)
-)  # fmt: skip
+)
 def test_any_reply_is_parsed_and_nothing_said_is_lost(text: str) -> None:
     reply = parse_reply(text)
     for call in reply.tool_calls:
@@ -102,9 +122,12 @@ ONE = [call("f", a=1)]
         ('<tool_call>\n{"name": "f", "arguments": {"a": "</tool_call>"}}\n</tool_call>', [call("f", a="</tool_call>")]),
         ('<tool_call>\n[{"name": "f", "arguments": {"a": 1}}, {"name": "g"}]\n</tool_call>', [*ONE, call("g")]),
         ('<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n{"name": "g"}\n</tool_call>', [*ONE, call("g")]),
-        ('<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n<tool_call>\n{"name": "g"}\n</tool_call>', [*ONE, call("g")]),
+        (
+            '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n<tool_call>\n{"name": "g"}\n</tool_call>',
+            [*ONE, call("g")],
+        ),
     ],
-)  # fmt: skip
+)
 def test_tool_calls_and_their_misspellings(block: str, calls: list[dict]) -> None:
     assert parse_reply(block) == Reply("", None, calls)
     reply = parse_reply(f"<think>\nHm.\n</think>\n\nI look.\n{block}")
@@ -133,7 +156,9 @@ def test_a_call_behind_a_broken_one_is_found() -> None:
 
 
 def test_a_reply_becomes_a_message() -> None:
-    reply = parse_reply('<think>\nHm.\n</think>\n\nI look.\n<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>')
+    reply = parse_reply(
+        '<think>\nHm.\n</think>\n\nI look.\n<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+    )
     assert reply.message() == {"role": "assistant", "content": "I look.", "reasoning_content": "Hm.", "tool_calls": ONE}
     assert parse_reply("Hi").message() == {"role": "assistant", "content": "Hi"}
 

@@ -208,6 +208,11 @@ def test_ranks_that_are_no_byte_pair_vocabulary_are_refused() -> None:
         ("{", "JSON"),
         ("[]", "object"),
         ('{"model": {"type": "WordPiece"}}', "byte-level BPE"),
+        ('{"model": {"type": "BPE"}}', "byte-level BPE"),
+        (
+            '{"model": {"type": "BPE", "vocab": {}, "merges": []}, "decoder": "ByteLevel", "added_tokens": [1]}',
+            "added_tokens",
+        ),
         ('{"model": {"type": "BPE", "vocab": {}, "merges": [["a", "b"]]}, "decoder": {"type": "ByteLevel"}}', "built"),
     ],
 )

@@ -164,13 +164,13 @@ def test_bad_input_is_named(
 
 def test_an_empty_or_broken_corpus_is_named(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", ROWS, heldout=[])
-    with pytest.raises(DataError, match="heldout.parquet holds no documents"):
+    with pytest.raises(DataError, match=r"heldout\.parquet holds no documents"):
         run(TokenizerConfig(vocab_size=300), context(tmp_path, corpus))
     pq.write_table(pa.table({"text": ["a"]}), corpus / "train.parquet")
-    with pytest.raises(DataError, match="train.parquet can't be read as a corpus"):
+    with pytest.raises(DataError, match=r"train\.parquet can't be read as a corpus"):
         run(TokenizerConfig(), context(tmp_path, corpus))
     (corpus / "train.parquet").unlink()
-    with pytest.raises(DataError, match="train.parquet can't be read as a corpus"):
+    with pytest.raises(DataError, match=r"train\.parquet can't be read as a corpus"):
         run(TokenizerConfig(), context(tmp_path, corpus))
 
 

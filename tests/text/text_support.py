@@ -132,9 +132,7 @@ def check_render(chat: ModuleType, messages: list[dict], tools: list[dict] | Non
     for thinking in (True, False):
         for prompt in (True, False):
             options = {"add_generation_prompt": prompt, "enable_thinking": thinking}
-            rendered = chat.render(
-                messages, tools, tokenizer=tokenizer, thinking=thinking, generation_prompt=prompt
-            )
+            rendered = chat.render(messages, tools, tokenizer=tokenizer, thinking=thinking, generation_prompt=prompt)
             assert len(rendered.ids) == len(rendered.loss_mask)
             marked = marked_text(messages, tools, **options)
             assert tokenizer.decode(rendered.ids, skip_special=False) == nfc(unmarked(marked))
@@ -237,7 +235,11 @@ def some_conversation(rng: random.Random) -> tuple[list[dict], list[dict] | None
     messages: list[dict] = []
     if rng.random() < 0.4:
         messages.append({"role": "system", "content": some_text(rng)})
-    messages.append({"role": "user", "content": some_text(rng)})
+    kind = rng.random()
+    if kind < 0.06:
+        messages.append({"role": "user", "content": f"<tool_response>{some_text(rng)}</tool_response>"})
+    elif kind > 0.12 or not messages:
+        messages.append({"role": "user", "content": some_text(rng)})
     for _ in range(rng.randint(0, 3)):
         messages += some_exchange(rng)
         kind = rng.random()

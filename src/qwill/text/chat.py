@@ -33,9 +33,7 @@ _TOOLS_HEAD = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
 )
-_TOOLS_TAIL = (
-    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-)
+_TOOLS_TAIL = "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
 # ASCII neighbours are excluded so that a path such as /api/think is no switch; 吗？/no_think is one.
 _SWITCH = re.compile(r"(?<![A-Za-z0-9_/.\-])/(no_)?think(?![A-Za-z0-9_/\-])")
 
@@ -106,10 +104,8 @@ def training_examples(
     """
     turns = _turns(messages, where)
     thinks = "<think>" in tokenizer.specials
-    if not any(turn.role == "assistant" and (turn.content or turn.thought or turn.calls) for turn in turns):
-        raise DataError(
-            f"{where}: no assistant message says anything, so there is nothing to train on; remove it."
-        )
+    if not any(turn.role == "assistant" and (turn.content.strip() or turn.thought or turn.calls) for turn in turns):
+        raise DataError(f"{where}: no assistant message says anything, so there is nothing to train on; remove it.")
     if turns[0].role == "assistant":
         raise DataError(
             f"{where}: message 1 is the assistant's, and the released template has no prompt for a first "
@@ -312,16 +308,12 @@ def _content(content: Any, role: str, where: str) -> str:
     if isinstance(content, str):
         return without_surrogates(content)
     if not isinstance(content, Sequence):
-        raise DataError(
-            f"{where} ({role}) has content of type {type(content).__name__}; expected text or parts."
-        )
+        raise DataError(f"{where} ({role}) has content of type {type(content).__name__}; expected text or parts.")
     texts = []
     for i, part in enumerate(content, start=1):
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind != "text":
-            raise DataError(
-                f"{where}, part {i} is of type {kind!r}, and only text is understood so far; remove it."
-            )
+            raise DataError(f"{where}, part {i} is of type {kind!r}, and only text is understood so far; remove it.")
         if not isinstance(part.get("text"), str):
             raise DataError(f"{where}, part {i} has no text; expected {{'type': 'text', 'text': ...}}.")
         texts.append(part["text"])
@@ -339,14 +331,8 @@ def _split_thinking(content: str) -> tuple[str, str]:
 
 def _call(call: Any, where: str) -> str:
     function = call.get("function") or call if isinstance(call, Mapping) else None
-    if (
-        not isinstance(function, Mapping)
-        or not isinstance(function.get("name"), str)
-        or "arguments" not in function
-    ):
-        raise DataError(
-            f"{where} has no function name and arguments; expected {{'name': ..., 'arguments': ...}}."
-        )
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or "arguments" not in function:
+        raise DataError(f"{where} has no function name and arguments; expected {{'name': ..., 'arguments': ...}}.")
     arguments = function["arguments"]
     text = arguments if isinstance(arguments, str) else _json(arguments, where)
     return without_surrogates('{"name": "' + function["name"] + '", "arguments": ' + text + "}")

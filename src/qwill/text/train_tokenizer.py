@@ -61,9 +61,7 @@ def run(config: TokenizerConfig, ctx: "StageContext") -> dict[str, Any]:
                 "tokenizer.languages and tokenizer.sample_bytes have to name at least one language and one byte "
                 "to train on."
             )
-        picks, sample = choose_sample(
-            corpus / "train.parquet", config.languages, config.sample_bytes, ctx.seed
-        )
+        picks, sample = choose_sample(corpus / "train.parquet", config.languages, config.sample_bytes, ctx.seed)
         with ctx.display.stage("tokenizer", sum(sample.values()), "bytes", budget_s=ctx.budget_s) as bar:
             tokenizer = train(_texts(corpus / "train.parquet", picks, bar), config.vocab_size)
     tokenizer.save(ctx.out)
@@ -75,9 +73,7 @@ def run(config: TokenizerConfig, ctx: "StageContext") -> dict[str, Any]:
         "vocabulary_by_script": vocabulary_by_script(tokenizer),
     }
     write_json(ctx.out / "stats.json", stats)
-    headline = {
-        f"characters_per_token_{name}": row["characters_per_token"] for name, row in languages.items()
-    }
+    headline = {f"characters_per_token_{name}": row["characters_per_token"] for name, row in languages.items()}
     return {"vocab_size": tokenizer.vocab_size, **headline}
 
 
@@ -105,9 +101,7 @@ def train(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
     return Tokenizer.from_trained(model["vocab"], [(left, right) for left, right in model["merges"]])
 
 
-def choose_sample(
-    path: Path, languages: list[str], limit: int, seed: int
-) -> tuple[dict[int, int], dict[str, int]]:
+def choose_sample(path: Path, languages: list[str], limit: int, seed: int) -> tuple[dict[int, int], dict[str, int]]:
     """Which documents to train on: {row number: bytes to take of it}, and the bytes of each language.
 
     Documents are drawn in a seeded order until every language has the same number of bytes: `limit`, or
@@ -154,17 +148,13 @@ def measure(tokenizer: "Tokenizer", path: Path, display: "Display") -> dict[str,
         row["characters_per_token"] = round(row["characters"] / tokens, 4)
         row["bytes_per_token"] = round(row["bytes"] / tokens, 4)
     if not totals:
-        raise DataError(
-            f"{path} holds no documents, so the tokenizer can't be measured; add sources to the corpus."
-        )
+        raise DataError(f"{path} holds no documents, so the tokenizer can't be measured; add sources to the corpus.")
     return dict(sorted(totals.items()))
 
 
 def vocabulary_by_script(tokenizer: "Tokenizer") -> dict[str, float]:
     """Share of the ids by what they spell; the shares sum to 1."""
-    counts = dict.fromkeys(
-        ("latin", "han", "other letters", "digits, marks and spaces", "parts of characters"), 0
-    )
+    counts = dict.fromkeys(("latin", "han", "other letters", "digits, marks and spaces", "parts of characters"), 0)
     special = set(tokenizer.specials.values())
     for token_id in range(tokenizer.vocab_size):
         if token_id not in special:

@@ -77,9 +77,7 @@ def read_ranks(data: bytes, where: str) -> dict[bytes, int]:
                 f"{where}:{number}: expected 'base64 rank', found {line[:60]!r}; fetch the file again."
             ) from error
     ordered = dict(sorted(ranks.items(), key=lambda item: item[1]))
-    if list(ordered.values()) != list(range(len(ordered))) or not all(
-        bytes([b]) in ordered for b in range(256)
-    ):
+    if list(ordered.values()) != list(range(len(ordered))) or not all(bytes([b]) in ordered for b in range(256)):
         raise ArtifactError(
             f"{where}: expected ranks 0..n-1 with all 256 single bytes, found {len(ordered)} tokens that do "
             "not form such a list; fetch the file again."
@@ -99,9 +97,7 @@ def merges_from_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
         if len(token) == 1:
             continue
         splits = [
-            i
-            for i in range(1, len(token))
-            if ranks.get(token[:i], rank) < rank and ranks.get(token[i:], rank) < rank
+            i for i in range(1, len(token)) if ranks.get(token[:i], rank) < rank and ranks.get(token[i:], rank) < rank
         ]
         if len(splits) == 1:
             merges.append((token[: splits[0]], token[splits[0] :]))

@@ -12,6 +12,7 @@ from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.evaluate import report_views as views
 from qwill.evaluate.report import ReportConfig, gather, page, run
+from qwill.evaluate.report_funnel import sampled_rejects
 from qwill.evaluate.report_lineage import lineage_view
 from qwill.evaluate.report_overview import machine_rows
 
@@ -160,7 +161,7 @@ def test_samples_are_the_first_of_their_kind_with_every_model_in_order(inputs: d
 def test_rejects_take_turns_over_the_reasons() -> None:
     rows = [{"step": "quality", "reason": "short", "language": "en", "text": "x" * 500}] * 50
     rows += [{"step": "language", "reason": "other", "language": "zh", "text": "y"}]
-    shown = views.sampled_rejects(rows, 4)
+    shown = sampled_rejects(rows, 4)
     assert [row["why"] for row in shown][:2] == ["English · quality · short", "Chinese · language · other"]
     assert len(shown) == 4 and len(shown[0]["text"]) < 300
 

@@ -18,6 +18,7 @@ from qwill.base.errors import DataError
 from qwill.base.files import read_json, read_jsonl, write_text
 from qwill.base.stage import StageContext
 from qwill.evaluate import report_views as views
+from qwill.evaluate.report_funnel import funnel_view
 from qwill.evaluate.report_lineage import lineage_view
 from qwill.evaluate.report_overview import machine_rows, overview
 
@@ -77,7 +78,7 @@ def gather(config: ReportConfig, inputs: Mapping[str, Path]) -> dict[str, Any]:
     context["funnel"] = None
     if funnel is not None:
         where = inputs["corpus"] / "funnel.json"
-        context["funnel"] = _shown(lambda f: views.funnel_view(f, rejects, config.rejects), funnel, where)
+        context["funnel"] = _shown(lambda f: funnel_view(f, rejects, config.rejects), funnel, where)
     trainings = {name: t for name in inputs if (t := _json(inputs, name, "training.json")) is not None}
     context["training"] = views.training_view(trainings)
     context["experts"] = views.experts_view(trainings)

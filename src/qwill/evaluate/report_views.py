@@ -161,6 +161,7 @@ def compression_view(compression: Mapping[str, Any]) -> View:
         sentences.append(sentence + ".")
     consumed = compression.get("bytes_consumed")
     return {
+        "whole_corpus": "kneser_ney_token5" in compression,
         "panels": panels,
         "sentences": sentences,
         # One total, or one for each language.
@@ -203,8 +204,18 @@ def accuracy_view(summary: Mapping[str, Any]) -> View:
         "comparisons": [_comparison(pair) for pair in summary["comparisons"]],
         "families": _family_table(summary),
         "models": models,
-        "bits": summary.get("bits_per_byte", {}),
+        "bits": [
+            {"model": model, "cells": [_bits(summary["bits_per_byte"][model].get(code)) for code, _ in LANGUAGES]}
+            for model in models
+            if model in summary.get("bits_per_byte", {})
+        ],
     }
+
+
+def _bits(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell['value']:.3f}" + (f" ± {1.96 * cell['stderr']:.3f}" if cell["stderr"] is not None else "")
 
 
 def _k_of(name: str) -> int:
@@ -278,74 +289,6 @@ def samples_view(rows: Sequence[Mapping[str, Any]], models: Sequence[str], famil
         ]
         most = max(map(len, columns)) if chosen is None else 1
         views += [column[at] for at in range(most) for column in columns if at < len(column)]
-    return views
-
-
-def funnel_view(funnel: Mapping[str, Any], rejects: Sequence[Mapping[str, Any]], shown: int) -> View:
-    """From the corpus's funnel.json, and up to `shown` of its sampled rejects, a few of each reason."""
-    parts = []
-    for code, name in LANGUAGES:
-        steps = funnel["languages"].get(code, [])
-        if steps:
-            raw, kept = steps[0]["bytes"], steps[-1]["bytes"]
-            summary = f"{megabytes(raw)} raw, {megabytes(kept)} kept ({percent(kept / max(raw, 1))})."
-            rows = [_funnel_step(step, raw) for step in steps]
-            part = {"code": code, "name": name, "bytes": kept, "size": megabytes(kept), "summary": summary}
-            parts.append(part | {"steps": rows})
-    others = [steps[0]["documents"] for code, steps in funnel["languages"].items() if code not in LANGUAGE_NAMES]
-    return {
-        "languages": parts,
-        "size": megabytes(sum(part["bytes"] for part in parts)),
-        "others": f"{sum(others):,} documents in no single language of these two were dropped." if sum(others) else "",
-        "sources": [
-            {
-                "source": source,
-                "language": LANGUAGE_NAMES.get(code, code),
-                "code": code,
-                "raw": f"{steps[0]['documents']:,} · {megabytes(steps[0]['bytes'])}",
-                "kept": f"{steps[-1]['documents']:,} · {megabytes(steps[-1]['bytes'])}",
-            }
-            for source, columns in funnel.get("sources", {}).items()
-            for code, steps in columns.items()
-        ],
-        "rejects": sampled_rejects(rejects, shown),
-    }
-
-
-def _funnel_step(step: Mapping[str, Any], raw: int) -> View:
-    reasons = sorted(step.get("reasons", {}).items(), key=lambda item: (-item[1], item[0]))
-    said = [f"{reason.replace('_', ' ')} {count:,}" for reason, count in reasons[:4]]
-    if len(reasons) > 4:
-        said.append(f"other reasons {sum(count for _, count in reasons[4:]):,}")
-    if step.get("changed_documents"):
-        said.append(f"{step['changed_documents']:,} documents mended")
-    dropped = step.get("dropped_documents", 0)
-    return {
-        "name": step["step"].replace("_", " "),
-        # Repair may add bytes, and a bar never leaves its track.
-        "width": min(100.0, round(100 * step["bytes"] / max(raw, 1), 1)),
-        "kept": f"{step['documents']:,} documents · {megabytes(step['bytes'])}",
-        "dropped": f"−{dropped:,} · −{megabytes(step.get('dropped_bytes', 0))}" if dropped else "",
-        "reasons": ", ".join(said),
-    }
-
-
-def sampled_rejects(rejects: Sequence[Mapping[str, Any]], shown: int) -> list[View]:
-    """Round-robin over the reasons, so that a common reason does not hide the others."""
-    by_reason: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in rejects:
-        by_reason.setdefault((str(row.get("step", "")), str(row.get("reason", ""))), []).append(row)
-    views: list[View] = []
-    depth = 0
-    while len(views) < shown and any(len(rows) > depth for rows in by_reason.values()):
-        for (step, reason), rows in by_reason.items():
-            if len(rows) > depth and len(views) < shown:
-                text = " ".join(str(rows[depth].get("text", "")).split())
-                language = rows[depth].get("language")
-                named = (LANGUAGE_NAMES.get(str(language), ""), step.replace("_", " "), reason.replace("_", " "))
-                why = " · ".join(part for part in named if part)
-                views.append({"why": why, "language": language, "text": text[:280] + ("…" if len(text) > 280 else "")})
-        depth += 1
     return views
 
 

@@ -20,6 +20,7 @@ from qwill.base.errors import CheckpointError, DataError, ModelError
 from qwill.base.files import read_json, write_json
 from qwill.base.tensorfile import read_header
 from qwill.model.config import ModelConfig
+from qwill.model.packed import unpack_bytes
 from qwill.model.transformer import Transformer
 
 
@@ -181,17 +182,19 @@ def load_model(folder: str | Path, dtype: str | torch.dtype = "float32", device:
     slots = released_names(config)
     left = set(files)
     with torch.no_grad():
-        for names, value in _tensors(files, set(slots) | _fused_names(config)):
-            for name, part in _unfused(names, value, config):
-                target = slots[name].part(parameters[slots[name].parameter])
+        for name, value, read in _tensors(files, set(slots) | _fused_names(config)):
+            for part_name, part in _unfused(name, value, config):
+                if part_name not in slots:
+                    raise CheckpointError(f"{folder}: tensor {part_name} is there twice.")
+                slot = slots.pop(part_name)
+                target = slot.part(parameters[slot.parameter])
                 if target.shape != part.shape:
                     raise CheckpointError(
-                        f"{files.get(names, folder)}: tensor {name} has shape {list(part.shape)}, but config.json means "
+                        f"{files[read[0]]}: tensor {part_name} has shape {list(part.shape)}, but config.json means "
                         f"{list(target.shape)}."
                     )
                 target.copy_(part)
-                slots.pop(name)
-            left -= {names, f"{names}_scale"}
+            left -= set(read)
     if "lm_head.weight" in left and config.tie_word_embeddings:
         left.discard("lm_head.weight")  # some tied checkpoints repeat the embedding
     if slots:
@@ -201,19 +204,35 @@ def load_model(folder: str | Path, dtype: str | torch.dtype = "float32", device:
     return model.eval()
 
 
-def _tensors(files: dict[str, Path], known: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """(name, float tensor) of every known tensor, one file after the other; int8 weights come with their scales."""
+def _tensors(files: dict[str, Path], known: set[str]) -> Iterator[tuple[str, Tensor, list[str]]]:
+    """(name, float tensor, names read) of every known tensor, one file after the other.
+
+    int8 weights (compressed-tensors, packed or plain) come as the floats that they stand for.
+    """
+
+    def get(name: str, weight: str) -> Tensor:
+        if name not in files:
+            raise CheckpointError(f"{files[weight]}: tensor {weight} is quantised, but {name} is missing.")
+        with safe_open(files[name], framework="pt") as g:
+            return g.get_tensor(name)
+
     for path in sorted(set(files.values())):
         with safe_open(path, framework="pt") as f:
-            for name in [n for n, p in files.items() if p == path and n in known]:
-                tensor = f.get_tensor(name)
+            for stored in [n for n, p in files.items() if p == path]:
+                name = stored.removesuffix("_packed")
+                if name not in known:
+                    continue
+                tensor, read = f.get_tensor(stored), [stored]
+                if stored != name:
+                    shape = tuple(get(f"{name}_shape", stored).tolist())
+                    if len(shape) != 2 or tensor.shape != (shape[0], -(-shape[1] // 4)) or tensor.dtype != torch.int32:
+                        raise CheckpointError(f"{path}: tensor {stored} does not hold 8-bit weights of shape {shape}.")
+                    tensor = unpack_bytes(tensor, shape)
+                    read.append(f"{name}_shape")
                 if tensor.dtype == torch.int8:
-                    scale_name = f"{name}_scale"
-                    if scale_name not in files:
-                        raise CheckpointError(f"{path}: tensor {name} is int8, but {scale_name} is missing.")
-                    with safe_open(files[scale_name], framework="pt") as g:
-                        tensor = tensor.float() * g.get_tensor(scale_name).float()
-                yield name, tensor
+                    tensor = tensor.float() * get(f"{name}_scale", stored).float()
+                    read.append(f"{name}_scale")
+                yield name, tensor, read
 
 
 def _fused_names(config: ModelConfig) -> set[str]:

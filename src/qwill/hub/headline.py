@@ -1,0 +1,48 @@
+"""The few numbers of an artifact that fit on a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Stages return all that is deterministic; these are what a person asks for first. Others show their first three.
+FIRST: dict[str, tuple[str, ...]] = {
+    "base": ("bits_per_byte.en", "bits_per_byte.zh", "tokens"),
+    "results": ("accuracy_sft_en", "accuracy_aligned_en", "accuracy_sft_zh", "accuracy_aligned_zh"),
+    "arena": ("rating_base", "rating_sft", "rating_aligned", "rating_int8"),
+}
+MOST = 3
+
+
+def headline(stage: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A few flat `name: value` pairs of an artifact's metrics, nested names joined by dots."""
+    flat = _flat(metrics)
+    chosen = [name for name in FIRST.get(stage, ()) if name in flat] or list(flat)[:MOST]
+    return {name: flat[name] for name in chosen}
+
+
+def spelled(value: Any) -> str:
+    """A metric as a person reads it: 1,234, 0.5678, text as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def headline_text(stage: str, metrics: Mapping[str, Any]) -> str:
+    """`headline` on one line."""
+    return " · ".join(
+        f"{name.replace('_', ' ').replace('.', ' ')} {spelled(value)}"
+        for name, value in headline(stage, metrics).items()
+    )
+
+
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float | str):
+            flat[f"{prefix}{name}"] = value
+    return flat

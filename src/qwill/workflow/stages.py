@@ -1,0 +1,47 @@
+"""The life of a model as a table: every stage, in the order in which stages are made."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from qwill.base.stage import Stage
+
+MODELS = ("base", "sft", "aligned", "int8")
+
+# A stage's settings and its function are named and not imported: `qwill --help` and a run that finds everything made
+# must not wait for torch. That is also why settings may not live in a module that imports it.
+# fmt: off
+STAGES: tuple[Stage, ...] = (
+    Stage("tasks", "tasks", "tasks", 1,
+          "qwill.evaluate.task_data:TasksConfig", (), "qwill.evaluate.task_data:run"),
+    Stage("corpus", "curate", "corpus", 1,
+          "qwill.data.curate:CurateConfig", ("tasks",), "qwill.data.curate:run"),
+    Stage("dialogues", "dialogues", "dialogues", 1,
+          "qwill.data.dialogues:DialoguesConfig", ("tasks",), "qwill.data.dialogues:run"),
+    Stage("tokenizer", "tokenizer train", "tokenizer", 1,
+          "qwill.text.train_tokenizer:TokenizerConfig", ("corpus",), "qwill.text.train_tokenizer:run"),
+    Stage("base", "pretrain", "model", 1,
+          "qwill.train.pretrain:PretrainConfig", ("corpus", "tokenizer"), "qwill.train.pretrain:run"),
+    Stage("sft", "sft", "model", 1,
+          "qwill.train.sft:SFTConfig", ("base", "dialogues"), "qwill.train.sft:run"),
+    Stage("aligned", "grpo", "model", 1,
+          "qwill.align.grpo:GRPOConfig", ("sft", "tasks"), "qwill.align.grpo:run"),
+    Stage("int8", "quantize", "model", 1,
+          "qwill.evaluate.quantize_stage:QuantizeConfig", ("aligned", "corpus", "tasks"),
+          "qwill.evaluate.quantize_stage:run"),
+    Stage("results", "eval", "results", 1,
+          "qwill.evaluate.results:ResultsConfig", (*MODELS, "tasks", "corpus"), "qwill.evaluate.results:run"),
+    Stage("arena", "arena", "arena", 1,
+          "qwill.evaluate.arena_battles:ArenaConfig", (*MODELS, "tasks"), "qwill.evaluate.arena_battles:run"),
+    Stage("report", "report", "report", 1,
+          "qwill.evaluate.report:ReportConfig",
+          ("tasks", "corpus", "dialogues", "tokenizer", *MODELS, "results", "arena"), "qwill.evaluate.report:run"),
+)
+# fmt: on
+
+
+def load(reference: str) -> Any:
+    """What `module:name` stands for; imports the module."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)

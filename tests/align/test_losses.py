@@ -8,11 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwill.align.grpo import GRPOConfig, Rollout, draw_prompts, micro_batches, update
+from qwill.align.grpo import Rollout, draw_prompts, micro_batches, update
 from qwill.align.losses import clipped_policy_loss, group_advantages, kl_k3
+from qwill.align.settings import GRPOConfig
 from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
-from qwill.train.optim import OptimizerConfig, make_optimizers
+from qwill.train.optim import make_optimizers
+from qwill.train.settings import OptimizerConfig
 
 rewards = st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=4, max_size=4), min_size=1, max_size=5)
 
@@ -57,7 +59,9 @@ def test_k3_is_unbiased_for_the_exact_kl() -> None:
 
 
 def _model() -> Transformer:
-    config = ModelConfig("qwen3_moe", 40, 24, 2, 2, 1, 12, 0, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8)
+    config = ModelConfig(
+        "qwen3_moe", 40, 24, 2, 2, 1, 12, 0, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8
+    )
     made = Transformer(config)
     made.init_weights(torch.Generator().manual_seed(3))
     return made

@@ -34,9 +34,7 @@ def differences(case: str, model: Transformer) -> list[str]:
     out: list[str] = []
     chosen: list[Tensor] = []
     handles = [
-        module.gate.register_forward_hook(
-            lambda m, _, logits: chosen.append(logits.detach())
-        )
+        module.gate.register_forward_hook(lambda m, _, logits: chosen.append(logits.detach()))
         for module in model.modules()
         if isinstance(module, transformer.Experts)
     ]
@@ -60,7 +58,10 @@ def differences(case: str, model: Transformer) -> list[str]:
         out.append("loss differs")
     if output.router_stats:
         pooled = transformer.pooled_balancing_loss(output.router_stats)
-        if not abs(float(pooled.detach()) - record["pooled_balancing_loss"]) <= BALANCE * record["pooled_balancing_loss"]:
+        if (
+            not abs(float(pooled.detach()) - record["pooled_balancing_loss"])
+            <= BALANCE * record["pooled_balancing_loss"]
+        ):
             out.append("balancing loss differs")
         total = total + 0.7 * pooled
     model.zero_grad()

@@ -22,18 +22,14 @@ def both(function: Callable[..., object], inputs: list[Tensor]) -> list[tuple[li
         out = function(*leaves)
         outputs = [o for o in (out if isinstance(out, tuple) else (out,)) if isinstance(o, Tensor)]
         generator = torch.Generator().manual_seed(7)
-        total = sum(
-            (o * torch.randn(o.shape, generator=generator)).sum() for o in outputs if o.requires_grad
-        )
+        total = sum((o * torch.randn(o.shape, generator=generator)).sum() for o in outputs if o.requires_grad)
         total.backward()  # type: ignore[union-attr]
         results.append(([o.detach() for o in outputs], [x.grad for x in leaves if x.grad is not None]))
     ops.use_native(True)
     return results
 
 
-def agree(
-    results: list[tuple[list[Tensor], list[Tensor]]], tolerance: float = 2e-5, smallest: float = 1e-12
-) -> None:
+def agree(results: list[tuple[list[Tensor], list[Tensor]]], tolerance: float = 2e-5, smallest: float = 1e-12) -> None:
     """`smallest`: absolute difference that rounding explains where a result is a difference of nearly equal numbers."""
     (out, grad), (native_out, native_grad) = results
     assert len(grad) == len(native_grad)

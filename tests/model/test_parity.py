@@ -330,7 +330,9 @@ def test_packed_equals_one_at_a_time(case: str, lengths: list[int], seed: int, h
 @pytest.mark.parametrize("case", ["dense_tied_bias", "moe", "llama"])
 @settings(deadline=None, max_examples=12)
 @given(lengths=lengths, seed=st.integers(0, 999), data=st.data())
-def test_cached_in_any_chunks_equals_the_full_pass(case: str, lengths: list[int], seed: int, data: st.DataObject) -> None:
+def test_cached_in_any_chunks_equals_the_full_pass(
+    case: str, lengths: list[int], seed: int, data: st.DataObject
+) -> None:
     """Sequences in slots of any order, advanced by random chunks (also several tokens at once) at random times."""
     model = load(case)
     sequences = [ids(n, seed + i) for i, n in enumerate(lengths)]

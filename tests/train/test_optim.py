@@ -15,7 +15,8 @@ from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
 from qwill.train.checkpoint import load_checkpoint, save_checkpoint
 from qwill.train.loop import History, StepData, train
-from qwill.train.optim import OptimizerConfig, ScheduleConfig, make_optimizers, orthogonalize, rate_factor
+from qwill.train.optim import make_optimizers, orthogonalize, rate_factor
+from qwill.train.settings import OptimizerConfig, ScheduleConfig
 
 CONFIG = ModelConfig("qwen3_moe", 50, 24, 2, 2, 1, 12, 0, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8)
 
@@ -36,7 +37,9 @@ def context(folder: Path) -> StageContext:
 def step_data(step: int) -> StepData:
     g = torch.Generator().manual_seed(step)
     ids = [torch.randint(0, 50, (n,), generator=g) for n in (5, 9, 2)]
-    return StepData(Batch.pack(ids), torch.randint(0, 50, (16,), generator=g), torch.full((16,), 1 / 16), f"batch {step}")
+    return StepData(
+        Batch.pack(ids), torch.randint(0, 50, (16,), generator=g), torch.full((16,), 1 / 16), f"batch {step}"
+    )
 
 
 @given(rows=st.integers(1, 12), columns=st.integers(1, 12), seed=st.integers(0, 99))
@@ -67,7 +70,9 @@ def test_rate_rises_stays_and_falls(steps: int, warmup: float, decay: float, fin
 def test_every_parameter_is_trained_by_exactly_one_optimizer() -> None:
     for kind in ("muon", "adamw"):
         made = model()
-        owned = [id(p) for o in make_optimizers(made, OptimizerConfig(kind)) for g in o.param_groups for p in g["params"]]
+        owned = [
+            id(p) for o in make_optimizers(made, OptimizerConfig(kind)) for g in o.param_groups for p in g["params"]
+        ]
         assert sorted(owned) == sorted(id(p) for p in made.parameters())
 
 

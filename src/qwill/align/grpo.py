@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from qwill.align.losses import clipped_policy_loss, group_advantages, kl_k3
+from qwill.align.settings import GRPOConfig
 from qwill.base.errors import DataError, TrainingError
 from qwill.base.files import write_json
 from qwill.base.progress import MetricsLog
@@ -33,33 +34,7 @@ from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.checkpoint import load_checkpoint, save_checkpoint
 from qwill.train.loop import History
-from qwill.train.optim import OptimizerConfig, ScheduleConfig, make_optimizers, rate_factor, set_rates
-
-
-def _gentle() -> OptimizerConfig:
-    return OptimizerConfig(learning_rate=3e-4, matrix_rate=3e-3)
-
-
-@dataclass(frozen=True)
-class GRPOConfig:
-    """`steps` × `prompts` prompts, `samples` replies each of at most `max_tokens`; `updates` optimiser steps on each.
-
-    Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
-    left out of the update (DAPO's dynamic sampling, without drawing again).
-    """
-
-    steps: int = 60
-    prompts: int = 32
-    samples: int = 8
-    updates: int = 1
-    max_tokens: int = 24
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    scale_advantages: bool = True
-    balance: float = 0.0
-    train_tokens: int = 8192
-    optimizer: OptimizerConfig = field(default_factory=_gentle)
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
+from qwill.train.optim import make_optimizers, rate_factor, set_rates
 
 
 @dataclass

@@ -1,1 +1,4 @@
-"""Ground floor: configuration, artifacts and manifests, resolve, packages, devices, progress, errors. Imports no other room."""
+"""Ground floor: configuration, artifacts and manifests, resolve, packages, devices, progress, errors.
+
+Imports no other room.
+"""

@@ -141,7 +141,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise ArtifactError(f"{path}: manifest version {found!r}; this Qwill reads version {SCHEMA}.")
     names = {f.name for f in dataclasses.fields(Manifest)}
     if missing := sorted(names - raw.keys()):
-        raise ArtifactError(f"{path}: the field {missing[0]!r} is missing; the manifest was changed by hand or cut off.")
+        raise ArtifactError(f"{path}: the field {missing[0]!r} is missing; it was changed by hand or cut off.")
     return Manifest(**{k: v for k, v in raw.items() if k in names})
 
 
@@ -153,7 +153,7 @@ def need_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path) -> list[str]:
-    """Hash everything again; one sentence for each file or tensor that is changed, missing or extra. Empty: all is well."""
+    """Hash everything again; one sentence for each file or tensor that is changed, missing or extra."""
     manifest = need_manifest(folder)
     try:
         identity, files, tensors = content_id(folder)

@@ -41,7 +41,7 @@ def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file.") from None
     try:
-        value = yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(text, Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{path}: line {line} is not valid YAML ({error.problem}).") from None
@@ -114,7 +114,7 @@ def to_dict(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    names = {bool: "true/false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a section"}
+    names = {bool: "true/false", int: "a whole number", float: "a number", str: "text", list: "a list"}
     return f"{value!r} ({names.get(type(value), type(value).__name__)})"
 
 

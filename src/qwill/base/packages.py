@@ -57,7 +57,7 @@ def cache_folder() -> Path:
 
 
 def fetch_package(name: str, version: str, sha256: str | None = None, sdist: bool = False) -> Path:
-    """The archive (wheel, or with `sdist` the source archive) of a package in Qwill's cache, fetched when it is not there.
+    """The archive of a package (its wheel, or with `sdist` its source archive) in Qwill's cache, fetched if missing.
 
     Raises SourceError when it can't be had or its hash is not `sha256`; then nothing stays in the cache.
     """

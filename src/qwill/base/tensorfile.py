@@ -6,6 +6,7 @@ import hashlib
 import json
 import mmap
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from qwill.base.errors import CheckpointError
@@ -33,14 +34,14 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             length = int.from_bytes(f.read(8), "little")
             if size < 8 or length > size - 8:
                 raise CheckpointError(
-                    f"{path}: cut off or not a safetensors file (the header would be {length} bytes, the file has {size}); "
-                    "copy or make it again."
+                    f"{path}: cut off or not a safetensors file (its header would be {length} bytes, the file has "
+                    f"{size}); copy or make it again."
                 )
             header = json.loads(f.read(length).decode())
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        raise CheckpointError(f"{path}: not a safetensors file (its header is not JSON); copy or make it again.") from None
+        raise CheckpointError(f"{path}: not a safetensors file (its header is not JSON); make it again.") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: not a safetensors file (its header is not a mapping).")
     entries: dict[str, TensorEntry] = {}
@@ -63,7 +64,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             raise CheckpointError(f"{path}: cut off within tensor {name!r}; copy or make it again.")
         entries[name] = TensorEntry(dtype, shape, 8 + length + start, 8 + length + end)
     ordered = sorted(entries.items(), key=lambda e: (e[1].start, e[1].end))
-    for (first, a), (second, b) in zip(ordered, ordered[1:], strict=False):
+    for (first, a), (second, b) in pairwise(ordered):
         if b.start < a.end:
             raise CheckpointError(f"{path}: tensors {first!r} and {second!r} overlap in the file.")
     return entries

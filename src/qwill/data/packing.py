@@ -61,9 +61,10 @@ def tokenize_corpus(parquet: Path, tokenizer: Tokenizer, folder: Path) -> TokenS
             write_bytes(folder / f"{name}.{array.dtype.name}", array.tobytes())
         write_json(done, {"languages": languages, "end_id": end_id, "dtype": np.dtype(dtype).name})
     info = read_json(done)
+    arrays_of_store = ("tokens", "offsets", "lengths_bytes", "language")
     read = {
         name: np.memmap(folder / f"{name}.{kind}", dtype=kind, mode="r")
-        for name, kind in (("tokens", info["dtype"]), ("offsets", "int64"), ("lengths_bytes", "int64"), ("language", "int8"))
+        for name, kind in zip(arrays_of_store, (info["dtype"], "int64", "int64", "int8"), strict=True)
     }  # fmt: skip
     return TokenStore(**read, languages=info["languages"], end_id=info["end_id"])
 
@@ -124,8 +125,8 @@ class RowLoader:
         self.rows = pack_rows(lengths, store.offsets[:-1].tolist(), width)
         if len(self.rows) < rows_per_step:
             raise DataError(
-                f"the corpus fills {len(self.rows)} rows of {width} tokens, fewer than the {rows_per_step} of one step; "
-                "add text or lower batch_rows."
+                f"the corpus fills {len(self.rows)} rows of {width} tokens, fewer than the {rows_per_step} of one "
+                "step; add text or lower batch_rows."
             )
         self.ends = set((store.offsets[1:]).tolist())
         self._orders: dict[int, np.ndarray] = {}

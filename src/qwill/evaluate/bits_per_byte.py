@@ -73,7 +73,7 @@ def bits_per_byte(
         targets = torch.cat([streams[d][a + 1 : b + 1] for d, a, b, _ in part])
         hidden = model(batch).hidden_ND
         _, loss_N = ops.cross_entropy(hidden, model.head_weight_VD, targets, torch.ones(len(targets)))
-        for (d, a, b, first), losses in zip(part, loss_N.split([b - a for _, a, b, _ in part]), strict=True):
+        for (d, a, _, first), losses in zip(part, loss_N.split([b - a for _, a, b, _ in part]), strict=True):
             bits[d] += float(losses[first - a :].double().sum()) / math.log(2)
         done += size
         if progress is not None:

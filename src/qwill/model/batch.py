@@ -52,9 +52,9 @@ class Batch:
 class AttentionPlan:
     """How packed tokens become rows of queries and keys; made once a forward pass, shared by all layers.
 
-    Sequences are laid in order into `rows` rows of `width` tokens, none across two rows. `place_N` is each token's place
-    in that layout (None when it is already the tokens' own order). `mask_R1TS` is additive (0 or −inf); None when every
-    row is one full sequence, for which plain causal attention says it all.
+    Sequences are laid in order into `rows` rows of `width` tokens, none across two rows. `place_N` is each token's
+    place in that layout (None when it is already the tokens' own order). `mask_R1TS` is additive (0 or −inf); None
+    when every row is one full sequence, for which plain causal attention says it all.
     """
 
     width: int

@@ -3,8 +3,8 @@
 A `Batch` given together with a cache holds, for each selected slot in order, that sequence's *new* tokens; attention
 sees everything cached for the slot, and the new tokens are appended.
 
-Shape suffixes as in transformer.py; R is the number of selected slots (sequences), J = T·(H/Hkv): query heads that share
-a key head are folded into query positions, so grouped-query attention reads each cached key once and copies none.
+Shape suffixes as in transformer.py; R is the number of selected slots (sequences), J = T·(H/Hkv): query heads that
+share a key head are folded into query positions, so grouped-query attention reads each cached key once, copying none.
 """
 
 from __future__ import annotations

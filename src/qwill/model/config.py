@@ -1,6 +1,6 @@
-"""What a Qwen text model is made of: the fields of `config.json`, and the one dial (`depth`) that derives a new model.
+"""What a Qwen text model is made of: the fields of `config.json`, and the one dial that derives a new model.
 
-Read: `ModelConfig.from_hf(config_json, where)`; write: `config.to_hf()`; derive: `ModelConfig.from_depth(depth, vocab_size)`.
+Read: `ModelConfig.from_hf(config_json, where)`; write: `.to_hf()`; derive: `ModelConfig.from_depth(depth, vocab_size)`.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ class ModelConfig:
     def is_sparse(self, layer: int) -> bool:
         """Whether layer `layer` (from 0) is a mixture of experts (transformers' rule for qwen3_moe)."""
         return (
-            self.num_experts > 0
-            and layer not in self.mlp_only_layers
-            and (layer + 1) % self.decoder_sparse_step == 0
+            self.num_experts > 0 and layer not in self.mlp_only_layers and (layer + 1) % self.decoder_sparse_step == 0
         )
 
     @classmethod

@@ -114,7 +114,7 @@ def save_model(
     if len(shards) == 1:
         save_file(shards[0], folder / "model.safetensors", header)
     else:
-        where = {}
+        where: dict[str, str] = {}
         for i, shard in enumerate(shards, start=1):
             file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
             save_file(shard, folder / file, header)
@@ -247,7 +247,7 @@ def _unfused(name: str, value: Tensor, config: ModelConfig) -> Iterator[tuple[st
         yield name, value
         return
     if value.ndim != 3 or value.shape[0] != config.num_experts:
-        raise CheckpointError(f"tensor {name} has shape {list(value.shape)}; expected {config.num_experts} experts first.")
+        raise CheckpointError(f"tensor {name} has shape {list(value.shape)}; expected {config.num_experts} experts.")
     for e in range(config.num_experts):
         if last == "gate_up_proj":
             gate, up = value[e].chunk(2)
@@ -255,5 +255,3 @@ def _unfused(name: str, value: Tensor, config: ModelConfig) -> Iterator[tuple[st
             yield f"{stem}.{e}.up_proj.weight", up
         else:
             yield f"{stem}.{e}.down_proj.weight", value[e]
-
-

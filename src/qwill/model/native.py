@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -180,7 +181,7 @@ class _Experts(torch.autograd.Function):
         _call("gather_rows", x_ND, token_M, m, d, x_MD, _threads())
         gate_up_MF, h_MF, y_MD = x_ND.new_empty(m, 2 * f), x_ND.new_empty(m, f), x_ND.new_empty(m, d)
         bounds = starts.tolist()
-        spans = [(e, slice(a, b)) for e, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)) if b > a]
+        spans = [(e, slice(a, b)) for e, (a, b) in enumerate(pairwise(bounds)) if b > a]
         for e, s in spans:
             torch.mm(x_MD[s], gate_up_EFD[e].T, out=gate_up_MF[s])
         _call("swiglu_forward", gate_up_MF, weight_M, m, f, h_MF, _threads())

@@ -1,7 +1,8 @@
 """The operations of the model, each defined in plain PyTorch; float32 on a CPU runs `native.py`'s kernels instead.
 
 The PyTorch definitions are the truth: any device, any dtype, differentiable, tested against transformers. The native
-ones do the same arithmetic in fewer passes over memory and are tested against these. `use_native(False)` turns them off.
+ones do the same arithmetic in fewer passes over memory and are tested against these; `use_native(False)` turns them
+off.
 
 Shape suffixes as in transformer.py.
 """
@@ -35,7 +36,7 @@ def add_rms_norm(x_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, eps: f
 
 
 def rope_tables(positions_N: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of position · θ^(−2i/K), [N, K/2], angles in float32 as transformers computes them (arXiv 2104.09864)."""
+    """cos and sin of position · θ^(−2i/K), [N, K/2]; angles in float32, as transformers has them (arXiv 2104.09864)."""
     exponent = torch.arange(0, head_dim, 2, dtype=torch.int64, device=positions_N.device).float() / head_dim
     angle = positions_N.float()[:, None] * (1.0 / theta**exponent)[None, :]
     return angle.cos().to(dtype), angle.sin().to(dtype)
@@ -57,7 +58,7 @@ def qk_norm_rope(
     kv_heads: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Split the fused projection into q_NHK, k_NHK, v_NHK; normalise q and k per head (if there are weights); rotate."""
+    """Split the fused projection into q_NHK, k_NHK, v_NHK; normalise q and k per head (given weights); rotate."""
     if q_weight_K is not None and k_weight_K is not None and native.suits(qkv_NC):
         return native.qk_norm_rope(qkv_NC, q_weight_K, k_weight_K, rope, heads, kv_heads, eps)
     n, head_dim = qkv_NC.shape[0], 2 * rope[0].shape[1]
@@ -69,7 +70,7 @@ def qk_norm_rope(
 
 def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
     """softmax(q·kᵀ·K^-0.5)·v within each sequence, causal; heads concatenated in the result, out_NC."""
-    n, heads, _ = q_NHK.shape
+    heads = q_NHK.shape[1]
 
     def to_rows(x_NHK: Tensor) -> Tensor:
         if plan.place_N is not None:

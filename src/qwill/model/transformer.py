@@ -67,9 +67,7 @@ class Attention(nn.Module):
             c.head_dim,
             c.rms_norm_eps,
         )
-        self.qkv_proj = nn.Linear(
-            c.hidden_size, (self.heads + 2 * self.kv_heads) * c.head_dim, bias=c.attention_bias
-        )
+        self.qkv_proj = nn.Linear(c.hidden_size, (self.heads + 2 * self.kv_heads) * c.head_dim, bias=c.attention_bias)
         self.o_proj = nn.Linear(self.heads * c.head_dim, c.hidden_size, bias=c.attention_bias)
         self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
         self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
@@ -105,7 +103,7 @@ class FeedForward(nn.Module):
 
 
 class Experts(nn.Module):
-    """Top-k of E feed-forwards: softmax over all experts in float32, the k largest, renormalised when `norm_topk_prob`."""
+    """Top-k of E feed-forwards: float32 softmax over all experts, the k largest, renormalised if `norm_topk_prob`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -162,7 +160,9 @@ class Transformer(nn.Module):
         stats: list[RouterStats] = []
         delta_ND: Tensor | None = None
         for layer in self.layers:
-            x_ND, normed_ND = ops.add_rms_norm(x_ND, delta_ND, layer.input_layernorm.weight, layer.input_layernorm.eps)
+            assert isinstance(layer, Layer)
+            norm = layer.input_layernorm
+            x_ND, normed_ND = ops.add_rms_norm(x_ND, delta_ND, norm.weight, norm.eps)
             delta_ND = layer.self_attn(normed_ND, rope, plan, cache, layer.index)
             norm = layer.post_attention_layernorm
             x_ND, normed_ND = ops.add_rms_norm(x_ND, delta_ND, norm.weight, norm.eps)

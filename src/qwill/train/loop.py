@@ -18,7 +18,8 @@ from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.transformer import Transformer, balancing_loss
 from qwill.train.checkpoint import load_checkpoint, save_checkpoint
-from qwill.train.optim import OptimizerConfig, ScheduleConfig, make_optimizers, rate_factor, set_rates
+from qwill.train.optim import make_optimizers, rate_factor, set_rates
+from qwill.train.settings import OptimizerConfig, ScheduleConfig
 
 LOAD_MEMORY = 0.98  # expert load is averaged over about the last 50 steps
 

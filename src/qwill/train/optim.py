@@ -1,16 +1,18 @@
 """AdamW and Muon, and which parameter gets which.
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces a matrix's momentum by its nearest orthogonal matrix:
-fewer tokens to the same loss than AdamW. Embeddings, head, norms, biases and routers stay with AdamW.
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces a matrix's momentum by its nearest orthogonal
+matrix: fewer tokens to the same loss than AdamW. Embeddings, head, norms, biases and routers stay with AdamW.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from qwill.model.transformer import Transformer
+from qwill.train.settings import OptimizerConfig, ScheduleConfig
 
 # Newton–Schulz steps p(x) = a·x + b·x³ + c·x⁵ that bring singular values from [1e-3, 1] near 1 (Polar Express,
 # arXiv 2505.16932, table 1); the last pair is repeated for further steps.
@@ -21,23 +23,6 @@ POLAR_EXPRESS = (
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 )
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """`learning_rate` is AdamW's for everything that Muon does not take; `matrix_rate` is Muon's (or, with
-    `optimizer: adamw`, AdamW's for matrices). Rates are peaks; the schedule multiplies them."""
-
-    optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: float = 3e-3
-    matrix_rate: float = 0.02
-    embedding_rate: float | None = None
-    beta1: float = 0.9
-    beta2: float = 0.95
-    momentum: float = 0.95
-    newton_schulz_steps: int = 5
-    weight_decay: float = 0.0
-    clip: float = 1.0
 
 
 def orthogonalize(g: Tensor, steps: int) -> Tensor:
@@ -54,7 +39,9 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, scaled by 0.2·sqrt(max(rows, columns)) so that one rate fits AdamW's scale
     (Moonlight, arXiv 2502.16982, eq. 4). `parts` cuts fused matrices into the model's own: q, k, v; gate, up."""
 
-    def __init__(self, params: list[dict[str, Any]], lr: float, momentum: float, weight_decay: float, steps: int) -> None:
+    def __init__(
+        self, params: list[dict[str, Any]], lr: float, momentum: float, weight_decay: float, steps: int
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps})
 
     @torch.no_grad()
@@ -77,7 +64,7 @@ class Muon(torch.optim.Optimizer):
                     target.add_(orthogonalize(part, group["steps"]), alpha=-group["lr"] * scale)
 
 
-def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     matrices: dict[tuple[int, ...], list[nn.Parameter]] = {}
     vectors, embeddings = [], []
     for name, p in model.named_parameters():
@@ -87,8 +74,8 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
             vectors.append(p)
         else:
             if "qkv_proj" in name:
-                c = model.config  # type: ignore[union-attr]
-                heads, kv_heads, k = c.num_attention_heads, c.num_key_value_heads, c.head_dim  # type: ignore[union-attr]
+                c = model.config
+                heads, kv_heads, k = c.num_attention_heads, c.num_key_value_heads, c.head_dim
                 parts = [heads * k, kv_heads * k, kv_heads * k]
             elif "gate_up" in name:
                 parts = [p.shape[-2] // 2] * 2
@@ -116,15 +103,6 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
     return optimizers
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): shares of the whole run; decay is linear to `final`."""
-
-    warmup: float = 0.02
-    decay: float = 0.4
-    final: float = 0.0
 
 
 def rate_factor(step: int, steps: int, schedule: ScheduleConfig) -> float:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from qwill.base.errors import ConfigError
 from qwill.base.files import write_json
 from qwill.base.stage import StageContext
 from qwill.data.packing import RowLoader, TokenStore, tokenize_corpus
@@ -18,31 +16,7 @@ from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.loop import StepData, train
-from qwill.train.optim import OptimizerConfig, ScheduleConfig
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """`depth` derives the model (ModelConfig.from_depth); `steps` × `batch_rows` × `row_tokens` is the horizon.
-
-    `validation_bytes` of each language are scored during training; all held-out documents are at the end.
-    `baselines` names what the result is compared with: xz, kneser_ney_byte5, kneser_ney_token5.
-    """
-
-    depth: int = 4
-    experts: int = 8
-    experts_per_token: int = 2
-    steps: int = 300
-    batch_rows: int = 16
-    row_tokens: int = 256
-    context: int = 1024
-    balance: float = 0.01
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    validations: int = 4
-    validation_bytes: int = 30_000
-    heldout_bytes: int = 400_000
-    baselines: list[str] = field(default_factory=lambda: ["xz", "kneser_ney_byte5"])
+from qwill.train.settings import PretrainConfig
 
 
 def heldout_texts(corpus: Path, limit_bytes: int) -> dict[str, list[str]]:
@@ -74,8 +48,6 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
         pad_token_id=tokenizer.special("<|endoftext|>"),
         router_aux_loss_coef=config.balance,
     )
-    if config.context < config.row_tokens:
-        raise ConfigError(f"pretrain.context is {config.context}, but must be at least row_tokens ({config.row_tokens}).")
     model = Transformer(model_config)
     model.init_weights(torch.Generator().manual_seed(ctx.seed))
     heldout = heldout_texts(ctx.inputs["corpus"], config.heldout_bytes)
@@ -95,9 +67,7 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
         validate, max(1, config.steps // (config.validations + 1)),
     )  # fmt: skip
     final = _score(model, tokenizer, heldout, config.row_tokens, ctx)
-    history.validation.append(
-        {"step": config.steps, "bits_per_byte": {k: c.bits_per_byte for k, c in final.items()}}
-    )
+    history.validation.append({"step": config.steps, "bits_per_byte": {k: c.bits_per_byte for k, c in final.items()}})
     comparison = compare(config, ctx, loader, store, tokenizer, heldout, final)
     write_json(ctx.out / "training.json", history.thinned())
     write_json(ctx.out / "compression.json", comparison)
@@ -174,7 +144,5 @@ def compare(
                 ngram = KneserNey.fit([np.asarray(store.tokens[a + 1 : b]) for a, b in bounds], 5, tokenizer.vocab_size)
                 tokens = {k: [np.array(ids) for ids in tokenizer.encode_batch(v)] for k, v in heldout.items()}
                 result[name] = {k: ngram.symbol_bits(v).sum() / size[k] for k, v in tokens.items()}
-            else:
-                raise ConfigError(f"pretrain.baselines: {name!r} is not one of xz, kneser_ney_byte5, kneser_ney_token5.")
             bar.update(i + 1)
     return {k: {lang: float(x) for lang, x in v.items()} if isinstance(v, dict) else v for k, v in result.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,7 @@ from qwill.model.files import load_model, save_model
 from qwill.text.chat import Rendered, training_examples
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.loop import StepData, train
-from qwill.train.optim import OptimizerConfig, ScheduleConfig
-
-
-def _gentle() -> OptimizerConfig:
-    return OptimizerConfig(learning_rate=1e-3, matrix_rate=0.01)
-
-
-@dataclass(frozen=True)
-class SFTConfig:
-    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted."""
-
-    steps: int = 100
-    batch_tokens: int = 4096
-    max_tokens: int = 512
-    balance: float = 0.01
-    optimizer: OptimizerConfig = field(default_factory=_gentle)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+from qwill.train.settings import SFTConfig
 
 
 @dataclass

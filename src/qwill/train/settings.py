@@ -1,0 +1,103 @@
+"""Settings of the training stages, apart from the code so that reading a recipe does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from qwill.base.errors import ConfigError
+
+
+def need_positive(settings: Any, *names: str) -> None:
+    """Raise ConfigError for the first of the named settings that is not above zero."""
+    for name in names:
+        if getattr(settings, name) <= 0:
+            raise ConfigError(f"{name} is {getattr(settings, name)}; expected more than 0.")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """`learning_rate` is AdamW's for everything that Muon does not take; `matrix_rate` is Muon's (or, with
+    `optimizer: adamw`, AdamW's for matrices). Rates are peaks; the schedule multiplies them."""
+
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = 3e-3
+    matrix_rate: float = 0.02
+    embedding_rate: float | None = None
+    beta1: float = 0.9
+    beta2: float = 0.95
+    momentum: float = 0.95
+    newton_schulz_steps: int = 5
+    weight_decay: float = 0.0
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        need_positive(self, "learning_rate", "matrix_rate", "clip")
+        if not 1 <= self.newton_schulz_steps <= 5:
+            raise ConfigError(f"newton_schulz_steps is {self.newton_schulz_steps}; expected 1 to 5.")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): shares of the whole run; decay is linear to `final`."""
+
+    warmup: float = 0.02
+    decay: float = 0.4
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "decay", "final"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """`depth` derives the model (ModelConfig.from_depth); `steps` × `batch_rows` × `row_tokens` is the horizon.
+
+    `validation_bytes` of each language are scored `validations` times during training, `heldout_bytes` at the end.
+    `baselines` names what the result is compared with: xz, kneser_ney_byte5, kneser_ney_token5.
+    """
+
+    depth: int = 4
+    experts: int = 8
+    experts_per_token: int = 2
+    steps: int = 300
+    batch_rows: int = 16
+    row_tokens: int = 256
+    context: int = 1024
+    balance: float = 0.01
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    validations: int = 4
+    validation_bytes: int = 30_000
+    heldout_bytes: int = 400_000
+    baselines: list[Literal["xz", "kneser_ney_byte5", "kneser_ney_token5"]] = field(
+        default_factory=lambda: ["xz", "kneser_ney_byte5"]
+    )
+
+    def __post_init__(self) -> None:
+        need_positive(self, "depth", "steps", "batch_rows", "row_tokens", "validation_bytes", "heldout_bytes")
+        if self.experts and not 1 <= self.experts_per_token <= self.experts:
+            raise ConfigError(f"experts_per_token is {self.experts_per_token}; expected 1 to {self.experts} (experts).")
+        if self.context < self.row_tokens:
+            raise ConfigError(f"context is {self.context}; expected at least row_tokens ({self.row_tokens}).")
+
+
+def _finetuning() -> OptimizerConfig:
+    return OptimizerConfig(learning_rate=1e-3, matrix_rate=0.01)
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted."""
+
+    steps: int = 100
+    batch_tokens: int = 4096
+    max_tokens: int = 512
+    balance: float = 0.01
+    optimizer: OptimizerConfig = field(default_factory=_finetuning)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        need_positive(self, "steps", "batch_tokens", "max_tokens")

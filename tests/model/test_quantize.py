@@ -1,0 +1,69 @@
+"""int8: rounding is the nearest, the folder reads back as the numbers it stands for, transformers agrees."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from qwill.base.errors import CheckpointError, ModelError
+from qwill.model.files import load_model
+from qwill.model.packed import pack_bytes, unpack_bytes
+from qwill.model.quantize import quantize_folder, quantize_rows
+
+from .parity import RECORD, load
+
+ORACLE = json.loads((RECORD.parent / "model_int8.json").read_text())
+
+
+@given(rows=st.integers(1, 9), columns=st.integers(1, 19), seed=st.integers(0, 99), scale=st.sampled_from([1e-9, 1.0, 1e6]))
+def test_error_is_at_most_half_a_step_of_its_row(rows: int, columns: int, seed: int, scale: float) -> None:
+    w = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * scale
+    w[0] = 0
+    values, step = quantize_rows(w)
+    assert values.dtype == torch.int8 and step.shape == (rows, 1)
+    error = (values.double() * step.double() - w.double()).abs()
+    assert bool((error <= step.double() * 0.5 * (1 + 1e-5)).all())
+    assert bool((values[1:].abs().amax(1) == 127).all())
+
+
+@given(rows=st.integers(1, 6), columns=st.integers(1, 19), seed=st.integers(0, 99))
+def test_packing_is_exact_and_reversible(rows: int, columns: int, seed: int) -> None:
+    v = torch.randint(-128, 128, (rows, columns), generator=torch.Generator().manual_seed(seed)).to(torch.int8)
+    packed = pack_bytes(v)
+    assert packed.shape == (rows, -(-columns // 4)) and packed.dtype == torch.int32
+    assert torch.equal(unpack_bytes(packed, (rows, columns)), v)
+    words = packed.to(torch.int64) & 0xFFFFFFFF
+    for j in range(columns):
+        assert torch.equal((words[:, j // 4] >> (8 * (j % 4))) & 0xFF, v[:, j].long() + 128)
+
+
+@pytest.mark.parametrize("case", ["dense_tied_bias", "moe"])
+def test_logits_are_those_of_transformers_on_the_same_folder(case: str, tmp_path: Path) -> None:
+    size = quantize_folder(RECORD / case, tmp_path)
+    model = load_model(tmp_path)
+    logits = model.logits(torch.arange(1, 20)[None])[0, -1]
+    said = torch.tensor(ORACLE[case]["logits"])
+    assert float((logits - said).abs().max()) <= 1e-5 * float(said.abs().max())
+    plain = load(case)
+    assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+    stored = load_file(tmp_path / "model.safetensors")
+    assert size.after == sum(t.nbytes for t in stored.values()) < size.before / 2
+    names = {n.rpartition("_")[0] for n in stored if n.endswith("_packed")}
+    assert len(names) == size.matrices and not any("norm" in n or "mlp.gate.w" in n or "embed" in n for n in names)
+
+
+def test_quantised_twice_or_without_a_scale_is_refused(tmp_path: Path) -> None:
+    quantize_folder(RECORD / "moe", tmp_path / "a")
+    with pytest.raises(ModelError, match="quantised already"):
+        quantize_folder(tmp_path / "a", tmp_path / "b")
+    from safetensors.torch import save_file
+
+    tensors = load_file(tmp_path / "a" / "model.safetensors")
+    lost = "model.layers.1.self_attn.q_proj.weight_scale"
+    save_file({k: v for k, v in tensors.items() if k != lost}, tmp_path / "a" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"{lost} is missing"):
+        load_model(tmp_path / "a")

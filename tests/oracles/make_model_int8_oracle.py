@@ -1,0 +1,35 @@
+"""What transformers with compressed-tensors computes from int8 folders that Qwill wrote.
+
+requirements: torch==2.13.0 transformers==5.23.0 compressed-tensors==0.20.0 safetensors numpy
+run: python tests/oracles/make_model_int8_oracle.py   (after make_model_oracle.py; writes model_int8.json)
+
+The folders are made by Qwill's own quantiser from tests/oracles/model/; only torch and safetensors are needed for that.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import compressed_tensors
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent / "src"))
+from qwill.model.quantize import quantize_folder  # noqa: E402
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    out = {"versions": {"transformers": transformers.__version__, "compressed_tensors": compressed_tensors.__version__}}
+    for case in ("dense_tied_bias", "moe"):
+        with tempfile.TemporaryDirectory() as folder:
+            quantize_folder(HERE / "model" / case, Path(folder))
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, output_loading_info=True, experts_implementation="eager"
+            )
+            assert not info["missing_keys"] and not info["unexpected_keys"], (case, info)
+            logits = model(torch.arange(1, 20)[None]).logits[0, -1].float()
+        out[case] = {"logits": logits.tolist()}
+    (HERE / "model_int8.json").write_text(json.dumps(out, indent=1) + "\n")

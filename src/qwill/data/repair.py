@@ -1,0 +1,50 @@
+"""Unicode repair: text that was decoded wrongly, escaped twice or carries invisible characters becomes plain
+text."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ftfy import TextFixerConfig
+
+# ZWJ and ZWNJ stay: emoji and several scripts need them. The rest of this list is invisible and means nothing
+# in running text: soft hyphen, zero-width space, direction marks, word joiner, byte-order mark, private use.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff"
+    "\ufff9-\ufffb\ue000-\uf8ff\ufdd0-\ufdef\ufffe\uffff]"
+)
+_LINE_END = re.compile("\r\n?|\x85|\u2028|\u2029")
+_OTHER_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_TRAILING_SPACE = re.compile(r" +(?=\n)| +\Z")
+_EMPTY_LINES = re.compile(r"\n{3,}")
+
+
+@cache
+def _ftfy_config() -> TextFixerConfig:
+    """ftfy without the two fixes that are changes of style.
+
+    `fix_character_width` turns the Chinese comma and full stop's neighbours（，！？）into ASCII, and
+    `uncurl_quotes` turns “ ” into ", so both would rewrite correct Chinese."""
+    from ftfy import TextFixerConfig
+
+    return TextFixerConfig(uncurl_quotes=False, fix_character_width=False, normalization="NFC", explain=False)
+
+
+def repair(text: str) -> str:
+    """The text with mojibake undone, HTML entities unescaped, NFC, `\\n` line ends and no invisible
+    characters.
+
+    Idempotent. Trailing spaces and more than one empty line in a row go; spaces inside a line stay, because
+    they carry meaning in code and tables. U+FFFD stays: it is evidence of loss, which a filter judges."""
+    import ftfy
+
+    fixed = _LINE_END.sub("\n", text)
+    if "&" in fixed or not fixed.isascii():  # ASCII without entities holds nothing else that ftfy repairs
+        fixed = ftfy.fix_text(fixed, _ftfy_config())
+    fixed = _INVISIBLE.sub("", _LINE_END.sub("\n", fixed))
+    fixed = _OTHER_SPACE.sub(" ", fixed)
+    fixed = _EMPTY_LINES.sub("\n\n", _TRAILING_SPACE.sub("", fixed))
+    return fixed.strip()

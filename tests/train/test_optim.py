@@ -47,8 +47,10 @@ def test_orthogonalize_brings_singular_values_near_one(rows: int, columns: int, 
     g = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(seed))
     singular = torch.linalg.svdvals(g)
     after = torch.linalg.svdvals(orthogonalize(g, 5))
-    well = singular > 0.02 * singular.max()
-    assert float((after[well] - 1).abs().max()) < 0.35
+    top = singular.amax(-1, keepdim=True)
+    # Below 0.1 % of the norm a direction is noise, and a matrix of nearly nothing is damped on purpose (1e-7).
+    well = (singular > 0.005 * top) & (top > 1e-3)
+    assert bool(((after[well] - 1).abs() < 0.15).all())
 
 
 def test_orthogonalize_keeps_directions() -> None:

@@ -1,0 +1,11 @@
+"""For every test: hypothesis without deadlines (no timed assertions), one torch thread a worker, nothing from the hub."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from hypothesis import settings
+
+settings.register_profile("qwill", deadline=None, print_blob=True)
+settings.load_profile("qwill")

@@ -5,7 +5,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Two workers suit the smallest machine that this is meant for; more memory than cores is what they need.
 TEST_WORKERS ?= 2
-ORACLES := $(wildcard tests/oracles/make_*.py)
+# Some oracles read what others have written; these come first.
+FIRST_ORACLES := tests/oracles/make_tokenizer_oracle.py tests/oracles/make_model_oracle.py
+ORACLES := $(FIRST_ORACLES) $(filter-out $(FIRST_ORACLES),$(sort $(wildcard tests/oracles/make_*.py)))
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo evening smoke test lint format oracles bench clean distclean
@@ -41,22 +43,23 @@ test: $(STAMP) ## run the tests (no GPU, no network)
 	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile tests
 
 lint: $(STAMP) ## ruff and mypy
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 format: $(STAMP) ## sort imports and mend what ruff can
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff check --fix .
 
-# What other projects say is recorded once in tests/oracles/*.json; each script names, in its first comment block,
-# the packages that it needs (a line "# requires: transformers==5.23.0 torch==2.13.0"), because they do not install together.
+# What other projects say is recorded once in tests/oracles; they do not install together, so each script names what it
+# needs in its docstring, on a line "requirements: transformers==5.23.0 torch==2.13.0".
 oracles: $(STAMP) ## ask the other projects again and write their answers to tests/oracles
 	@set -e; for script in $(ORACLES); do \
 	  name=$$(basename $$script .py); \
-	  needs=$$(sed -n 's/^# requires: *//p' $$script); \
+	  needs=$$(sed -n 's/^[Rr]equirements: *//p' $$script); \
+	  test -n "$$needs" || { echo "$$script names no requirements"; exit 1; }; \
 	  echo "== $$name: $$needs"; \
-	  test -x .oracles/$$name/bin/python || $(PYTHON) -m venv .oracles/$$name; \
-	  .oracles/$$name/bin/python -m pip install --quiet $$needs; \
-	  .oracles/$$name/bin/python $$script; \
+	  test -x .venvs/$$name/bin/python || $(PYTHON) -m venv .venvs/$$name; \
+	  .venvs/$$name/bin/python -m pip install --quiet $$needs; \
+	  .venvs/$$name/bin/python $$script; \
 	done
 
 bench: $(STAMP) ## run the benchmarks (slow); results go to benchmarks/RESULTS.md
@@ -67,4 +70,4 @@ clean: ## remove caches and what tests and builds left behind; runs/ and .venv s
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## clean, and remove .venv and the oracles' environments too
-	rm -rf $(VENV) .oracles
+	rm -rf $(VENV) .venvs

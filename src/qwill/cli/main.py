@@ -92,7 +92,7 @@ def qwill() -> None:
 @qwill.command(epilog=_examples("qwill run recipes/demo.yaml", "qwill run recipes/demo.yaml aligned.steps=20"))
 @_recipe
 def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
-    """Make every stage of a recipe; skip what is made, go on with what was cut off."""
+    """Make every stage of a recipe, and go on where it stopped."""
     from qwill.cli.recipes import run
 
     return run(recipe, overrides, None, as_json)
@@ -137,9 +137,9 @@ def tokenizer() -> None:
 _stage_command(tokenizer, "tokenizer train", "Train a byte-level BPE vocabulary on the corpus.", "vocab_size=4096")
 _stage_command(qwill, "pretrain", "Train a base model on the corpus.", "steps=100")
 _stage_command(qwill, "sft", "Fine-tune the base model on conversations.", "steps=50")
-_stage_command(qwill, "grpo", "Improve the fine-tuned model by reinforcement learning with checked rewards.", "seed=2")
+_stage_command(qwill, "grpo", "Improve the model by reinforcement learning, rewards checked.", "seed=2")
 _stage_command(qwill, "quantize", "Put the aligned model into int8 and measure what that costs.", "problems=50")
-_stage_command(qwill, "eval", "Ask every model the held-out problems; accuracies with intervals.", "problems=100")
+_stage_command(qwill, "eval", "Ask all models held-out problems; accuracies with intervals.", "problems=100")
 _stage_command(qwill, "arena", "Let the models compete in pairs; ratings with intervals.", "problems=50")
 _stage_command(qwill, "report", "Write one HTML file that shows the whole run.", "title=Mine")
 
@@ -156,7 +156,7 @@ def chat(model: str) -> int:
 @qwill.command(
     epilog=_examples("qwill lineage runs/demo/aligned --documents 3", "qwill lineage runs/demo/report --verify")
 )
-@click.argument("artifact")
+@click.argument("artifact", metavar="ARTIFACT")
 @click.option("--verify", is_flag=True, help="Hash everything again; exit code 2 if something was changed.")
 @click.option("--documents", type=click.IntRange(min=1), metavar="N", help="Show N documents of each kind.")
 @click.option("--document", metavar="ID", help="Show the document with this id.")
@@ -165,7 +165,7 @@ def chat(model: str) -> int:
 def lineage(
     artifact: str, verify: bool, documents: int | None, document: str | None, search: tuple[Path, ...], as_json: bool
 ) -> int:
-    """Show what ARTIFACT (a folder or a content id) was made from, down to packages and documents."""
+    """Show what ARTIFACT was made from, to packages and documents."""
     from qwill.base.resolve import resolve
     from qwill.cli import lineage as show
     from qwill.hub.lineage import trace
@@ -181,7 +181,7 @@ def lineage(
 @qwill.command(epilog=_examples("qwill doctor", "qwill doctor --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def doctor(as_json: bool) -> int:
-    """Say what this machine can do, what is missing, and how to get it."""
+    """Say what this machine can do, and how to get what is missing."""
     from qwill.cli.doctor import doctor
 
     return doctor(as_json)

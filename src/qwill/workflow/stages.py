@@ -16,7 +16,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("tasks", "tasks", "tasks", 1,
           "qwill.evaluate.task_data:TasksConfig", (), "qwill.evaluate.task_data:run"),
     Stage("corpus", "curate", "corpus", 1,
-          "qwill.data.curate:CurateConfig", ("tasks",), "qwill.data.curate:run"),
+          "qwill.data.corpus:CurateConfig", ("tasks",), "qwill.data.corpus:run"),
     Stage("dialogues", "dialogues", "dialogues", 1,
           "qwill.data.dialogues:DialoguesConfig", ("tasks",), "qwill.data.dialogues:run"),
     Stage("tokenizer", "tokenizer train", "tokenizer", 1,

@@ -38,6 +38,7 @@ def summary_json(made: Sequence[Made]) -> dict[str, Any]:
 def print_summary(recipe: Recipe, made: Sequence[Made]) -> None:
     """A table of the stages, and what to try next with what is there."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=str(recipe.folder), title_justify="left", box=None, pad_edge=False)
@@ -49,12 +50,13 @@ def print_summary(recipe: Recipe, made: Sequence[Made]) -> None:
     for item in made:
         seconds, budget = _seconds(item), item.section.budget_s
         late = "[red]" if budget and seconds > budget else ""
-        headline = headline_text(item.manifest.stage, item.manifest.metrics)
+        numbers = headline_text(item.manifest.stage, item.manifest.metrics)
+        before = "" if item.seconds is not None else "[dim]made before[/dim]"
         table.add_row(
             item.manifest.stage,
             f"{late}{clock(seconds)}",
             clock(budget) if budget else "",
-            headline if item.seconds is not None else f"[dim]made before[/dim] · {headline}",
+            " · ".join(part for part in (before, escape(numbers)) if part),
             item.manifest.content_id[:12],
         )
     total = sum(_seconds(item) for item in made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,9 @@ def compare(
     with ctx.display.stage("baselines", total=len(config.baselines), unit="baseline") as bar:
         for i, name in enumerate(config.baselines):
             if name == "xz":
-                result[name] = {k: xz_bits_per_byte(b"".join(pieces), b"".join(v)) for k, v in raw.items()}
+                with ThreadPoolExecutor(ctx.threads) as pool:  # lzma works outside the interpreter lock
+                    sizes = pool.map(lambda v: xz_bits_per_byte(b"".join(pieces), b"".join(v)), raw.values())
+                    result[name] = dict(zip(raw, sizes, strict=True))
             elif name == "kneser_ney_byte5":
                 ngram = KneserNey.fit([as_bytes(p) for p in pieces], 5, 256)
                 result[name] = {k: ngram.symbol_bits([as_bytes(t) for t in v]).sum() / size[k] for k, v in raw.items()}

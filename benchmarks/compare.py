@@ -1,0 +1,117 @@
+"""What the benchmarks share: two workers that take turns in one process tree, stolen CPU, and benchmarks/RESULTS.md."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import re
+import statistics
+import subprocess
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from qwill.base.device import cpu_steal, machine
+from qwill.base.files import write_text
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+MOST_STOLEN = 0.10
+
+
+class Worker:
+    """A process that says one JSON line when it is ready (`first`) and one for each line that it is sent."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.first = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"{self.process.args}: ended before it answered; run it by hand to see why.")
+
+    def ask(self, word: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+@dataclass
+class Rounds:
+    """Seconds of each round that counts, in pairs; `stolen` is the largest share of CPU stolen in one of them."""
+
+    ours: list[float] = field(default_factory=list)
+    peer: list[float] = field(default_factory=list)
+    stolen: float = 0.0
+    dropped: int = 0
+
+    @property
+    def ratios(self) -> list[float]:
+        return [p / o for o, p in zip(self.ours, self.peer, strict=True)]
+
+
+def alternate(ours: Worker, peer: Worker, rounds: int) -> Rounds:
+    """A B A B …; a pair in which more than 10 % of the CPU was stolen is thrown away (at most `rounds` of them)."""
+    out = Rounds()
+    while len(out.ours) < rounds and out.dropped < rounds:
+        before = cpu_steal()
+        a, b = ours.ask("go")["seconds"], peer.ask("go")["seconds"]
+        after = cpu_steal()
+        stolen = (after[0] - before[0]) / max(1, after[1] - before[1])
+        if stolen > MOST_STOLEN:
+            out.dropped += 1
+            continue
+        out.stolen = max(out.stolen, stolen)
+        out.ours.append(a)
+        out.peer.append(b)
+    return out
+
+
+def describe(rounds: Rounds, what: str, work: float, unit: str, claim: float) -> str:
+    """A paragraph with both speeds, the median ratio and its spread (smallest, largest, standard error)."""
+    ratios = rounds.ratios
+    middle = statistics.median(ratios)
+    error = statistics.stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
+    ours, peer = (work / statistics.median(s) for s in (rounds.ours, rounds.peer))
+    verdict = "met" if middle >= claim else "MISSED"
+    return (
+        f"{what}.\n\nOurs {ours:.0f} {unit}, peer {peer:.0f} {unit}: **{middle:.2f}×** (median of {len(ratios)} alternating "
+        f"rounds, {min(ratios):.2f} to {max(ratios):.2f}, standard error {error:.3f}; {rounds.dropped} rounds dropped for "
+        f"stolen CPU, at most {100 * rounds.stolen:.1f} % stolen in the rest). Claim {claim}×: {verdict}."
+    )
+
+
+def write_section(title: str, body: str) -> None:
+    """Replace (or append) the section `title` of RESULTS.md, with machine and versions under it."""
+    text = RESULTS.read_text() if RESULTS.exists() else "# Benchmark results\n"
+    here = machine()
+    versions = ", ".join(f"{n} {version(n)}" for n in ("torch", "numpy", "tokenizers"))
+    foot = (
+        f"_{here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB, {', '.join(map(str, here['flags']))}; "  # type: ignore[arg-type]
+        f"Python {platform.python_version()}, {versions}._"
+    )
+    section = f"## {title}\n\n{body.strip()}\n\n{foot}\n"
+    pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.S | re.M)
+    if pattern.search(text):
+        text = pattern.sub(lambda _: section + "\n", text)
+    else:
+        text = text.rstrip() + "\n\n" + section
+    write_text(RESULTS, text.rstrip() + "\n")

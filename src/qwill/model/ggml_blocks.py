@@ -1,0 +1,108 @@
+"""Weights as GGML stores them, to float32: plain and half floats, and the block formats of quantised GGUF files.
+
+A block holds 32 or 256 neighbouring weights of a row with their scales; all numbers are little-endian. Source: the
+`block_*` structures and `dequantize_row_*` functions of ggml (ggml-common.h, ggml-quants.c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Block:
+    """How many weights a block holds, and in how many bytes."""
+
+    weights: int
+    bytes: int
+
+
+BLOCKS = {
+    "F32": Block(1, 4), "F16": Block(1, 2), "BF16": Block(1, 2), "Q8_0": Block(32, 34), "Q4_0": Block(32, 18),
+    "Q4_1": Block(32, 20), "Q4_K": Block(256, 144), "Q6_K": Block(256, 210),
+}  # fmt: skip
+
+# The types' numbers in a file; those that Qwill can't read are here to be called by their names.
+TYPE_NAMES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
+    12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
+    20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
+    29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+}  # fmt: skip
+
+
+def dequantize(data: Bytes, kind: str) -> Floats:
+    """The weights in whole blocks of bytes, one after the other, as a new flat float32 array."""
+    if kind == "F32":
+        return data.view("<f4").astype(np.float32)
+    if kind == "F16":
+        return data.view("<f2").astype(np.float32)
+    if kind == "BF16":
+        return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    blocks = data.reshape(-1, BLOCKS[kind].bytes)
+    return {"Q8_0": _q8_0, "Q4_0": _q4_0, "Q4_1": _q4_1, "Q4_K": _q4_k, "Q6_K": _q6_k}[kind](blocks).reshape(-1)
+
+
+def _half(blocks: Bytes, at: int) -> Floats:
+    """The float16 at byte `at` of every block."""
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float32)[:, 0]
+
+
+def _nibbles(packed: Bytes) -> Floats:
+    """[..., n] bytes → [..., 2, n]: all low halves, then all high halves."""
+    out = np.empty((*packed.shape[:-1], 2, packed.shape[-1]), np.float32)
+    out[..., 0, :] = packed & 15
+    out[..., 1, :] = packed >> 4
+    return out
+
+
+def _q8_0(blocks: Bytes) -> Floats:
+    """scale · q, q a signed byte."""
+    return blocks[:, 2:].view(np.int8) * _half(blocks, 0)[:, None]
+
+
+def _q4_0(blocks: Bytes) -> Floats:
+    """scale · (q − 8)."""
+    out = _nibbles(blocks[:, 2:])
+    out -= 8
+    out *= _half(blocks, 0)[:, None, None]
+    return out
+
+
+def _q4_1(blocks: Bytes) -> Floats:
+    """scale · q + minimum."""
+    out = _nibbles(blocks[:, 4:])
+    out *= _half(blocks, 0)[:, None, None]
+    out += _half(blocks, 2)[:, None, None]
+    return out
+
+
+def _q4_k(blocks: Bytes) -> Floats:
+    """Eight groups of 32 in a block: (scale · s_i) · q − (minimum · m_i), s and m six bits each."""
+    s, m, rest = (blocks[:, a : a + 4] for a in (4, 8, 12))
+    # Groups 0-3 have their six bits in one byte; 4-7 have four bits in `rest` and two at the top of those bytes.
+    scales = np.concatenate([s & 63, (rest & 15) | (s >> 6 << 4)], axis=1) * _half(blocks, 0)[:, None]
+    minima = np.concatenate([m & 63, (rest >> 4) | (m >> 6 << 4)], axis=1) * _half(blocks, 2)[:, None]
+    out = _nibbles(blocks[:, 16:].reshape(-1, 4, 32)).reshape(-1, 8, 32)
+    out *= scales[:, :, None]
+    out -= minima[:, :, None]
+    return out
+
+
+def _q6_k(blocks: Bytes) -> Floats:
+    """Sixteen groups of 16 in a block: (scale · s_i) · (q − 32), four low bits of q apart from the two high ones."""
+    low = np.empty((len(blocks), 2, 4, 32), np.uint8)
+    packed = blocks[:, :128].reshape(-1, 2, 2, 32)
+    low[:, :, :2], low[:, :, 2:] = packed & 15, packed >> 4
+    high = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    out = (low | (high << 4)).reshape(-1, 16, 16).astype(np.float32)
+    out -= 32
+    scales = blocks[:, 192:208].view(np.int8) * _half(blocks, 208)[:, None]
+    out *= scales[:, :, None]
+    return out

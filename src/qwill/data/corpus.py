@@ -32,7 +32,7 @@ from qwill.data.documents import CorpusArtifact, Document, Reject, write_parquet
 from qwill.data.filters import ChineseLimits, Limits
 from qwill.data.funnel import Funnel
 from qwill.data.judge import Criteria, judged, sample
-from qwill.data.sources import TEXT_SOURCES, Loaded, Package, SourceChoice, find_source, load
+from qwill.data.sources import TEXT_SOURCES, Loaded, Package, SourceChoice, find_source, load, merge_origins
 from qwill.data.split import Choice, HeldOut, choose
 from qwill.data.units import hashes, split, text_key
 
@@ -195,7 +195,7 @@ def _write(
         write_parquet(ctx.out / f"{part}.parquet", documents)
     write_json(ctx.out / "funnel.json", account)
     write_jsonl(ctx.out / "rejects.jsonl", corpus.funnel.sample(config.rejects))
-    write_json(ctx.out / "sources.json", _merged(origins))
+    write_json(ctx.out / "sources.json", merge_origins(origins))
     return {
         f"{part}_{what}_{language}": account["split"][language][part][what]
         for part in parts
@@ -207,17 +207,6 @@ def _write(
 def _size(documents: Sequence[Document], language: str) -> dict[str, int]:
     own = [document.bytes for document in documents if document.language == language]
     return {"documents": len(own), "bytes": sum(own)}
-
-
-def _merged(origins: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a package, with all paths read from it and what is known of their licences."""
-    merged: dict[tuple[str, str], dict[str, Any]] = {}
-    for entry in origins:
-        one = merged.setdefault((entry["name"], entry["sha256"]), entry | {"paths": [], "licence": [], "source": []})
-        for name in ("licence", "source"):
-            one[name] = one[name] + [entry[name]] if entry[name] not in one[name] else one[name]
-        one["paths"] = one["paths"] + entry["paths"]
-    return [one | {"licence": "; ".join(one["licence"])} for _, one in sorted(merged.items())]
 
 
 def _check(config: CurateConfig) -> None:

@@ -67,6 +67,7 @@ class ChineseLimits(Limits):
     min_alphabetic: float = 0.735
     min_alphanumeric: float = 0.55
     min_stop_words: int = 0
+    max_symbols: float = 0.15
     min_ended_lines: float = 0.106
     max_duplicate_lines: float = 0.287
     max_top: tuple[tuple[int, float], ...] = ((4, 0.256), (6, 0.201), (8, 0.171))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qwill.data.documents import Document
@@ -33,9 +33,10 @@ Column = tuple[str, str]  # source, language
 
 
 class Funnel:
-    """Counts documents as they are read and as they are dropped."""
+    """Counts documents as they are read and as they are dropped, by one of `steps`."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Sequence[str] = STEPS) -> None:
+        self.steps = steps
         self.raw: dict[Column, Counter[str]] = defaultdict(Counter)
         self.repaired: dict[Column, Counter[str]] = defaultdict(Counter)
         self.dropped: dict[tuple[Column, str], Counter[str]] = defaultdict(Counter)
@@ -91,7 +92,7 @@ class Funnel:
         documents = sum(self.raw[c]["documents"] for c in columns)
         size = sum(self.raw[c]["bytes"] for c in columns)
         steps: list[dict[str, Any]] = [{"step": "raw", "documents": documents, "bytes": size}]
-        for name in STEPS:
+        for name in self.steps:
             reasons: Counter[str] = sum((self.dropped[c, name] for c in columns), Counter())
             reason_bytes: Counter[str] = sum((self.dropped_bytes[c, name] for c in columns), Counter())
             row: dict[str, Any] = {"step": name}
@@ -113,15 +114,15 @@ class Funnel:
         return steps
 
     def sample(self, each: int) -> list[dict[str, Any]]:
-        """Up to `each` rejects of every source, language, step and reason: those whose ids hash lowest."""
-        groups: dict[tuple[str, ...], list[Document]] = defaultdict(list)
-        for document in self.rejects:
+        """Up to `each` rejects of every source, language, step and reason, no text twice: the lowest hashes of ids."""
+        groups: dict[tuple[str, ...], dict[str, Document]] = defaultdict(dict)
+        for document in sorted(self.rejects, key=lambda d: _order(d.id)):
             assert document.reject is not None
             step, reason = document.reject.step, document.reject.reason
-            groups[document.source, document.language, step, reason].append(document)
+            groups[document.source, document.language, step, reason].setdefault(document.text, document)
         rows = list[dict[str, Any]]()
         for (source, language, step, reason), documents in sorted(groups.items()):
-            for document in sorted(documents, key=lambda d: _order(d.id))[:each]:
+            for document in list(documents.values())[:each]:
                 assert document.reject is not None
                 rows.append(
                     {

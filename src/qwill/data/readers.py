@@ -210,13 +210,14 @@ def _joined(entries: Iterator[tuple[int, str] | Bad], size: int = ENTRY_CHARACTE
 
 _HEADWORD = re.compile(r"(?<![0-9])[~～]")
 _BETWEEN_EXAMPLES = re.compile(r"[｜丨](?=.)")  # the second is the Han character for a stroke, used as a bar
+_SMALL_FORMS = str.maketrans("﹐﹑﹔﹕﹖﹗﹝﹞", "，、；：？！〔〕")  # relics of a Taiwanese character set
 _ONLY_SENSE = re.compile(r"\A1\.(?!.*2\.)", re.DOTALL)
 
 
 def _gloss(headword: str, gloss: str) -> str:
     """A definition as one reads it: `~` written out, `｜` between examples as a semicolon, no `1.` before a
     lone sense."""
-    gloss = _HEADWORD.sub(lambda _: headword, _BETWEEN_EXAMPLES.sub("；", gloss))
+    gloss = _HEADWORD.sub(lambda _: headword, _BETWEEN_EXAMPLES.sub("；", gloss.translate(_SMALL_FORMS)))
     return _ONLY_SENSE.sub("", gloss).strip()
 
 

@@ -193,6 +193,17 @@ def _load_file(choice: SourceChoice, path: Path) -> Loaded:
     )
 
 
+def merge_origins(origins: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a package or file, with all paths read from it, the sources they are and what is known of licences."""
+    merged: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in origins:
+        one = merged.setdefault((entry["name"], entry["sha256"]), entry | {"paths": [], "licence": [], "source": []})
+        one["paths"] = one["paths"] + entry["paths"]
+        for name in ("licence", "source"):
+            one[name] = one[name] if entry[name] in one[name] else [*one[name], entry[name]]
+    return [one | {"licence": "; ".join(one["licence"])} for _, one in sorted(merged.items())]
+
+
 def fetch(packages: Iterable[Package], display: Display) -> list[Path]:
     """Bring every package into the cache, verified; those there already cost a hash. `qwill data fetch` does
     this.

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Two workers suit the smallest machine that this is meant for; more memory than cores is what they need.
+# One thread a worker: two workers with two threads each would only wait for one another on 2 cores.
 TEST_WORKERS ?= 2
 # Some oracles read what others have written; these come first.
 FIRST_ORACLES := tests/oracles/make_tokenizer_oracle.py tests/oracles/make_model_oracle.py
@@ -40,7 +40,7 @@ smoke: $(STAMP) ## the whole life in under 4 minutes, too small to be any good
 	@$(BIN)/qwill run recipes/smoke.yaml
 
 test: $(STAMP) ## run the tests (no GPU, no network)
-	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile tests
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

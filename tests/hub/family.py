@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from qwill.base.artifact import Manifest, recipe_id, seal
 from qwill.base.files import write_json, write_jsonl
 
-PACKAGE = {"name": "texts", "version": "1.2", "sha256": "", "paths": ["a.txt"], "licence": "CC-BY", "source": "a"}
+PACKAGE = {"name": "texts", "version": "1.2", "paths": ["a.txt"], "licence": "CC-BY", "source": ["a", "b"]}
 
 
 def sealed(folder: Path, kind: str, inputs: dict[str, Path], metrics: dict[str, Any] | None = None) -> Manifest:

@@ -26,7 +26,7 @@ def test_a_card_says_what_the_model_is_where_it_comes_from_and_what_it_was_measu
     for words in ("qwen3_moe", "8 experts", manifest.content_id, manifest.recipe_id, "loss", "1.5", "seed 7"):
         assert words in card
     # The source is that of an ancestor two steps back.
-    assert "| texts 1.2: a | CC-BY | `abababababababab` |" in card
+    assert "| texts 1.2: a, b | CC-BY | `abababababababab` |" in card
     assert "Accuracy" not in card and "quantisation" not in card
 
 

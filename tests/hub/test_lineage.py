@@ -38,7 +38,7 @@ def test_the_way_back_reaches_every_ancestor_after_its_descendants(life: Path) -
     for ancestor in ancestors:
         assert all(place[parent] > place[ancestor.content_id] for parent in ancestor.record["inputs"].values())
     assert {ancestor.folder for ancestor in ancestors} == {life / stage for stage in stages}
-    assert [source_name(s) for a in ancestors for s in a.record["sources"]] == ["texts 1.2: a"]
+    assert [source_name(s) for a in ancestors for s in a.record["sources"]] == ["texts 1.2: a, b"]
 
 
 def test_lineage_needs_no_folder_but_the_artifacts_own(life: Path, tmp_path: Path) -> None:

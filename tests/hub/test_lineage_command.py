@@ -22,7 +22,7 @@ def test_the_tree_names_every_ancestor_source_and_place(life: Path, capsys: Capt
     shown = capsys.readouterr().out
     for stage in ("int8", "sft", "base", "corpus", "dialogues", "tasks"):
         assert f"runs/life/{stage}" in shown and need_manifest(life / stage).content_id[:16] in shown
-    assert "texts 1.2: a (package, CC-BY)" in shown and "bits per byte en 2.345" in shown
+    assert "texts 1.2: a, b (package, CC-BY)" in shown and "bits per byte en 2.345" in shown
     assert shown.count("see above") == 1
 
 

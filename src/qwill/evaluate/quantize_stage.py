@@ -113,12 +113,13 @@ def _speeds(
     length = Sampling(max_tokens=config.speed_tokens, temperature=1.0)
     rates: dict[str, list[float]] = {side: [] for side in models}
     with ctx.display.stage("tokens per second", config.speed_rounds, "round") as bar:
-        for turn in range(config.speed_rounds):
+        for turn in range(config.speed_rounds + 1):
             for side, model in models.items():
                 started = time.perf_counter()
                 [[completion]] = generate(
                     model, [prompt], length, slots=1, stop_ids=[], seed=turn, vocab_size=tokenizer.vocab_size
                 )
-                rates[side].append(len(completion.token_ids) / (time.perf_counter() - started))
-            bar.update(turn + 1, **{side: rates[side][-1] for side in models})
+                if turn > 0:  # the first turn warms up caches and compiled code
+                    rates[side].append(len(completion.token_ids) / (time.perf_counter() - started))
+            bar.update(turn, **{side: values[-1] for side, values in rates.items() if values})
     return {side: round(statistics.median(values), 1) for side, values in rates.items()}

@@ -7,7 +7,12 @@ from typing import Any
 
 # Stages return all that is deterministic; these are what a person asks for first. Others show their first three.
 FIRST: dict[str, tuple[str, ...]] = {
+    "corpus": ("train_documents_en", "train_documents_zh"),
+    "tokenizer": ("vocab_size", "characters_per_token_en", "characters_per_token_zh"),
     "base": ("bits_per_byte.en", "bits_per_byte.zh", "tokens"),
+    "sft": ("heldout_loss", "tokens"),
+    "aligned": ("reward_first", "reward_last"),
+    "int8": ("times_smaller", "accuracy_change.en", "accuracy_change.zh"),
     "results": ("accuracy_sft_en", "accuracy_aligned_en", "accuracy_sft_zh", "accuracy_aligned_zh"),
     "arena": ("rating_base", "rating_sft", "rating_aligned", "rating_int8"),
 }

@@ -89,8 +89,10 @@ def package_name(source: Mapping[str, Any]) -> str:
 
 
 def source_name(source: Mapping[str, Any]) -> str:
-    """A source is one file of a package; documents name it in their field `source`."""
-    return f"{package_name(source)}: {source['source']}" if source.get("source") else package_name(source)
+    """A package and what was read of it, by the names that documents give in their field `source`."""
+    read = source.get("source", [])
+    names = [read] if isinstance(read, str) else read
+    return f"{package_name(source)}: {', '.join(names)}" if names else package_name(source)
 
 
 def documents_of(ancestor: Ancestor) -> Iterator[dict[str, Any]]:

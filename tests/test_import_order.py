@@ -25,6 +25,8 @@ def imported_rooms(source: str, package: str) -> list[tuple[int, str]]:
     """
     found = []
     for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.expr | ast.stmt):
+            continue
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from qwill.base.errors import ArtifactError, CheckpointError
 from qwill.base.files import canonical_json, read_json, sha256_file, write_json
@@ -108,11 +108,11 @@ def seal(
     metrics: dict[str, Any],
 ) -> Manifest:
     """Make a finished folder an artifact: its manifest is written last. `sources.json`, if there, moves into it."""
+    parents = {name: need_manifest(path) for name, path in inputs.items()}
     sources = []
     if (folder / "sources.json").exists():
         sources = read_json(folder / "sources.json")
         (folder / "sources.json").unlink()
-    parents = {name: need_manifest(path) for name, path in inputs.items()}
     ancestry: dict[str, dict[str, Any]] = {}
     for parent in parents.values():
         ancestry |= parent.ancestry
@@ -142,6 +142,13 @@ def read_manifest(folder: Path) -> Manifest | None:
     names = {f.name for f in dataclasses.fields(Manifest)}
     if missing := sorted(names - raw.keys()):
         raise ArtifactError(f"{path}: the field {missing[0]!r} is missing; it was changed by hand or cut off.")
+    for name, hint in get_type_hints(Manifest).items():
+        expected = get_origin(hint) or hint
+        if not isinstance(raw[name], expected):
+            raise ArtifactError(
+                f"{path}: the field {name!r} is {type(raw[name]).__name__}, not {expected.__name__}; it was changed by "
+                "hand."
+            )
     return Manifest(**{k: v for k, v in raw.items() if k in names})
 
 

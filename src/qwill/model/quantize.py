@@ -9,18 +9,18 @@ which are the numbers that it stands for.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from qwill.base.errors import ModelError
 from qwill.base.files import read_json, write_json
-from qwill.model.files import read_config, weight_files
+from qwill.model.files import fit, read_config, write_tensors
 from qwill.model.packed import pack_bytes
+from qwill.model.stored import StoredTensors
 
 COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 QUANTIZATION = {
@@ -62,33 +62,57 @@ def is_quantized(name: str) -> bool:
     return name.endswith("_proj.weight")
 
 
-def quantize_folder(source: Path, target: Path) -> QuantizedSize:
+def quantize_folder(
+    source: Path, target: Path, metadata: Mapping[str, str] | None = None, shard_bytes: float = 5e9
+) -> QuantizedSize:
     """Write the int8 form of a Hugging Face folder into the (existing or new) folder `target`.
 
-    Raises ModelError when the source is quantised already.
+    One matrix at a time is in memory besides the shard that is written. `metadata` goes into each file's
+    `__metadata__`. Raises ModelError when the source is quantised already.
     """
+    source, target = Path(source), Path(target)
     config = read_config(source)
     if config.quantization_config is not None:
         raise ModelError(f"{source}: is quantised already; give the float model.")
     target.mkdir(parents=True, exist_ok=True)
-    out: dict[str, Tensor] = {}
     before = matrices = 0
-    files = weight_files(source)
-    for path in sorted(set(files.values())):
-        with safe_open(path, framework="pt") as f:
-            for name in [n for n, p in files.items() if p == path]:
-                tensor = f.get_tensor(name)
-                before += tensor.nbytes
-                if is_quantized(name):
-                    values, out[f"{name}_scale"] = quantize_rows(tensor)
-                    out[f"{name}_packed"] = pack_bytes(values)
-                    out[f"{name}_shape"] = torch.tensor(tensor.shape)
+    with StoredTensors(source) as stored:
+        config, slots = fit(stored, config)
+
+        def tensors() -> Iterator[tuple[str, Tensor]]:
+            nonlocal before, matrices
+            for stored_name in slots:
+                for name, tensor in _unstacked(stored_name, stored.read(stored_name)):
+                    before += tensor.nbytes
+                    if not is_quantized(name):
+                        yield name, tensor
+                        continue
+                    values, scale = quantize_rows(tensor)
                     matrices += 1
-                else:
-                    out[name] = tensor
-    save_file(out, target / "model.safetensors", {"format": "pt"})
-    write_json(target / "config.json", read_json(source / "config.json") | {"quantization_config": QUANTIZATION})
+                    yield f"{name}_packed", pack_bytes(values)
+                    yield f"{name}_scale", scale
+                    yield f"{name}_shape", torch.tensor(tensor.shape)
+
+        after = write_tensors(target, tensors(), metadata, shard_bytes)
+    tied = {"tie_word_embeddings": config.tie_word_embeddings}
+    described = read_json(source / "config.json") | tied | {"quantization_config": QUANTIZATION}
+    write_json(target / "config.json", described)
     for name in COPIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    return QuantizedSize(before, sum(t.nbytes for t in out.values()), matrices)
+    return QuantizedSize(before, after, matrices)
+
+
+def _unstacked(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Stacked experts one by one, under their released names; any other tensor as it is."""
+    stem, _, last = name.rpartition(".")
+    if not stem.endswith(".mlp.experts"):
+        yield name, tensor
+        return
+    for e, expert in enumerate(tensor):
+        if last == "down_proj":
+            yield f"{stem}.{e}.down_proj.weight", expert
+        else:
+            gate, up = expert.chunk(2)
+            yield f"{stem}.{e}.gate_proj.weight", gate
+            yield f"{stem}.{e}.up_proj.weight", up

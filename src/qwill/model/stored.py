@@ -1,0 +1,149 @@
+"""The tensors in a model folder's safetensors files, read one at a time from mapped files.
+
+int8 weights in `compressed-tensors` form (one byte each, or four to an int32 word) come as the floats they stand for.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from qwill.base.errors import CheckpointError, DataError
+from qwill.base.files import read_json
+from qwill.base.tensorfile import CHUNK, TensorEntry, read_header
+from qwill.model.packed import unpack_bytes
+
+INDEX = "model.safetensors.index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")
+SCALE, PACKED, SHAPE = "_scale", "_packed", "_shape"
+
+
+class StoredTensors:
+    """Tensors by name; `with` closes the files. Raises CheckpointError, naming file and tensor, for all that is wrong.
+
+    `names` are those of the weights: an int8 weight's scale belongs to it and has no name of its own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: dict[str, tuple[Path, TensorEntry]] = {}
+        for path in weight_paths(folder):
+            for name, entry in read_header(path).items():
+                if name in self.entries:
+                    raise CheckpointError(f"{path}: tensor {name} is also in {self.entries[name][0].name}.")
+                self.entries[name] = (path, entry)
+        self._open: dict[Path, Any] = {}
+        self.names = set(self.entries)
+        for name in self.entries:
+            weight = name.removesuffix(PACKED)
+            if name != weight:
+                self.names -= {name, weight + SHAPE, weight + SCALE}
+                self.names.add(weight)
+            elif self.entries[name][1].dtype == "I8":
+                self.names.discard(weight + SCALE)
+
+    def __enter__(self) -> StoredTensors:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._open.clear()
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """That a float tensor of this name and shape, or one that stands for it, is there; reads headers only."""
+        if name not in self.names:
+            raise CheckpointError(f"{self.folder}: tensor {name} is missing; it should have shape {list(shape)}.")
+        if name + PACKED in self.entries:
+            self._same_shape(name + PACKED, (*shape[:-1], -(-shape[-1] // 4)), ("I32",))
+            self._same_shape(name + SHAPE, (2,), ("I64", "I32"))
+        elif self.entries[name][1].dtype != "I8":
+            self._same_shape(name, shape, FLOATS)
+            return
+        else:
+            self._same_shape(name, shape, ("I8",))
+        if name + SCALE not in self.entries:
+            raise CheckpointError(f"{self.folder}: tensor {name} is quantised, but {name}{SCALE} is missing.")
+        path, scale = self.entries[name + SCALE]
+        if len(shape) != 2 or scale.dtype not in FLOATS or scale.shape not in ((shape[0], 1), (shape[0],), (1,), ()):
+            raise CheckpointError(
+                f"{path}: tensor {name}{SCALE} is {scale.dtype} {list(scale.shape)}; expected one float for each of "
+                f"the {shape[0]} rows of {name}."
+            )
+
+    def _same_shape(self, name: str, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> None:
+        if name not in self.entries:
+            raise CheckpointError(f"{self.folder}: tensor {name} is missing.")
+        path, entry = self.entries[name]
+        if entry.shape != shape:
+            raise CheckpointError(
+                f"{path}: tensor {name} has shape {list(entry.shape)}, but config.json means {list(shape)}."
+            )
+        if entry.dtype not in dtypes:
+            raise CheckpointError(f"{path}: tensor {name} is of type {entry.dtype}; expected {' or '.join(dtypes)}.")
+
+    def read(self, name: str) -> Tensor:
+        """The (checked) tensor: as it is stored, or float32 where it was quantised."""
+        if name + PACKED in self.entries:
+            path, entry = self.entries[name + PACKED]
+            shape = self._raw(name + SHAPE).tolist()
+            if -(-shape[1] // 4) != entry.shape[1] or shape[0] != entry.shape[0]:
+                raise CheckpointError(f"{path}: tensor {name}{SHAPE} says {shape}, which {name}{PACKED} does not hold.")
+            values = unpack_bytes(self._raw(name + PACKED), (shape[0], shape[1]))
+        else:
+            values = self._raw(name)
+            if values.dtype != torch.int8:
+                return values
+        return values.float() * self._raw(name + SCALE).float().reshape(-1, 1)
+
+    def _raw(self, name: str) -> Tensor:
+        path = self.entries[name][0]
+        try:
+            if path not in self._open:
+                self._open[path] = safe_open(path, framework="pt")
+            tensor: Tensor = self._open[path].get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error}); copy or make it again.") from None
+        return tensor
+
+    def same_bytes(self, one: str, two: str) -> bool:
+        """Whether two tensors are equal in type, shape and every byte."""
+        if one not in self.entries or two not in self.entries:
+            return False
+        (path, a), (other_path, b) = self.entries[one], self.entries[two]
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            return False
+        with open(path, "rb") as f, open(other_path, "rb") as g:
+            left = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+            right = mmap.mmap(g.fileno(), 0, access=mmap.ACCESS_READ)
+            starts = range(a.start, a.end, CHUNK)
+            ends = [min(i + CHUNK, a.end) for i in starts]
+            shift = b.start - a.start
+            return all(left[i:j] == right[i + shift : j + shift] for i, j in zip(starts, ends, strict=True))
+
+
+def weight_paths(folder: Path) -> list[Path]:
+    """The safetensors files of a folder: model.safetensors, else what the index names, else all there are."""
+    if (single := folder / "model.safetensors").is_file():
+        return [single]
+    index = folder / INDEX
+    if not index.is_file():
+        if not (paths := sorted(folder.glob("*.safetensors"))):
+            raise CheckpointError(f"{folder}: holds no *.safetensors; expected model.safetensors or its shards.")
+        return paths
+    try:
+        content = read_json(index)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    where = content.get("weight_map") if isinstance(content, Mapping) else None
+    if not isinstance(where, Mapping) or not where or not all(isinstance(n, str) for n in where.values()):
+        raise CheckpointError(f"{index}: holds no weight_map of tensor names to file names; copy the folder again.")
+    for name in sorted(set(where.values())):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name}: is missing, but {INDEX} names it; copy the whole folder again.")
+    return [folder / name for name in sorted(set(where.values()))]

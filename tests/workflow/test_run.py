@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,9 +145,19 @@ def test_one_stage_alone_says_that_its_input_is_out_of_date(here: Path, capsys: 
     run()
     run_recipe(load_recipe(Path("life.yaml"), ["letters.count=9"], STAGES), "page", Display(live=False))
     shown = capsys.readouterr().err
-    assert "runs/life/letters" in shown and "`qwill write letters life.yaml`" in shown
+    assert shown.count("runs/life/letters is not what life.yaml says now; `qwill write letters life.yaml`") == 1
     run_recipe(load_recipe(Path("life.yaml"), (), STAGES), "page", Display(live=False))
     assert "`qwill write letters" not in capsys.readouterr().err
+
+
+def test_one_stage_alone_needs_its_inputs_and_not_what_they_were_made_from(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    shutil.rmtree("runs/life/letters")
+    shutil.rmtree("runs/life/page")
+    made = run_recipe(load_recipe(Path("life.yaml"), (), STAGES), "page", Display(live=False))
+    assert made_now(made) == ["page"] and "note" not in capsys.readouterr().err
 
 
 def test_an_input_from_elsewhere(here: Path) -> None:
@@ -251,3 +262,15 @@ def test_a_missing_manifest_field_is_one_sentence(here: Path) -> None:
     path.write_text(path.read_text()[:100])
     with pytest.raises(QwillError, match=r"qwill\.json"):
         run()
+
+
+def test_downloads_come_before_a_stage_that_is_made_and_not_before_one_that_is_there(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[object] = []
+    monkeypatch.setattr("qwill.data.sources.fetch", lambda packages, display: fetched.append(packages))
+    monkeypatch.setattr(fake_life.LettersConfig, "packages", lambda self: ["alphabet"], raising=False)
+    run()
+    assert fetched == [["alphabet"]]
+    run()
+    assert fetched == [["alphabet"]]

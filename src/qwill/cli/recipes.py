@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from qwill.base.errors import ConfigError
 from qwill.base.progress import Display
@@ -13,9 +12,6 @@ from qwill.workflow.recipe import load_recipe
 from qwill.workflow.run import run_recipe
 from qwill.workflow.stages import STAGES
 from qwill.workflow.summary import print_summary, summary_json
-
-if TYPE_CHECKING:
-    from qwill.data.sources import Package
 
 
 def run(path: Path, overrides: Sequence[str], verb: str | None, as_json: bool) -> int:
@@ -37,17 +33,10 @@ def fetch(path: Path, overrides: Sequence[str], as_json: bool) -> int:
     from qwill.data.sources import fetch
 
     recipe = load_recipe(path, overrides)
-    wanted = [package for section in recipe.sections for package in packages(section.config)]
-    archives = fetch(wanted, Display())
+    archives = fetch([package for section in recipe.sections for package in section.packages()], Display())
     if as_json:
         print(json.dumps({"archives": [str(archive) for archive in archives]}, indent=2))
     else:
         for archive in archives:
             print(archive)
     return 0
-
-
-def packages(config: Any) -> list[Package]:
-    """The packages that a section's settings name; a stage that reads any says so by a method of that name."""
-    named: list[Package] = config.packages() if hasattr(config, "packages") else []
-    return named

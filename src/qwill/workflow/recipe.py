@@ -6,13 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwill.base.config import apply_override, load_yaml, nearest, parse
 from qwill.base.errors import ConfigError
 from qwill.base.resolve import resolve
 from qwill.base.stage import Stage
 from qwill.workflow.stages import STAGES, load
+
+if TYPE_CHECKING:
+    from qwill.data.sources import Package
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -50,6 +53,10 @@ class Section:
     given: dict[str, Path]
     seed: int
     budget_s: float | None
+
+    def packages(self) -> list[Package]:
+        """The packages that the stage will read; settings that name any have a method `packages`."""
+        return self.config.packages() if hasattr(self.config, "packages") else []
 
 
 @dataclass(frozen=True)

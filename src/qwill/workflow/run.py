@@ -65,12 +65,13 @@ def run_recipe(recipe: Recipe, only: str | None = None, display: Display | None 
             name = section.stage.name
             folder = recipe.folder / name
             plan = make_plan(recipe, section)
-            for sentence in _stale(recipe, section) if only else ():
+            for sentence in dict.fromkeys(_stale(recipe, section)) if only else ():
                 display.say(f"note: {sentence}")
             manifest, seconds = finished(folder, plan.recipe_id), None
             if manifest is None:
                 budget = f", {clock(section.budget_s)} planned" if section.budget_s else ""
                 display.say(f"[{number}/{len(sections)}] {name}{budget}")
+                _fetch(section, display)
                 started = time.perf_counter()
                 manifest = _make(recipe, section, plan, display)
                 seconds = time.perf_counter() - started
@@ -109,12 +110,15 @@ def make_plan(recipe: Recipe, section: Section) -> Plan:
 def _stale(recipe: Recipe, section: Section) -> Iterator[str]:
     """A sentence for each artifact that `section` builds on and that the recipe would now make otherwise."""
     for name in section.needs:
-        maker = recipe.section(name)
-        if maker is None or name in section.given:
+        maker, manifest = recipe.section(name), read_manifest(recipe.folder / name)
+        if maker is None or manifest is None or name in section.given:
             continue
         yield from _stale(recipe, maker)
-        manifest = need_manifest(recipe.folder / name)
-        if manifest.recipe_id != make_plan(recipe, maker).recipe_id:
+        try:
+            up_to_date = manifest.recipe_id == make_plan(recipe, maker).recipe_id
+        except ArtifactError:
+            continue  # what it was made from is gone, so there is nothing to compare with
+        if not up_to_date:
             command = f"`qwill {maker.stage.verb} {recipe.path}`"
             yield f"{recipe.folder / name} is not what {recipe.path} says now; {command} makes it again."
 
@@ -127,6 +131,14 @@ def finished(folder: Path, identity: str) -> Manifest | None:
     there = _sizes(folder)
     recorded = read_json(folder / RUN).get("bytes", {}).items()
     return manifest if all(there.get(name) == size for name, size in recorded) else None
+
+
+def _fetch(section: Section, display: Display) -> None:
+    """Downloads come first and are not counted: they say something of the network and nothing of the stage."""
+    if packages := section.packages():
+        from qwill.data.sources import fetch
+
+        fetch(packages, display)
 
 
 def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Manifest:

@@ -2,8 +2,11 @@
 
 import torch
 
+from qwill.engine.language_model import LanguageModel
 from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
+from qwill.text.tokenizer import Tokenizer
+from qwill.text.vocabulary import to_characters
 
 SHAPES = {
     "dense": {"model_type": "qwen3"},
@@ -43,3 +46,18 @@ def tiny_model(kind: str, vocab_size: int = 97, context: int = 64, seed: int = 0
         **SHAPES[kind],
     )
     return redrawn(config, seed)
+
+
+def byte_tokenizer(chat_template: str | None = None) -> Tokenizer:
+    """One token a byte, then the special tokens of Qwen3."""
+    vocabulary = {to_characters(bytes([b])): b for b in range(256)}
+    tokenizer = Tokenizer.from_trained(vocabulary, [])
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def chat_model(context: int = 2000, seed: int = 0) -> LanguageModel:
+    """A model that says anything at all: random bytes, some of them special tokens."""
+    tokenizer = byte_tokenizer()
+    return LanguageModel(tiny_model("dense", tokenizer.padded_vocab_size, context, seed), tokenizer)

@@ -1,12 +1,17 @@
 // The model's forward pass for generation: float32 on a CPU, one call a step, so that no time goes to dispatch.
 // Definition: qwill/model/transformer.py, against which tests/engine/test_native.py holds every model type.
 //
+// Threads share out the tasks of a phase, and a phase is over when its tasks are done, not when every thread has come
+// by: a thread that the system has put to sleep (a busy or stolen processor) is not waited for.
+//
 // A row's result never depends on the other rows of the batch: every sum runs over the same terms in the same order
 // whatever the number of rows, slots or threads. That makes generation reproducible bit for bit, batched or not.
 //
 // Letters: n token rows, m (token, expert) rows, D hidden, H query heads, G key/value heads, K head size, F feed-forward.
 #include <math.h>
 #include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -22,6 +27,7 @@
 #endif
 #define PANEL (2 * LANES)  // output columns a tile; weights are stored [panel][k][PANEL]
 #define GROUP 4            // query heads that share a pass over the keys
+#define FEW 4              // token rows a task, where a row is little work
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -43,10 +49,36 @@ typedef struct {
 typedef struct {
     float *x, *normed, *qkv, *attended, *router, *weight, *act, *expert_out, *scores;
     int64_t *chosen, *place, *token, *start;  // place[n, top_k] and token[m]: rows sorted by expert; start[experts + 1]
-    const float **rows;
+    struct Phase *phases;  // PHASES for every layer, and 2
 } Work;
 
+// Tasks handed out and tasks done, on a cache line of their own.
+typedef struct Phase {
+    _Alignas(64) atomic_long taken;
+    atomic_long done;
+} Phase;
+enum { PHASES = 9 };
+
+int64_t phase_bytes(int64_t layers) { return (layers * PHASES + 2) * (int64_t)sizeof(Phase); }
 int64_t lanes(void) { return LANES; }
+
+// Every thread walks through all phases in order: `for (i = take(p); i < total; i = another(p)) …; p = finish(p, total);`
+INLINE int64_t take(Phase *p) { return atomic_fetch_add_explicit(&p->taken, 1, memory_order_relaxed); }
+
+INLINE int64_t another(Phase *p) {
+    atomic_fetch_add_explicit(&p->done, 1, memory_order_release);
+    return take(p);
+}
+
+INLINE Phase *finish(Phase *p, int64_t total) {
+    for (int spins = 0; atomic_load_explicit(&p->done, memory_order_acquire) < total; spins++) {
+        if (spins > 10000) sched_yield();
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+    return p + 1;
+}
 
 INLINE vec all(float x) { return x - (vec){0}; }
 INLINE vec load(const float *p) { return *(const vec *)p; }
@@ -122,14 +154,29 @@ static void tile(int64_t rows, const float *const *a, int64_t k, const float *b,
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// One panel of out[rows, columns] = a · packed (+ bias) (+ out), the rows of `a` given by pointers
-static void panel(const float *const *a, int64_t rows, int64_t k, const float *packed, int64_t p, const float *bias,
-                  int add, float *out, int64_t columns) {
+// Rows of a matrix: `stride` apart, either one after the other or those that `index` names.
+typedef struct {
+    const float *data;
+    int64_t stride;
+    const int64_t *index;
+} Rows;
+
+INLINE int64_t point(Rows a, int64_t first, int64_t rows, const float **pointers) {
+    int64_t count = least(ROWS, rows - first);
+    for (int64_t r = 0; r < count; r++)
+        pointers[r] = a.data + (a.index ? a.index[first + r] : first + r) * a.stride;
+    return count;
+}
+
+// One panel of out[rows, columns] = a · packed (+ bias) (+ out)
+static void panel(Rows a, int64_t rows, int64_t k, const float *packed, int64_t p, const float *bias, int add,
+                  float *out, int64_t columns) {
     int64_t first = p * PANEL, width = least(PANEL, columns - first);
     for (int64_t r = 0; r < rows; r += ROWS) {
-        int64_t count = least(ROWS, rows - r);
+        const float *pointers[ROWS];
         vec sum[ROWS][2];
-        tile(count, a + r, k, packed + p * k * PANEL, sum);
+        int64_t count = point(a, r, rows, pointers);
+        tile(count, pointers, k, packed + p * k * PANEL, sum);
         for (int64_t i = 0; i < count; i++) {
             const float *value = (const float *)sum[i];
             float *to = out + (r + i) * columns + first;
@@ -138,14 +185,12 @@ static void panel(const float *const *a, int64_t rows, int64_t k, const float *p
     }
 }
 
-// The threads of a team share out the panels; all rows lie `stride` apart.
-static void project(const float *a, int64_t stride, int64_t rows, int64_t k, const float *packed, const float *bias,
-                    int add, float *out, int64_t columns, const float **pointers) {
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < rows; i++) pointers[i] = a + i * stride;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t p = 0; p < (columns + PANEL - 1) / PANEL; p++)
-        panel(pointers, rows, k, packed, p, bias, add, out, columns);
+// out[rows, columns] = a · packed (+ bias) (+ out), one phase
+static Phase *project(Phase *phase, Rows a, int64_t rows, int64_t k, const float *packed, const float *bias, int add,
+                      float *out, int64_t columns) {
+    int64_t panels = (columns + PANEL - 1) / PANEL;
+    for (int64_t p = take(phase); p < panels; p = another(phase)) panel(a, rows, k, packed, p, bias, add, out, columns);
+    return finish(phase, panels);
 }
 
 INLINE float inverse_rms(const float *x, int64_t d, float eps) {
@@ -294,85 +339,105 @@ static void sort_by_expert(int64_t n, int64_t top_k, int64_t experts, Work *w) {
     w->start[0] = 0;
 }
 
-static void gate_up_panel(const float *const *a, int64_t rows, int64_t D, const float *packed, int64_t p, float *act,
-                          int64_t stride) {
+static void gate_up_panel(Rows a, int64_t rows, int64_t D, const float *packed, int64_t p, float *act, int64_t stride) {
     for (int64_t r = 0; r < rows; r += ROWS) {
+        const float *pointers[ROWS];
         vec sum[ROWS][2];
-        tile(least(ROWS, rows - r), a + r, D, packed + p * D * PANEL, sum);
-        for (int64_t i = 0; i < least(ROWS, rows - r); i++)
+        int64_t count = point(a, r, rows, pointers);
+        tile(count, pointers, D, packed + p * D * PANEL, sum);
+        for (int64_t i = 0; i < count; i++)
             store(act + (r + i) * stride + p * LANES, sum[i][0] / (1.0f + vexp(-sum[i][0])) * sum[i][1]);
     }
 }
 
-// x += down(silu(gate·y) ⊙ up·y) of the dense layer, or of every token's experts, weighted
-static void feed_forward(const Model *m, const Layer *l, Work *w, int64_t n) {
+static void choose_experts(const Model *m, const Layer *l, Work *w, int64_t i) {
+    int64_t D = m->hidden, experts = l->experts;
+    for (int64_t p = 0; p < (experts + PANEL - 1) / PANEL; p++)
+        panel((Rows){w->normed + i * D, D, NULL}, 1, D, l->router, p, NULL, 0, w->router + i * experts, experts);
+    route(m, experts, w->router + i * experts, w->chosen + i * m->top_k, w->weight + i * m->top_k);
+}
+
+// down(silu(gate·y) ⊙ up·y) of the dense layer, or of every token's experts, into expert_out; four phases
+static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, Work *w, int64_t n) {
     int64_t D = m->hidden, F = l->ff, top_k = l->experts ? m->top_k : 1, experts = l->experts ? l->experts : 1;
     int64_t up_panels = (F + LANES - 1) / LANES, down_panels = (D + PANEL - 1) / PANEL, stride = up_panels * LANES;
-    if (l->experts) {
-        project(w->normed, D, n, D, l->router, NULL, 0, w->router, experts, w->rows);
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < n; i++)
-            route(m, experts, w->router + i * experts, w->chosen + i * top_k, w->weight + i * top_k);
-    }
-#pragma omp single
-    {
-        if (!l->experts)
-            for (int64_t i = 0; i < n; i++) w->chosen[i] = 0, w->weight[i] = 1;
-        sort_by_expert(n, top_k, experts, w);
-        for (int64_t i = 0; i < n * top_k; i++) w->rows[i] = w->normed + w->token[i] * D;
-    }
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t t = 0; t < experts * up_panels; t++) {
-        int64_t e = t / up_panels, first = w->start[e];
-        gate_up_panel(w->rows + first, w->start[e + 1] - first, D, l->gate_up + e * up_panels * D * PANEL, t % up_panels,
-                      w->act + first * stride, stride);
-    }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < n * top_k; i++) w->rows[i] = w->act + i * stride;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t t = 0; t < experts * down_panels; t++) {
-        int64_t e = t / down_panels, first = w->start[e];
-        panel(w->rows + first, w->start[e + 1] - first, F, l->down + e * down_panels * F * PANEL, t % down_panels, NULL, 0,
-              w->expert_out + first * D, D);
-    }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t c = 0; c < top_k; c++) {
-            const float *y = w->expert_out + w->place[i * top_k + c] * D;
-            float weight = w->weight[i * top_k + c], *x = w->x + i * D;
-            for (int64_t j = 0; j < D; j++) x[j] += weight * y[j];
+    int64_t total = (n + FEW - 1) / FEW;
+    for (int64_t t = take(phase); t < total; t = another(phase))
+        for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
+            normalise(w->x + i * D, l->norm2, m->eps, D, w->normed + i * D);
+            if (l->experts) choose_experts(m, l, w, i);
+            else w->chosen[i] = 0;
         }
+    phase = finish(phase, total);
+    for (int64_t t = take(phase); t < 1; t = another(phase)) sort_by_expert(n, top_k, experts, w);
+    phase = finish(phase, 1);
+    total = experts * up_panels;
+    for (int64_t t = take(phase); t < total; t = another(phase)) {
+        int64_t e = t / up_panels, first = w->start[e];
+        gate_up_panel((Rows){w->normed, D, w->token + first}, w->start[e + 1] - first, D,
+                      l->gate_up + e * up_panels * D * PANEL, t % up_panels, w->act + first * stride, stride);
+    }
+    phase = finish(phase, total);
+    total = experts * down_panels;
+    for (int64_t t = take(phase); t < total; t = another(phase)) {
+        int64_t e = t / down_panels, first = w->start[e];
+        panel((Rows){w->act + first * stride, stride, NULL}, w->start[e + 1] - first, F,
+              l->down + e * down_panels * F * PANEL, t % down_panels, NULL, 0, w->expert_out + first * D, D);
+    }
+    return finish(phase, total);
+}
+
+// x += what the experts of token i gave, weighted
+static void combine(const Layer *l, const Work *w, int64_t D, int64_t top_k, int64_t i) {
+    for (int64_t c = i * top_k; c < (i + 1) * top_k; c++) {
+        const float *y = w->expert_out + w->place[c] * D;
+        float weight = l->experts ? w->weight[c] : 1, *x = w->x + i * D;
+        for (int64_t j = 0; j < D; j++) x[j] += weight * y[j];
+    }
+}
+
+// What one thread does for a whole pass.
+static void walk(const Model *m, const Layer *layers, Work *w, int64_t n, const int64_t *tokens, const int64_t *slots,
+                 const int64_t *positions, int64_t outputs, const int64_t *output_rows, float *logits, float *scores) {
+    int64_t D = m->hidden, K = m->head_dim, H = m->heads, G = m->kv_heads, C = (H + 2 * G) * K;
+    int64_t few = (n + FEW - 1) / FEW;
+    Phase *phase = w->phases;
+    for (int64_t t = take(phase); t < few; t = another(phase))
+        for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
+            memcpy(w->x + i * D, m->embedding + tokens[i] * D, D * sizeof(float));
+            normalise(w->x + i * D, layers->norm1, m->eps, D, w->normed + i * D);
+        }
+    phase = finish(phase, few);
+    for (int64_t layer = 0; layer < m->layers; layer++) {
+        const Layer *l = layers + layer;
+        const float *next_norm = layer + 1 < m->layers ? l[1].norm1 : m->norm;
+        phase = project(phase, (Rows){w->normed, D, NULL}, n, D, l->qkv, l->qkv_bias, 0, w->qkv, C);
+        for (int64_t t = take(phase); t < few; t = another(phase))
+            for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++)
+                append(m, l, w->qkv + i * C, slots[i], positions[i]);
+        phase = finish(phase, few);
+        for (int64_t t = take(phase); t < n * G; t = another(phase)) {
+            int64_t i = t / G;
+            attend(m, l, w->qkv + i * C, slots[i], positions[i], t % G, scores, w->attended + i * H * K);
+        }
+        phase = finish(phase, n * G);
+        phase = project(phase, (Rows){w->attended, H * K, NULL}, n, H * K, l->out, l->out_bias, 1, w->x, D);
+        phase = feed_forward(phase, m, l, w, n);
+        for (int64_t t = take(phase); t < few; t = another(phase))
+            for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
+                combine(l, w, D, l->experts ? m->top_k : 1, i);
+                normalise(w->x + i * D, next_norm, m->eps, D, w->normed + i * D);
+            }
+        phase = finish(phase, few);
+    }
+    project(phase, (Rows){w->normed, D, output_rows}, outputs, D, m->head, NULL, 0, logits, m->vocab);
 }
 
 // Append n tokens to their slots and give the logits [outputs, V] after the rows named by `output_rows`.
 void forward(const Model *m, const Layer *layers, Work *w, int64_t n, const int64_t *tokens, const int64_t *slots,
              const int64_t *positions, int64_t outputs, const int64_t *output_rows, float *logits, int threads) {
-    int64_t D = m->hidden, K = m->head_dim, H = m->heads, G = m->kv_heads, C = (H + 2 * G) * K;
+    memset(w->phases, 0, phase_bytes(m->layers));
 #pragma omp parallel num_threads(threads)
-    {
-        float *scores = w->scores + omp_get_thread_num() * GROUP * m->capacity;
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < n; i++) memcpy(w->x + i * D, m->embedding + tokens[i] * D, D * sizeof(float));
-        for (int64_t layer = 0; layer < m->layers; layer++) {
-            const Layer *l = layers + layer;
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < n; i++) normalise(w->x + i * D, l->norm1, m->eps, D, w->normed + i * D);
-            project(w->normed, D, n, D, l->qkv, l->qkv_bias, 0, w->qkv, C, w->rows);
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < n; i++) append(m, l, w->qkv + i * C, slots[i], positions[i]);
-#pragma omp for schedule(dynamic, 1)
-            for (int64_t t = 0; t < n * G; t++) {
-                int64_t i = t / G;
-                attend(m, l, w->qkv + i * C, slots[i], positions[i], t % G, scores, w->attended + i * H * K);
-            }
-            project(w->attended, H * K, n, H * K, l->out, l->out_bias, 1, w->x, D, w->rows);
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < n; i++) normalise(w->x + i * D, l->norm2, m->eps, D, w->normed + i * D);
-            feed_forward(m, l, w, n);
-        }
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < outputs; i++)
-            normalise(w->x + output_rows[i] * D, m->norm, m->eps, D, w->normed + i * D);
-        project(w->normed, D, outputs, D, m->head, NULL, 0, logits, m->vocab, w->rows);
-    }
+    walk(m, layers, w, n, tokens, slots, positions, outputs, output_rows, logits,
+         w->scores + omp_get_thread_num() * GROUP * m->capacity);
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qwill.model.transformer import Layer, Transformer
 
 GROUP = 4  # as in forward.c: query heads that share a pass over the keys
+SMALL = 1_000_000  # weights · tokens of a pass; below, a second thread costs more than it brings
 WIDTH = 1024  # tokens of one pass at most: bounds the work space
 _SIZES = ["layers", "hidden", "heads", "kv_heads", "head_dim", "top_k", "vocab", "renormalise", "capacity"]
 _TABLES = ["embedding", "norm", "head", "cos", "sin"]
@@ -40,7 +41,7 @@ _WEIGHTS = [
     "down",
 ]
 _SPACE = ["x", "normed", "qkv", "attended", "router", "weight", "act", "expert_out", "scores"]
-_INDICES = ["chosen", "place", "token", "start", "rows"]
+_INDICES = ["chosen", "place", "token", "start", "phases"]
 
 
 class _Model(ctypes.Structure):
@@ -80,13 +81,9 @@ class NativeExecutor:
     def __init__(self, model: Transformer, slots: int, capacity: int) -> None:
         lib = library()
         assert lib is not None
-        self._lib, self._lanes, self._threads, self._config = (
-            lib,
-            lib.lanes(),
-            torch.get_num_threads(),
-            model.config,
-        )
         config = model.config
+        self._lib, self._lanes, self._config = lib, lib.lanes(), config
+        self._threads = torch.get_num_threads()
         self.lengths = torch.zeros(slots, dtype=torch.int64)
         self._keep: list[Tensor] = []  # what the structures point into
         self._model = _Model(
@@ -105,6 +102,7 @@ class NativeExecutor:
         )
         layers = [self._layer(cast("Layer", layer)) for layer in model.layers]
         self._layers = (_Layer * len(layers))(*layers)
+        self._cost = sum(tensor.numel() for tensor in self._keep)
         self._width = max(slots, min(WIDTH, slots * capacity))
         self._work = self._space()
         self._slots = torch.arange(slots)
@@ -191,7 +189,8 @@ class NativeExecutor:
             "act": n * top_k * stride,
             "expert_out": n * top_k * config.hidden_size,
         }
-        indices = dict.fromkeys(("chosen", "place", "token", "rows"), n * top_k) | {"start": experts + 1}
+        indices = dict.fromkeys(("chosen", "place", "token"), n * top_k) | {"start": experts + 1}
+        indices["phases"] = self._lib.phase_bytes(ctypes.c_int64(config.num_hidden_layers)) // 8
         space = {name: self._point(torch.empty(size)) for name, size in floats.items()}
         space |= {name: self._point(torch.empty(size, dtype=torch.int64)) for name, size in indices.items()}
         return _Work(**space)
@@ -199,10 +198,11 @@ class NativeExecutor:
     def _forward(
         self, tokens: Tensor, slots: Tensor, positions: Tensor, rows: Tensor, logits: Tensor
     ) -> None:
+        threads = self._threads if len(tokens) * self._cost > SMALL else 1
         self._lib.forward(
             ctypes.byref(self._model), self._layers, ctypes.byref(self._work), ctypes.c_int64(len(tokens)),
             _pointer(tokens), _pointer(slots), _pointer(positions), ctypes.c_int64(len(rows)), _pointer(rows),
-            _pointer(logits), self._threads,
+            _pointer(logits), threads,
         )  # fmt: skip
 
     def step(self, tokens_B: Tensor) -> Tensor:

@@ -1,0 +1,231 @@
+"""`qwill.load(ref)`: a model with its tokenizer, ready to chat and to generate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from qwill.base.errors import DataError
+from qwill.base.files import read_json
+from qwill.base.resolve import resolve
+from qwill.engine.generate import Completion, FinishReason, generate
+from qwill.engine.sampler import Sampling
+from qwill.engine.stream import Session
+from qwill.engine.template import render_template
+from qwill.text.chat import render
+from qwill.text.parse import Reply, parse_reply
+from qwill.text.tokenizer import StreamDecoder, Tokenizer, released_chat_template
+
+if TYPE_CHECKING:
+    from qwill.model.transformer import Transformer
+
+Message = Mapping[str, Any]
+
+# The sampling that Qwen3's model cards recommend for each mode.
+THINKING = Sampling(max_tokens=4096, temperature=0.6, top_p=0.95, top_k=20)
+NOT_THINKING = Sampling(max_tokens=1024, temperature=0.7, top_p=0.8, top_k=20)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of a reply while it is made, one for each token: of the thinking, or of what is said.
+
+    `text` is empty for a token that shows nothing by itself. The last piece has a `finish_reason`.
+    """
+
+    text: str
+    kind: Literal["reasoning", "content"]
+    finish_reason: FinishReason | None = None
+
+
+class LanguageModel:
+    """A model, its tokenizer and an engine that remembers the last conversation, so that the next turn is quick.
+
+    The engine may hold a copy of the weights: after changing them, make a new LanguageModel.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, stop_ids: Sequence[int] = ()) -> None:
+        self.model, self.tokenizer, self.engine = model, tokenizer, Session(model)
+        eos = model.config.eos_token_id
+        declared = [] if eos is None else [eos] if isinstance(eos, int) else [*eos]
+        self.stop_ids = tuple(sorted({*tokenizer.stop_ids, *declared, *stop_ids}))
+        self._vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and reply together that the model can hold."""
+        return self.model.config.max_position_embeddings
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the tokenizer has the marks of a thinking block."""
+        return "<think>" in self.tokenizer.specials
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        thinking: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """Ids of a conversation up to where the assistant begins its next reply."""
+        if self.tokenizer.chat_template == released_chat_template():
+            rendered = render(
+                messages, tools, tokenizer=self.tokenizer, thinking=thinking, generation_prompt=True
+            )
+            return rendered.ids
+        return render_template(messages, self.tokenizer, tools, thinking)
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message],
+        thinking: bool = ...,
+        stream: Literal[False] = ...,
+        tools: Sequence[Mapping[str, Any]] | None = ...,
+        seed: int = ...,
+        **sampling: float,
+    ) -> str: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message],
+        thinking: bool = ...,
+        *,
+        stream: Literal[True],
+        tools: Sequence[Mapping[str, Any]] | None = ...,
+        seed: int = ...,
+        **sampling: float,
+    ) -> Iterator[str]: ...
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        thinking: bool = False,
+        stream: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        seed: int = 0,
+        **sampling: float,
+    ) -> str | Iterator[str]:
+        """What the assistant says next; with `stream` an iterator over pieces of it. Thinking is left out.
+
+        `sampling` overrides fields of `Sampling` (`max_tokens`, `temperature`, `top_p`, …); without it the
+        released values of the mode hold: 0.6/0.95/20 when thinking, else 0.7/0.8/20. Raises `DataError` when
+        the conversation fills the context.
+        """
+        if stream:
+            deltas = self.stream(messages, thinking, tools, seed, **sampling)
+            return (delta.text for delta in deltas if delta.kind == "content")
+        return self.reply(messages, thinking, tools, seed, **sampling).content
+
+    def reply(
+        self,
+        messages: Sequence[Message],
+        thinking: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        seed: int = 0,
+        **sampling: float,
+    ) -> Reply:
+        """As `chat`, but taken apart: content, thinking and tool calls."""
+        prompt, settings = self.prompt(messages, thinking, tools), _settings(thinking, sampling)
+        tokens = self.engine.stream(prompt, settings, self.stop_ids, seed, self._vocab_size)
+        return parse_reply(self._text([token.id for token in tokens]))
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        thinking: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        seed: int = 0,
+        **sampling: float,
+    ) -> Iterator[Delta]:
+        """As `chat`, piece by piece and with the thinking. Leaving the loop early is fine."""
+        prompt, settings = self.prompt(messages, thinking, tools), _settings(thinking, sampling)
+        tokens = self.engine.stream(prompt, settings, self.stop_ids, seed, self._vocab_size)
+        return self._deltas(token.id for token in tokens)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int = 64,
+        temperature: float = 1.0,
+        seed: int = 0,
+        slots: int = 64,
+        **sampling: float,
+    ) -> list[Completion]:
+        """Continue texts (no chat template), one completion each, in batches of `slots`.
+
+        An empty text begins as a document does, after `<|endoftext|>`.
+        """
+        start = [i for name, i in self.tokenizer.specials.items() if name == "<|endoftext|>"]
+        ids = [encoded or start for encoded in self.tokenizer.encode_batch(prompts)]
+        settings = _settings(False, {"top_k": 0, "top_p": 1.0, **sampling})
+        settings = replace(settings, max_tokens=max_tokens, temperature=temperature)
+        rows = generate(
+            self.model,
+            ids,
+            settings,
+            slots=slots,
+            stop_ids=self.stop_ids,
+            seed=seed,
+            vocab_size=self._vocab_size,
+        )
+        return [replace(row, text=self._text(row.token_ids)) for (row,) in rows]
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
+
+    def _deltas(self, ids: Iterator[int]) -> Iterator[Delta]:
+        decoder, specials = StreamDecoder(self.tokenizer), self.tokenizer.specials
+        opening, closing = specials.get("<think>"), specials.get("</think>")
+        kind: Literal["reasoning", "content"] = "content"
+        said = False  # line breaks before the first word belong to the template
+        for token in ids:
+            if token in self.stop_ids:
+                yield Delta(decoder.finish(), kind, "stop")
+                return
+            if token == opening and not said:
+                kind, text = "reasoning", ""
+            elif token == closing and kind == "reasoning":
+                yield Delta(decoder.finish(), "reasoning")
+                kind, said = "content", False
+                continue
+            else:
+                text = decoder.push(token)
+                text = text if said else text.lstrip("\n")
+                said = said or bool(text)
+            yield Delta(text, kind)
+        yield Delta(decoder.finish(), kind, "length")
+
+
+def _settings(thinking: bool, overrides: Mapping[str, float]) -> Sampling:
+    base = THINKING if thinking else NOT_THINKING
+    unknown = [name for name in overrides if name not in base.__dataclass_fields__]
+    if unknown:
+        known = ", ".join(base.__dataclass_fields__)
+        raise DataError(f"{unknown[0]!r} is not a sampling setting; expected one of {known}.")
+    return replace(base, **overrides)  # type: ignore[arg-type]
+
+
+def load(ref: str | Path, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
+    """A model by reference: a Hugging Face folder, a GGUF file, a content id, or `smollm2`.
+
+    Raises `ArtifactError` when there is no such model, `ModelError` when it is of a kind that is not supported.
+    """
+    from qwill.model.gguf import load_gguf, smollm2_file
+
+    path = resolve(ref)
+    if path.is_dir():
+        return _load_folder(path, dtype, device)
+    return LanguageModel(*load_gguf(path if path.suffix == ".gguf" else smollm2_file(path), dtype, device))
+
+
+def _load_folder(folder: Path, dtype: str, device: str) -> LanguageModel:
+    from qwill.model.files import load_model
+
+    model, tokenizer = load_model(folder, dtype=dtype, device=device), Tokenizer.load(folder)
+    generation = folder / "generation_config.json"
+    eos = read_json(generation).get("eos_token_id") if generation.exists() else None
+    return LanguageModel(model.eval(), tokenizer, [eos] if isinstance(eos, int) else eos or [])

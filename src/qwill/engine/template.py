@@ -1,0 +1,102 @@
+"""Chat templates of models that are not Qwen3: Jinja in a sandbox, and still no text becomes a special token.
+
+The released Qwen3 template has its own renderer (`qwill.text.chat`); this is for folders and GGUF files that
+bring another one. The template makes one text of what it wrote itself and what people wrote. To keep the two
+apart, a private-use character is put inside every special token's name that occurs in people's text, before
+the template sees it, and taken out again when the text is encoded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from qwill.base.errors import DataError
+from qwill.text.tokenizer import Tokenizer
+
+ROLES = ("system", "user", "assistant", "tool")
+PRIVATE_USE = range(0xE000, 0xF900)
+
+
+def render_template(
+    messages: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    thinking: bool = True,
+) -> list[int]:
+    """Ids of a conversation and the beginning of the next reply, by the tokenizer's own chat template.
+
+    Raises `DataError` for a role that no template knows, and when the template can't be rendered.
+    """
+    for i, message in enumerate(messages, start=1):
+        if message.get("role") not in ROLES:
+            raise DataError(
+                f"message {i} has role {message.get('role')!r}; expected system, user, assistant or tool."
+            )
+    written = json.dumps([list(messages), list(tools or [])], ensure_ascii=False, default=str)
+    mark = next(chr(c) for c in PRIVATE_USE if chr(c) not in written)
+    specials = sorted(tokenizer.specials, key=len, reverse=True)
+    config = tokenizer.config
+    values = {
+        "messages": _guarded(list(messages), specials, mark),
+        "tools": _guarded(list(tools), specials, mark) if tools else None,
+        "add_generation_prompt": True,
+        "enable_thinking": thinking,
+        **{name: _name(config.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")},
+    }
+    try:
+        text = _compiled(tokenizer.chat_template).render(values)
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+        raise DataError(
+            f"the model's chat template can't render this conversation ({error}); change the messages."
+        ) from error
+    ids: list[int] = []
+    pattern = "(" + "|".join(map(re.escape, specials)) + ")" if specials else "(?!)()"
+    for i, piece in enumerate(re.split(pattern, text)):
+        if i % 2:
+            ids.append(tokenizer.special(piece))
+        elif piece:
+            ids += tokenizer.encode(piece.replace(mark, ""))
+    return ids
+
+
+def _guarded(value: Any, specials: Sequence[str], mark: str) -> Any:
+    """The same value with the mark inside every special name, and behind a text that ends as one begins."""
+    if isinstance(value, Mapping):
+        return {key: _guarded(item, specials, mark) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_guarded(item, specials, mark) for item in value]
+    if not isinstance(value, str):
+        return value
+    for name in specials:
+        value = value.replace(name, name[:1] + mark + name[1:])
+    begins = any(value.endswith(name[:i]) for name in specials for i in range(1, len(name)))
+    return value + mark if begins else value
+
+
+def _name(token: Any) -> str:
+    return token.get("content", "") if isinstance(token, Mapping) else token or ""
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> jinja2.Template:
+    # As transformers sets it up, so that released templates come out as they do there.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+
+    def refuse(reason: str) -> None:
+        raise jinja2.TemplateError(reason)
+
+    environment.globals["raise_exception"] = refuse
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(
+        value, ensure_ascii=False, indent=indent
+    )
+    return environment.from_string(template)

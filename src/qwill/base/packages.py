@@ -7,48 +7,84 @@ used: they honour the user's mirrors, certificates and offline folders, and run 
 
 from __future__ import annotations
 
-import hashlib
+import difflib
+import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from qwill.base.errors import SourceError
-from qwill.base.files import sha256_file
+from qwill.base.files import sha256_file, sync_folder
+from qwill.base.progress import Bar, Display
 
-# Runs in a process of its own, so that pip's internals, global state and log handlers stay out of ours.
+# Runs in a process of its own, so that pip's internals, global state and log handlers stay out of ours. It answers in
+# lines of JSON: {"done", "total"} in bytes while it works, and at the end one of "file", "versions" or "trouble".
 _FETCH = r"""
-import hashlib, json, os, shutil, sys
+import json, logging, os, shutil, sys
 from pip._internal.commands import create_command
-from pip._internal.index.package_finder import CandidateEvaluator
-name, version, kind, folder = sys.argv[1:5]
-command = create_command("download")
-options, _ = command.parse_args(["--no-deps", "--quiet", "--disable-pip-version-check", name])
-with command.main_context():
-    session = command.get_default_session(options)
-    finder = command._build_package_finder(options=options, session=session, ignore_requires_python=True)
-    links = [c.link for c in finder.find_all_candidates(name) if str(c.version) == version]
+from pip._vendor.packaging.version import Version
+name, version, kind, sha256, folder = sys.argv[1:6]
+unreachable = []
+class Listener(logging.Handler):
+    def emit(self, record):
+        # pip passes over an index that does not answer; only its log knows. 404 is an answer.
+        if "Could not fetch URL" in record.msg and "404" not in str(record.args[1]):
+            unreachable.append(str(record.args[0]))
+log = logging.getLogger("pip._internal.index.collector")
+log.setLevel(logging.DEBUG)
+log.addHandler(Listener())
+log.propagate = False
+def say(**answer):
+    print(json.dumps(answer), flush=True)
+def find(finder):
+    candidates = finder.find_all_candidates(name)
+    links = [c.link for c in candidates if c.version == Version(version)]
     wheels = [l for l in links if l.filename.endswith(".whl")]
     sources = [l for l in links if not l.filename.endswith(".whl")]
-    chosen = (sources if kind == "sdist" else wheels or sources)
+    chosen = sources if kind == "sdist" else wheels or sources
+    # Where there are several, the one that is asked for; else the same one every time.
+    chosen.sort(key=lambda l: (l.hash != sha256, l.filename))
     if not chosen:
-        print(json.dumps({"missing": sorted({str(c.version) for c in finder.find_all_candidates(name)})[-3:]}))
-        sys.exit(0)
-    link = chosen[0]
+        say(versions=[str(v) for v in sorted({c.version for c in candidates})[-3:]], unreachable=unreachable)
+    return chosen[:1]
+def copy(link, session):
     target = os.path.join(folder, link.filename)
     if link.is_file:
         shutil.copyfile(link.file_path, target)
+        say(done=os.path.getsize(target), total=os.path.getsize(target))
     else:
         reply = session.get(link.url_without_fragment, stream=True, headers={"Accept-Encoding": "identity"})
         reply.raise_for_status()
+        total, done = int(reply.headers.get("Content-Length", 0)), 0
         with open(target, "wb") as f:
             for block in reply.iter_content(1 << 18):
-                f.write(block)
-    print(json.dumps({"file": link.filename, "hashes": link._hashes if hasattr(link, "_hashes") else {}}))
+                done += f.write(block)
+                say(done=done, total=total)
+        if total and done != total:
+            raise OSError("the download broke off after %d of %d bytes" % (done, total))
+    if link.has_hash:
+        link.as_hashes().check_against_path(target)
+    say(file=link.filename)
+try:
+    command = create_command("download")
+    options, _ = command.parse_args(["--no-deps", "--quiet", "--disable-pip-version-check", name])
+    with command.main_context():
+        session = command.get_default_session(options)
+        finder = command._build_package_finder(options=options, session=session, ignore_requires_python=True)
+        for link in find(finder):
+            copy(link, session)
+except Exception as error:
+    say(trouble=" ".join(str(error).split()) or type(error).__name__)
 """
 
 
@@ -56,35 +92,64 @@ def cache_folder() -> Path:
     return Path(os.environ.get("QWILL_CACHE") or Path.home() / ".cache" / "qwill")
 
 
-def fetch_package(name: str, version: str, sha256: str | None = None, sdist: bool = False) -> Path:
+def fetch_package(
+    name: str, version: str, sha256: str | None = None, sdist: bool = False, display: Display | None = None
+) -> Path:
     """The archive of a package (its wheel, or with `sdist` its source archive) in Qwill's cache, fetched if missing.
 
+    What is in the cache needs no network; a download shows a bar on `display`.
     Raises SourceError when it can't be had or its hash is not `sha256`; then nothing stays in the cache.
     """
     folder = cache_folder() / "packages" / f"{name}-{version}{'-sdist' if sdist else ''}"
-    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-        if path.is_file() and not path.name.startswith("."):
+    for path in sorted(folder.glob("[!.]*")) if folder.is_dir() else []:
+        if path.is_file():
             return _checked(path, name, version, sha256)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
-        command = [sys.executable, "-c", _FETCH, name, version, "sdist" if sdist else "wheel", temporary]
-        done = subprocess.run(command, capture_output=True, text=True)
-        try:
-            answer = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else {}
-        except (IndexError, json.JSONDecodeError):
-            answer = {}
-        if "missing" in answer:
-            known = ", ".join(answer["missing"]) or "none"
-            raise SourceError(f"package {name} {version} is not in the package index (versions there: {known}).")
-        if "file" not in answer:
-            reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-            raise SourceError(
-                f"package {name} {version} could not be fetched ({reason}); check the network and pip's settings, "
-                "then run the same command again."
-            )
+        # -P: a file of the current folder must not stand in for pip.
+        command = [sys.executable, "-P", "-c", _FETCH, name, version, "sdist" if sdist else "wheel", sha256 or ""]
+        with (display or Display(quiet=True)).stage(f"fetch {name} {version}", 0, "MB") as bar:
+            answer = _last_answer([*command, temporary], bar)
+            if "file" not in answer:
+                raise SourceError(f"package {name} {version} could not be fetched: {_reason(answer)}")
         fetched = _checked(Path(temporary) / answer["file"], name, version, sha256)
+        with open(fetched, "rb") as f:
+            os.fsync(f.fileno())
+        folder.mkdir(exist_ok=True)
         os.replace(fetched, folder / answer["file"])
+        sync_folder(folder)
     return folder / answer["file"]
+
+
+def _last_answer(command: list[str], bar: Bar) -> dict[str, Any]:
+    answer: dict[str, Any] = {}
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
+            assert child.stdout is not None
+            try:
+                for line in child.stdout:
+                    answer = json.loads(line) if line.startswith("{") else answer
+                    if "done" in answer:
+                        bar.total = answer["total"] / 1e6
+                        bar.update(answer["done"] / 1e6)
+            except BaseException:
+                child.kill()
+                raise
+        if child.returncode == 0:
+            return answer
+        errors.seek(0)
+        return {"trouble": (errors.read().strip().splitlines() or [f"pip ended with {child.returncode}"])[-1]}
+
+
+def _reason(answer: dict[str, Any]) -> str:
+    if answer.get("unreachable"):
+        return f"{answer['unreachable'][0]} does not answer; check the network and pip's settings."
+    if answer.get("versions"):
+        return f"the package index has no such version (the newest there: {', '.join(answer['versions'])})."
+    if "versions" in answer:
+        return "the package index has no package of that name; check pip's settings."
+    trouble = answer.get("trouble", "no answer")
+    return f"{trouble.rstrip('.')}; check the network and pip's settings, then run the same command again."
 
 
 def _checked(path: Path, name: str, version: str, sha256: str | None) -> Path:
@@ -97,34 +162,51 @@ def _checked(path: Path, name: str, version: str, sha256: str | None) -> Path:
     return path
 
 
-def list_members(archive: Path) -> list[str]:
-    """Names of the files inside a wheel, zip or tar archive."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as z:
-            return [n for n in z.namelist() if not n.endswith("/")]
+@contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+    # These are what a cut or changed archive makes the readers raise.
+    broken = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
     try:
-        with tarfile.open(archive) as t:
-            return [m.name for m in t.getmembers() if m.isfile()]
-    except (tarfile.TarError, OSError) as error:
-        raise SourceError(f"{archive}: neither a zip nor a tar archive ({error}).") from None
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as z:
+                yield z
+        else:
+            with tarfile.open(archive) as t:
+                yield t
+    except (*broken, gzip.BadGzipFile) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":. ")
+        raise SourceError(f"{archive}: not a sound archive ({first}); delete it and fetch it again.") from None
+    except OSError as error:
+        raise SourceError(f"{archive}: cannot be read ({error.strerror or error}).") from None
+
+
+def _names(archive: zipfile.ZipFile | tarfile.TarFile) -> list[str]:
+    if isinstance(archive, zipfile.ZipFile):
+        return [n for n in archive.namelist() if not n.endswith("/")]
+    return [m.name for m in archive.getmembers() if m.isfile()]
+
+
+def list_members(archive: Path) -> list[str]:
+    """Names of the files inside a wheel, zip or tar archive. Raises SourceError for an archive that is broken."""
+    with _opened(archive) as opened:
+        return _names(opened)
 
 
 def open_member(archive: Path, inner_path: str) -> bytes:
-    """The bytes of one file; in a source archive `inner_path` may leave out the leading `name-version/`."""
-    names = list_members(archive)
-    match = inner_path if inner_path in names else None
-    if match is None:
-        match = next((n for n in names if n.partition("/")[2] == inner_path), None)
-    if match is None:
-        raise SourceError(f"{archive}: holds no {inner_path}.")
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as z:
-            return z.read(match)
-    with tarfile.open(archive) as t:
-        member = t.extractfile(match)
+    """The bytes of one file; in a source archive `inner_path` may leave out the leading `name-version/`.
+
+    Raises SourceError for an archive that is broken or holds no such file.
+    """
+    with _opened(archive) as opened:
+        names = _names(opened)
+        match = inner_path if inner_path in names else None
+        if match is None:
+            match = next((n for n in names if n.partition("/")[2] == inner_path), None)
+        if match is None:
+            near = difflib.get_close_matches(inner_path, names, n=1)
+            raise SourceError(f"{archive}: holds no {inner_path}{f'; did you mean {near[0]}?' if near else '.'}")
+        if isinstance(opened, zipfile.ZipFile):
+            return opened.read(match)
+        member = opened.extractfile(match)
         assert member is not None
         return member.read()
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

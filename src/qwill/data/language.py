@@ -73,9 +73,9 @@ class Language:
 
 def script_shares(text: str) -> dict[str, float]:
     """Share of the letters of `text` that are Han, kana and Latin (all 0 for a text without letters)."""
-    letters = len(_LETTER.findall(text))
+    letters = "".join(_LETTER.findall(text))
     found = {"han": _HAN, "kana": _KANA, "latin": _LATIN}
-    return {name: len(pattern.findall(text)) / letters if letters else 0.0 for name, pattern in found.items()}
+    return {name: len(pattern.findall(letters)) / max(len(letters), 1) for name, pattern in found.items()}
 
 
 @cache

@@ -19,6 +19,7 @@ _INVISIBLE = re.compile(
 _LINE_END = re.compile("\r\n?|\x85|\u2028|\u2029")
 _OTHER_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _TRAILING_SPACE = re.compile(r" +(?=\n)| +\Z")
+_MOST_PASSES = 8  # one repair can uncover the next: text escaped twice, mojibake parted by an invisible character
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
@@ -34,11 +35,20 @@ def _ftfy_config() -> TextFixerConfig:
 
 
 def repair(text: str) -> str:
-    """The text with mojibake undone, HTML entities unescaped, NFC, `\\n` line ends and no invisible
-    characters.
+    """The text with mojibake undone, HTML entities unescaped, NFC, `\\n` line ends and no invisible characters.
 
-    Idempotent. Trailing spaces and more than one empty line in a row go; spaces inside a line stay, because
-    they carry meaning in code and tables. U+FFFD stays: it is evidence of loss, which a filter judges."""
+    Idempotent. Trailing spaces and more than one empty line in a row go; spaces inside a line stay, because they carry
+    meaning in code and tables. U+FFFD stays: it is evidence of loss, which a filter judges.
+    """
+    for _ in range(_MOST_PASSES):
+        repaired = _pass(text)
+        if repaired == text:
+            break
+        text = repaired
+    return text
+
+
+def _pass(text: str) -> str:
     import ftfy
 
     fixed = _LINE_END.sub("\n", text)

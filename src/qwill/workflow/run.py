@@ -142,6 +142,7 @@ def _fetch(section: Section, display: Display) -> None:
 
 
 def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Manifest:
+    began, started = datetime.now(UTC), time.perf_counter()
     stage = section.stage
     work = recipe.folder / ".work" / f"{stage.name}-{plan.recipe_id}"
     resumed = work.is_dir() and any(work.iterdir())
@@ -153,7 +154,6 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
     function = load(stage.run)
     if "torch" in sys.modules:
         set_threads(recipe.threads)
-    began, started = datetime.now(UTC), time.perf_counter()
     _remove(recipe.folder, f".{stage.name}.*")
     with new_folder(recipe.folder / stage.name) as out:
         context = StageContext(

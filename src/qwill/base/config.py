@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import reprlib
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,13 +27,14 @@ def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         pass
 
     def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-        seen: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
-            if key in seen:
-                raise ConfigError(f"{path}: line {key_node.start_mark.line + 1} sets {key!r} a second time; keep one.")
-            seen[key] = loader.construct_object(value_node, deep=True)
-        return seen
+        seen = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if (key.tag, name) in seen:
+                raise ConfigError(f"{path}: line {key.start_mark.line + 1} sets {name!r} a second time; keep one.")
+            seen.add((key.tag, name))
+        loader.flatten_mapping(node)  # after the check: what `<<` takes over may well be set again
+        return loader.construct_mapping(node, deep=True)
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
@@ -45,8 +48,11 @@ def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{path}: line {line} is not valid YAML ({error.problem}).") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]}).") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds {type(value).__name__}; expected settings as `key: value` lines.")
+        found = "is empty" if value is None else f"holds {_shown(value)}"
+        raise ConfigError(f"{path}: {found}; expected settings as `key: value` lines.")
     for override in overrides:
         apply_override(value, override)
     return value
@@ -60,13 +66,15 @@ def apply_override(value: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r} is not an override; write it as section.setting=value.")
     *parents, last = name.split(".")
     for i, parent in enumerate(parents):
-        inner = value.setdefault(parent, {})
+        if value.get(parent) is None:
+            value[parent] = {}  # a section with nothing in it is one with every default
+        inner = value[parent]
         if not isinstance(inner, dict):
             raise ConfigError(f"{override!r}: {'.'.join(parents[: i + 1])} is a value, not a section.")
         value = inner
     try:
         value[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"{override!r}: {text!r} is not a valid value.") from None
 
 
@@ -114,8 +122,10 @@ def to_dict(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "empty"
     names = {bool: "true/false", int: "a whole number", float: "a number", str: "text", list: "a list"}
-    return f"{value!r} ({names.get(type(value), type(value).__name__)})"
+    return f"{reprlib.repr(value)} ({names.get(type(value), type(value).__name__)})"
 
 
 def _expected(hint: Any) -> str:
@@ -125,11 +135,9 @@ def _expected(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join("nothing" if a is type(None) else _expected(a) for a in arguments)
     if origin in (list, tuple):
-        return f"a list of {_expected(arguments[0])}"
-    if origin is dict:
+        return f"a list, each {_expected(arguments[0])}"
+    if origin is dict or dataclasses.is_dataclass(hint):
         return "a section"
-    if dataclasses.is_dataclass(hint):
-        return "a section of settings"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))
 
 
@@ -154,7 +162,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return parse(hint, value, where)  # type: ignore[arg-type]
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool) != any(isinstance(a, bool) for a in arguments):
+        # By type too: True == 1 == 1.0.
+        if not any(value == a and type(value) is type(a) for a in arguments):
             raise wrong
         return value
     if origin in (list, tuple):
@@ -168,15 +177,20 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise wrong
-        return {k: _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as text; a person means a number.
+        return {
+            _convert(arguments[0], k, f"{where}: the key"): _convert(arguments[1], v, f"{where}.{k}")
+            for k, v in value.items()
+        }
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        # Text as well: YAML 1.1 reads 1e-3 as text, and a person means a number.
         try:
-            return float(value)
-        except ValueError:
+            number = float(value)
+        except (ValueError, OverflowError):
             raise wrong from None
+        # NaN and infinity have no place in JSON, so no recipe id could be made of them.
+        if not math.isfinite(number):
+            raise wrong
+        return number
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint in (int, str, bool) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):

@@ -5,6 +5,8 @@ Read: `ModelConfig.from_hf(config_json, where)`; write: `.to_hf()`; derive: `Mod
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +14,50 @@ from qwill.base.errors import ModelError
 
 SUPPORTED = ("qwen3", "qwen3_moe", "llama")
 ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM", "llama": "LlamaForCausalLM"}
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Fields of a `config.json`, each checked as it is taken; an explicit null counts as missing."""
+
+    raw: dict[str, Any]
+    where: str
+
+    def _take(self, name: str, sound: Callable[[Any], bool], wanted: str, default: Any) -> Any:
+        value = self.raw.get(name)
+        if value is None:
+            if default is None:
+                raise ModelError(f"{self.where}: the field {name!r} is missing; expected {wanted}.")
+            return default
+        if not sound(value):
+            raise ModelError(f"{self.where}: {name} is {str(value)[:60]!r}; expected {wanted}.")
+        return value
+
+    def count(self, name: str, default: int | None = None) -> int:
+        return int(self._take(name, lambda x: _is_integer(x) and x > 0, "a positive whole number", default))
+
+    def positive(self, name: str, default: float) -> float:
+        return float(self._take(name, lambda x: _is_number(x) and 0 <= x < math.inf, "a number from 0 up", default))
+
+    def flag(self, name: str) -> bool:
+        return bool(self._take(name, lambda x: isinstance(x, bool), "true or false", False))
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        return dict(self._take(name, lambda x: isinstance(x, dict), "an object", {}))
+
+    def token(self, name: str) -> int | None:
+        return None if self.raw.get(name) is None else int(self._take(name, _is_integer, "a token id", 0))
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        return tuple(self._take(name, lambda x: isinstance(x, list) and all(map(_is_integer, x)), "a list of ids", ()))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -68,48 +114,65 @@ class ModelConfig:
             raise ModelError(
                 f"{where}: model_type {kind!r} is not supported; Qwill reads {', '.join(SUPPORTED)} for now."
             )
-        missing = [k for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads") if k not in raw]
-        if missing:
-            raise ModelError(f"{where}: the field {missing[0]!r} is missing; every model configuration has it.")
         if raw.get("hidden_act", "silu") != "silu":
             raise ModelError(f"{where}: hidden_act {raw['hidden_act']!r} is not supported; expected 'silu'.")
         if raw.get("use_sliding_window"):
             raise ModelError(f"{where}: use_sliding_window is not supported; no released Qwen3 model uses it.")
-        rope = raw.get("rope_parameters") or {}
-        scaling = raw.get("rope_scaling") or rope
+        # transformers 5 writes num_local_experts, the released files num_experts.
+        given = _Fields({"num_experts": raw.get("num_local_experts")} | raw, where)
+        rope = given.mapping("rope_parameters")
+        scaling = given.mapping("rope_scaling") or rope
         rope_type = scaling.get("rope_type", scaling.get("type", "default"))
         if rope_type != "default":
             raise ModelError(f"{where}: rope type {rope_type!r} is not supported; expected 'default'.")
-        heads = int(raw["num_attention_heads"])
-        eos = raw.get("eos_token_id")
-        moe = kind == "qwen3_moe"
-        return cls(
+        vocab, hidden, heads = (given.count(f) for f in ("vocab_size", "hidden_size", "num_attention_heads"))
+        several = isinstance(raw.get("eos_token_id"), list)
+        moe, llama = kind == "qwen3_moe", kind == "llama"
+        config = cls(
             model_type=kind,
-            vocab_size=int(raw["vocab_size"]),
-            hidden_size=int(raw["hidden_size"]),
-            num_hidden_layers=int(raw["num_hidden_layers"]),
+            vocab_size=vocab,
+            hidden_size=hidden,
+            num_hidden_layers=given.count("num_hidden_layers"),
             num_attention_heads=heads,
-            num_key_value_heads=int(raw.get("num_key_value_heads") or heads),
-            head_dim=int(raw.get("head_dim") or raw["hidden_size"] // heads),
-            intermediate_size=int(raw.get("intermediate_size", 0)),
-            max_position_embeddings=int(raw.get("max_position_embeddings", 32768)),
-            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10000.0))),
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-            attention_bias=bool(raw.get("attention_bias", False)),
-            num_experts=int(raw.get("num_experts", raw.get("num_local_experts", 0))) if moe else 0,
-            num_experts_per_tok=int(raw.get("num_experts_per_tok", 0)) if moe else 0,
-            moe_intermediate_size=int(raw.get("moe_intermediate_size", 0)) if moe else 0,
-            norm_topk_prob=bool(raw.get("norm_topk_prob", False)),
-            router_aux_loss_coef=float(raw.get("router_aux_loss_coef", 1e-3)),
-            decoder_sparse_step=int(raw.get("decoder_sparse_step", 1)),
-            mlp_only_layers=tuple(raw.get("mlp_only_layers") or ()),
-            initializer_range=float(raw.get("initializer_range", 0.02)),
-            bos_token_id=raw.get("bos_token_id"),
-            eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
-            pad_token_id=raw.get("pad_token_id"),
-            quantization_config=raw.get("quantization_config"),
+            num_key_value_heads=given.count("num_key_value_heads", heads if llama else None),
+            # Where the field is missing: what transformers' class for the type takes.
+            head_dim=given.count("head_dim", 128 if kind == "qwen3" else max(1, hidden // heads)),
+            intermediate_size=0 if moe and not raw.get("intermediate_size") else given.count("intermediate_size"),
+            max_position_embeddings=given.count("max_position_embeddings", 32768),
+            rms_norm_eps=given.positive("rms_norm_eps", 1e-6),
+            rope_theta=_Fields(raw | rope, where).positive("rope_theta", 10000.0),
+            tie_word_embeddings=given.flag("tie_word_embeddings"),
+            attention_bias=given.flag("attention_bias"),
+            num_experts=given.count("num_experts") if moe else 0,
+            num_experts_per_tok=given.count("num_experts_per_tok") if moe else 0,
+            moe_intermediate_size=given.count("moe_intermediate_size") if moe else 0,
+            norm_topk_prob=given.flag("norm_topk_prob"),
+            router_aux_loss_coef=given.positive("router_aux_loss_coef", 1e-3),
+            decoder_sparse_step=given.count("decoder_sparse_step", 1),
+            mlp_only_layers=given.integers("mlp_only_layers"),
+            initializer_range=given.positive("initializer_range", 0.02),
+            bos_token_id=given.token("bos_token_id"),
+            eos_token_id=given.integers("eos_token_id") if several else given.token("eos_token_id"),
+            pad_token_id=given.token("pad_token_id"),
+            quantization_config=given.mapping("quantization_config") or None,
         )
+        config._check(where)
+        return config
+
+    def _check(self, where: str) -> None:
+        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
+            raise ModelError(
+                f"{where}: {self.num_attention_heads} heads of {self.head_dim} do not go with "
+                f"{self.num_key_value_heads} key/value heads; expected an even size, and a multiple of their number."
+            )
+        if self.rope_theta == 0:
+            raise ModelError(f"{where}: rope_theta is 0; expected a positive number.")
+        if self.num_experts_per_tok > self.num_experts:
+            raise ModelError(
+                f"{where}: num_experts_per_tok is {self.num_experts_per_tok}, more than the {self.num_experts} experts."
+            )
+        if self.num_experts and self.intermediate_size == 0 and (self.mlp_only_layers or self.decoder_sparse_step > 1):
+            raise ModelError(f"{where}: the field 'intermediate_size' is missing; layers without experts need it.")
 
     def to_hf(self) -> dict[str, Any]:
         """The `config.json` of this model, in the released files' style (`rope_theta` at the top level)."""

@@ -225,22 +225,28 @@ def _talk(conversation: Conversation, console: Console) -> int:
 
 def _show(deltas: Iterator[Delta], console: Console, notice: Callable[[str], None]) -> None:
     """Print a reply as it comes, thinking dimmed, and its speed afterwards; Ctrl-C stops it."""
+    from qwill.cli.wrapping import Wrapper
+
+    def put(text: str) -> None:
+        style = "dim italic" if kind == "reasoning" else None
+        console.print(text, end="", style=style, markup=False, soft_wrap=True)
+
     started = first = time.monotonic()
-    count, kind, reason = 0, "", None
+    count, kind, reason, wrapper = 0, "", None, Wrapper(console.width)
     try:
         for delta in deltas:
             first = first if count else time.monotonic()
             count += 1
             reason = delta.finish_reason
             if delta.text and kind == "reasoning" and delta.kind == "content":
-                console.print("\n")
+                put(wrapper.finish() + "\n\n")
+                wrapper = Wrapper(console.width)
             if delta.text:
                 kind = delta.kind
-                style = "dim italic" if kind == "reasoning" else None
-                console.print(CONTROL.sub("", delta.text), end="", style=style, markup=False, soft_wrap=True)
-        console.print()
+                put(wrapper.push(CONTROL.sub("", delta.text)))
+        put(wrapper.finish() + "\n")
     except KeyboardInterrupt:
-        console.print()
+        put(wrapper.finish() + "\n")
         notice("Stopped.")
     finally:
         deltas.close()  # type: ignore[attr-defined]

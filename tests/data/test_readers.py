@@ -1,0 +1,134 @@
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwill.base.errors import DataError
+from qwill.data import readers
+from qwill.data.readers import Bad, Raw
+
+
+def zipped(text: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("dictionary.txt", text)
+    return buffer.getvalue()
+
+
+@given(st.text(), st.integers(0, 300))
+def test_a_wrong_byte_is_named_with_its_offset(text: str, place: int) -> None:
+    good = text.encode("utf-8", "ignore")
+    assert readers.decode(good, "f") == good.decode("utf-8-sig")
+    broken = b"".join(c.encode("utf-8", "ignore") for c in text[:place])
+    with pytest.raises(DataError, match=rf"notes\.txt is not UTF-8: byte {len(broken)} is 0xff"):
+        readers.decode(broken + b"\xff" + good, "notes.txt")
+
+
+def test_a_byte_order_mark_is_dropped_and_counted_in_offsets() -> None:
+    assert readers.decode(b"\xef\xbb\xbfab", "f") == "ab"
+    with pytest.raises(DataError, match="byte 4 is 0xc3"):
+        readers.decode(b"\xef\xbb\xbfa\xc3", "f")
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r"))))
+def test_lines_end_at_line_feeds_only_and_keep_their_numbers(texts: list[str]) -> None:
+    found = list(readers.read_lines("\r\n".join(texts).encode(), "f"))
+    want = [Raw(i, text) for i, text in enumerate(texts, start=1) if text.strip()]
+    # A byte-order mark in front of the first line belongs to the file and not to the text.
+    if texts and texts[0].startswith("\ufeff"):
+        want = [Raw(r.record, r.text.removeprefix("\ufeff") if r.record == 1 else r.text) for r in want]
+        want = [r for r in want if r.text.strip()]
+    assert found == want
+
+
+def test_json_lines_with_bad_records_are_read_on_and_each_is_named() -> None:
+    data = b'{"text": "one"}\n\n{"text": 2}\n{"body": "x"}\n[1]\n{"text": "cut\n{"text": "two"}'
+    found = list(readers.read_json_field(data, "f", "text"))
+    assert [item for item in found if isinstance(item, Raw)] == [Raw(1, "one"), Raw(7, "two")]
+    bad = {item.record: item.reason for item in found if isinstance(item, Bad)}
+    assert bad.keys() == {3, 4, 5, 6}
+    assert bad[3] == "field 'text' is a int, not text"
+    assert bad[4] == "field 'text' is missing"
+    assert bad[5] == "a JSON list, not an object"
+    assert bad[6].startswith("not JSON")
+
+
+@pytest.mark.parametrize(
+    ("unit", "documents"),
+    [
+        ("line", [(1, "a"), (2, "b"), (5, "c")]),
+        ("paragraph", [(1, "a\nb"), (5, "c")]),
+        ("file", [(1, "a\nb\n\n \nc")]),
+    ],
+)
+def test_plain_text_by_line_paragraph_or_file(unit: str, documents: list[tuple[int, str]]) -> None:
+    assert [(r.record, r.text) for r in readers.read_text(b"a\nb\n\n \nc", "f", unit)] == documents  # type: ignore
+    assert list(readers.read_text(b"\n \n", "f", unit)) == []
+
+
+def test_parquet_with_a_named_column(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"body": ["one", None, "two"], "n": [1, 2, 3]}), path)
+    assert list(readers.read_parquet(path, "body")) == [
+        Raw(1, "one"),
+        Bad(2, "column 'body' is a NoneType, not text", "None"),
+        Raw(3, "two"),
+    ]
+    with pytest.raises(DataError, match="has no column 'text'; expected one of body, n"):
+        list(readers.read_parquet(path, "text"))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match=r"a\.parquet is not readable as Parquet"):
+        list(readers.read_parquet(path, "body"))
+
+
+def test_passages_lose_the_traces_of_their_questions() -> None:
+    rows = [{"passage": "He said ``no'' twice. CANNOTANSWER"}, {"passage": "Plain."}]
+    data = "\n".join(map(json.dumps, rows)).encode()
+    assert list(readers.read_passages(data, "f")) == [Raw(1, 'He said "no" twice.'), Raw(2, "Plain.")]
+
+
+def test_paragraphs_that_ran_together_are_parted() -> None:
+    text = "It is old.Humans lived there (in caves).They left.Then e.g. node.js and 3.5 km at 5 p.m. in U.S.A. came."
+    (raw,) = readers.read_wiki_demo(text.encode(), "f")
+    assert isinstance(raw, Raw)
+    assert raw.text.split("\n")[:3] == ["It is old.", "Humans lived there (in caves).", "They left."]
+    assert raw.text.replace("\n", "") == text
+
+
+def test_dictionary_entries_become_readable_documents() -> None:
+    entry = "晨光\t1.曙光﹐阳光。｜～很美。\r\n晨星\t1.星。2.比喻少。\r\n晨星\t1.星。2.比喻少。\r\n只有词\r\n"
+    documents = list(readers.read_words(zipped(entry), "f"))
+    assert documents == [
+        Bad(4, "1 columns or an empty one, 2 expected", "只有词"),
+        Raw(1, "晨光：曙光，阳光。；晨光很美。\n晨星：1.星。2.比喻少。"),
+    ]
+    many = "".join(f"词{i}\t{'很长的解释' * 10}。\n" for i in range(20))
+    lengths = [len(item.text) for item in readers.read_words(zipped(many), "f") if isinstance(item, Raw)]
+    assert len(lengths) > 1
+    assert all(readers.ENTRY_CHARACTERS <= n < readers.ENTRY_CHARACTERS + 70 for n in lengths[:-1])
+
+
+def test_a_character_has_a_line_for_each_reading() -> None:
+    row = "丁\t一\t0\t1\t一\t丁\tSGH\t[dīng]1.天干的第四位。2.人口：人~。[zhēng]1.伐木声。\r\n"
+    row += "坏\t一\t0\t1\t一\t丁\tS\t无音\r\n"
+    assert list(readers.read_characters(zipped(row), "f")) == [
+        Bad(2, "gloss does not begin with a reading in brackets", "无音"),
+        Raw(1, "丁（dīng）：1.天干的第四位。2.人口：人丁。\n丁（zhēng）：伐木声。"),
+    ]
+
+
+def test_sayings_with_the_same_beginning_are_one() -> None:
+    rows = "泥鳅跳龙门\t妄想\n泥鳅跳龙门\t痴心妄想\n泥鳅跳龙门\t妄想\n泥鳅打鼓\t乱谈\n"
+    assert list(readers.read_sayings(zipped(rows), "f")) == [Raw(1, "泥鳅跳龙门——妄想；痴心妄想。\n泥鳅打鼓——乱谈。")]
+
+
+def test_a_broken_archive_is_refused() -> None:
+    with pytest.raises(DataError, match="words is not a zip archive"):
+        list(readers.read_words(b"PK no", "words"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,15 +101,21 @@ def _unpermuted(weights_OI: Tensor, heads: int) -> Tensor:
 
 def read_gguf_config(file: GGUFFile) -> ModelConfig:
     """The model that the metadata describe, every tensor checked to be there in its shape."""
-    arch = file.metadata.get("general.architecture")
+    arch = _text(file, "general.architecture")
     if arch not in ARCHITECTURES:
         raise ModelError(
             f"{file.path}: architecture {arch!r} is not supported; Qwill reads {', '.join(ARCHITECTURES)} GGUF files."
         )
-    scaling = file.metadata.get(f"{arch}.rope.scaling.type", "none")
+
+    def at_least_zero(key: str) -> float:
+        return float(_number(file, f"{arch}.{key}", lambda x: x >= 0, "a number that is not negative", 0))
+
+    # A factor alone means linear scaling; `scale_linear` is its older name.
+    alone = max(at_least_zero("rope.scaling.factor"), at_least_zero("rope.scale_linear")) not in (0, 1)
+    scaling = _text(file, f"{arch}.rope.scaling.type") or ("linear" if alone else "none")
     if scaling != "none":
         raise ModelError(f"{file.path}: rope scaling {scaling!r} is not supported; expected none.")
-    if file.metadata.get(f"{arch}.expert_count"):
+    if at_least_zero("expert_count"):
         raise ModelError(f"{file.path}: experts in a {arch} file are not supported; expected a dense model.")
 
     def integer(key: str, default: int | None = None) -> int:
@@ -128,7 +134,7 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
         raise CheckpointError(f"{file.path}: {heads} heads of {head_dim} with {kv_heads} for keys make no sense.")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
-        raise CheckpointError(f"{file.path}: tensor token_embd.weight is missing.")
+        raise CheckpointError(f"{file.path}: tensor token_embd.weight is missing; fetch the file again.")
     config = ModelConfig(
         model_type=arch,
         vocab_size=embedding.shape[0],
@@ -150,7 +156,7 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
     # One by one, so that an absurd number of layers ends at the first that is not there.
     for name, _, shape in _expected(config):
         if name not in file.tensors:
-            raise CheckpointError(f"{file.path}: tensor {name} is missing.")
+            raise CheckpointError(f"{file.path}: tensor {name} is missing; fetch the file again.")
         if file.tensors[name].shape != shape:
             raise CheckpointError(
                 f"{file.path}: tensor {name} has shape {list(file.tensors[name].shape)}, but the metadata mean "
@@ -191,11 +197,18 @@ def _number(file: GGUFFile, key: str, sound: Callable[[Any], bool], wanted: str,
     return value
 
 
-def _token_id(file: GGUFFile, role: Literal["bos", "eos", "padding", "unknown"], limit: int) -> int | None:
+def _token_id(file: GGUFFile, role: str, limit: int) -> int | None:
     key = f"tokenizer.ggml.{role}_token_id"
     if key not in file.metadata:
         return None
     value: int = _number(file, key, lambda x: isinstance(x, int) and 0 <= x < limit, f"an id below {limit}", None)
+    return value
+
+
+def _text(file: GGUFFile, key: str) -> str | None:
+    value = file.metadata.get(key)
+    if value is not None and not isinstance(value, str):
+        raise CheckpointError(f"{file.path}: {key} is {_shown(value)}; expected a text.")
     return value
 
 
@@ -209,10 +222,10 @@ def _shown(value: Any) -> str:
 def read_gguf_tokenizer(file: GGUFFile, config: ModelConfig) -> Tokenizer:
     """The byte-level BPE that the metadata hold; text never becomes one of its special tokens."""
     meta = file.metadata
-    model, split = meta.get("tokenizer.ggml.model"), meta.get("tokenizer.ggml.pre")
+    model, split = _text(file, "tokenizer.ggml.model"), _text(file, "tokenizer.ggml.pre")
     if model != "gpt2" or split not in SPLITS:
         raise ModelError(
-            f"{file.path}: the tokenizer is {_shown(model)} with split {_shown(split)}; Qwill reads 'gpt2' with "
+            f"{file.path}: the tokenizer is {model!r} with split {split!r}; Qwill reads 'gpt2' with "
             f"{' or '.join(SPLITS)}."
         )
     tokens, merges = _texts(file, "tokens"), _texts(file, "merges")
@@ -224,16 +237,14 @@ def read_gguf_tokenizer(file: GGUFFile, config: ModelConfig) -> Tokenizer:
             f"{file.path}: tokenizer.ggml.tokens holds {len(tokens)} tokens, {len(set(tokens))} of them different; "
             f"expected up to {config.vocab_size}, all different."
         )
-    template = meta.get("tokenizer.chat_template")
-    if template is not None and not isinstance(template, str):
-        raise CheckpointError(f"{file.path}: tokenizer.chat_template is not a text.")
+    template = _text(file, "tokenizer.chat_template")
     special = [i for i, kind in enumerate(kinds.tolist()) if kind in (CONTROL, USER_DEFINED)]
     try:
         tokenizer = Tokenizer.from_bpe(tokens, merges, special, SPLITS[split], template)
     except ArtifactError as error:
         raise CheckpointError(f"{file.path}: its tokenizer can't be built: {error}") from None
     for role, name in (("bos", "bos"), ("eos", "eos"), ("padding", "pad"), ("unknown", "unk")):
-        token = _token_id(file, role, len(tokens))  # type: ignore[arg-type]
+        token = _token_id(file, role, len(tokens))
         tokenizer.config[f"{name}_token"] = None if token is None else tokens[token]
     return tokenizer
 

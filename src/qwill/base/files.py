@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from qwill.base.errors import DataError
+from qwill.base.errors import ArtifactError, DataError
 
 CHUNK = 1 << 20
 
@@ -57,19 +57,29 @@ def write_json(path: Path, value: Any) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode()
+        data = path.read_bytes()
+        return data.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8.") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line} is not UTF-8; convert the file to UTF-8.") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
+def _parsed(text: str, path: Path, line: int | None = None) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {line or error.lineno} is not valid JSON ({error.msg}).") from None
+    except (ValueError, RecursionError):
+        # A number of thousands of digits, brackets thousands deep: JSON, but nothing that Python reads.
+        where = f"line {line}" if line else "the file"
+        raise DataError(f"{path}: {where} holds JSON with a number too long or nested too deep to be read.") from None
+
+
 def read_json(path: Path) -> Any:
     """Raises DataError naming the file (and line) when it is missing, not UTF-8 or not JSON."""
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {error.lineno} is not valid JSON ({error.msg}).") from None
+    return _parsed(_text(path), path)
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -77,10 +87,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: line {number} is not valid JSON ({error.msg}).") from None
+        value = _parsed(line, path, number)
         if not isinstance(value, dict):
             raise DataError(f"{path}: line {number} holds {type(value).__name__}; expected a JSON object.")
         yield number, value
@@ -107,28 +114,57 @@ def sync_tree(folder: Path) -> None:
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Put a finished folder in its place; an older one goes only after the new one is there."""
+    """Put a finished folder in its place; an older one goes only after the new one is there, whenever we are killed."""
     sync_tree(temporary)
-    old = final.with_name(f".{final.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    if final.exists():
+    old = _old_name(final)
+    if not os.path.lexists(final):
+        os.rename(temporary, final)
+    elif exchange(temporary, final):
+        old = temporary
+    else:
+        _remove(old)
         os.rename(final, old)
-    os.rename(temporary, final)
+        os.rename(temporary, final)
     sync_folder(final.parent)
-    if old.exists():
-        shutil.rmtree(old)
+    _remove(old)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, so that neither is ever missing; False where the system or file system can't."""
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+
+
+def _old_name(final: Path) -> Path:
+    return final.with_name(f".old-{final.name}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
-    """A temporary sibling to fill; it takes its name `final` on success and vanishes on an error."""
+    """A temporary sibling to fill; it takes its name `final` on success and vanishes on an error.
+
+    Raises ArtifactError when `final` is a file: only folders are replaced.
+    """
+    if final.exists() and not final.is_dir():
+        raise ArtifactError(f"{final} is a file; give the name of a folder, or remove it first.")
     final.parent.mkdir(parents=True, exist_ok=True)
+    if not final.exists() and _old_name(final).exists():
+        # Where names can't be swapped, a kill between the two renames of `replace_folder` leaves the old one here.
+        os.rename(_old_name(final), final)
     temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
     os.chmod(temporary, 0o755)
     try:
         yield temporary
         replace_folder(temporary, final)
     finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        _remove(temporary)

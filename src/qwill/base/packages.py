@@ -165,13 +165,17 @@ def _checked(path: Path, name: str, version: str, sha256: str | None) -> Path:
 @contextmanager
 def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
     # These are what a cut or changed archive makes the readers raise.
-    broken = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+    broken = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as z:
                 yield z
         else:
             with tarfile.open(archive) as t:
+                t.getmembers()
+                # To the very end, where gzip keeps its check sum: a tar has none for what is in its files.
+                while t.fileobj is not None and t.fileobj.read(1 << 20):
+                    pass
                 yield t
     except (*broken, gzip.BadGzipFile) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":. ")

@@ -1,10 +1,11 @@
 import unicodedata
 
+import ftfy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwill.data.repair import repair
+from qwill.data.repair import _PLAIN, _ftfy_config, repair
 
 # With surrogates: JSON may carry half of a pair, and what is repaired must be writable as UTF-8.
 any_text = st.text(st.characters(codec=None, exclude_categories=()))
@@ -49,3 +50,8 @@ def test_the_result_is_plain_and_final(text: str) -> None:
     assert unicodedata.is_normalized("NFC", result)
     assert result.encode("utf-8").decode("utf-8") == result
     assert not any(unicodedata.category(c) == "Cc" and c not in "\n\t" for c in result)
+
+
+@given(st.from_regex(_PLAIN, fullmatch=True))
+def test_the_short_cut_passes_by_nothing_that_ftfy_would_repair(text: str) -> None:
+    assert ftfy.fix_text(text, _ftfy_config()) == text

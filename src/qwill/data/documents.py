@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Document:
         return len(self.text.encode("utf-8", "surrogatepass"))
 
     def to_row(self) -> dict[str, Any]:
-        return asdict(self)
+        return vars(self) | {"reject": vars(self.reject) if self.reject else None}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Document:

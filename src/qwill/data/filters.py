@@ -249,7 +249,10 @@ def repetition(view: View, limits: Limits) -> Drop | None:
     if len(view.units) < FEW_UNITS:
         return (f"duplicate {smallest}-grams", shortest) if shortest > limits.max_duplicates_short else None
     for n, limit in limits.max_top:
-        if (share := view.top(n)) > limit:
+        share = view.top(n)
+        if share == 0.0:
+            break  # a longer n-gram occurs no more often than a shorter one
+        if share > limit:
             return f"top {n}-gram", share
     for n, limit in limits.max_duplicates:
         if shortest <= limits.max_duplicates[-1][1]:

@@ -17,6 +17,7 @@ RECORD = Path(__file__).parent.parent / "oracles" / "model"
 CASES = sorted(p.name for p in RECORD.iterdir() if p.is_dir())
 SPARSE = [c for c in CASES if c.startswith("moe")]
 
+OTHER_LENGTHS = (1, 2, 40)
 FORWARD = 1e-5  # max|Δ| over max|reference|
 GRADIENT = 2e-5  # ‖Δ‖ over ‖reference‖, each tensor
 BALANCE = 1e-6
@@ -40,11 +41,13 @@ def differences(case: str, model: Transformer) -> list[str]:
     ]
     with torch.no_grad():
         logits = model.logits(tokens)
-    for h in handles:
-        h.remove()
-    error = float((logits - reference["logits"]).abs().max() / reference["logits"].abs().max())
-    if not error <= FORWARD:
-        out.append(f"logits differ by {error:.1e}")
+        for h in handles:
+            h.remove()
+        others = {n: model.logits(reference[f"tokens_{n}"]) for n in OTHER_LENGTHS}
+    for got, expected in [(logits, reference["logits"]), *((x, reference[f"logits_{n}"]) for n, x in others.items())]:
+        error = float((got - expected).abs().max() / expected.abs().max())
+        if not error <= FORWARD:
+            out.append(f"logits of {got.shape[1]} tokens differ by {error:.1e}")
     if "chosen" in reference:
         k = reference["chosen"].shape[-1]
         mine = torch.stack([c.topk(k, -1).indices.sort(-1).values for c in chosen])

@@ -1,5 +1,7 @@
 """What transformers says of tiny Qwen models in which nothing is trivial: logits, losses, gradients, router choices.
 
+Besides: whether it loads the folders that Qwill's own `save_model` makes of them, and computes the same from those.
+
 requirements: torch==2.13.0 transformers==5.23.0 safetensors numpy
 run: python tests/oracles/make_model_oracle.py   (writes tests/oracles/model/<case>/)
 
@@ -10,6 +12,8 @@ is asserted here and recorded.
 
 import json
 import math
+import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -18,6 +22,10 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 HERE = Path(__file__).parent / "model"
+sys.path.insert(0, str(HERE.parent.parent.parent / "src"))
+from qwill.base.artifact import content_id  # noqa: E402
+from qwill.model.files import load_model, save_model  # noqa: E402
+
 BASE = {
     "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
     "head_dim": 10, "intermediate_size": 36, "max_position_embeddings": 128, "rms_norm_eps": 1e-2, "rope_theta": 300.0,
@@ -31,11 +39,19 @@ CASES = {
     "dense": ("qwen3", {}),
     "dense_tied_bias": ("qwen3", {"tie_word_embeddings": True, "attention_bias": True}),
     "moe": ("qwen3_moe", MOE),
-    "moe_tied_raw_weights": ("qwen3_moe", MOE | {"tie_word_embeddings": True, "norm_topk_prob": False}),
-    "moe_mixed": ("qwen3_moe", MOE | {"mlp_only_layers": [1], "num_experts_per_tok": 3}),
+    "moe_tied_bias_raw_weights": (
+        "qwen3_moe", MOE | {"tie_word_embeddings": True, "attention_bias": True, "norm_topk_prob": False},
+    ),
+    "moe_mixed": (
+        "qwen3_moe",
+        MOE | {"num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [3], "num_experts_per_tok": 3},
+    ),
     "llama": ("llama", {"tie_word_embeddings": True}),
-}
+    # Every matrix of a layer is square and every head has its own keys, so that shapes give no mistake away.
+    "llama_square": ("llama", {"num_key_value_heads": 4, "head_dim": 6, "intermediate_size": 24}),
+}  # fmt: skip
 TOKENS, ROWS = 17, 3
+OTHER_LENGTHS = (1, 2, 40)
 
 
 def redraw(model, seed):
@@ -61,17 +77,27 @@ def router_margin(router_logits, k):
     return float(min(margins))
 
 
+def random_tokens(rows, length, seed):
+    return torch.randint(0, BASE["vocab_size"], (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
 def make(name, kind, changes):
     config = AutoConfig.for_model(kind, **(BASE | changes))
-    config._attn_implementation = "eager"
+    extra = {"output_router_logits": True} if kind == "qwen3_moe" else {}
     for seed in range(1, 400):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", experts_implementation="eager").float().eval()
+        model = AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager", experts_implementation="eager"
+        ).float().eval()
         redraw(model, seed)
-        tokens = torch.randint(0, BASE["vocab_size"], (ROWS, TOKENS), generator=torch.Generator().manual_seed(seed))
-        extra = {"output_router_logits": True} if kind == "qwen3_moe" else {}
+        tokens = random_tokens(ROWS, TOKENS, seed)
+        others = [random_tokens(1, length, 1000 + seed) for length in OTHER_LENGTHS]
         out = model(tokens, output_attentions=True, **extra)
-        margin = router_margin(out.router_logits, config.num_experts_per_tok) if extra else 1.0
+        with torch.no_grad():
+            other_outs = [model(other, **extra) for other in others]
+        margin = 1.0
+        if extra:
+            margin = min(router_margin(o.router_logits, config.num_experts_per_tok) for o in (out, *other_outs))
         if margin > 1e-3:
             break
     else:
@@ -91,7 +117,8 @@ def make(name, kind, changes):
         pooled = load_balancing_loss_func(out.router_logits, config.num_experts, config.num_experts_per_tok)
         record |= {"pooled_balancing_loss": float(pooled), "router_margin": margin}
         total = total + 0.7 * pooled
-        chosen = torch.stack([r.topk(config.num_experts_per_tok, -1).indices.sort(-1).values for r in out.router_logits])
+        k = config.num_experts_per_tok
+        chosen = torch.stack([r.topk(k, -1).indices.sort(-1).values for r in out.router_logits])
     total.backward()
     folder = HERE / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,13 +138,35 @@ def make(name, kind, changes):
         else:
             gradients[key] = p.grad
     said = {"tokens": tokens, "weight": weight, "logits": out.logits.detach()}
+    for other, answer in zip(others, other_outs, strict=True):
+        said |= {f"tokens_{other.shape[1]}": other, f"logits_{other.shape[1]}": answer.logits}
     if extra:
         said["chosen"] = chosen
     said |= {f"gradient.{k}": v for k, v in gradients.items()}
     save_file({k: v.contiguous() for k, v in said.items()}, folder / "said.safetensors.bin")
+    record["reads_our_folder"] = reads_our_folder(folder, tokens, out.logits.detach())
     record |= {"transformers": transformers.__version__, "torch": torch.__version__}
     (folder / "record.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     print(name, record)
+
+
+def reads_our_folder(folder, tokens, logits):
+    """transformers on the folder that Qwill saves of this model: whole and in shards. Returns the folder's identity."""
+    identities = set()
+    for shard_bytes in (5e9, 2e4):
+        with tempfile.TemporaryDirectory() as ours:
+            save_model(load_model(folder), ours, shard_bytes=shard_bytes)
+            assert len(list(Path(ours).glob("*.safetensors"))) > 1 or shard_bytes > 1e9
+            model, info = AutoModelForCausalLM.from_pretrained(
+                ours, output_loading_info=True, attn_implementation="eager", experts_implementation="eager"
+            )
+            assert not any(info.values()), (folder, info)
+            assert model.dtype == torch.float32
+            with torch.no_grad():
+                assert torch.equal(model(tokens).logits, logits), folder
+            identities.add(content_id(Path(ours))[0])
+    (identity,) = identities
+    return identity
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def load_model(folder: str | Path, dtype: str | torch.dtype = "float32", device:
         model = model.to(wanted).to_empty(device=device)
         parameters = {name: p.detach() for name, p in model.named_parameters()}
         for name, slot in slots.items():
-            slot.part(parameters[slot.parameter]).copy_(stored.read(name))
+            slot.part(parameters[slot.parameter]).copy_(stored.read(name, slot.shape))
     return model.eval()
 
 

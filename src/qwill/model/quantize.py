@@ -81,8 +81,8 @@ def quantize_folder(
 
         def tensors() -> Iterator[tuple[str, Tensor]]:
             nonlocal before, matrices
-            for stored_name in slots:
-                for name, tensor in _unstacked(stored_name, stored.read(stored_name)):
+            for stored_name, slot in slots.items():
+                for name, tensor in _unstacked(stored_name, stored.read(stored_name, slot.shape)):
                     before += tensor.nbytes
                     if not is_quantized(name):
                         yield name, tensor

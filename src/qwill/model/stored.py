@@ -87,13 +87,12 @@ class StoredTensors:
         if entry.dtype not in dtypes:
             raise CheckpointError(f"{path}: tensor {name} is of type {entry.dtype}; expected {' or '.join(dtypes)}.")
 
-    def read(self, name: str) -> Tensor:
-        """The (checked) tensor: as it is stored, or float32 where it was quantised."""
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor, which `check` found in order: as it is stored, or float32 where it was quantised."""
         if name + PACKED in self.entries:
-            path, entry = self.entries[name + PACKED]
-            shape = self._raw(name + SHAPE).tolist()
-            if -(-shape[1] // 4) != entry.shape[1] or shape[0] != entry.shape[0]:
-                raise CheckpointError(f"{path}: tensor {name}{SHAPE} says {shape}, which {name}{PACKED} does not hold.")
+            if (said := self._raw(name + SHAPE).tolist()) != list(shape):
+                path = self.entries[name + SHAPE][0]
+                raise CheckpointError(f"{path}: tensor {name}{SHAPE} holds {said}; expected {list(shape)}.")
             values = unpack_bytes(self._raw(name + PACKED), (shape[0], shape[1]))
         else:
             values = self._raw(name)

@@ -1,0 +1,380 @@
+"""The comparison with transformers is itself tested: every seeded bug must be seen in every model that it touches."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from qwill.model import ops, transformer
+from qwill.model.config import ModelConfig
+from qwill.model.transformer import Transformer
+
+from .parity import CASES, differences, load
+
+# Each is a change to a good model or to an operation.
+Bug = Callable[[Transformer, pytest.MonkeyPatch], None]
+
+
+def reconfigure(**changes: object) -> Bug:
+    def bug(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+        model.config = model.config.with_(**changes)
+
+    return bug
+
+
+def eps(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    for m in model.modules():
+        if hasattr(m, "eps"):
+            m.eps = m.eps * 1.05
+
+
+def attention_scale(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.scaled_dot_product_attention
+    patch.setattr(ops, "scaled_dot_product_attention", lambda *a, **k: real(*a, **k, scale=0.3))
+
+
+def no_causal_mask(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.scaled_dot_product_attention
+    patch.setattr(ops, "scaled_dot_product_attention", lambda *a, **k: real(*a, **(k | {"is_causal": False})))
+
+
+def mask_off_by_one(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.scaled_dot_product_attention
+
+    def shifted(q: Tensor, k: Tensor, v: Tensor, **rest: object) -> Tensor:
+        t = q.shape[2]
+        mask = torch.ones(t, t).tril(1).log()
+        return real(q, k, v, attn_mask=mask, enable_gqa=bool(rest["enable_gqa"]))
+
+    patch.setattr(ops, "scaled_dot_product_attention", shifted)
+
+
+def query_heads_interleaved(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.scaled_dot_product_attention
+
+    def reordered(q: Tensor, k: Tensor, v: Tensor, **rest: object) -> Tensor:
+        order = torch.arange(q.shape[1]).view(k.shape[1], -1).T.reshape(-1)
+        return real(q[:, order], k, v, **rest)[:, order.argsort()]
+
+    patch.setattr(ops, "scaled_dot_product_attention", reordered)
+
+
+def swap_halves(parameter: str) -> Bug:
+    def bug(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+        for name, p in model.named_parameters():
+            if parameter in name and "down" not in name:
+                p.data = torch.cat(p.data.chunk(2, dim=-2)[::-1], dim=-2)
+
+    return bug
+
+
+def swap_keys_and_values(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    c = model.config
+    q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    for layer in model.layers:
+        w = layer.self_attn.qkv_proj.weight
+        w.data = torch.cat([w.data[:q], w.data[q + kv :], w.data[q : q + kv]])
+
+
+def norm_offset(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    model.layers[1].input_layernorm.weight.data += 1e-3
+
+
+def swap_q_and_k_norm(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    a = model.layers[0].self_attn
+    a.q_norm, a.k_norm = a.k_norm, a.q_norm
+
+
+def no_qk_norm(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    for layer in model.layers:
+        layer.self_attn.q_norm = layer.self_attn.k_norm = None
+
+
+def rope_interleaved(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    def wrong(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        cos, sin = rope[0][:, None], rope[1][:, None]
+        a, b = x[..., ::2], x[..., 1::2]
+        return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
+
+    patch.setattr(ops, "rotate", wrong)
+
+
+def rope_backwards(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.rope_tables
+    patch.setattr(ops, "rope_tables", lambda *a: (real(*a)[0], -real(*a)[1]))
+
+
+def rope_wrong_denominator(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.rope_tables
+    patch.setattr(ops, "rope_tables", lambda p, k, theta, d: real(p, k, theta ** (k / (k - 2)), d))
+
+
+def norm_after_rope(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    def wrong(qkv: Tensor, qw: Tensor, kw: Tensor, rope: tuple[Tensor, Tensor], h: int, g: int, eps: float) -> object:
+        q, k, v = qkv.view(len(qkv), -1, 2 * rope[0].shape[1]).split([h, g, g], dim=1)
+        q, k = ops.rotate(q, rope), ops.rotate(k, rope)
+        return ops.rms_norm(q, qw, eps), ops.rms_norm(k, kw, eps), v
+
+    patch.setattr(ops, "qk_norm_rope", wrong)
+
+
+def positions_from_one_stretched(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.rope_tables
+    patch.setattr(ops, "rope_tables", lambda p, *a: real(2 * p, *a))
+
+
+def drop_residual(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real, skipped = ops.add_rms_norm, model.layers[1].input_layernorm.weight
+
+    def wrong(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        return real(torch.zeros_like(x) if w is skipped else x, delta, w, eps)
+
+    patch.setattr(ops, "add_rms_norm", wrong)
+
+
+def no_final_norm(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.add_rms_norm
+
+    def wrong(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        total, normed = real(x, delta, w, eps)
+        return total, total if w is model.norm.weight else normed
+
+    patch.setattr(ops, "add_rms_norm", wrong)
+
+
+def head_from_embedding(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    model.lm_head = None
+
+
+def scaled_embedding(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    model.embed_tokens.register_forward_hook(lambda m, i, out: out * 24**0.5)
+
+
+def no_bias(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    model.layers[2].self_attn.o_proj.bias.data.zero_()
+
+
+def no_value_bias(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    kv = model.config.num_key_value_heads * model.config.head_dim
+    model.layers[0].self_attn.qkv_proj.bias.data[-kv:] = 0
+
+
+def transposed(parameter: str) -> Bug:
+    def bug(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+        for name, p in model.named_parameters():
+            if parameter in name:
+                width = p.shape[-1]
+                p.data = torch.cat([square.T for square in p.data.split(width)])
+
+    return bug
+
+
+def queries_one_position_ahead(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real, heads, kv_heads = ops.rotate, model.config.num_attention_heads, model.config.num_key_value_heads
+    one = ops.rope_tables(torch.ones(1), model.config.head_dim, model.config.rope_theta, torch.float32)
+    turn = iter(range(10**9))
+
+    def wrong(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        assert x.shape[1] in (heads, kv_heads)
+        return real(real(x, rope), one) if next(turn) % 2 == 0 else real(x, rope)
+
+    patch.setattr(ops, "rotate", wrong)
+
+
+def eps_outside_the_root(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    def wrong(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return weight * x / (x.pow(2).mean(-1, keepdim=True).sqrt() + eps)
+
+    patch.setattr(ops, "rms_norm", wrong)
+
+
+def layer_norm(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.rms_norm
+    patch.setattr(ops, "rms_norm", lambda x, w, eps: real(x - x.mean(-1, keepdim=True), w, eps))
+
+
+def norm_over_all_heads(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    def wrong(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        axes = tuple(range(1, x.ndim))
+        return weight * x * torch.rsqrt(x.pow(2).mean(axes, keepdim=True) + eps)
+
+    patch.setattr(ops, "rms_norm", wrong)
+
+
+def sigmoid_router(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch, "softmax", lambda x, dim: torch.sigmoid(x))
+
+
+def gelu(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ops, "silu", torch.nn.functional.gelu)
+
+
+def layers_swapped(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    model.layers[0], model.layers[1] = model.layers[1], model.layers[0]
+
+
+def sparse(change: Callable[[transformer.Experts], None]) -> Bug:
+    def bug(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+        for m in model.modules():
+            if isinstance(m, transformer.Experts):
+                change(m)
+
+    return bug
+
+
+def toggle_renormalise(m: transformer.Experts) -> None:
+    m.renormalise = not m.renormalise
+
+
+def one_expert_less(m: transformer.Experts) -> None:
+    m.top_k -= 1
+
+
+def experts_in_other_order(m: transformer.Experts) -> None:
+    m.down.data = m.down.data.flip(0)
+
+
+def router_without_gradient(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.experts
+    patch.setattr(ops, "experts", lambda x, a, b, w, c: real(x, a, b, w.detach(), c))
+
+
+def weights_on_input(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.experts
+    patch.setattr(ops, "experts", lambda x, a, b, w, c: real(x, a, b, w.flip(-1), c))
+
+
+def balance_for_each_layer(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(transformer, "pooled_balancing_loss", transformer.balancing_loss)
+
+
+def balance_without_gradient(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = transformer.pooled_balancing_loss
+    patch.setattr(transformer, "pooled_balancing_loss", lambda s: real(s).detach().requires_grad_())
+
+
+def loss_weights_ignored_in_gradient(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    real = ops.cross_entropy
+
+    def wrong(h: Tensor, w: Tensor, t: Tensor, weight: Tensor, chunk: int = 9) -> tuple[Tensor, Tensor]:
+        flat, losses = real(h, w, t, torch.full_like(weight, float(weight.mean())), chunk)
+        total = real(h.detach(), w.detach(), t, weight, chunk)[0]
+        return flat + (total - flat).detach(), losses
+
+    patch.setattr(ops, "cross_entropy", wrong)
+
+
+Where = Callable[[ModelConfig], bool]
+
+
+def everywhere(c: ModelConfig) -> bool:
+    return True
+
+
+def normed(c: ModelConfig) -> bool:
+    return c.qk_norm
+
+
+def grouped(c: ModelConfig) -> bool:
+    return c.num_attention_heads > c.num_key_value_heads
+
+
+def biased(c: ModelConfig) -> bool:
+    return c.attention_bias
+
+
+def untied(c: ModelConfig) -> bool:
+    return not c.tie_word_embeddings
+
+
+def routed(c: ModelConfig) -> bool:
+    return c.num_experts > 0
+
+
+def routed_twice(c: ModelConfig) -> bool:
+    return sum(c.is_sparse(i) for i in range(c.num_hidden_layers)) > 1
+
+
+def square(c: ModelConfig) -> bool:
+    return c.hidden_size == c.intermediate_size
+
+
+BUGS: list[tuple[str, Where, Bug]] = [
+    ("rms_norm_eps", everywhere, eps),
+    ("eps outside the root", everywhere, eps_outside_the_root),
+    ("mean subtracted in the norm", everywhere, layer_norm),
+    ("q/k norm over all heads together", normed, norm_over_all_heads),
+    ("attention scale", everywhere, attention_scale),
+    ("no causal mask", everywhere, no_causal_mask),
+    ("mask off by one", everywhere, mask_off_by_one),
+    ("query heads interleaved over key heads", grouped, query_heads_interleaved),
+    ("gate and up swapped", everywhere, swap_halves("mlp.gate_up")),
+    ("keys and values swapped", everywhere, swap_keys_and_values),
+    ("rope theta", everywhere, reconfigure(rope_theta=310.0)),
+    ("rope interleaved", everywhere, rope_interleaved),
+    ("rope backwards", everywhere, rope_backwards),
+    ("rope denominator", everywhere, rope_wrong_denominator),
+    ("positions stretched", everywhere, positions_from_one_stretched),
+    ("queries one position ahead", everywhere, queries_one_position_ahead),
+    ("norm weight offset", everywhere, norm_offset),
+    ("q and k norm swapped", normed, swap_q_and_k_norm),
+    ("no q/k norm", normed, no_qk_norm),
+    ("norm after rope", normed, norm_after_rope),
+    ("residual dropped", everywhere, drop_residual),
+    ("final norm skipped", everywhere, no_final_norm),
+    ("untied head ignored", untied, head_from_embedding),
+    ("embedding scaled", everywhere, scaled_embedding),
+    ("bias of the output projection dropped", biased, no_bias),
+    ("bias of the values dropped", biased, no_value_bias),
+    ("down projection transposed", square, transposed("mlp.down_proj")),
+    ("gate and up transposed", square, transposed("mlp.gate_up_proj")),
+    ("output projection transposed", square, transposed("o_proj")),
+    ("q, k, v transposed", square, transposed("qkv_proj")),
+    ("gelu for silu", everywhere, gelu),
+    ("layers swapped", everywhere, layers_swapped),
+    ("renormalisation of top-k the other way", routed, sparse(toggle_renormalise)),
+    ("sigmoid for softmax in the router", routed, sigmoid_router),
+    ("one expert too few", routed, sparse(one_expert_less)),
+    ("experts in another order", routed, sparse(experts_in_other_order)),
+    ("router gets no gradient", routed, router_without_gradient),
+    ("weights of the wrong experts", routed, weights_on_input),
+    ("balancing loss of each layer", routed_twice, balance_for_each_layer),
+    ("balancing loss without gradient", routed, balance_without_gradient),
+    ("loss weights missing from the gradient", everywhere, loss_weights_ignored_in_gradient),
+]
+
+
+@pytest.mark.parametrize(("name", "where", "bug"), BUGS, ids=[b[0] for b in BUGS])
+def test_is_caught_in_every_model_that_it_touches(
+    name: str, where: Where, bug: Bug, monkeypatch: pytest.MonkeyPatch, one_thread_without_kernels: None
+) -> None:
+    models = {case: load(case) for case in CASES}
+    touched = [case for case, model in models.items() if where(model.config)]
+    assert touched
+    for case in touched:
+        with monkeypatch.context() as patch:
+            bug(models[case], patch)
+            assert differences(case, models[case]) != [], f"{name} hides in {case}"
+
+
+def test_a_patch_alone_is_no_bug(monkeypatch: pytest.MonkeyPatch, one_thread_without_kernels: None) -> None:
+    names = ("rms_norm", "add_rms_norm", "rope_tables", "rotate", "qk_norm_rope", "experts", "cross_entropy", "silu")
+    for name in (*names, "scaled_dot_product_attention"):
+        real = getattr(ops, name)
+        monkeypatch.setattr(ops, name, lambda *a, real=real, **k: real(*a, **k))
+    for case in CASES:
+        model = load(case)
+        for p in model.parameters():
+            p.data = p.data.clone()
+        assert differences(case, model) == []
+
+
+@pytest.fixture
+def one_thread_without_kernels() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ops.use_native(False)
+    yield
+    ops.use_native(True)
+    torch.set_num_threads(threads)

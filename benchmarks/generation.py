@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/generation.py --peer-python PYTHON_WITH_TRANSFORMERS [--recipe recipes/demo.yaml]
 
 Same folder of weights, same prompts, batch 64, sequences of one length (which spares the peer the finished
-sequences that it would go on padding), sampling at temperature 1 over the whole vocabulary, float32, 2 threads. The peer
+sequences that it would go on padding), sampled at temperature 1 over the whole vocabulary, float32, 2 threads. The peer
 runs with the experts implementation that turns out best here. Rounds alternate in one process tree; rounds with more
 than 10 % of the CPU stolen are thrown away. Claim: at least 5 times the peer's tokens per second.
 """

@@ -1,13 +1,22 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from qwill.base.errors import ConfigError
 from qwill.engine.randomness import uniforms
 from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
+from qwill.model import ops
+
+
+@pytest.fixture(autouse=True, params=["native", "torch"])
+def native_or_not(request):
+    ops.use_native(request.param == "native")
+    yield
+    ops.use_native(True)
+
 
 REFERENCE_VOCAB = 150  # above FIRST_CANDIDATES and no multiple of BLOCK
 
@@ -73,6 +82,7 @@ def test_log_probabilities_of_both_distributions(sampling):
         assert abs(float(out.sampled_logprobs_B[row]) - drawn) < 1e-5
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000),
     vocab=st.integers(1, 300),
@@ -91,6 +101,7 @@ def test_a_row_is_drawn_alike_alone_and_among_others(seed, vocab, u, scale, inde
     assert float(alone.sampled_logprobs_B) > -np.inf
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1000), vocab=st.integers(2, 200), size=st.integers(1, 200))
 def test_ids_beyond_the_vocabulary_are_never_drawn(seed, vocab, size):
     size = min(size, vocab)
@@ -100,6 +111,26 @@ def test_ids_beyond_the_vocabulary_are_never_drawn(seed, vocab, size):
     for sampling in (Sampling(temperature=0), Sampling(), Sampling(top_k=3), Sampling(top_p=0.9)):
         out = sample(logits, u, sampling, vocab_size=size)
         assert int(out.tokens_B.max()) < size
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 2.5])
+@pytest.mark.parametrize(("vocab", "size"), [(1, 1), (255, 255), (700, 513), (256, 256), (3000, 2999)])
+def test_the_native_sampler_chooses_what_the_definition_chooses(temperature, vocab, size):
+    """Log-probabilities to rounding; tokens exactly, but for a uniform within rounding of a border (counted)."""
+    logits = logits_like(vocab, 400, vocab)
+    logits[:, size:] += 3  # a padding row may be likelier than all: it counts in the full distribution only
+    u = torch.from_numpy(uniforms(7, 0, np.arange(400), vocab))
+    sampling = Sampling(temperature=temperature)
+    ops.use_native(True)
+    got = sample(logits, u, sampling, vocab_size=size)
+    ops.use_native(False)
+    expected = sample(logits, u, sampling, vocab_size=size)
+    same = got.tokens_B == expected.tokens_B
+    assert int((~same).sum()) <= 1
+    torch.testing.assert_close(got.logprobs_B[same], expected.logprobs_B[same], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        got.sampled_logprobs_B[same], expected.sampled_logprobs_B[same], atol=1e-5, rtol=0
+    )
 
 
 def test_forbidden_tokens_are_never_drawn_and_uniform_extremes_hold():

@@ -4,13 +4,17 @@ One uniform number a row is turned into a token by inverting the cumulative dist
 on its own, so what is chosen for a sequence depends on its logits and its uniform alone. Shape letters: B
 rows, V vocabulary, C candidates, P blocks."""
 
+import ctypes
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from qwill.base.errors import ConfigError
+from qwill.base.native_build import compile_library
+from qwill.model import native
 
 BLOCK = 64  # the cumulative sum is searched in two levels: V/BLOCK block sums, then one block
 FIRST_CANDIDATES = 128  # enough for most top-p nuclei; rows that need more are sorted again with more
@@ -94,6 +98,8 @@ def sample(
 
     `seen_BV` (int8: IN_PROMPT, IN_OUTPUT or 0) is needed by the penalties only. Ids from `vocab_size` on (a
     padded embedding's spare rows) are never drawn."""
+    if not (sampling.truncates or sampling.penalises) and native.suits(logits_BV) and _library() is not None:
+        return _draw_natively(logits_BV.contiguous(), uniforms_B, sampling.temperature, vocab_size)
     own_BV = logits_BV if sampling.temperature in (0, 1) else logits_BV / sampling.temperature
     drawn_BV = own_BV
     if sampling.penalises and seen_BV is not None:
@@ -149,6 +155,28 @@ def _draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
     inside_B1 = (target_B1 - before_B[:, None]).minimum(inside_BC[:, -1:] * (1 - 1e-12))
     tokens_B = block_B * BLOCK + (inside_BC <= inside_B1).sum(dim=1)
     return tokens_B, _at(logits_BV, tokens_B) - top_B - total_B.log().float()
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    return compile_library("sampler.c", "qwill.engine")
+
+
+def _draw_natively(
+    logits_BV: Tensor, uniforms_B: Tensor, temperature: float, vocab_size: int | None
+) -> Sampled:
+    """`_draw` and greedy choice in `sampler.c`: one sweep where PyTorch makes eight."""
+    library, (rows, vocab) = _library(), logits_BV.shape
+    assert library is not None
+    uniforms_B = uniforms_B.contiguous() if temperature else torch.full((rows,), -1.0, dtype=torch.float64)
+    out = Sampled(torch.empty(rows, dtype=torch.int64), torch.empty(rows), torch.empty(rows))
+    sizes = [ctypes.c_int64(size) for size in (rows, vocab, min(vocab_size or vocab, vocab))]
+    pointers = [uniforms_B, out.tokens_B, out.logprobs_B, out.sampled_logprobs_B]
+    library.draw(
+        ctypes.c_void_p(logits_BV.data_ptr()), *sizes, ctypes.c_float(temperature or 1.0),
+        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in pointers), torch.get_num_threads(),
+    )  # fmt: skip
+    return out
 
 
 def _draw_truncated(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -207,7 +207,7 @@ def open_member(archive: Path, inner_path: str) -> bytes:
         if match is None:
             match = next((n for n in names if n.partition("/")[2] == inner_path), None)
         if match is None:
-            near = difflib.get_close_matches(inner_path, names, n=1)
+            near = difflib.get_close_matches(inner_path, filter(str.isprintable, names), n=1)
             raise SourceError(f"{archive}: holds no {inner_path}{f'; did you mean {near[0]}?' if near else '.'}")
         if isinstance(opened, zipfile.ZipFile):
             return opened.read(match)

@@ -38,9 +38,11 @@ def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        text = Path(path).read_bytes().decode()
+        data = Path(path).read_bytes()
+        text = data.decode()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: line {line} is not UTF-8; save the file as UTF-8.") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file.") from None
     try:
@@ -62,9 +64,9 @@ def apply_override(value: dict[str, Any], override: str) -> None:
     import yaml
 
     name, equals, text = override.partition("=")
-    if not equals or not name:
-        raise ConfigError(f"{override!r} is not an override; write it as section.setting=value.")
     *parents, last = name.split(".")
+    if not equals or not last or not all(parents):
+        raise ConfigError(f"{override!r} is not an override; write it as section.setting=value.")
     for i, parent in enumerate(parents):
         if value.get(parent) is None:
             value[parent] = {}  # a section with nothing in it is one with every default

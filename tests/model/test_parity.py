@@ -48,7 +48,7 @@ def test_saving_gives_back_what_transformers_wrote(case: str, tmp_path: Path) ->
     from safetensors.torch import load_file
 
     save_model(load(case), tmp_path)
-    # transformers loaded this very folder, no key missing, unexpected or misshapen, to equal logits (make_model_oracle).
+    # transformers loads this very folder: no key missing, unexpected or misshapen, equal logits (make_model_oracle).
     assert content_id(tmp_path)[0] == said(case)[1]["reads_our_folder"]
     mine, theirs = load_file(tmp_path / "model.safetensors"), load_file(RECORD / case / "model.safetensors")
     assert mine.keys() == theirs.keys()

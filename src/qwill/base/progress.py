@@ -42,13 +42,14 @@ class Bar:
     def __init__(self, display: Display, title: str, total: float, unit: str, budget_s: float | None) -> None:
         self.display, self.title, self.total, self.unit, self.budget_s = display, title, total, unit, budget_s
         self.started = self.shown = time.monotonic()
-        self.first: float | None = None
+        self.first: tuple[float, float] | None = None
         self.done = 0.0
         self.numbers: dict[str, Any] = {}
 
     def update(self, done: float, **numbers: Any) -> None:
         if self.first is None:
-            self.first = done  # what an earlier attempt had done does not count towards the rate
+            # Neither what an earlier attempt had done nor the time to load things counts towards the rate.
+            self.first = done, time.monotonic()
         self.done = done
         self.numbers.update(numbers)
         self.display.draw(self)
@@ -57,8 +58,10 @@ class Bar:
         self.display.say(f"  {text}")
 
     def text(self) -> str:
-        elapsed = time.monotonic() - self.started
-        rate = (self.done - (self.first or 0)) / elapsed if elapsed > 0.2 else 0.0
+        now = time.monotonic()
+        elapsed = now - self.started
+        first, since = self.first or (0.0, now)
+        rate = (self.done - first) / (now - since) if now - since > 0.2 else 0.0
         parts = [f"{human(self.done)}/{human(self.total)} {self.unit}"]
         if rate > 0:
             parts.append(f"{human(rate)}/s")
@@ -143,7 +146,7 @@ class MetricsLog:
                     row = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(row, dict) and row.get("step", 0) <= resume_step:
+                if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= resume_step:
                     kept.append(line + b"\n")
         write_bytes(path, b"".join(kept))  # whole or not at all: a kill right here must not cost the history
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)

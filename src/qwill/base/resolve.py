@@ -26,7 +26,9 @@ def artifacts(search: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for root in search:
         for pattern in ("qwill.json", "*/qwill.json", "*/*/qwill.json"):
-            found += [p.parent for p in sorted(root.glob(pattern)) if not p.parent.name.startswith(".")]
+            # What begins with a dot is half made or on its way out.
+            parts = ((p.parent, p.relative_to(root).parts) for p in sorted(root.glob(pattern)))
+            found += [folder for folder, names in parts if not any(name.startswith(".") for name in names)]
     return found
 
 
@@ -60,6 +62,8 @@ def resolve(reference: str | Path, search: Sequence[Path] = (Path("runs"),)) -> 
             return next(iter(matches.values()))
         if matches:
             raise ArtifactError(f"{text} is the beginning of {len(matches)} content ids; give more of it.")
-    near = difflib.get_close_matches(text, [str(k) for k in known], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "expected a folder, a content id (qw1-…) or smollm2."
+    # By its name alone too: many people leave out the folders above.
+    names = {k.name: str(k) for k in known} | {str(k): str(k) for k in known}
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
+    hint = f"did you mean {names[near[0]]}?" if near else "expected a folder, a content id (qw1-…) or smollm2."
     raise ArtifactError(f"{text}: no such model or artifact; {hint}")

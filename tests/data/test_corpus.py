@@ -169,6 +169,16 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, texts: dict[str, li
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_the_order_of_the_sources_changes_no_byte(tmp_path: Path, texts: dict[str, list[str]]) -> None:
+    config = write_sources(tmp_path / "in", texts)
+    run_stage(config, tmp_path / "one")
+    run_stage(replace(config, sources=config.sources[::-1]), tmp_path / "two")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    ids = [record.id for record in CorpusArtifact(tmp_path / "one").records("train")]
+    assert ids == sorted(ids)
+
+
 def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path, texts: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

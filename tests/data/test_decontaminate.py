@@ -52,6 +52,24 @@ def test_a_part_counts_from_a_run_of_n_units(text: str, run: int, joint: str) ->
     assert leak(INDEX, joint.join([*units[: run - 1], "so", *units[run:]])) is None
 
 
+@pytest.mark.parametrize(
+    "question", ["Write the digits of 1925443 backwards for me now.", "找两个正整数，它们加起来是1833。"]
+)
+def test_a_question_shorter_than_a_run_counts_as_a_whole(question: str) -> None:
+    index = build_index([Question("q", question)], Overlap())
+    match = leak(index, f"So I said: {question} And so on.")
+    assert match is not None
+    assert split(match.span) == split(question)
+    assert leak(index, f"So I said: {question[:-8]}") is None
+
+
+def test_questions_are_repaired_as_documents_are() -> None:
+    index = build_index(
+        [Question("q", "Who built a cafe\u0301 at the soft\u00adhyphen river in the year 1900?")], Overlap()
+    )
+    assert leak(index, "It asks who built a café at the softhyphen river in 1900, and why.") is not None
+
+
 def test_a_shared_phrasing_is_no_evidence_but_a_whole_question_is() -> None:
     phrasing = "Think of the sum of the two numbers that are written down here and then say it aloud:"
     rng = random.Random(1)

@@ -44,8 +44,16 @@ def test_a_foreign_name_in_an_english_article_has_no_vote() -> None:
     assert identify(text).code == "en"
 
 
-def test_a_text_that_is_half_japanese_is_not_chinese() -> None:
-    assert identify("酒店位置很好，走到哪里都近。これは日本語の文章です、猫がとても好きです。").code == "other"
+def test_scripts_overrule_the_score() -> None:
+    """py3langid is sure of all three, and a letter in five or more is of another script."""
+    for text in (
+        "天気はいいですね，今天天气很好，我们去公园散步，然后回家吃饭休息看电视",
+        "house 房子 tree 树木 river 河流 mountain 大山 the teacher 老师 is a student 学生",
+        "The 𝐛𝐞𝐬𝐭 𝐬𝐡𝐨𝐞𝐬 for the summer and the winter are here for you 𝐧𝐨𝐰 𝐚𝐧𝐝",
+    ):
+        language = identify(text)
+        assert language.code == "other"
+        assert language.score > 0.65
 
 
 def test_the_score_is_the_threshold() -> None:

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -36,12 +37,15 @@ def _processor() -> str:
 
 def compile_library(source: str, package: str) -> ctypes.CDLL | None:
     """The library of `source` (a file inside `package`), from the cache or compiled now; None without a compiler."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or not shutil.which(compiler):
+    # CC may carry arguments: `ccache gcc`, `gcc -m64`.
+    chosen = shlex.split(os.environ.get("CC", ""))
+    if not chosen:
+        chosen = [name for name in ("cc", "gcc", "clang") if shutil.which(name)][:1]
+    if not chosen or not shutil.which(chosen[0]):
         return None
     code = files(package).joinpath(source).read_bytes()
     runtime = _openmp_runtime()
-    key = hashlib.sha256(b"\0".join([code, " ".join([compiler, *FLAGS, *runtime]).encode(), _processor().encode()]))
+    key = hashlib.sha256(b"\0".join([code, " ".join([*chosen, *FLAGS, *runtime]).encode(), _processor().encode()]))
     root = Path(os.environ.get("QWILL_CACHE") or Path.home() / ".cache" / "qwill") / "native"
     target = root / f"{Path(source).stem}-{key.hexdigest()[:16]}.so"
     if not target.exists():
@@ -50,13 +54,21 @@ def compile_library(source: str, package: str) -> ctypes.CDLL | None:
             c_file, built = Path(folder) / source, Path(folder) / target.name
             c_file.write_bytes(code)
             # Undefined OpenMP symbols resolve to the runtime named by path, so -fopenmp must not add its own.
-            done = subprocess.run(
-                [compiler, *FLAGS, "-c", str(c_file), "-o", f"{built}.o"], capture_output=True, text=True
-            )
-            if done.returncode == 0:
-                link = [compiler, "-shared", f"{built}.o", "-o", str(built), *(runtime or ["-fopenmp"]), "-lm"]
-                done = subprocess.run(link, capture_output=True, text=True)
-            if done.returncode != 0:
+            compiling = [*chosen, *FLAGS, "-c", str(c_file), "-o", f"{built}.o"]
+            linking = [*chosen, "-shared", f"{built}.o", "-o", str(built), *(runtime or ["-fopenmp"]), "-lm"]
+            if not (_succeeds(compiling) and _succeeds(linking) and built.exists()):
                 return None
             os.replace(built, target)
-    return ctypes.CDLL(str(target))
+    try:
+        return ctypes.CDLL(str(target))
+    except OSError:
+        # Cut off when the machine went down, or of no use here; next time it is compiled again.
+        target.unlink(missing_ok=True)
+        return None
+
+
+def _succeeds(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        return False  # something that is called like a compiler but is no program

@@ -67,7 +67,7 @@ def test_questions_are_repaired_as_documents_are() -> None:
     index = build_index(
         [Question("q", "Who built a cafe\u0301 at the soft\u00adhyphen river in the year 1900?")], Overlap()
     )
-    assert leak(index, "It asks who built a café at the softhyphen river in 1900, and why.") is not None
+    assert leak(index, "It asks who built a café at the softhyphen river in the year 1900, and why.") is not None
 
 
 def test_a_shared_phrasing_is_no_evidence_but_a_whole_question_is() -> None:

@@ -10,24 +10,34 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from qwill.base.errors import CheckpointError, ModelError
-from qwill.model.files import load_model
+from qwill.model.files import load_model, save_model
 from qwill.model.packed import pack_bytes, unpack_bytes
 from qwill.model.quantize import quantize_folder, quantize_rows
 
-from .parity import RECORD, load
+from .parity import RECORD
 
 ORACLE = json.loads((RECORD.parent / "model_int8.json").read_text())
 
 
-@given(st.integers(1, 9), st.integers(1, 19), st.integers(0, 99), st.sampled_from([1e-9, 1.0, 1e6]))
-def test_error_is_at_most_half_a_step_of_its_row(rows: int, columns: int, seed: int, scale: float) -> None:
-    w = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * scale
+@given(
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 19),
+    seed=st.integers(0, 99),
+    size=st.sampled_from([1e-9, 1e-5, 1.0, 1e4]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_error_is_at_most_half_a_step_of_its_row(
+    rows: int, columns: int, seed: int, size: float, dtype: torch.dtype
+) -> None:
+    w = (torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * size).to(dtype)
     w[0] = 0
     values, step = quantize_rows(w)
-    assert values.dtype == torch.int8 and step.shape == (rows, 1)
+    # transformers computes with experts in the type of their scales, so it must be the model's.
+    assert values.dtype == torch.int8 and step.shape == (rows, 1) and step.dtype == dtype
     error = (values.double() * step.double() - w.double()).abs()
     assert bool((error <= step.double() * 0.5 * (1 + 1e-5)).all())
-    assert bool((values[1:].abs().amax(1) == 127).all())
+    # float16 has no scales fine enough for rows of tiny weights.
+    assert bool((values[1:].abs().amax(1) >= 126).all()) or (dtype == torch.float16 and size < 1)
 
 
 @given(rows=st.integers(1, 6), columns=st.integers(1, 19), seed=st.integers(0, 99))
@@ -41,17 +51,23 @@ def test_packing_is_exact_and_reversible(rows: int, columns: int, seed: int) -> 
         assert torch.equal((words[:, j // 4] >> (8 * (j % 4))) & 0xFF, v[:, j].long() + 128)
 
 
-@pytest.mark.parametrize("case", ["dense_tied_bias", "moe"])
-def test_logits_are_those_of_transformers_on_the_same_folder(case: str, tmp_path: Path) -> None:
-    size = quantize_folder(RECORD / case, tmp_path)
-    model = load_model(tmp_path)
+@pytest.mark.parametrize(
+    ("case", "dtype", "tolerance"),
+    [("dense_tied_bias", "float32", 1e-5), ("moe", "float32", 1e-5), ("moe", "bfloat16", 3e-2)],
+)
+def test_logits_are_those_of_transformers_on_the_same_folder(
+    case: str, dtype: str, tolerance: float, tmp_path: Path
+) -> None:
+    plain = load_model(RECORD / case, dtype)
+    save_model(plain, tmp_path / "plain")
+    size = quantize_folder(tmp_path / "plain", tmp_path / "int8")
+    model = load_model(tmp_path / "int8", dtype)
     logits = model.logits(torch.arange(1, 20)[None])[0, -1].detach()
-    said = torch.tensor(ORACLE[case]["logits"])
-    assert float((logits - said).abs().max()) <= 1e-5 * float(said.abs().max())
-    plain = load(case)
+    said = torch.tensor(ORACLE[f"{case} {dtype}"]["logits"])
+    assert float((logits - said).abs().max()) <= tolerance * float(said.abs().max())
     assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
-    stored = load_file(tmp_path / "model.safetensors")
-    assert size.after == sum(t.nbytes for t in stored.values()) < size.before / 2
+    stored = load_file(tmp_path / "int8" / "model.safetensors")
+    assert size.after == sum(t.nbytes for t in stored.values()) < size.before
     names = {n.rpartition("_")[0] for n in stored if n.endswith("_packed")}
     assert len(names) == size.matrices and not any("norm" in n or "mlp.gate.w" in n or "embed" in n for n in names)
 

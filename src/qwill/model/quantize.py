@@ -50,11 +50,18 @@ class QuantizedSize:
 
 
 def quantize_rows(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
-    """(int8 values, float32 scale [O, 1]) with weight ≈ values · scale, symmetric; a row of zeros has scale 1."""
+    """(int8 values, scale [O, 1]) with weight ≈ values · scale, symmetric; a row of zeros has scale 1.
+
+    The scale is of the weight's type: transformers computes with experts in the type of their scales.
+    """
     wide = weight_OI.float()
-    scale = wide.abs().amax(1, keepdim=True) / 127.0
+    largest = wide.abs().amax(1, keepdim=True)
+    scale = (largest / 127.0).to(weight_OI.dtype)
+    # A scale that rounding made too small would cut the largest weights off.
+    short = scale.float() * 127.5 < largest
+    scale = torch.where(short, torch.nextafter(scale, torch.full_like(scale, torch.inf)), scale)
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    return torch.round(wide / scale).clamp_(-127, 127).to(torch.int8), scale
+    return torch.round(wide / scale.float()).clamp_(-127, 127).to(torch.int8), scale
 
 
 def is_quantized(name: str) -> bool:

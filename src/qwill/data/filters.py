@@ -58,8 +58,8 @@ class ChineseLimits(Limits):
 
     A Chinese word is about 1.6 characters in running text and 2 where it is a noun, so its most frequent 2,
     3, 4 words are 4, 6, 8 characters here, and its duplicated 5 .. 10 words 8 .. 16. The share of letters and
-    digits among visible characters is ours: a dictionary, where every line has brackets, has 0.57 and more,
-    `！！！！` and `~~~~` less."""
+    digits among visible characters is ours: a dictionary, where every line has brackets, has 0.57 and more
+    but for one page in a thousand, `！！！！` and `~~~~` less."""
 
     min_units: int = 10
     min_mean_length: float = 1.0

@@ -239,6 +239,9 @@ def test_the_context_ends_a_sequence_and_a_prompt_that_fills_it_is_refused():
         generate(model, [[1], [1] * 16], Sampling())
     with pytest.raises(DataError, match="prompt 0 has no tokens"):
         generate(model, [[]], Sampling())
+    for ids, wrong in ([5, 97], 97), ([-1, 5], -1):
+        with pytest.raises(DataError, match=f"prompt 0 holds the id {wrong}, but the model knows 0 to 96"):
+            generate(model, [ids], Sampling())
     with pytest.raises(DataError, match="2 streams were given for 1 prompts"):
         generate(model, [[1]], Sampling(), streams=[1, 2])
     assert generate(model, [], Sampling()) == []
@@ -304,6 +307,7 @@ def test_a_session_computes_only_what_is_new_and_survives_being_cut_off(counting
         return [t.id for t in stream(model, prompt, sampling)]
 
     session, first = Session(model), [1, 2, 3, 4, 5]
+    session.prepare(12)
     reply = [t.id for t in session.stream(first, sampling)]
     second, executor = first + reply + [9, 8], counting[0]
     got = [t.id for t in session.stream(second, sampling)]

@@ -173,6 +173,7 @@ def test_penalties_change_what_is_drawn_and_not_the_models_own_log_probability()
         ("max_tokens", 0),
         ("temperature", -0.1),
         ("temperature", float("nan")),
+        ("temperature", 1e-9),
         ("top_k", -1),
         ("top_p", 0.0),
         ("top_p", 1.5),

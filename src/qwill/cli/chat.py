@@ -116,7 +116,8 @@ class Conversation:
 
     def answer(self, notice: Callable[[str], None]) -> Iterator[Delta]:
         """The reply to the last message. It joins the conversation also when the reader stops halfway; if
-        nothing has been said by then, the message that asked is taken back."""
+        nothing has been said by then, the message that asked is taken back.
+        """
         if dropped := self.make_room():
             notice(
                 f"The context of {self.model.context:,} tokens is full: the oldest {dropped} messages were dropped."
@@ -146,7 +147,8 @@ def _unused(path: Path) -> Path:
 
 def run_chat(reference: str, seed: int | None = None) -> int:
     """Talk with a model until Ctrl-D. With a pipe as input every line is a message, every reply goes to the
-    output, and the sampling is the same each time; returns 2 if a line could not be answered."""
+    output, and the sampling is the same each time; returns 2 if a line could not be answered.
+    """
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if seed is None:
         seed = secrets.randbits(32) if interactive else 0
@@ -157,6 +159,7 @@ def run_chat(reference: str, seed: int | None = None) -> int:
     console = Console(highlight=False)
     with console.status(f"loading {reference}"):
         model = _load(reference)
+        model.engine.prepare()
     return _talk(Conversation(model, reference, seed), console)
 
 

@@ -2,7 +2,8 @@
 definition.
 
 `TorchExecutor` runs the model itself, on any device and dtype; `native.NativeExecutor` runs float32 on a CPU,
-quicker. Shape letters: B running sequences, V vocabulary."""
+quicker. Shape letters: B running sequences, V vocabulary.
+"""
 
 from __future__ import annotations
 

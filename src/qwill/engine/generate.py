@@ -3,7 +3,8 @@ refilled at once.
 
 The sequences that are running always sit in the first slots of the cache, so a decoding step reads no dead
 slot and gathers nothing. All bookkeeping of a step is a handful of NumPy operations over the slots; Python
-loops only over sequences that start or end. Shape letters: B running sequences, V vocabulary."""
+loops only over sequences that start or end. Shape letters: B running sequences, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Completion:
 
     `token_ids` ends with the stop id when `finish_reason` is "stop" (it was sampled, so a trainer needs it);
     `text` leaves it out. `logprobs` and `sampled_logprobs` hold one float32 value a token: see
-    `sampler.Sampled`."""
+    `sampler.Sampled`.
+    """
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
@@ -48,14 +50,22 @@ class Completion:
     sampled_logprobs: list[float] = field(default_factory=list)
 
 
-def check_prompt(prompt: Sequence[int], context: int, name: str) -> None:
-    """Raise one sentence (`DataError`) when a prompt is empty or leaves no room for a single new token."""
+def check_prompt(prompt: Sequence[int], model: Transformer, name: str) -> None:
+    """Raise one sentence (`DataError`) when a prompt is empty, leaves no room for a single new token, or holds
+    an id that the model has no embedding for.
+    """
+    context, vocab = model.config.max_position_embeddings, model.config.vocab_size
     if not prompt:
         raise DataError(f"{name} has no tokens: give at least one to start from")
     if len(prompt) >= context:
         raise DataError(
             f"{name} has {len(prompt)} tokens, but the model's context is {context}: "
             f"shorten it to at most {context - 1} tokens"
+        )
+    if not 0 <= min(prompt) <= max(prompt) < vocab:
+        wrong = next(i for i in prompt if not 0 <= i < vocab)
+        raise DataError(
+            f"{name} holds the id {wrong}, but the model knows 0 to {vocab - 1}: use its own tokenizer"
         )
 
 
@@ -80,11 +90,11 @@ def generate(
     continued in the same way whatever else is in the list. Ids from `vocab_size` on are never chosen.
     `progress(finished sequences, generated tokens)` is called whenever sequences finish.
 
-    Raises `DataError` for an empty prompt or one that fills the context, `ModelError` when the model gives
-    NaN."""
-    context = model.config.max_position_embeddings
+    Raises `DataError` for a prompt that is empty, fills the context or holds a foreign id, `ModelError` when
+    the model gives NaN.
+    """
     for i, prompt in enumerate(prompts):
-        check_prompt(prompt, context, f"prompt {i}")
+        check_prompt(prompt, model, f"prompt {i}")
     if n < 1 or slots < 1:
         raise DataError(f"n is {n} and slots is {slots}: both must be at least 1")
     if streams is not None and len(streams) != len(prompts):
@@ -230,7 +240,8 @@ class _Run:
         """Give free slots to waiting samples; returns the slots that hold a prompt and want a first token.
 
         A slot whose prompt has samples waiting is rewound before anything else, so while samples wait some
-        slot always holds their prompt's keys and values."""
+        slot always holds their prompt's keys and values.
+        """
         started = []
         for slot in ended:
             prompt = int(self.prompt[slot])

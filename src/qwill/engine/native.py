@@ -2,7 +2,8 @@
 
 It is used for float32 models on a CPU where a C compiler exists (`suits`), and gives the same numbers as the
 model's own definition up to rounding. Unlike the definition's matrix products, its results don't depend on
-the rest of the batch at all, not even in the last bit."""
+the rest of the batch at all, not even in the last bit.
+"""
 
 from __future__ import annotations
 
@@ -25,40 +26,31 @@ if TYPE_CHECKING:
 GROUP = 4  # as in forward.c: query heads that share a pass over the keys
 SMALL = 1_000_000  # weights · tokens of a pass; below, a second thread costs more than it brings
 WIDTH = 1024  # tokens of one pass at most: bounds the work space
+# The structures of forward.c, field by field.
 _SIZES = ["layers", "hidden", "heads", "kv_heads", "head_dim", "top_k", "vocab", "renormalise", "capacity"]
 _TABLES = ["embedding", "norm", "head", "cos", "sin"]
 _WEIGHTS = [
-    "norm1",
-    "qkv",
-    "qkv_bias",
-    "q_norm",
-    "k_norm",
-    "out",
-    "out_bias",
-    "norm2",
-    "router",
-    "gate_up",
-    "down",
-]
-_SPACE = ["x", "normed", "qkv", "attended", "router", "weight", "act", "expert_out", "scores"]
-_INDICES = ["chosen", "place", "token", "start", "phases"]
+    "norm1", "qkv", "qkv_bias", "q_norm", "k_norm", "out", "out_bias", "norm2", "router", "gate_up", "down",
+    "keys", "values",
+]  # fmt: skip
+_SPACE = [
+    "x", "normed", "qkv", "attended", "router", "weight", "act", "expert_out", "scores", "chosen", "place",
+    "token", "start", "phases",
+]  # fmt: skip
 
 
 class _Model(ctypes.Structure):
-    _fields_ = (
-        [(n, ctypes.c_int64) for n in _SIZES]
-        + [(n, ctypes.c_void_p) for n in _TABLES]
-        + [("eps", ctypes.c_float)]
-    )
+    _fields_ = [(n, ctypes.c_int64) for n in _SIZES] + [(n, ctypes.c_void_p) for n in _TABLES]
+    _fields_ += [("eps", ctypes.c_float)]
 
 
 class _Layer(ctypes.Structure):
     _fields_ = [("experts", ctypes.c_int64), ("ff", ctypes.c_int64)]
-    _fields_ += [(n, ctypes.c_void_p) for n in [*_WEIGHTS, "keys", "values"]]
+    _fields_ += [(n, ctypes.c_void_p) for n in _WEIGHTS]
 
 
 class _Work(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_void_p) for n in [*_SPACE, *_INDICES]]
+    _fields_ = [(n, ctypes.c_void_p) for n in _SPACE]
 
 
 @cache

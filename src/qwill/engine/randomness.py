@@ -2,7 +2,8 @@
 
 Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised in NumPy. A
 draw is a pure function of (seed, prompt index, sample index, step), so slots, refills and prompt order can't
-change what is sampled."""
+change what is sampled.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

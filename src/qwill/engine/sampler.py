@@ -2,7 +2,8 @@
 
 One uniform number a row is turned into a token by inverting the cumulative distribution. Every row is treated
 on its own, so what is chosen for a sequence depends on its logits and its uniform alone. Shape letters: B
-rows, V vocabulary, C candidates, P blocks."""
+rows, V vocabulary, C candidates, P blocks.
+"""
 
 import ctypes
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class Sampling:
     Order, as in transformers: penalties, temperature, top-k, top-p, min-p. `temperature=0` is greedy.
     `top_k=0`, `top_p=1`, `min_p=0`, `repetition_penalty=1` and `presence_penalty=0` are off. The repetition
     penalty counts prompt and output (Keskar et al. 2019, arXiv:1909.05858), the presence penalty the output
-    only (as OpenAI's API does)."""
+    only (as OpenAI's API does).
+    """
 
     max_tokens: int = 256
     temperature: float = 1.0
@@ -40,22 +42,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        _require(0 <= self.temperature < float("inf"), "temperature", self.temperature, "0 (greedy) or more")
+        warm = self.temperature == 0 or 1e-4 <= self.temperature < float("inf")
+        _require(warm, "temperature", self.temperature, "0 (greedy), or at least 0.0001")
         _require(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (off)")
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 (off) to 1")
-        _require(
-            0 < self.repetition_penalty < float("inf"),
-            "repetition_penalty",
-            self.repetition_penalty,
-            "above 0, 1 being off",
-        )
-        _require(
-            abs(self.presence_penalty) < float("inf"),
-            "presence_penalty",
-            self.presence_penalty,
-            "a finite number",
-        )
+        repetition, presence = self.repetition_penalty, self.presence_penalty
+        _require(0 < repetition < float("inf"), "repetition_penalty", repetition, "above 0, 1 being off")
+        _require(abs(presence) < float("inf"), "presence_penalty", presence, "a finite number")
 
     @property
     def truncates(self) -> bool:
@@ -80,7 +74,8 @@ class Sampled:
     `logprobs` is log_softmax(logits / temperature) of the model's own logits over the whole vocabulary
     (temperature 1 when greedy), which is what a trainer recomputes. `sampled_logprobs` is that of the
     distribution really drawn from: after penalties, truncation and a vocabulary limit; it is 0 when greedy.
-    Without any of these the two are the same."""
+    Without any of these the two are the same.
+    """
 
     tokens_B: Tensor
     logprobs_B: Tensor
@@ -97,7 +92,8 @@ def sample(
     """Draw one token a row from float32 logits with one float64 uniform a row.
 
     `seen_BV` (int8: IN_PROMPT, IN_OUTPUT or 0) is needed by the penalties only. Ids from `vocab_size` on (a
-    padded embedding's spare rows) are never drawn."""
+    padded embedding's spare rows) are never drawn.
+    """
     if not (sampling.truncates or sampling.penalises) and native.suits(logits_BV) and _library() is not None:
         return _draw_natively(logits_BV.contiguous(), uniforms_B, sampling.temperature, vocab_size)
     own_BV = logits_BV if sampling.temperature in (0, 1) else logits_BV / sampling.temperature
@@ -211,12 +207,15 @@ def _kept(
     last one.
 
     `total_B` is the whole row's sum of exp(logit - best); None means that the candidates are all there is
-    (top-k came first)."""
+    (top-k came first).
+    """
     values_BC, ids_BC = logits_BV.topk(candidates, dim=1)
     weights_BC = (values_BC - values_BC[:, :1]).exp()
     before_BC = weights_BC.double().cumsum(dim=1) - weights_BC
     total_B1 = weights_BC.double().sum(dim=1, keepdim=True) if total_B is None else total_B[:, None].double()
-    kept_BC = (before_BC < sampling.top_p * total_B1) & (weights_BC >= sampling.min_p)
+    kept_BC = weights_BC >= sampling.min_p
+    if sampling.top_p < 1:
+        kept_BC &= before_BC < sampling.top_p * total_B1
     kept_BC[:, 0] = True
     return ids_BC, values_BC, kept_BC, ~kept_BC[:, -1]
 

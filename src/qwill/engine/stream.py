@@ -32,6 +32,11 @@ class Session:
         self._executor: Executor | None = None
 
     @torch.inference_mode()
+    def prepare(self, tokens: int = 1024) -> None:
+        """Do now what the first reply would wait for: weights laid out, room for so many tokens."""
+        self._room(min(tokens, self.model.config.max_position_embeddings))
+
+    @torch.inference_mode()
     def stream(
         self,
         prompt: Sequence[int],
@@ -44,9 +49,10 @@ class Session:
 
         The same tokens as `generate` gives for a single prompt and the same seed. Leaving the loop early,
         even by an interrupt, is fine: the next call starts from what was completely cached. Raises
-        `DataError` for an empty or too long prompt."""
+        `DataError` for an empty or too long prompt, as `generate` does.
+        """
         context = self.model.config.max_position_embeddings
-        check_prompt(prompt, context, "the prompt")
+        check_prompt(prompt, self.model, "the prompt")
         weight, stop = self.model.embed_tokens.weight, frozenset(stop_ids)
         executor = self._room(min(context, len(prompt) + sampling.max_tokens))
         shared = _common_prefix(self.cached, prompt)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from qwill.model import ops, transformer
 from qwill.model.batch import Batch
-from qwill.model.files import load_model, released_names
+from qwill.model.files import load_model
+from qwill.model.layout import released_names
 from qwill.model.transformer import Transformer
 
 RECORD = Path(__file__).parent.parent / "oracles" / "model"

@@ -14,8 +14,7 @@ from torch import Tensor
 from qwill.base.errors import CheckpointError, DataError, ModelError
 from qwill.base.files import read_json, sync_folder, write_json
 from qwill.model.config import ModelConfig
-from qwill.model.layout import Slot, iter_slots
-from qwill.model.layout import released_names as released_names
+from qwill.model.layout import Slot, iter_slots, released_names
 from qwill.model.stored import INDEX, StoredTensors
 from qwill.model.transformer import Transformer
 

@@ -17,8 +17,9 @@ from qwill.base.errors import ArtifactError, CheckpointError, ModelError
 from qwill.base.files import write_bytes
 from qwill.base.packages import cache_folder, list_members, open_member
 from qwill.model.config import ModelConfig
-from qwill.model.files import released_names
+from qwill.model.files import float_dtype
 from qwill.model.gguf_file import GGUFFile, read_gguf
+from qwill.model.layout import released_names
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.text.vocabulary import Family
@@ -47,7 +48,7 @@ def load_gguf(
     file = read_gguf(path)
     config = read_gguf_config(file)
     tokenizer = read_gguf_tokenizer(file, config)
-    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    wanted = float_dtype(dtype)
     with torch.device("meta"):
         model = Transformer(config)
     model = model.to(wanted).to_empty(device=device)

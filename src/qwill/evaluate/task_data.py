@@ -13,7 +13,8 @@ from qwill.evaluate.tasks import FAMILIES, LANGUAGES, Problem, demonstrate, draw
 
 
 def _equal_weights() -> dict[str, float]:
-    return {"split": 0.3, "between": 0.2, "digits": 0.15, "sort": 0.15, "reverse": 0.1, "compare": 0.1}
+    shares = {"split": 0.2, "between": 0.15, "digits": 0.1, "sort": 0.1, "reverse": 0.1, "compare": 0.05}
+    return {"kinds": 0.3} | shares
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from functools import cache
 from typing import Any
 
 from qwill.base.errors import DataError
+from qwill.evaluate import kinds
 from qwill.evaluate.numerals import read_integers
 from qwill.evaluate.phrasings import PAIR, PHRASINGS, SEPARATORS, THINKING
 
-FAMILIES = ("split", "between", "digits", "sort", "reverse", "compare")
+FAMILIES = ("kinds", "split", "between", "digits", "sort", "reverse", "compare")
 LANGUAGES = ("en", "zh")
 
 LARGEST_SUM = 9999
@@ -96,13 +97,15 @@ def _draw_compare(rng: random.Random) -> list[int]:
 
 
 _DRAW: dict[str, Callable[[random.Random], Sequence[int | str]]] = {
-    "split": _draw_split, "between": _draw_between, "digits": _draw_digits,
+    "kinds": kinds.draw, "split": _draw_split, "between": _draw_between, "digits": _draw_digits,
     "sort": _draw_sort, "reverse": _draw_reverse, "compare": _draw_compare,
 }  # fmt: skip
 
 
 def demonstrate(problem: Problem, language: str, rng: random.Random) -> Demonstration:
     """The problem asked in one phrasing, with one right answer drawn uniformly from all right ones."""
+    if problem.family == "kinds":
+        return Demonstration(*kinds.ask(problem.values, language, rng))
     family, numbers, separator = problem.family, problem.numbers, SEPARATORS[language]
     wording = family
     asked: dict[str, int | str]
@@ -180,8 +183,11 @@ def verify(row: Mapping[str, Any], reply: str) -> bool:
     text = final_answer(reply)
     if text is None or len(text) > LONGEST_REPLY:
         return False
+    problem = Problem.from_key(row["key"])
+    if problem.family == "kinds":
+        return kinds.solves(problem.values, row["language"], text)
     found = read_integers(text, row["language"])
-    return found is not None and _solves(Problem.from_key(row["key"]), found)
+    return found is not None and _solves(problem, found)
 
 
 def final_answer(reply: str) -> str | None:

@@ -162,7 +162,7 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         raise DataError(f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks.")
     history = train_grpo(model, tokenizer, rows, config, ctx)
     write_json(ctx.out / "training.json", history.thinned())
-    save_model(model, ctx.out, tokenizer)
+    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
     last = history.curve[-max(1, len(history.curve) // 10) :]
     return {
         "rollouts": config.steps * config.prompts * config.samples,

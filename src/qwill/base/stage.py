@@ -16,7 +16,7 @@ class StageContext:
 
     out: folder to fill; it becomes the artifact (emptied before each attempt). work: private state that survives
     `kill -9`; removed once the artifact is sealed. inputs: finished artifacts by name. budget_s: seconds, shown only.
-    metrics_path: this stage's metrics.jsonl, kept beside the run.
+    metrics_path: this stage's metrics.jsonl, kept beside the run. recipe_id: goes into the weights' metadata.
     """
 
     out: Path
@@ -27,6 +27,7 @@ class StageContext:
     display: Display
     budget_s: float | None
     metrics_path: Path
+    recipe_id: str = ""
 
 
 @dataclass(frozen=True)

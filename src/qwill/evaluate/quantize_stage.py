@@ -48,7 +48,7 @@ def run(config: QuantizeConfig, ctx: StageContext) -> dict[str, Any]:
     from qwill.model.quantize import quantize_folder
     from qwill.text.tokenizer import Tokenizer
 
-    quantize_folder(ctx.inputs["aligned"], ctx.out)
+    quantize_folder(ctx.inputs["aligned"], ctx.out, metadata={"recipe_id": ctx.recipe_id})
     tokenizer = Tokenizer.load(ctx.inputs["aligned"])
     folders = {"original": ctx.inputs["aligned"], "quantized": ctx.out}
     models = {side: load_model(folder) for side, folder in folders.items()}

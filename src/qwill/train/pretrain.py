@@ -72,7 +72,7 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
     comparison = compare(config, ctx, loader, store, tokenizer, heldout, final)
     write_json(ctx.out / "training.json", history.thinned())
     write_json(ctx.out / "compression.json", comparison)
-    save_model(model, ctx.out, tokenizer)
+    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
     return {
         "tokens": history.tokens,
         "bits_per_byte": {k: round(c.bits_per_byte, 4) for k, c in final.items()},

@@ -103,7 +103,7 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
         / sum(len(e.ids) for e in examples.rendered),
     }
     write_json(ctx.out / "training.json", report)
-    save_model(model, ctx.out, tokenizer)
+    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
     return {
         "tokens": history.tokens,
         "examples": len(examples.rendered),

@@ -165,6 +165,7 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
             display=display,
             budget_s=section.budget_s,
             metrics_path=recipe.folder / "logs" / stage.name / "metrics.jsonl",
+            recipe_id=plan.recipe_id,
         )
         metrics = function(section.config, context)
         # Speeds that a stage measured: they may differ between two honest runs, so they stand beside the content.

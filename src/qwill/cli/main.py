@@ -24,6 +24,10 @@ class InOrder(click.Group):
         return list(self.commands)
 
 
+# Top-level modules of optional installs, and the extra that brings each.
+EXTRAS = {"ftfy": "curate", "py3langid": "curate", "prompt_toolkit": "chat"}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 2 for what the user can mend, 130 when stopped. A bug raises."""
     try:
@@ -41,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+            return _fail(f"{error.name} is not installed; run `pip install 'qwill[{EXTRAS[error.name]}]'`.")
         if sentence := machine_trouble(error):
             return _fail(sentence)
         raise

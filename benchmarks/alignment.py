@@ -1,4 +1,4 @@
-"""Does reinforcement learning beat more imitation? Three seeds from one SFT checkpoint, 1,000 held-out problems a language.
+"""Does reinforcement learning beat more imitation? Three seeds from one SFT checkpoint, 1,000 held-out problems each.
 
     .venv/bin/python benchmarks/alignment.py recipes/demo.yaml      (after `make demo`; about 10 minutes a seed)
 
@@ -158,7 +158,8 @@ def main() -> None:
 
             def shown(k: str, right: dict[str, list[bool]] = right) -> str:
                 interval = wilson(sum(right[k]), len(right[k]))
-                return f"{100 * sum(right[k]) / len(right[k]):.1f} [{100 * interval.lower:.1f}, {100 * interval.upper:.1f}]"
+                share = 100 * sum(right[k]) / len(right[k])
+                return f"{share:.1f} [{100 * interval.lower:.1f}, {100 * interval.upper:.1f}]"
 
             lines.append(
                 f"| {seed} | {language} | {shown('sft')} | {shown('continued')} | {shown('aligned')} "

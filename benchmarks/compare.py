@@ -93,8 +93,9 @@ def describe(rounds: Rounds, what: str, work: float, unit: str, claim: float) ->
     ours, peer = (work / statistics.median(s) for s in (rounds.ours, rounds.peer))
     verdict = "met" if middle >= claim else "MISSED"
     return (
-        f"{what}.\n\nOurs {ours:.0f} {unit}, peer {peer:.0f} {unit}: **{middle:.2f}×** (median of {len(ratios)} alternating "
-        f"rounds, {min(ratios):.2f} to {max(ratios):.2f}, standard error {error:.3f}; {rounds.dropped} rounds dropped for "
+        f"{what}.\n\nOurs {ours:.0f} {unit}, peer {peer:.0f} {unit}: **{middle:.2f}×** (median of {len(ratios)} "
+        f"alternating rounds, {min(ratios):.2f} to {max(ratios):.2f}, standard error {error:.3f}; {rounds.dropped} "
+        "rounds dropped for "
         f"stolen CPU, at most {100 * rounds.stolen:.1f} % stolen in the rest). Claim {claim}×: {verdict}."
     )
 

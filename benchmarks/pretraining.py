@@ -117,11 +117,11 @@ def main() -> None:
     share = 6 * size.active * sorted(speed)[len(speed) // 2] / 1e9 / peak
     body = describe(
         rounds,
-        f"{size.active / 1e6:.2f} M active of {size.total / 1e6:.2f} M parameters, {c.batch_rows} × {c.row_tokens} tokens, "
-        f"float32; peer variants, tokens/s in a trial: " + ", ".join(f"{k} {v:.0f}" for k, v in trial.items()),
+        f"{size.active / 1e6:.2f} M active of {size.total / 1e6:.2f} M parameters, {c.batch_rows} × {c.row_tokens} "
+        f"tokens, float32; peer variants, tokens/s in a trial: " + ", ".join(f"{k} {v:.0f}" for k, v in trial.items()),
         work=tokens, unit="tokens/s", claim=1.3,
     )  # fmt: skip
-    body += f"\n\nActive FLOPs reach {100 * share:.0f} % of the matrix-product peak ({peak:.0f} GFLOP/s) measured beside it."
+    body += f"\n\nActive FLOPs reach {100 * share:.0f} % of the matrix-product peak beside it ({peak:.0f} GFLOP/s)."
     print(body)
     write_section("Pretraining throughput", body)
 

@@ -1,4 +1,4 @@
-"""For every test: hypothesis without deadlines (no timed assertions), one torch thread a worker, nothing from the hub."""
+"""For every test: hypothesis without deadlines (no timed assertions), one torch thread a worker, no hub."""
 
 import os
 

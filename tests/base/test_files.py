@@ -22,6 +22,7 @@ from qwill.base.files import (
     new_folder,
     read_json,
     read_jsonl,
+    replace_folder,
     sha256_file,
     write_bytes,
     write_json,
@@ -290,6 +291,20 @@ def test_a_link_to_a_folder_is_replaced_and_its_target_kept(tmp_path: Path, way:
         fill(out, NEW)
     assert tree(tmp_path / "a") == NEW and not (tmp_path / "a").is_symlink()
     assert tree(tmp_path / "elsewhere") == OLD and sorted(os.listdir(tmp_path)) == ["a", "elsewhere"]
+
+
+def test_a_link_to_nothing_is_replaced(tmp_path: Path, way: str) -> None:
+    (tmp_path / "a").symlink_to("gone")
+    with new_folder(tmp_path / "a") as out:
+        fill(out, NEW)
+    assert tree(tmp_path / "a") == NEW and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_finished_folder_put_in_place_leaves_nothing_beside_it(tmp_path: Path, way: str) -> None:
+    fill(tmp_path / "a", OLD)
+    fill(tmp_path / "b", NEW)
+    replace_folder(tmp_path / "b", tmp_path / "a")
+    assert tree(tmp_path / "a") == NEW and os.listdir(tmp_path) == ["a"]
 
 
 def test_exchange_swaps_two_folders_or_says_that_it_did_not(tmp_path: Path) -> None:

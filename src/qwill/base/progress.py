@@ -75,7 +75,7 @@ class Bar:
         """Title, bar and text in `columns` cells: in a narrow terminal the bar gives way to the numbers."""
         text = self.text()
         width = max(0, min(24, columns - len(self.title) - len(text) - 4))
-        full = min(width, int(width * self.done / self.total)) if self.total else 0
+        full = int(width * min(1.0, self.done / self.total)) if self.total else 0
         return f"  {self.title} {'━' * full}{'╌' * (width - full)} {text}"[:columns]
 
 

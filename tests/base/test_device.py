@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -36,7 +37,14 @@ def test_libraries_are_the_installed_ones_and_can_be_hashed() -> None:
     found = numeric_libraries()
     assert found["torch"] == version("torch") and found["numpy"] == version("numpy")
     assert found["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert found.keys() == {"python", *device.NUMERIC}
     assert canonical_json(found) == canonical_json(numeric_libraries())
+
+
+def test_what_changes_numbers_is_pinned_exactly() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pinned = {line.partition("==")[0] for line in project["dependencies"] if "==" in line}
+    assert set(device.NUMERIC) <= pinned
 
 
 def test_a_library_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +69,8 @@ def test_a_system_without_proc_is_described_too(proc: Path) -> None:
     assert processor_flags() == frozenset()
     said = machine()
     cores = said["cores"]
-    assert said["flags"] == [] and isinstance(cores, int) and cores >= 1
+    assert said["flags"] == [] and isinstance(cores, int) and cores >= 1 and said["processor"]
+    assert float(str(said["memory_gib"])) > 0
     assert cpu_steal() == (0, 1)
 
 

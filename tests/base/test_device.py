@@ -43,7 +43,8 @@ def test_libraries_are_the_installed_ones_and_can_be_hashed() -> None:
 
 def test_what_changes_numbers_is_pinned_exactly() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pinned = {line.partition("==")[0] for line in project["dependencies"] if "==" in line}
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    pinned = {line.partition("==")[0] for group in groups for line in group if "==" in line}
     assert set(device.NUMERIC) <= pinned
 
 

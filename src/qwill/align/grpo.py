@@ -1,6 +1,6 @@
 """Stage `grpo`: reinforcement learning with verifiable rewards, rollouts by our own engine.
 
-Each step: sample G replies to each of P prompts at temperature 1 from the current weights, verify them, and make one
+Each step: sample G replies to each of P prompts from the current weights, verify them, and make one
 update (or several, clipped) that raises what earned more than its group. Every step logs the largest difference
 between the rollout's log-probabilities and the trainer's, which must be rounding only.
 """
@@ -76,7 +76,7 @@ def roll_out(
         for r in rows
     ]
     groups: list[list[Completion]] = generate(
-        model, prompts, Sampling(max_tokens=config.max_tokens, temperature=1.0), n=config.samples,
+        model, prompts, Sampling(max_tokens=config.max_tokens, temperature=config.temperature), n=config.samples,
         slots=len(prompts) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
         vocab_size=tokenizer.vocab_size,
     )  # fmt: skip
@@ -96,13 +96,18 @@ def roll_out(
     return out
 
 
-def _completion_logprobs(model: Transformer, batch: Batch, rollouts: list[Rollout]) -> tuple[Tensor, Tensor, Any]:
-    """(hidden states that predict reply tokens, those tokens, router statistics) of a packed batch of rollouts."""
+def _reply_states(
+    model: Transformer, batch: Batch, rollouts: list[Rollout], temperature: float
+) -> tuple[Tensor, Tensor, Any]:
+    """(hidden states that predict reply tokens, those tokens, router statistics) of a packed batch of rollouts.
+
+    The states are divided by the temperature, and so are the logits, which are linear in them.
+    """
     output = model(batch)
     starts = batch.cu_seqlens[:-1].tolist()
     index = [s + j for s, r in zip(starts, rollouts, strict=True) for j in range(r.start - 1, len(r.ids) - 1)]
     targets = torch.tensor([t for r in rollouts for t in r.ids[r.start :]])
-    return output.hidden_ND[torch.tensor(index)], targets, output.router_stats
+    return output.hidden_ND[torch.tensor(index)] / temperature, targets, output.router_stats
 
 
 def micro_batches(rollouts: list[Rollout], limit: int) -> list[list[Rollout]]:
@@ -126,7 +131,7 @@ def update(
     gap = clipped = kl = entropy_proxy = 0.0
     for part in micro_batches(rollouts, config.train_tokens):
         batch = Batch.pack([r.ids[:-1] for r in part])
-        hidden_ND, targets_N, stats = _completion_logprobs(model, batch, part)
+        hidden_ND, targets_N, stats = _reply_states(model, batch, part, config.temperature)
         old_N = torch.tensor([p for r in part for p in r.logprobs])
         advantage_N = torch.tensor([r.advantage for r in part for _ in r.logprobs])
         with torch.no_grad():

@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -61,6 +62,14 @@ enum { PHASES = 9 };
 
 int64_t phase_bytes(int64_t layers) { return (layers * PHASES + 2) * (int64_t)sizeof(Phase); }
 int64_t lanes(void) { return LANES; }
+
+// Ask for large pages under fresh memory: weights and cache are streamed, and small pages cost about a tenth of that.
+void use_large_pages(void *memory, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+    uintptr_t page = 1 << 21, first = ((uintptr_t)memory + page - 1) & ~(page - 1), end = (uintptr_t)memory + bytes;
+    if (first + page <= end) madvise((void *)first, (end - first) & ~(page - 1), MADV_HUGEPAGE);
+#endif
+}
 
 // Every thread walks through all phases in order: `for (i = take(p); i < total; i = another(p)) …; p = finish(p, total);`
 INLINE int64_t take(Phase *p) { return atomic_fetch_add_explicit(&p->taken, 1, memory_order_relaxed); }
@@ -180,7 +189,9 @@ static void panel(Rows a, int64_t rows, int64_t k, const float *packed, int64_t 
         for (int64_t i = 0; i < count; i++) {
             const float *value = (const float *)sum[i];
             float *to = out + (r + i) * columns + first;
-            for (int64_t j = 0; j < width; j++) to[j] = value[j] + (bias ? bias[first + j] : 0) + (add ? to[j] : 0);
+            if (width == PANEL && !bias && !add) memcpy(to, value, sizeof sum[i]);
+            else for (int64_t j = 0; j < width; j++)
+                to[j] = value[j] + (bias ? bias[first + j] : 0) + (add ? to[j] : 0);
         }
     }
 }
@@ -204,11 +215,19 @@ INLINE float inverse_rms(const float *x, int64_t d, float eps) {
 
 static void normalise(const float *x, const float *w, float eps, int64_t d, float *y) {
     float r = inverse_rms(x, d, eps);
-    for (int64_t j = 0; j < d; j++) y[j] = x[j] * r * w[j];
+    int64_t j = 0;
+    for (; j + LANES <= d; j += LANES) store(y + j, load(x + j) * r * load(w + j));
+    for (; j < d; j++) y[j] = x[j] * r * w[j];
 }
 
 static void rotate(float *x, const float *cosine, const float *sine, int64_t half) {
-    for (int64_t j = 0; j < half; j++) {
+    int64_t j = 0;
+    for (; j + LANES <= half; j += LANES) {
+        vec a = load(x + j), b = load(x + half + j), c = load(cosine + j), s = load(sine + j);
+        store(x + j, a * c - b * s);
+        store(x + half + j, b * c + a * s);
+    }
+    for (; j < half; j++) {
         float a = x[j], b = x[half + j];
         x[j] = a * cosine[j] - b * sine[j];
         x[half + j] = b * cosine[j] + a * sine[j];

@@ -109,8 +109,8 @@ class NativeExecutor:
         blocks = -(-capacity // lanes)
         self.capacity = blocks * lanes
         outer = (config.num_hidden_layers, len(self.lengths), config.num_key_value_heads)
-        keys = torch.zeros(*outer, blocks, config.head_dim, lanes)
-        values = torch.zeros(*outer, self.capacity, config.head_dim)
+        keys = self._fresh(*outer, blocks, config.head_dim, lanes).zero_()
+        values = self._fresh(*outer, self.capacity, config.head_dim).zero_()
         if old:
             keys[:, :, :, : old // lanes], values[:, :, :, :old] = self._keys, self._values
         self._keys, self._values = keys, values
@@ -121,6 +121,11 @@ class NativeExecutor:
         self._model.cos, self._model.sin = (table.data_ptr() for table in self._rope)
         self._scores = torch.empty(self._threads, GROUP, self.capacity)
         self._work.scores, self._model.capacity = self._scores.data_ptr(), self.capacity
+
+    def _fresh(self, *shape: int) -> Tensor:
+        tensor = torch.empty(shape)
+        self._lib.use_large_pages(_pointer(tensor), ctypes.c_int64(tensor.nbytes))
+        return tensor
 
     def _point(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -134,7 +139,7 @@ class NativeExecutor:
         experts = weight if weight.dim() == 3 else weight[None]
         _, columns, k = experts.shape
         panels = -(-half // self._lanes) if half else -(-columns // (2 * self._lanes))
-        packed = torch.empty(len(experts), panels, k, 2 * self._lanes)
+        packed = self._fresh(len(experts), panels, k, 2 * self._lanes)
         sizes = [ctypes.c_int64(size) for size in (columns, k, half)]
         for source, target in zip(experts, packed, strict=True):
             self._lib.pack(_pointer(source), *sizes, _pointer(target), self._threads)

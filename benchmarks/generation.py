@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=48, help="tokens of a prompt")
     parser.add_argument("--most", type=int, help="tokens at which a reply is cut off; as in the recipe's GRPO")
     parser.add_argument("--length", type=int, help="mean tokens of a rollout, were it not cut off; half of --most")
+    parser.add_argument("--equal", type=int, default=96, help="tokens of a reply when all are equally long")
     parser.add_argument("--dry", action="store_true", help="print, but leave RESULTS.md alone")
     parser.add_argument("--worker", metavar="JOB")
     arguments = parser.parse_args()
@@ -112,26 +113,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, Path(folder))
         size = count_parameters(Path(folder) / "config.json")
-        same = {"folder": folder, "batch": batch, "most": most, "threads": recipe.threads}
+        same = {"folder": folder, "batch": batch, "threads": recipe.threads}
         # An untrained model draws every token about equally often.
         stop = torch.randperm(vocab, generator=generator)[: vocab // length].tolist()
         rollouts = same | {
-            "prompts": prompts[: replies // samples], "samples": samples, "stop": stop, "tokens": replies * length,
+            "prompts": prompts[: replies // samples], "samples": samples, "stop": stop, "most": most,
+            "tokens": replies * length,
         }  # fmt: skip
-        equal = same | {"prompts": prompts, "samples": 1, "stop": [], "tokens": batch * most}
+        equal = same | {"prompts": prompts, "samples": 1, "stop": [], "most": arguments.equal}
+        equal["tokens"] = batch * arguments.equal
         rounds, note = compare(rollouts, arguments.peer_python, arguments.rounds)
         beside, beside_note = compare(equal, arguments.peer_python, arguments.rounds)
     body = describe(
         rounds,
         f"{size.active / 1e6:.2f} M active of {size.total / 1e6:.2f} M parameters, {samples} replies to each of "
-        f"{replies // samples} prompts of {arguments.prompt} tokens, stopping after {length} tokens on average and {most} "
-        f"at most, batch {batch}, float32, against {note}",
+        f"{replies // samples} prompts of {arguments.prompt} tokens, stopping after {length} tokens on average and "
+        f"{most} at most, batch {batch}, float32, against {note}",
         work=rollouts["tokens"], unit="tokens/s", claim=5,
     )  # fmt: skip
     ours, peer = (equal["tokens"] / statistics.median(s) for s in (beside.ours, beside.peer))
     middle, spread = statistics.median(beside.ratios), (min(beside.ratios), max(beside.ratios))
     body += (
-        f"\n\nEqual lengths ({batch} prompts, {most} tokens each, nothing to stop at), against {beside_note}: ours "
+        f"\n\nEqual lengths ({batch} prompts, {arguments.equal} tokens each, nothing to stop at), against {beside_note}: ours "
         f"{ours:.0f} tokens/s, peer {peer:.0f}: {middle:.2f}× ({spread[0]:.2f} to {spread[1]:.2f})."
     )
     print(body)

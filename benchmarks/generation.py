@@ -134,8 +134,8 @@ def main() -> None:
     ours, peer = (equal["tokens"] / statistics.median(s) for s in (beside.ours, beside.peer))
     middle, spread = statistics.median(beside.ratios), (min(beside.ratios), max(beside.ratios))
     body += (
-        f"\n\nEqual lengths ({batch} prompts, {arguments.equal} tokens each, nothing to stop at), against {beside_note}: ours "
-        f"{ours:.0f} tokens/s, peer {peer:.0f}: {middle:.2f}× ({spread[0]:.2f} to {spread[1]:.2f})."
+        f"\n\nEqual lengths ({batch} prompts, {arguments.equal} tokens each, nothing to stop at), against "
+        f"{beside_note}: ours {ours:.0f} tokens/s, peer {peer:.0f}: {middle:.2f}× ({spread[0]:.2f} to {spread[1]:.2f})."
     )
     print(body)
     if not arguments.dry:

@@ -8,9 +8,9 @@ import torch
 from tiny import byte_tokenizer, chat_model, tiny_model
 
 import qwill
-from qwill.base.errors import ArtifactError, DataError
+from qwill.base.errors import ArtifactError, ConfigError, DataError
 from qwill.engine.generate import Completion
-from qwill.engine.language_model import Delta, LanguageModel
+from qwill.engine.language_model import CAUTIOUS, NOT_THINKING, Delta, LanguageModel
 from qwill.engine.stream import Token
 from qwill.model.files import save_model
 
@@ -106,6 +106,31 @@ def test_the_folder_says_what_ends_a_reply(tmp_path):
     path = tmp_path / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [65, 66]}))
     assert {65, 66, *tokenizer.stop_ids} == set(qwill.load(tmp_path).stop_ids)
+
+
+def test_the_folder_says_how_to_sample(tmp_path):
+    tokenizer = byte_tokenizer()
+    save_model(tiny_model("dense", tokenizer.padded_vocab_size), tmp_path, tokenizer)
+    path = tmp_path / "generation_config.json"
+    raw = json.loads(path.read_text())
+    assert qwill.load(tmp_path).sampling == NOT_THINKING
+    path.write_text(json.dumps(raw | {"temperature": 0.3, "top_p": None}))
+    loaded = qwill.load(tmp_path).sampling
+    assert (loaded.temperature, loaded.top_p, loaded.top_k) == (0.3, 0.8, 20)
+    path.write_text(json.dumps(raw | {"do_sample": False}))
+    assert qwill.load(tmp_path).sampling.temperature == 0
+    for wrong in (-2.0, "hot"):
+        path.write_text(json.dumps(raw | {"temperature": wrong}))
+        with pytest.raises(ConfigError, match=r"generation_config\.json can't be used"):
+            qwill.load(tmp_path)
+    path.unlink()
+    assert qwill.load(tmp_path).sampling == NOT_THINKING
+
+
+def test_a_model_that_does_not_think_is_sampled_cautiously():
+    lm = chat_model()
+    del lm.tokenizer.specials["<think>"]
+    assert LanguageModel(lm.model, lm.tokenizer).sampling == CAUTIOUS
 
 
 def test_mistakes_are_one_sentence(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from qwill.base.errors import DataError
+from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_json
 from qwill.base.resolve import resolve
 from qwill.engine.generate import Completion, FinishReason, generate
@@ -26,6 +26,8 @@ Message = Mapping[str, Any]
 # The sampling that Qwen3's model cards recommend for each mode.
 THINKING = Sampling(max_tokens=4096, temperature=0.6, top_p=0.95, top_k=20)
 NOT_THINKING = Sampling(max_tokens=1024, temperature=0.7, top_p=0.8, top_k=20)
+# What SmolLM2's model card recommends: for models that bring no sampling of their own and are no Qwen3.
+CAUTIOUS = Sampling(max_tokens=1024, temperature=0.2, top_p=0.9)
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,20 @@ class LanguageModel:
     The engine may hold a copy of the weights: after changing them, make a new LanguageModel.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, stop_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        stop_ids: Sequence[int] = (),
+        sampling: Mapping[str, float] | None = None,
+    ) -> None:
+        """`sampling` overrides the values that hold without thinking, as a folder's generation_config.json does."""
         self.model, self.tokenizer, self.engine = model, tokenizer, Session(model)
         eos = model.config.eos_token_id
         declared = [] if eos is None else [eos] if isinstance(eos, int) else [*eos]
         self.stop_ids = tuple(sorted({*tokenizer.stop_ids, *declared, *stop_ids}))
+        own = NOT_THINKING if self.thinks else CAUTIOUS
+        self.sampling = replace(own, **(sampling or {}))  # type: ignore[arg-type]
         self._vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
 
     @property
@@ -112,7 +123,7 @@ class LanguageModel:
         """What the assistant says next; with `stream` an iterator over pieces of it. Thinking is left out.
 
         `sampling` overrides fields of `Sampling` (`max_tokens`, `temperature`, `top_p`, …); without it the
-        released values of the mode hold: 0.6/0.95/20 when thinking, else 0.7/0.8/20. Raises `DataError` when
+        model's own values hold (for Qwen3 0.6/0.95/20 when thinking, else 0.7/0.8/20). Raises `DataError` when
         the conversation fills the context.
         """
         if stream:
@@ -129,7 +140,7 @@ class LanguageModel:
         **sampling: float,
     ) -> Reply:
         """As `chat`, but taken apart: content, thinking and tool calls."""
-        prompt, settings = self.prompt(messages, thinking, tools), _settings(thinking, sampling)
+        prompt, settings = self.prompt(messages, thinking, tools), self._settings(thinking, sampling)
         tokens = self.engine.stream(prompt, settings, self.stop_ids, seed, self._vocab_size)
         return parse_reply(self._text([token.id for token in tokens]))
 
@@ -142,7 +153,7 @@ class LanguageModel:
         **sampling: float,
     ) -> Iterator[Delta]:
         """As `chat`, piece by piece and with the thinking. Leaving the loop early is fine."""
-        prompt, settings = self.prompt(messages, thinking, tools), _settings(thinking, sampling)
+        prompt, settings = self.prompt(messages, thinking, tools), self._settings(thinking, sampling)
         tokens = self.engine.stream(prompt, settings, self.stop_ids, seed, self._vocab_size)
         return self._deltas(token.id for token in tokens)
 
@@ -161,8 +172,7 @@ class LanguageModel:
         """
         start = [i for name, i in self.tokenizer.specials.items() if name == "<|endoftext|>"]
         ids = [encoded or start for encoded in self.tokenizer.encode_batch(prompts)]
-        settings = _settings(False, {"top_k": 0, "top_p": 1.0, **sampling})
-        settings = replace(settings, max_tokens=max_tokens, temperature=temperature)
+        settings = _overridden(Sampling(max_tokens=max_tokens, temperature=temperature), sampling)
         rows = generate(
             self.model,
             ids,
@@ -173,6 +183,9 @@ class LanguageModel:
             vocab_size=self._vocab_size,
         )
         return [replace(row, text=self._text(row.token_ids)) for (row,) in rows]
+
+    def _settings(self, thinking: bool, overrides: Mapping[str, float]) -> Sampling:
+        return _overridden(THINKING if thinking else self.sampling, overrides)
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
@@ -200,8 +213,7 @@ class LanguageModel:
         yield Delta(decoder.finish(), kind, "length")
 
 
-def _settings(thinking: bool, overrides: Mapping[str, float]) -> Sampling:
-    base = THINKING if thinking else NOT_THINKING
+def _overridden(base: Sampling, overrides: Mapping[str, float]) -> Sampling:
     unknown = [name for name in overrides if name not in base.__dataclass_fields__]
     if unknown:
         known = ", ".join(base.__dataclass_fields__)
@@ -226,6 +238,14 @@ def _load_folder(folder: Path, dtype: str, device: str) -> LanguageModel:
     from qwill.model.files import load_model
 
     model, tokenizer = load_model(folder, dtype=dtype, device=device), Tokenizer.load(folder)
-    generation = folder / "generation_config.json"
-    eos = read_json(generation).get("eos_token_id") if generation.exists() else None
-    return LanguageModel(model.eval(), tokenizer, [eos] if isinstance(eos, int) else eos or [])
+    path = folder / "generation_config.json"
+    generation = read_json(path) if path.exists() else {}
+    eos = generation.get("eos_token_id")
+    sampling = {name: generation[name] for name in ("temperature", "top_p", "top_k") if generation.get(name)}
+    if generation.get("do_sample") is False:
+        sampling = {"temperature": 0.0}
+    stop_ids = [eos] if isinstance(eos, int) else eos or []
+    try:
+        return LanguageModel(model.eval(), tokenizer, stop_ids, sampling)
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"{path} can't be used ({error}); mend or remove it.") from error

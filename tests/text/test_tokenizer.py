@@ -78,7 +78,7 @@ def test_stream_decoder_equals_decode_at_every_split(ids: list[int], skip_specia
     for count, token_id in enumerate(ids, start=1):
         so_far += decoder.push(token_id)
         whole = tokenizer.decode(ids[:count], skip_special)
-        # What is held back is one unfinished character: at most three bytes, which may yet prove to be three wrong ones.
+        # What is held back is one unfinished character: at most three bytes, which may yet prove to be wrong ones.
         assert whole.startswith(so_far) and set(whole[len(so_far) :]) <= {"\ufffd"} and len(whole) - len(so_far) <= 3
     assert so_far + decoder.finish() == tokenizer.decode(ids, skip_special)
 

@@ -133,6 +133,13 @@ def test_a_model_that_does_not_think_is_sampled_cautiously():
     assert LanguageModel(lm.model, lm.tokenizer).sampling == CAUTIOUS
 
 
+def test_a_reply_leaves_half_of_the_context_unless_asked_for_more():
+    lm = chat_model(context=200)
+    lm.stop_ids = ()
+    counts = [len(list(lm.stream(QUESTION, seed=1, **more))) - 1 for more in ({}, {"max_tokens": 120})]
+    assert counts == [100, 120]
+
+
 def test_mistakes_are_one_sentence(tmp_path):
     with pytest.raises(DataError, match=r"the prompt has \d+ tokens, but the model's context is 100"):
         chat_model(context=100).chat([{"role": "user", "content": "x" * 200}])

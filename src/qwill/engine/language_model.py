@@ -186,7 +186,10 @@ class LanguageModel:
         return [replace(row, text=self._text(row.token_ids)) for (row,) in rows]
 
     def _settings(self, thinking: bool, overrides: Mapping[str, float]) -> Sampling:
-        return _overridden(THINKING if thinking else self.sampling, overrides)
+        base = THINKING if thinking else self.sampling
+        # Unless asked for more, a reply leaves half of the context to what comes after it.
+        base = replace(base, max_tokens=max(1, min(base.max_tokens, self.context // 2)))
+        return _overridden(base, overrides)
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)

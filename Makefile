@@ -63,7 +63,12 @@ oracles: $(STAMP) ## ask the other projects again and write their answers to tes
 	done
 
 bench: $(STAMP) ## run the benchmarks (slow); results go to benchmarks/RESULTS.md
-	@set -e; for script in $(wildcard benchmarks/bench_*.py); do echo "== $$script"; $(BIN)/python $$script; done
+	test -x .venvs/transformers/bin/python || $(PYTHON) -m venv .venvs/transformers
+	.venvs/transformers/bin/python -m pip install --quiet torch==2.13.0
+	.venvs/transformers/bin/python -m pip install --quiet transformers==5.23.0
+	$(BIN)/python benchmarks/pretraining.py --peer-python .venvs/transformers/bin/python
+	$(BIN)/python benchmarks/generation.py --peer-python .venvs/transformers/bin/python
+	if test -d runs/demo/sft; then $(BIN)/python benchmarks/alignment.py recipes/demo.yaml; else echo "benchmarks/alignment.py needs make demo first"; fi
 
 clean: ## remove caches and what tests and builds left behind; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -112,7 +112,7 @@ class ModelConfig:
         kind = raw.get("model_type")
         if kind not in SUPPORTED:
             raise ModelError(
-                f"{where}: model_type {kind!r} is not supported; Qwill reads {', '.join(SUPPORTED)} for now."
+                f"{where}: model_type {kind!r} is not supported; Qwill reads {', '.join(SUPPORTED)}."
             )
         if raw.get("hidden_act", "silu") != "silu":
             raise ModelError(f"{where}: hidden_act {raw['hidden_act']!r} is not supported; expected 'silu'.")

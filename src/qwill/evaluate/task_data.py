@@ -1,7 +1,7 @@
 """The stage `tasks`: three files of generated problems; none of the held-out ones is in the other two."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def make_tasks(config: TasksConfig, seed: int) -> dict[str, list[dict[str, Any]]
     demonstrated = everything if config.rl_reuses_demonstrated_problems else (config.heldout_share, middle)
     practised = everything if config.rl_reuses_demonstrated_problems else (middle, 1.0)
     rl_weights = config.weights if config.rl_weights is None else config.rl_weights
-    files: dict[str, list[dict[str, Any]]] = {"heldout": _heldout(config, seed)}
+    files: dict[str, list[dict[str, Any]]] = {"heldout": heldout_rows(config, seed)}
     for name, count, weights, stream in (
         ("demonstrations", config.demonstrations, config.weights, demonstrated),
         ("rl", config.rl, rl_weights, practised),
@@ -56,12 +56,16 @@ def make_tasks(config: TasksConfig, seed: int) -> dict[str, list[dict[str, Any]]
     return files
 
 
-def _heldout(config: TasksConfig, seed: int) -> list[dict[str, Any]]:
+def heldout_rows(config: TasksConfig, seed: int, without: Collection[str] = ()) -> list[dict[str, Any]]:
+    """`config.heldout` problems of the stream that is never trained on, in both languages; none has a key in `without`.
+
+    A choice that was made by looking at one set of problems is confirmed on another: give the first one's keys.
+    """
     rng = random.Random(f"{seed}/heldout")
     problems: list[Problem] = []
     for family, count in quotas(config.heldout, config.weights).items():
-        seen: set[str] = set()
-        for problem in _draws(family, (0.0, config.heldout_share), rng, count, seen):
+        seen = {key for key in without if Problem.from_key(key).family == family}
+        for problem in _draws(family, (0.0, config.heldout_share), rng, count + len(seen), seen):
             if problem.key not in seen:
                 seen.add(problem.key)
                 problems.append(problem)

@@ -39,13 +39,14 @@ def test_libraries_are_the_installed_ones_and_can_be_hashed() -> None:
     assert found["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert found.keys() == {"python", *device.NUMERIC}
     assert canonical_json(found) == canonical_json(numeric_libraries())
+    assert numeric_libraries(device.CURATION) == found | {name: version(name) for name in device.CURATION}
 
 
 def test_what_changes_numbers_is_pinned_exactly() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     pinned = {line.partition("==")[0] for group in groups for line in group if "==" in line}
-    assert set(device.NUMERIC) <= pinned
+    assert {*device.NUMERIC, *device.CURATION} <= pinned
 
 
 def test_a_library_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,22 +77,18 @@ def test_a_system_without_proc_is_described_too(proc: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cuda", "bf16", "extra", "dtype"),
+    ("wish", "extra", "dtype"),
     [
-        (False, False, "", "float32"),
-        (False, False, "avx512_bf16", "float32"),
-        (False, False, "amx_bf16", "bfloat16"),
-        (True, True, "", "bfloat16"),
-        (True, False, "", "float32"),
+        ("auto", "", "float32"),
+        ("auto", "avx512_bf16", "float32"),
+        ("auto", "amx_bf16", "bfloat16"),
+        ("float32", "amx_bf16", "float32"),
+        ("bfloat16", "", "bfloat16"),
     ],
 )
-def test_precision_follows_the_hardware(
-    proc: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool, bf16: bool, extra: str, dtype: str
-) -> None:
+def test_precision_follows_the_processor_unless_it_is_wished_for(proc: Path, wish: str, extra: str, dtype: str) -> None:
     (proc / "cpuinfo").write_text(CPUINFO.format(extra=extra))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    assert training_dtype() == dtype
+    assert training_dtype(wish) == dtype
 
 
 def test_stolen_time(proc: Path) -> None:

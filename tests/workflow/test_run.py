@@ -106,7 +106,7 @@ def test_another_version_of_a_stage_or_a_library_is_another_recipe(
     run()
     newer = tuple(replace(stage, version=2) if stage.name == "copy" else stage for stage in STAGES)
     assert made_now(run_recipe(load_recipe(Path("life.yaml"), (), newer), None, Display(quiet=True))) == ["copy"]
-    monkeypatch.setattr("qwill.workflow.run.numeric_libraries", lambda: {"torch": "9.9"})
+    monkeypatch.setattr("qwill.workflow.run.numeric_libraries", lambda own: {"torch": "9.9"})
     assert made_now(run()) == ["letters", "weights", "copy", "page"]
 
 

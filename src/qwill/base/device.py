@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-NUMERIC = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow", "py3langid", "ftfy")
+NUMERIC = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow")
+CURATION = ("ftfy", "py3langid")
 
 
-def numeric_libraries() -> dict[str, str]:
-    """Installed versions of the libraries whose version can change a number."""
+def numeric_libraries(own: Sequence[str] = ()) -> dict[str, str]:
+    """Installed versions of the libraries whose version can change a number; `own` are those of one stage alone."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for name in NUMERIC:
+    for name in (*NUMERIC, *own):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -40,15 +42,13 @@ def _processor_line(name: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
-def training_dtype() -> str:
-    """The precision that is fastest to train in where this runs, by what the hardware has, never by timing.
+def training_dtype(wish: str = "auto") -> str:
+    """The precision to multiply matrices in: as wished, or the fastest on this processor by what it has, never by timing.
 
-    bfloat16 needs matrix units for it (AMX, tensor cores); on AVX-512 alone it reaches half of float32's speed.
+    bfloat16 needs matrix units for it (AMX); on AVX-512 alone it reaches half of float32's speed.
     """
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
-        return "bfloat16"
+    if wish != "auto":
+        return wish
     return "bfloat16" if "amx_bf16" in processor_flags() else "float32"
 
 

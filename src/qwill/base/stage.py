@@ -17,6 +17,7 @@ class StageContext:
     out: folder to fill; it becomes the artifact (emptied before each attempt). work: private state that survives
     `kill -9`; removed once the artifact is sealed. inputs: finished artifacts by name. budget_s: seconds, shown only.
     metrics_path: this stage's metrics.jsonl, kept beside the run. recipe_id: goes into the weights' metadata.
+    dtype: the precision of matrix products, resolved and recorded before the stage began.
     """
 
     out: Path
@@ -28,6 +29,7 @@ class StageContext:
     budget_s: float | None
     metrics_path: Path
     recipe_id: str = ""
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Stage:
 
     config and run are "module:name", imported only when used. run(config, ctx) returns deterministic metrics; it may
     write out/"sources.json" (external sources), which moves into the manifest. version goes up when numbers change.
+    libraries: distributions that can change its numbers, beside those that count for every stage.
     """
 
     name: str
@@ -45,3 +48,4 @@ class Stage:
     config: str
     inputs: tuple[str, ...] | Callable[[Any], tuple[str, ...]]
     run: str
+    libraries: tuple[str, ...] = ()

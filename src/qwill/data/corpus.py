@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qwill.base.artifact import recipe_id, seal
 from qwill.base.config import parse, to_dict
-from qwill.base.device import numeric_libraries
+from qwill.base.device import CURATION, numeric_libraries
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import new_folder, write_json, write_jsonl
 from qwill.base.progress import Display
@@ -249,7 +249,7 @@ def curate(
         "inputs": {},
         "config": to_dict(settings),
         "seed": 0,
-        "libraries": numeric_libraries(),
+        "libraries": numeric_libraries(CURATION),
         "threads": 1,
         "dtype": "float32",
     }

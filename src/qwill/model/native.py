@@ -36,7 +36,13 @@ def library() -> ctypes.CDLL | None:
 
 
 def suits(x: Tensor) -> bool:
-    return _enabled and x.dtype == torch.float32 and x.device.type == "cpu" and library() is not None
+    return (
+        _enabled
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and library() is not None
+    )
 
 
 def _call(name: str, *args: Any) -> None:

@@ -92,8 +92,9 @@ def train(
             data = step_data(step)
             factor = rate_factor(step, steps, schedule)
             set_rates(optimizers, factor)
-            output = model(data.batch)
-            total, _ = ops.cross_entropy(output.hidden_ND, model.head_weight_VD, data.targets_N, data.weight_N)
+            with torch.autocast(data.targets_N.device.type, torch.bfloat16, enabled=ctx.dtype == "bfloat16"):
+                output = model(data.batch)
+                total, _ = ops.cross_entropy(output.hidden_ND, model.head_weight_VD, data.targets_N, data.weight_N)
             loss = float(total.detach())
             numbers = {"loss": loss}
             if output.router_stats:

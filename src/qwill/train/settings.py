@@ -8,6 +8,10 @@ from typing import Any, Literal
 from qwill.base.errors import ConfigError
 
 
+# Of matrix products while training; weights, optimiser and files stay float32. `auto` is resolved once and recorded.
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
 def need_positive(settings: Any, *names: str) -> None:
     """Raise ConfigError for the first of the named settings that is not above zero."""
     for name in names:
@@ -69,6 +73,7 @@ class PretrainConfig:
     balance: float = 0.01
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    dtype: Precision = "auto"
     validations: int = 4
     validation_bytes: int = 30_000
     heldout_bytes: int = 400_000
@@ -98,6 +103,7 @@ class SFTConfig:
     balance: float = 0.01
     optimizer: OptimizerConfig = field(default_factory=_finetuning)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    dtype: Precision = "auto"
 
     def __post_init__(self) -> None:
         need_positive(self, "steps", "batch_tokens", "max_tokens")

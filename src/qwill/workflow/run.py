@@ -16,7 +16,7 @@ from typing import Any
 
 from qwill.base.artifact import NOT_CONTENT, Manifest, need_manifest, read_manifest, recipe_id, seal
 from qwill.base.config import to_dict
-from qwill.base.device import machine, numeric_libraries, set_threads
+from qwill.base.device import machine, numeric_libraries, set_threads, training_dtype
 from qwill.base.errors import ArtifactError
 from qwill.base.files import new_folder, read_json, write_json, write_text
 from qwill.base.progress import Display, clock
@@ -93,7 +93,7 @@ def make_plan(recipe: Recipe, section: Section) -> Plan:
             command = f"`qwill {maker.stage.verb} {recipe.path}`" if maker else "the command that makes it"
             raise ArtifactError(f"{section.stage.name} needs {folder}, which is not there; run {command} first.")
     stage, config = section.stage, to_dict(section.config)
-    libraries, dtype = numeric_libraries(), str(getattr(section.config, "dtype", "float32"))
+    libraries, dtype = numeric_libraries(stage.libraries), training_dtype(getattr(section.config, "dtype", "float32"))
     identity = recipe_id(
         stage=stage.name,
         stage_version=stage.version,
@@ -166,6 +166,7 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
             budget_s=section.budget_s,
             metrics_path=recipe.folder / "logs" / stage.name / "metrics.jsonl",
             recipe_id=plan.recipe_id,
+            dtype=plan.dtype,
         )
         metrics = function(section.config, context)
         # Speeds that a stage measured: they may differ between two honest runs, so they stand beside the content.

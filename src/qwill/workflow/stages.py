@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from qwill.base.device import CURATION
 from qwill.base.stage import Stage
 
 MODELS = ("base", "sft", "aligned", "int8")
@@ -16,7 +17,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("tasks", "tasks", "tasks", 1,
           "qwill.evaluate.task_data:TasksConfig", (), "qwill.evaluate.task_data:run"),
     Stage("corpus", "curate", "corpus", 1,
-          "qwill.data.corpus:CurateConfig", ("tasks",), "qwill.data.corpus:run"),
+          "qwill.data.corpus:CurateConfig", ("tasks",), "qwill.data.corpus:run", CURATION),
     Stage("dialogues", "dialogues", "dialogues", 1,
           "qwill.data.dialogues:DialoguesConfig", ("tasks",), "qwill.data.dialogues:run"),
     Stage("tokenizer", "tokenizer train", "tokenizer", 1,

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qwill.model import native, ops
+from qwill.model.batch import Batch, plan_attention
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="no C compiler: there are no native kernels to test")
+pytestmark = pytest.mark.skipif(native.libraries() is None, reason="no C compiler: there are no native kernels to test")
 
 
 def both(function: Callable[..., object], inputs: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
@@ -71,6 +72,49 @@ def test_swiglu_also_far_out(n: int, f: int, seed: int, scale: float) -> None:
 
 
 @settings(deadline=None, max_examples=25)
+@given(n=st.integers(1, 600), d=st.integers(1, 70), c=st.integers(1, 70), bias=st.booleans(), seed=st.integers(0, 99))
+def test_linear(n: int, d: int, c: int, bias: bool, seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    x, w, b = torch.randn(n, d, generator=g), torch.randn(c, d, generator=g), torch.randn(c, generator=g)
+    agree(both(ops.linear, [x, w, b] if bias else [x, w]))
+
+
+def test_linear_with_long_sums() -> None:
+    """Gradients sum over more rows and columns than are taken at a time."""
+    g = torch.Generator().manual_seed(0)
+    agree(both(ops.linear, [torch.randn(2100, 40, generator=g), torch.randn(2500, 40, generator=g)]))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    kv=st.integers(1, 3),
+    group=st.integers(1, 6),
+    k=st.sampled_from([16, 32, 48]),
+    seed=st.integers(0, 99),
+)
+def test_attention(lengths: list[int], kv: int, group: int, k: int, seed: int) -> None:
+    g, n = torch.Generator().manual_seed(seed), sum(lengths)
+    q, keys, values = (torch.randn(n, heads, k, generator=g) for heads in (kv * group, kv, kv))
+    plan = plan_attention(Batch.pack([[0] * length for length in lengths]), torch.float32)
+    agree(both(lambda a, b, c: ops.attention(2 * a, b, c, plan), [q, keys, values]))
+
+
+@settings(deadline=None, max_examples=25)
+@given(n=sizes, experts=st.integers(1, 9), data=st.data(), renormalise=st.booleans(), seed=st.integers(0, 99))
+def test_choose_experts(n: int, experts: int, data: st.DataObject, renormalise: bool, seed: int) -> None:
+    k = data.draw(st.integers(1, experts))
+    router = torch.randn(n, experts, generator=torch.Generator().manual_seed(seed)) * 3
+
+    def by_expert(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        probability, weight, chosen = ops.choose_experts(x, k, renormalise)
+        return probability, torch.zeros(n, experts).scatter(1, chosen, weight), chosen.float()
+
+    # Where one expert of one is chosen, its weight is 1 whatever the router says.
+    agree(both(by_expert, [router]), smallest=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
 @given(n=sizes, experts=st.integers(1, 7), data=st.data(), seed=st.integers(0, 99))
 def test_experts_also_unused_ones(n: int, experts: int, data: st.DataObject, seed: int) -> None:
     k = data.draw(st.integers(1, experts))
@@ -84,15 +128,21 @@ def test_experts_also_unused_ones(n: int, experts: int, data: st.DataObject, see
 
 
 @settings(deadline=None, max_examples=25)
-@given(n=sizes, vocab=st.integers(2, 300), chunk=st.integers(1, 80), seed=st.integers(0, 99))
-def test_cross_entropy(n: int, vocab: int, chunk: int, seed: int) -> None:
+@given(
+    n=sizes,
+    vocab=st.integers(2, 300),
+    chunk=st.integers(1, 80),
+    temperature=st.sampled_from([0.6, 1.0, 1.7]),
+    seed=st.integers(0, 99),
+)
+def test_cross_entropy(n: int, vocab: int, chunk: int, temperature: float, seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
     hidden, head = torch.randn(n, 17, generator=g) * 3, torch.randn(vocab, 17, generator=g)
     targets = torch.randint(0, vocab, (n,), generator=g)
     weight = torch.randn(n, generator=g)  # signs as in a policy gradient
-    results = both(lambda a, b: ops.cross_entropy(a, b, targets, weight, chunk), [hidden, head])
+    results = both(lambda a, b: ops.cross_entropy(a, b, targets, weight, temperature, chunk), [hidden, head])
     agree(results, smallest=1e-6)  # a loss near 0 is 1 − p with p near 1
-    plain = torch.nn.functional.cross_entropy(hidden @ head.T, targets, reduction="none")
+    plain = torch.nn.functional.cross_entropy(hidden @ head.T / temperature, targets, reduction="none")
     assert torch.allclose(results[1][0][1], plain, atol=1e-5, rtol=1e-5)
 
 

@@ -97,17 +97,14 @@ def roll_out(
 
 
 def _reply_states(
-    model: Transformer, batch: Batch, rollouts: list[Rollout], temperature: float
+    model: Transformer, batch: Batch, rollouts: list[Rollout]
 ) -> tuple[Tensor, Tensor, Any]:
-    """(hidden states that predict reply tokens, those tokens, router statistics) of a packed batch of rollouts.
-
-    The states are divided by the temperature, and so are the logits, which are linear in them.
-    """
+    """(hidden states that predict reply tokens, those tokens, router statistics) of a packed batch of rollouts."""
     output = model(batch)
     starts = batch.cu_seqlens[:-1].tolist()
     index = [s + j for s, r in zip(starts, rollouts, strict=True) for j in range(r.start - 1, len(r.ids) - 1)]
     targets = torch.tensor([t for r in rollouts for t in r.ids[r.start :]])
-    return output.hidden_ND[torch.tensor(index)] / temperature, targets, output.router_stats
+    return output.hidden_ND[torch.tensor(index)], targets, output.router_stats
 
 
 def micro_batches(rollouts: list[Rollout], limit: int) -> list[list[Rollout]]:
@@ -131,18 +128,20 @@ def update(
     gap = clipped = kl = entropy_proxy = 0.0
     for part in micro_batches(rollouts, config.train_tokens):
         batch = Batch.pack([r.ids[:-1] for r in part])
-        hidden_ND, targets_N, stats = _reply_states(model, batch, part, config.temperature)
+        hidden_ND, targets_N, stats = _reply_states(model, batch, part)
         old_N = torch.tensor([p for r in part for p in r.logprobs])
         advantage_N = torch.tensor([r.advantage for r in part for _ in r.logprobs])
         with torch.no_grad():
-            _, loss_N = ops.cross_entropy(hidden_ND, model.head_weight_VD, targets_N, torch.zeros(len(targets_N)))
+            _, loss_N = ops.cross_entropy(
+                hidden_ND, model.head_weight_VD, targets_N, torch.zeros(len(targets_N)), config.temperature
+            )
         logp_N = (-loss_N).requires_grad_()
         weight_N = torch.full_like(old_N, 1.0 / tokens)
         loss = clipped_policy_loss(logp_N, old_N, advantage_N, weight_N, config.clip_low, config.clip_high)
         loss.total.backward()
         assert logp_N.grad is not None
         # d loss / d logp is each token's weight in the fused cross-entropy, whose gradient is that of −logp.
-        total, _ = ops.cross_entropy(hidden_ND, model.head_weight_VD, targets_N, -logp_N.grad)
+        total, _ = ops.cross_entropy(hidden_ND, model.head_weight_VD, targets_N, -logp_N.grad, config.temperature)
         if config.balance and stats:
             total = total + config.balance * balancing_loss(stats) * len(part) / len(rollouts)
         total.backward()

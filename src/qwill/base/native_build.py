@@ -35,24 +35,29 @@ def _processor() -> str:
         return platform.processor() + platform.machine()
 
 
-def compile_library(source: str, package: str) -> ctypes.CDLL | None:
-    """The library of `source` (a file inside `package`), from the cache or compiled now; None without a compiler."""
+def compile_library(source: str, package: str, header: tuple[str, str] | None = None) -> ctypes.CDLL | None:
+    """The library of `source` (a file inside `package`), from the cache or compiled now; None without a compiler.
+
+    `header`: (file, package) of the one that it includes.
+    """
     # CC may carry arguments: `ccache gcc`, `gcc -m64`.
     chosen = shlex.split(os.environ.get("CC", ""))
     if not chosen:
         chosen = [name for name in ("cc", "gcc", "clang") if shutil.which(name)][:1]
     if not chosen or not shutil.which(chosen[0]):
         return None
-    code = files(package).joinpath(source).read_bytes()
+    wanted = [(source, package), *([header] if header else [])]
+    code = {name: files(where).joinpath(name).read_bytes() for name, where in wanted}
     runtime = _openmp_runtime()
-    key = hashlib.sha256(b"\0".join([code, " ".join([*chosen, *FLAGS, *runtime]).encode(), _processor().encode()]))
+    key = hashlib.sha256(b"\0".join([*code.values(), " ".join([*chosen, *FLAGS, *runtime]).encode(), _processor().encode()]))
     root = Path(os.environ.get("QWILL_CACHE") or Path.home() / ".cache" / "qwill") / "native"
     target = root / f"{Path(source).stem}-{key.hexdigest()[:16]}.so"
     if not target.exists():
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root) as folder:
             c_file, built = Path(folder) / source, Path(folder) / target.name
-            c_file.write_bytes(code)
+            for name, text in code.items():
+                (Path(folder) / name).write_bytes(text)
             # Undefined OpenMP symbols resolve to the runtime named by path, so -fopenmp must not add its own.
             compiling = [*chosen, *FLAGS, "-c", str(c_file), "-o", f"{built}.o"]
             linking = [*chosen, "-shared", f"{built}.o", "-o", str(built), *(runtime or ["-fopenmp"]), "-lm"]

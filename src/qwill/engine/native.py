@@ -34,7 +34,7 @@ _WEIGHTS = [
     "keys", "values",
 ]  # fmt: skip
 _SPACE = [
-    "x", "normed", "qkv", "attended", "router", "weight", "act", "expert_out", "scores", "chosen", "place",
+    "x", "normed", "qkv", "attended", "router", "weight", "scale", "act", "expert_out", "scores", "chosen", "place",
     "token", "start", "phases",
 ]  # fmt: skip
 
@@ -55,7 +55,7 @@ class _Work(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    return compile_library("forward.c", "qwill.engine")
+    return compile_library("forward.c", "qwill.engine", model_native.ROWS)
 
 
 def suits(model: Transformer) -> bool:
@@ -183,6 +183,7 @@ class NativeExecutor:
             "attended": n * query,
             "router": n * experts,
             "weight": n * top_k,
+            "scale": n * top_k,
             "act": n * top_k * stride,
             "expert_out": n * top_k * config.hidden_size,
         }

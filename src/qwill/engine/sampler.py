@@ -155,7 +155,7 @@ def _draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    return compile_library("sampler.c", "qwill.engine")
+    return compile_library("sampler.c", "qwill.engine", native.ROWS)
 
 
 def _draw_natively(

@@ -52,6 +52,8 @@ class Batch:
 class AttentionPlan:
     """How packed tokens become rows of queries and keys; made once a forward pass, shared by all layers.
 
+    `cu_seqlens` are the batch's, `longest` its longest sequence.
+
     Sequences are laid in order into `rows` rows of `width` tokens, none across two rows. `place_N` is each token's
     place in that layout (None when it is already the tokens' own order). `mask_R1TS` is additive (0 or −inf); None
     when every row is one full sequence, for which plain causal attention says it all.
@@ -61,13 +63,15 @@ class AttentionPlan:
     rows: int
     place_N: Tensor | None
     mask_R1TS: Tensor | None
+    cu_seqlens: Tensor
+    longest: int
 
 
 def plan_attention(batch: Batch, dtype: torch.dtype) -> AttentionPlan:
     lengths = batch.lengths.tolist()
     n, longest = sum(lengths), max(lengths)
     if min(lengths) == longest:
-        return AttentionPlan(longest, len(lengths), None, None)
+        return AttentionPlan(longest, len(lengths), None, None, batch.cu_seqlens, longest)
     width = max(longest, batch.row_length or 0)
     starts, end = [], 0
     for length in lengths:
@@ -86,4 +90,4 @@ def plan_attention(batch: Batch, dtype: torch.dtype) -> AttentionPlan:
     allowed_RTS = (sequence_RT[:, :, None] == sequence_RT[:, None, :]) & (index_T[:, None] >= index_T[None, :])
     mask = torch.zeros(allowed_RTS.shape, dtype=dtype).masked_fill_(~allowed_RTS, float("-inf"))[:, None].to(device)
     in_order = rows * width == n
-    return AttentionPlan(width, rows, None if in_order else place_N.to(device), mask)
+    return AttentionPlan(width, rows, None if in_order else place_N.to(device), mask, batch.cu_seqlens, longest)

@@ -1,31 +1,12 @@
 // The model's elementwise passes for float32 on a CPU, each fused into one sweep over memory.
-// Definitions: ops.py. Every function here is tested against its definition (tests/model/test_native.py).
+// Definitions: ops.py; what generation computes too is rows.h. Every function here is tested against its definition (tests/model/test_native.py).
 // Results are the same for the same number of threads: loops are divided statically, partial sums added in thread order.
 // Letters: n rows, d columns, f feed-forward width, H query heads, G key/value heads, K head size, V vocabulary.
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <omp.h>
+#include <stdlib.h>
+#include "rows.h"
 
 #define SMALL 16384  // floats; below this a second thread costs more than it brings
-
-// exp by 2^n · P(r), |r| ≤ ln2/2, degree-6 minimax polynomial; relative error < 2e-7. Vectorises, unlike libm's.
-static inline float exp_f(float x) {
-    x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
-    float n = rintf(x * 1.44269504088896341f);
-    float r = fmaf(n, -0.693145751953125f, x);
-    r = fmaf(n, -1.428606820309417e-6f, r);
-    float p = 1.3981999507e-3f;
-    p = fmaf(p, r, 8.3334519073e-3f);
-    p = fmaf(p, r, 4.1665795894e-2f);
-    p = fmaf(p, r, 1.6666665459e-1f);
-    p = fmaf(p, r, 5.0000001201e-1f);
-    p = fmaf(p * r, r, r) + 1.0f;
-    union { int32_t i; float f; } s;
-    s.i = ((int32_t)n + 127) << 23;
-    return p * s.f;
-}
 
 // s = x + delta (delta may be NULL: then s is not written), y = s / rms(s) · w
 void add_rms_norm_forward(const float *x, const float *delta, const float *w, float eps, int64_t n, int64_t d,
@@ -33,22 +14,14 @@ void add_rms_norm_forward(const float *x, const float *delta, const float *w, fl
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * d > SMALL)
     for (int64_t i = 0; i < n; i++) {
         const float *row = x + i * d;
-        float sum = 0;
         if (delta) {
             const float *add = delta + i * d;
             float *out = s + i * d;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < d; j++) { float v = row[j] + add[j]; out[j] = v; sum += v * v; }
-            row = out;
-        } else {
-#pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < d; j++) sum += row[j] * row[j];
-        }
-        float r = 1.0f / sqrtf(sum / (float)d + eps);
-        rstd[i] = r;
-        float *out = y + i * d;
 #pragma omp simd
-        for (int64_t j = 0; j < d; j++) out[j] = row[j] * r * w[j];
+            for (int64_t j = 0; j < d; j++) out[j] = row[j] + add[j];
+            row = out;
+        }
+        rstd[i] = normalise(row, w, eps, d, y + i * d);
     }
 }
 
@@ -86,18 +59,8 @@ void add_rms_norm_backward(const float *dy, const float *ds, const float *s, con
 
 static void norm_rope_head(const float *x, const float *w, const float *cos, const float *sin, float eps, int64_t K,
                            float *out, float *rstd) {
-    int64_t h = K / 2;
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < K; j++) sum += x[j] * x[j];
-    float r = 1.0f / sqrtf(sum / (float)K + eps);
-    *rstd = r;
-#pragma omp simd
-    for (int64_t j = 0; j < h; j++) {
-        float a = x[j] * r * w[j], b = x[j + h] * r * w[j + h];
-        out[j] = a * cos[j] - b * sin[j];
-        out[j + h] = b * cos[j] + a * sin[j];
-    }
+    *rstd = normalise(x, w, eps, K, out);
+    rotate(out, cos, sin, K / 2);
 }
 
 void qk_norm_rope_forward(const float *qkv, const float *qw, const float *kw, const float *cos, const float *sin,
@@ -173,9 +136,13 @@ void swiglu_forward(const float *gu, const float *weight, int64_t n, int64_t f, 
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * f > SMALL)
     for (int64_t i = 0; i < n; i++) {
         const float *g = gu + i * 2 * f, *u = g + f;
-        float *out = h + i * f, w = weight ? weight[i] : 1.0f;
-#pragma omp simd
-        for (int64_t j = 0; j < f; j++) out[j] = w * g[j] / (1.0f + exp_f(-g[j])) * u[j];
+        float *out = h + i * f, w = weight ? weight[i] : 1.0f, rest[3][LANES] = {0};
+        int64_t j = 0, left = f % LANES;
+        for (; j + LANES <= f; j += LANES) store(out + j, gated(load(g + j), load(u + j), all(w)));
+        memcpy(rest[0], g + j, sizeof(float) * left);
+        memcpy(rest[1], u + j, sizeof(float) * left);
+        store(rest[2], gated(load(rest[0]), load(rest[1]), all(w)));
+        memcpy(out + j, rest[2], sizeof(float) * left);
     }
 }
 
@@ -232,28 +199,27 @@ void combine_rows(const float *y, const int32_t *place, int64_t n, int64_t k, in
     }
 }
 
-// loss[i] = −log softmax(logits[i])[target[i]]; logits become the gradient weight · (softmax − onehot) when `grad`
-void softmax_cross_entropy(float *logits, const int64_t *target, const float *weight, int64_t n, int64_t V,
-                           float *loss, int grad, int threads) {
+// Softmax over the experts in place (rows of p), then each row's top_k experts and their weights
+void choose_experts(float *p, int64_t n, int64_t experts, int64_t top_k, int64_t renormalise, int64_t *chosen,
+                    float *weight, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * experts > SMALL)
+    for (int64_t i = 0; i < n; i++)
+        choose(p + i * experts, experts, top_k, renormalise, chosen + i * top_k, weight + i * top_k);
+}
+
+// loss[i] = −log softmax(logits[i] / temperature)[target[i]]; with `grad` logits become the gradient of weight · loss
+void softmax_cross_entropy(float *logits, const int64_t *target, const float *weight, float temperature, int64_t n,
+                           int64_t V, float *loss, int grad, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * V > SMALL)
     for (int64_t i = 0; i < n; i++) {
-        float *row = logits + i * V, top = row[0], sum = 0;
-#pragma omp simd reduction(max : top)
-        for (int64_t j = 0; j < V; j++) top = row[j] > top ? row[j] : top;
-        float hit = row[target[i]] - top;
+        float *row = logits + i * V, top = largest(row, 0, V) / temperature;
+        double total = total_odds(row, V, temperature, top);
+        loss[i] = -log_share(row, target[i], temperature, top, total);
         if (grad) {
-#pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < V; j++) { float e = exp_f(row[j] - top); row[j] = e; sum += e; }
-        } else {
-#pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < V; j++) sum += exp_f(row[j] - top);
-        }
-        loss[i] = logf(sum) - hit;
-        if (grad) {
-            float scale = weight[i] / sum;
+            float scale = (float)(weight[i] / temperature / total);
 #pragma omp simd
-            for (int64_t j = 0; j < V; j++) row[j] *= scale;
-            row[target[i]] -= weight[i];
+            for (int64_t j = 0; j < V; j++) row[j] = scale * odds(row[j], temperature, top);
+            row[target[i]] -= weight[i] / temperature;
         }
     }
 }

@@ -1,6 +1,7 @@
-"""Native executors of the operations in `ops.py`, for float32 on a CPU: one C file, compiled once a machine.
+"""Native executors of the operations in `ops.py`, for float32 on a CPU: two C files, compiled once a machine.
 
-`kernels.c` is compiled with the system's C compiler at first use (about two seconds, kept in Qwill's cache under a hash
+What generation computes too is summed in the same order as there (`rows.h`): a token's log-probability in training is
+the one that it was sampled with, to the last bit. `kernels.c` and `products.c` are compiled with the system's C compiler at first use (about two seconds, kept in Qwill's cache under a hash
 of source, compiler and processor). Without a compiler everything still works through the PyTorch definitions, slower.
 Gradients are written out by hand; tests hold both against the definitions.
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qwill.base.native_build import compile_library
+from qwill.model.batch import AttentionPlan
+
+ROWS = ("rows.h", "qwill.model")
 
 _enabled = os.environ.get("QWILL_NATIVE", "1") != "0"
 
@@ -31,8 +34,20 @@ def enable(on: bool) -> None:
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    return compile_library("kernels.c", __package__ or "qwill.model")
+def libraries() -> tuple[ctypes.CDLL, ...] | None:
+    """The compiled C files; None without a compiler."""
+    found = [compile_library(name, "qwill.model", ROWS) for name in ("kernels.c", "products.c")]
+    return tuple(lib for lib in found if lib) if all(found) else None
+
+
+@cache
+def _function(name: str) -> Any:
+    return next(getattr(lib, name) for lib in libraries() or () if hasattr(lib, name))
+
+
+@cache
+def lanes() -> int:
+    return int(_function("panel_width")()) // 2
 
 
 def suits(x: Tensor) -> bool:
@@ -41,7 +56,7 @@ def suits(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
-        and library() is not None
+        and libraries() is not None
     )
 
 
@@ -59,13 +74,124 @@ def _call(name: str, *args: Any) -> None:
             converted.append(ctypes.c_float(a))
         else:
             converted.append(a)
-    lib = library()
-    assert lib is not None
-    getattr(lib, name)(*converted)
+    _function(name)(*converted)
 
 
 def _threads() -> ctypes.c_int:
     return ctypes.c_int(torch.get_num_threads())
+
+
+def _padded(columns: int) -> int:
+    width = int(_function("panel_width")())
+    return -(-columns // width) * width
+
+
+def _starts(rows: int) -> Tensor:
+    return torch.tensor([0, rows])
+
+
+def _product(a: Tensor, start: Tensor, weight: Tensor, out: Tensor, transposed: bool = False, bias: Tensor | None = None) -> None:
+    """out = a · weightᵀ (or a · weight), each row with its group's of the weights [groups, C, D]."""
+    groups, rows, terms = weight.shape
+    c, k = (terms, rows) if transposed else (rows, terms)
+    packed = a.new_empty(groups * _padded(c) * k)
+    steps = (1, c) if transposed else (k, 1)
+    _call("pack_weights", weight, groups, c, k, *steps, packed, _threads())
+    _call("products", a, start, groups, k, packed, c, bias, int(transposed), out, _threads())
+
+
+def _outer(a: Tensor, x: Tensor, start: Tensor, out: Tensor, add: bool = False) -> None:
+    """out[group] = aᵀ · x of each group's rows, or that much more."""
+    groups, c = len(start) - 1, x.shape[1]
+    packed = x.new_empty(len(x) * _padded(c))
+    _call("pack_rows", x, start, groups, c, packed, _threads())
+    _call("outer_products", a, start, groups, a.shape[1], packed, c, int(add), out, _threads())
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
+        x_ND, weight_CD = x_ND.contiguous(), weight_CD.contiguous()
+        out_NC = x_ND.new_empty(len(x_ND), len(weight_CD))
+        _product(x_ND, _starts(len(x_ND)), weight_CD[None], out_NC, bias=bias_C)
+        ctx.save_for_backward(x_ND, weight_CD)
+        ctx.bias = bias_C is not None
+        return out_NC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out_NC: Tensor) -> tuple[Any, ...]:
+        x_ND, weight_CD = ctx.saved_tensors
+        d_out_NC, start = d_out_NC.contiguous(), _starts(len(x_ND))
+        d_x = d_weight = None
+        if ctx.needs_input_grad[0]:
+            d_x = torch.empty_like(x_ND)
+            _product(d_out_NC, start, weight_CD[None], d_x, transposed=True)
+        if ctx.needs_input_grad[1]:
+            d_weight = torch.empty_like(weight_CD)
+            _outer(d_out_NC, x_ND, start, d_weight)
+        return d_x, d_weight, d_out_NC.sum(0) if ctx.bias else None
+
+
+def linear(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
+    return _Linear.apply(x_ND, weight_CD, bias_C)
+
+
+class _Attention(torch.autograd.Function):
+    """Forward by rows, as generation attends; backward through the definition, `scaled_dot_product_attention`."""
+
+    @staticmethod
+    def forward(ctx: Any, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan, define: Any) -> Tensor:
+        q_NHK, k_NHK, v_NHK = q_NHK.contiguous(), k_NHK.contiguous(), v_NHK.contiguous()
+        n, heads, head_dim = q_NHK.shape
+        out_NC, borders = q_NHK.new_empty(n, heads * head_dim), plan.cu_seqlens
+        _call(
+            "attention_forward", q_NHK, k_NHK, v_NHK, borders, len(borders) - 1, plan.longest, heads, k_NHK.shape[1],
+            head_dim, out_NC, _threads(),
+        )  # fmt: skip
+        ctx.save_for_backward(q_NHK, k_NHK, v_NHK)
+        ctx.plan, ctx.define = plan, define
+        return out_NC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out_NC: Tensor) -> tuple[Any, ...]:
+        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            out_NC = ctx.define(*inputs, ctx.plan)
+        return *torch.autograd.grad(out_NC, inputs, d_out_NC), None, None
+
+
+def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan, define: Any) -> Tensor:
+    return _Attention.apply(q_NHK, k_NHK, v_NHK, plan, define)
+
+
+class _Choice(torch.autograd.Function):
+    """Softmax over the experts, the top k and their weights."""
+
+    @staticmethod
+    def forward(ctx: Any, router_NE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
+        p_NE, (n, experts) = router_NE.clone(memory_format=torch.contiguous_format), router_NE.shape
+        chosen_Nk, weight_Nk = torch.empty(n, top_k, dtype=torch.int64), router_NE.new_empty(n, top_k)
+        _call("choose_experts", p_NE, n, experts, top_k, int(renormalise), chosen_Nk, weight_Nk, _threads())
+        ctx.save_for_backward(p_NE, weight_Nk, chosen_Nk)
+        ctx.renormalise = renormalise
+        ctx.mark_non_differentiable(chosen_Nk)
+        return p_NE, weight_Nk, chosen_Nk
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_p_NE: Tensor, d_weight_Nk: Tensor, _: Tensor) -> tuple[Any, ...]:
+        p_NE, weight_Nk, chosen_Nk = ctx.saved_tensors
+        if ctx.renormalise:
+            kept_N1 = p_NE.gather(1, chosen_Nk).sum(1, keepdim=True)
+            d_weight_Nk = (d_weight_Nk - (d_weight_Nk * weight_Nk).sum(1, keepdim=True)) / kept_N1
+        d_p_NE = d_p_NE.scatter_add(1, chosen_Nk, d_weight_Nk)
+        return p_NE * (d_p_NE - (d_p_NE * p_NE).sum(1, keepdim=True)), None, None
+
+
+def choose_experts(router_NE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return _Choice.apply(router_NE, top_k, renormalise)
 
 
 class _AddRMSNorm(torch.autograd.Function):
@@ -186,37 +312,30 @@ class _Experts(torch.autograd.Function):
         x_MD = x_ND.new_empty(m, d)
         _call("gather_rows", x_ND, token_M, m, d, x_MD, _threads())
         gate_up_MF, h_MF, y_MD = x_ND.new_empty(m, 2 * f), x_ND.new_empty(m, f), x_ND.new_empty(m, d)
-        bounds = starts.tolist()
-        spans = [(e, slice(a, b)) for e, (a, b) in enumerate(pairwise(bounds)) if b > a]
-        for e, s in spans:
-            torch.mm(x_MD[s], gate_up_EFD[e].T, out=gate_up_MF[s])
+        _product(x_MD, starts, gate_up_EFD, gate_up_MF)
         _call("swiglu_forward", gate_up_MF, weight_M, m, f, h_MF, _threads())
-        for e, s in spans:
-            torch.mm(h_MF[s], down_EDF[e].T, out=y_MD[s])
+        _product(h_MF, starts, down_EDF, y_MD)
         out_ND = torch.empty_like(x_ND)
         _call("combine_rows", y_MD, place_M, n, top_k, d, out_ND, _threads())
-        ctx.save_for_backward(gate_up_EFD, down_EDF, weight_M, place_M, token_M, x_MD, gate_up_MF, h_MF)
-        ctx.spans, ctx.shape_Nk = spans, weight_Nk.shape
+        ctx.save_for_backward(gate_up_EFD, down_EDF, weight_M, place_M, token_M, starts, x_MD, gate_up_MF, h_MF)
+        ctx.shape_Nk = weight_Nk.shape
         return out_ND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out_ND: Tensor) -> tuple[Any, ...]:
-        gate_up_EFD, down_EDF, weight_M, place_M, token_M, x_MD, gate_up_MF, h_MF = ctx.saved_tensors
+        gate_up_EFD, down_EDF, weight_M, place_M, token_M, starts, x_MD, gate_up_MF, h_MF = ctx.saved_tensors
         (m, f), (n, d), top_k = h_MF.shape, d_out_ND.shape, ctx.shape_Nk[1]
         dy_MD = torch.empty_like(x_MD)
         _call("gather_rows", d_out_ND.contiguous(), token_M, m, d, dy_MD, _threads())
-        dh_MF = torch.empty_like(h_MF)
-        d_down, d_gate_up = torch.zeros_like(down_EDF), torch.zeros_like(gate_up_EFD)
-        for e, s in ctx.spans:
-            torch.mm(dy_MD[s], down_EDF[e], out=dh_MF[s])
-            torch.mm(dy_MD[s].T, h_MF[s], out=d_down[e])
+        dh_MF, d_down, d_gate_up = torch.empty_like(h_MF), torch.empty_like(down_EDF), torch.empty_like(gate_up_EFD)
+        _product(dy_MD, starts, down_EDF, dh_MF, transposed=True)
+        _outer(dy_MD, h_MF, starts, d_down)
         d_gate_up_MF, d_weight_M = torch.empty_like(gate_up_MF), torch.empty_like(weight_M)
         _call("swiglu_backward", dh_MF, gate_up_MF, weight_M, m, f, d_gate_up_MF, d_weight_M, _threads())
         dx_MD = dy_MD
-        for e, s in ctx.spans:
-            torch.mm(d_gate_up_MF[s].T, x_MD[s], out=d_gate_up[e])
-            torch.mm(d_gate_up_MF[s], gate_up_EFD[e], out=dx_MD[s])
+        _outer(d_gate_up_MF, x_MD, starts, d_gate_up)
+        _product(d_gate_up_MF, starts, gate_up_EFD, dx_MD, transposed=True)
         dx_ND = torch.empty_like(d_out_ND, memory_format=torch.contiguous_format)
         _call("combine_rows", dx_MD, place_M, n, top_k, d, dx_ND, _threads())
         d_weight_Nk = d_weight_M[place_M.long()].view(ctx.shape_Nk)
@@ -232,25 +351,38 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weight_N: Tensor, chunk: int, gradient: bool
+        ctx: Any,
+        hidden_ND: Tensor,
+        head_VD: Tensor,
+        targets_N: Tensor,
+        weight_N: Tensor,
+        temperature: float,
+        chunk: int,
+        gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        hidden_ND, weight_N = hidden_ND.contiguous(), weight_N.contiguous()
-        n, vocab = hidden_ND.shape[0], head_VD.shape[0]
+        hidden_ND, weight_N, head_VD = hidden_ND.contiguous(), weight_N.contiguous(), head_VD.contiguous()
+        (n, width), vocab = hidden_ND.shape, head_VD.shape[0]
         loss_N = hidden_ND.new_empty(n)
         d_hidden = torch.empty_like(hidden_ND) if gradient else None
         d_head = torch.zeros_like(head_VD) if gradient else None
         buffer = hidden_ND.new_empty(min(chunk, n), vocab)
+        packed = hidden_ND.new_empty(_padded(vocab) * width)
+        _call("pack_weights", head_VD, 1, vocab, width, width, 1, packed, _threads())
+        if gradient:
+            turned = hidden_ND.new_empty(_padded(width) * vocab)
+            _call("pack_weights", head_VD, 1, width, vocab, 1, width, turned, _threads())
         for i in range(0, n, chunk):
             part = slice(i, min(i + chunk, n))
             rows = part.stop - i
-            logits = torch.mm(hidden_ND[part], head_VD.T, out=buffer[:rows])
+            logits, start = buffer[:rows], _starts(rows)
+            _call("products", hidden_ND[part], start, 1, width, packed, vocab, None, 0, logits, _threads())
             _call(
-                "softmax_cross_entropy", logits, targets_N[part].contiguous(), weight_N[part], rows, vocab,
+                "softmax_cross_entropy", logits, targets_N[part].contiguous(), weight_N[part], temperature, rows, vocab,
                 loss_N[part], gradient, _threads(),
             )  # fmt: skip
             if d_hidden is not None and d_head is not None:
-                torch.mm(logits, head_VD, out=d_hidden[part])
-                d_head.addmm_(logits.T, hidden_ND[part])
+                _call("products", logits, start, 1, vocab, turned, width, None, 1, d_hidden[part], _threads())
+                _outer(logits, hidden_ND[part], start, d_head, add=True)
         ctx.save_for_backward(d_hidden, d_head)
         ctx.mark_non_differentiable(loss_N)
         return (loss_N * weight_N).sum(), loss_N
@@ -261,10 +393,11 @@ class _CrossEntropy(torch.autograd.Function):
         d_hidden, d_head = ctx.saved_tensors
         if float(d_total) != 1.0:
             d_hidden, d_head = d_hidden * d_total, d_head * d_total
-        return d_hidden, d_head, None, None, None, None
+        return d_hidden, d_head, None, None, None, None, None
 
 
 def cross_entropy(
-    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weight_N: Tensor, chunk: int
+    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weight_N: Tensor, temperature: float, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    return _CrossEntropy.apply(hidden_ND, head_VD, targets_N, weight_N, min(chunk, 512), torch.is_grad_enabled())
+    gradient = torch.is_grad_enabled()
+    return _CrossEntropy.apply(hidden_ND, head_VD, targets_N, weight_N, float(temperature), min(chunk, 512), gradient)

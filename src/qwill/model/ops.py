@@ -68,8 +68,21 @@ def qk_norm_rope(
     return rotate(q_NHK, rope), rotate(k_NHK, rope), v_NHK
 
 
+def linear(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None = None) -> Tensor:
+    """x·Wᵀ + b."""
+    if native.suits(x_ND):
+        return native.linear(x_ND, weight_CD, bias_C)
+    return torch.nn.functional.linear(x_ND, weight_CD, bias_C)
+
+
 def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
     """softmax(q·kᵀ·K^-0.5)·v within each sequence, causal; heads concatenated in the result, out_NC."""
+    if native.suits(q_NHK) and q_NHK.shape[2] % native.lanes() == 0:
+        return native.attention(q_NHK, k_NHK, v_NHK, plan, _attention)
+    return _attention(q_NHK, k_NHK, v_NHK, plan)
+
+
+def _attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
     heads = q_NHK.shape[1]
 
     def to_rows(x_NHK: Tensor) -> Tensor:
@@ -98,6 +111,19 @@ def swiglu(gate_up_NF: Tensor) -> Tensor:
     return silu(gate) * up
 
 
+def choose_experts(router_NE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(softmax over all experts in float32 or better, weights of the k largest, which they are); the lower number first
+    among equals. Renormalised weights sum to 1."""
+    if native.suits(router_NE):
+        return native.choose_experts(router_NE, top_k, renormalise)
+    wide_NE = router_NE if router_NE.dtype == torch.float64 else router_NE.float()
+    probability_NE = torch.softmax(wide_NE, dim=-1)
+    weight_Nk, chosen_Nk = torch.topk(probability_NE, top_k, dim=-1)
+    if renormalise:
+        weight_Nk = weight_Nk / weight_Nk.sum(-1, keepdim=True)
+    return probability_NE, weight_Nk, chosen_Nk
+
+
 def experts(x_ND: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, weight_Nk: Tensor, chosen_Nk: Tensor) -> Tensor:
     """Σ over each token's chosen experts of weight · down(swiglu(gate_up(x)))."""
     if native.suits(x_ND):
@@ -116,20 +142,25 @@ def experts(x_ND: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, weight_Nk: Tens
 
 
 def cross_entropy(
-    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weight_N: Tensor, chunk: int = 1024
+    hidden_ND: Tensor,
+    head_VD: Tensor,
+    targets_N: Tensor,
+    weight_N: Tensor,
+    temperature: float = 1.0,
+    chunk: int = 1024,
 ) -> tuple[Tensor, Tensor]:
-    """(Σ weight·loss, loss_N) of next-token prediction, the head's logits never held whole.
+    """(Σ weight·loss, loss_N) of next-token prediction under softmax(logits / temperature), logits never held whole.
 
     `weight_N` carries masks and normalisation (0 means: not trained on); loss_N is in nats and carries no gradient.
     """
     if native.suits(hidden_ND):
-        return native.cross_entropy(hidden_ND, head_VD, targets_N, weight_N, chunk)
+        return native.cross_entropy(hidden_ND, head_VD, targets_N, weight_N, temperature, chunk)
     losses, total = [], hidden_ND.new_zeros(())
     for i in range(0, len(hidden_ND), chunk):
         part = slice(i, i + chunk)
         logits = hidden_ND[part] @ head_VD.T
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        loss = torch.nn.functional.cross_entropy(wide, targets_N[part], reduction="none")
+        loss = torch.nn.functional.cross_entropy(wide / temperature, targets_N[part], reduction="none")
         total = total + (loss * weight_N[part]).sum()
         losses.append(loss.detach())
     return total, torch.cat(losses)

@@ -55,6 +55,11 @@ class RMSNorm(nn.Module):
         return ops.rms_norm(x_ND, self.weight, self.eps)
 
 
+class Linear(nn.Linear):
+    def forward(self, x_ND: Tensor) -> Tensor:
+        return ops.linear(x_ND, self.weight, self.bias)
+
+
 class Attention(nn.Module):
     """Grouped-query attention with RMSNorm on every head of q and k before RoPE (Qwen3); scale K^-0.5."""
 
@@ -67,8 +72,8 @@ class Attention(nn.Module):
             c.head_dim,
             c.rms_norm_eps,
         )
-        self.qkv_proj = nn.Linear(c.hidden_size, (self.heads + 2 * self.kv_heads) * c.head_dim, bias=c.attention_bias)
-        self.o_proj = nn.Linear(self.heads * c.head_dim, c.hidden_size, bias=c.attention_bias)
+        self.qkv_proj = Linear(c.hidden_size, (self.heads + 2 * self.kv_heads) * c.head_dim, bias=c.attention_bias)
+        self.o_proj = Linear(self.heads * c.head_dim, c.hidden_size, bias=c.attention_bias)
         self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
         self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
 
@@ -95,8 +100,8 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, None]:
         return self.down_proj(ops.swiglu(self.gate_up_proj(x_ND))), None
@@ -109,15 +114,12 @@ class Experts(nn.Module):
         super().__init__()
         e, d, f = config.num_experts, config.hidden_size, config.moe_intermediate_size
         self.top_k, self.renormalise = config.num_experts_per_tok, config.norm_topk_prob
-        self.gate = nn.Linear(d, e, bias=False)
+        self.gate = Linear(d, e, bias=False)
         self.gate_up = nn.Parameter(torch.empty(e, 2 * f, d))
         self.down = nn.Parameter(torch.empty(e, d, f))
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, RouterStats]:
-        probability_NE = torch.softmax(self.gate(x_ND).float(), dim=-1)
-        weight_Nk, chosen_Nk = torch.topk(probability_NE, self.top_k, dim=-1)
-        if self.renormalise:
-            weight_Nk = weight_Nk / weight_Nk.sum(-1, keepdim=True)
+        probability_NE, weight_Nk, chosen_Nk = ops.choose_experts(self.gate(x_ND), self.top_k, self.renormalise)
         out_ND = ops.experts(x_ND, self.gate_up, self.down, weight_Nk.to(x_ND.dtype), chosen_Nk)
         load_E = torch.bincount(chosen_Nk.flatten(), minlength=probability_NE.shape[1]) / len(x_ND)
         return out_ND, RouterStats(load_E, probability_NE.mean(0))
@@ -142,7 +144,7 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = None
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
     def head_weight_VD(self) -> Tensor:
@@ -175,7 +177,7 @@ class Transformer(nn.Module):
         return Output(hidden_ND, stats or None)
 
     def head(self, hidden_ND: Tensor) -> Tensor:
-        return torch.nn.functional.linear(hidden_ND, self.head_weight_VD)
+        return ops.linear(hidden_ND, self.head_weight_VD)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """float32 logits_BTV of rows of equal length; for people and tests (training never holds them whole)."""

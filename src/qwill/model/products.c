@@ -1,0 +1,112 @@
+// Matrix products of the model's training, forward and backward, and its attention: float32 on a CPU.
+// Definitions: ops.py. The forward ones sum as rows.h does, so that generation comes to the same bits.
+// Results do not depend on the number of threads: every output element is one thread's work.
+//
+// A "group" is an expert with its rows [start[g], start[g+1]); a plain product has one group.
+// Letters: n rows, k terms of a sum, c columns; H query heads, G key/value heads, K head size.
+#include <omp.h>
+#include <stdlib.h>
+#include "rows.h"
+
+#define ROW_BLOCK 256   // rows a task: a · that many rows stays in the second cache
+#define TERM_BLOCK 1024 // terms of a sum at a time where the order of sums is nobody else's business
+#define SMALL 1000000   // multiplications; below, waking a second thread costs more than it brings
+
+INLINE int64_t panels_of(int64_t columns) { return (columns + PANEL - 1) / PANEL; }
+
+int64_t panel_width(void) { return PANEL; }
+
+// Weights of every group, element (column, i) at w[group · c · k + column · column_step + i · k_step], for `products`.
+void pack_weights(const float *w, int64_t groups, int64_t c, int64_t k, int64_t column_step, int64_t k_step,
+                  float *packed, int threads) {
+    int64_t panels = panels_of(c);
+#pragma omp parallel for schedule(static) num_threads(threads) if (groups * c * k > SMALL)
+    for (int64_t t = 0; t < groups * panels; t++)
+        pack_panel(w + t / panels * c * k, c, k, column_step, k_step, 0, t % panels, packed + t * k * PANEL);
+}
+
+// out[n, c] = a[n, k] · the weights of each row's group (+ bias). `split` allows the sum to be taken in blocks.
+void products(const float *a, const int64_t *start, int64_t groups, int64_t k, const float *packed, int64_t c,
+              const float *bias, int64_t split, float *out, int threads) {
+    int64_t panels = panels_of(c), terms = split ? TERM_BLOCK : k;
+#pragma omp parallel num_threads(threads) if (start[groups] * c * k > SMALL)
+    {
+        int64_t mine = omp_get_thread_num(), all = omp_get_num_threads(), task = 0;
+        for (int64_t g = 0; g < groups; g++)
+            for (int64_t first = start[g]; first < start[g + 1]; first += ROW_BLOCK)
+                for (int64_t p = 0; p < panels; p++) {
+                    if (task++ % all != mine) continue;
+                    int64_t rows = least(ROW_BLOCK, start[g + 1] - first);
+                    const float *weights = packed + (g * panels + p) * k * PANEL;
+                    for (int64_t i = 0; i < k; i += terms)
+                        panel((Rows){a + first * k + i, k, NULL}, rows, least(terms, k - i), weights + i * PANEL, p,
+                              i ? NULL : bias, i > 0, out + first * c, c);
+                }
+    }
+}
+
+// Rows of x[n, c] by group and panel, for `outer_products`: group g begins at start[g] · panels · PANEL.
+void pack_rows(const float *x, const int64_t *start, int64_t groups, int64_t c, float *packed, int threads) {
+    int64_t panels = panels_of(c);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (start[groups] * c > SMALL)
+    for (int64_t t = 0; t < groups * panels; t++) {
+        int64_t g = t / panels, p = t % panels, rows = start[g + 1] - start[g];
+        pack_panel(x + start[g] * c, c, rows, 1, c, 0, p, packed + (start[g] * panels + p * rows) * PANEL);
+    }
+}
+
+// out[group][d, c] (+)= a[rows, d]ᵀ · x[rows, c] of each group's rows, x packed by `pack_rows`
+void outer_products(const float *a, const int64_t *start, int64_t groups, int64_t d, const float *packed, int64_t c,
+                    int64_t add, float *out, int threads) {
+    int64_t panels = panels_of(c);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (start[groups] * c * d > SMALL)
+    for (int64_t t = 0; t < groups * panels; t++) {
+        int64_t g = t / panels, p = t % panels, n = start[g + 1] - start[g], width = least(PANEL, c - p * PANEL);
+        const float *from = a + start[g] * d, *x = packed + (start[g] * panels + p * n) * PANEL;
+        float *to = out + g * d * c + p * PANEL;
+        if (n == 0 && !add)
+            for (int64_t r = 0; r < d; r++) memset(to + r * c, 0, sizeof(float) * width);
+        for (int64_t i = 0; i < n; i += TERM_BLOCK)
+            for (int64_t r = 0; r < d; r += ROWS) {
+                const float *columns[ROWS];
+                vec sum[ROWS][2];
+                int64_t count = least(ROWS, d - r);
+                for (int64_t j = 0; j < count; j++) columns[j] = from + i * d + r + j;
+                tile_with(count, columns, d, least(TERM_BLOCK, n - i), x + i * PANEL, sum);
+                for (int64_t j = 0; j < count; j++) {
+                    const float *value = (const float *)sum[j];
+                    float *row = to + (r + j) * c;
+                    if (i || add) for (int64_t l = 0; l < width; l++) row[l] += value[l];
+                    else memcpy(row, value, sizeof(float) * width);
+                }
+            }
+    }
+}
+
+// Keys of one sequence and key head as `attend` wants them: [block][K][LANES], zeros beyond the last position
+static void block_keys(const float *k, int64_t step, int64_t length, int64_t K, float *blocks) {
+    for (int64_t s = 0; s < length; s += LANES)
+        for (int64_t j = 0; j < K; j++)
+            for (int64_t i = 0; i < LANES; i++)
+                blocks[s * K + j * LANES + i] = s + i < length ? k[(s + i) * step + j] : 0;
+}
+
+// Causal attention inside each packed sequence: out[n, H, K] of q[n, H, K], k and v[n, G, K]; `longest` sequence
+void attention_forward(const float *q, const float *k, const float *v, const int32_t *borders, int64_t sequences,
+                       int64_t longest, int64_t H, int64_t G, int64_t K, float *out, int threads) {
+    int64_t capacity = (longest + LANES - 1) / LANES * LANES, shared = H / G;
+#pragma omp parallel num_threads(threads) if (borders[sequences] * H * K * longest > SMALL)
+    {
+        float *blocks = malloc(sizeof(float) * capacity * (K + GROUP)), *scores = blocks + capacity * K;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t t = 0; t < sequences * G; t++) {
+            int64_t first = borders[t / G], length = borders[t / G + 1] - first, g = t % G;
+            block_keys(k + (first * G + g) * K, G * K, length, K, blocks);
+            for (int64_t i = 0; i < length; i++) {
+                int64_t place = ((first + i) * H + g * shared) * K;
+                attend(shared, q + place, blocks, v + (first * G + g) * K, G * K, K, i + 1, scores, capacity, out + place);
+            }
+        }
+        free(blocks);
+    }
+}

@@ -1,0 +1,332 @@
+// The arithmetic of one row: matrix products, norms, rotation, attention, routing, log-probabilities; float32 on a CPU.
+//
+// Training (kernels.c) and generation (engine/forward.c, engine/sampler.c) share it, so that a token's log-probability is
+// the same to the last bit in both: every sum runs over the same terms in the same order, whatever the other rows of
+// the batch, the number of threads, or who asks.
+//
+// Letters: D hidden, K head size, E experts, V vocabulary.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define ROWS 8  // rows a tile: 2·8 accumulators keep the multiply-add units busy and fit the 32 registers
+#elif defined(__AVX__)
+#define LANES 8
+#define ROWS 6  // 12 accumulators, 2 weights and a broadcast in 16 registers
+#else
+#define LANES 4
+#define ROWS 6
+#endif
+#define PANEL (2 * LANES)  // output columns a tile; weights are stored [panel][k][PANEL]
+#define GROUP 4            // query heads that share a pass over the keys
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE vec all(float x) { return x - (vec){0}; }
+INLINE vec load(const float *p) { return *(const vec *)p; }
+INLINE void store(float *p, vec v) { *(vec *)p = v; }
+INLINE vec pick(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+
+INLINE float add_up(vec v) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
+}
+
+// exp by 2^n · P(r), |r| <= ln2/2, degree-6 minimax polynomial; relative error < 2e-7. Vectorises, unlike libm's.
+INLINE vec vexp(vec x) {
+    x = pick(x > all(-87.0f), x, all(-87.0f));
+    x = pick(x < all(88.0f), x, all(88.0f));
+    vec n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
+    vec r = (x - n * 0.693145751953125f) - n * 1.428606820309417e-6f;
+    vec p = all(1.3981999507e-3f);
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = (p * r * r + r) + 1.0f;
+    return p * (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
+}
+
+INLINE float exp_f(float x) {
+    x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+    float n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
+    float r = (x - n * 0.693145751953125f) - n * 1.428606820309417e-6f;
+    float p = 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = (p * r * r + r) + 1.0f;
+    union { int32_t i; float f; } scale;
+    scale.i = ((int32_t)n + 127) << 23;
+    return p * scale.f;
+}
+
+// ---- matrix products: a tile of ROWS rows and PANEL columns, summed over k in order
+
+// One panel of weights for `tile`: element (column, i) lies at w[column · column_step + i · k_step]; zeros beyond the last
+// column. `half` > 0 puts LANES columns of the first half beside the same columns of the second (gate and up).
+INLINE void pack_panel(const float *w, int64_t columns, int64_t k, int64_t column_step, int64_t k_step, int64_t half,
+                       int64_t p, float *packed) {
+    int64_t wide = half ? half : columns, step = half ? LANES : PANEL;
+    if (column_step == 1 && !half && (p + 1) * PANEL <= columns) {
+        for (int64_t i = 0; i < k; i++) memcpy(packed + i * PANEL, w + p * PANEL + i * k_step, sizeof(float) * PANEL);
+        return;
+    }
+    for (int l = 0; l < PANEL; l++) {
+        int64_t column = p * step + (half ? l % LANES : l);
+        const float *source = w + (column + (half && l >= LANES ? half : 0)) * column_step;
+        float *target = packed + l;
+        if (column < wide) for (int64_t i = 0; i < k; i++) target[i * PANEL] = source[i * k_step];
+        else for (int64_t i = 0; i < k; i++) target[i * PANEL] = 0;
+    }
+}
+
+INLINE void tile_of(const int rows, const float *const *a, const int64_t step, int64_t k, const float *b, vec sum[ROWS][2]) {
+    vec c[ROWS][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) c[r][0] = c[r][1] = all(0);
+    for (int64_t i = 0; i < k; i++) {
+        vec b0 = load(b + i * PANEL), b1 = load(b + i * PANEL + LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            c[r][0] += a[r][i * step] * b0;
+            c[r][1] += a[r][i * step] * b1;
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) sum[r][0] = c[r][0], sum[r][1] = c[r][1];
+}
+
+INLINE void tile_with(int64_t rows, const float *const *a, const int64_t step, int64_t k, const float *b,
+                      vec sum[ROWS][2]) {
+    switch (rows) {
+    case 1: tile_of(1, a, step, k, b, sum); break;
+    case 2: tile_of(2, a, step, k, b, sum); break;
+    case 3: tile_of(3, a, step, k, b, sum); break;
+    case 4: tile_of(4, a, step, k, b, sum); break;
+    case 5: tile_of(5, a, step, k, b, sum); break;
+    case 6: tile_of(6, a, step, k, b, sum); break;
+#if ROWS == 8
+    case 7: tile_of(7, a, step, k, b, sum); break;
+    case 8: tile_of(8, a, step, k, b, sum); break;
+#endif
+    }
+}
+
+// rows (at most ROWS) of a · one panel of weights; the elements of a row lie side by side
+static void tile(int64_t rows, const float *const *a, int64_t k, const float *b, vec sum[ROWS][2]) {
+    tile_with(rows, a, 1, k, b, sum);
+}
+
+// Rows of a matrix: `stride` apart, either one after the other or those that `index` names.
+typedef struct {
+    const float *data;
+    int64_t stride;
+    const int64_t *index;
+} Rows;
+
+INLINE int64_t point(Rows a, int64_t first, int64_t rows, const float **pointers) {
+    int64_t count = least(ROWS, rows - first);
+    for (int64_t r = 0; r < count; r++)
+        pointers[r] = a.data + (a.index ? a.index[first + r] : first + r) * a.stride;
+    return count;
+}
+
+// Panel p of out[rows, columns] = a · weights (+ bias) (+ out); `weights` are those of that panel
+static void panel(Rows a, int64_t rows, int64_t k, const float *weights, int64_t p, const float *bias, int add,
+                  float *out, int64_t columns) {
+    int64_t first = p * PANEL, width = least(PANEL, columns - first);
+    for (int64_t r = 0; r < rows; r += ROWS) {
+        const float *pointers[ROWS];
+        vec sum[ROWS][2];
+        int64_t count = point(a, r, rows, pointers);
+        tile(count, pointers, k, weights, sum);
+        for (int64_t i = 0; i < count; i++) {
+            const float *value = (const float *)sum[i];
+            float *to = out + (r + i) * columns + first;
+            if (width == PANEL && !bias && !add) memcpy(to, value, sizeof sum[i]);
+            else for (int64_t j = 0; j < width; j++)
+                to[j] = value[j] + (bias ? bias[first + j] : 0) + (add ? to[j] : 0);
+        }
+    }
+}
+
+// ---- norms and rotation
+
+INLINE float inverse_rms(const float *x, int64_t d, float eps) {
+    float sum = 0;
+    vec lanes_sum = all(0);
+    int64_t j = 0;
+    for (; j + LANES <= d; j += LANES) lanes_sum += load(x + j) * load(x + j);
+    for (; j < d; j++) sum += x[j] * x[j];
+    return 1.0f / sqrtf((sum + add_up(lanes_sum)) / (float)d + eps);
+}
+
+// y = x / rms(x) · w; returns 1 / rms(x)
+static float normalise(const float *x, const float *w, float eps, int64_t d, float *y) {
+    float r = inverse_rms(x, d, eps);
+    int64_t j = 0;
+    for (; j + LANES <= d; j += LANES) store(y + j, load(x + j) * r * load(w + j));
+    for (; j < d; j++) y[j] = x[j] * r * w[j];
+    return r;
+}
+
+static void rotate(float *x, const float *cosine, const float *sine, int64_t half) {
+    int64_t j = 0;
+    for (; j + LANES <= half; j += LANES) {
+        vec a = load(x + j), b = load(x + half + j), c = load(cosine + j), s = load(sine + j);
+        store(x + j, a * c - b * s);
+        store(x + half + j, b * c + a * s);
+    }
+    for (; j < half; j++) {
+        float a = x[j], b = x[half + j];
+        x[j] = a * cosine[j] - b * sine[j];
+        x[half + j] = b * cosine[j] + a * sine[j];
+    }
+}
+
+// ---- attention, routing
+
+// softmax(q·k / sqrt(K))·v of `heads` query heads that share one key head, over positions [0, seen). Keys lie as
+// [block][K][LANES], LANES positions side by side; the value of position s begins at values + s · value_step.
+INLINE void attend_heads(const int heads, const float *q, const float *keys, const float *values, int64_t value_step,
+                         int64_t K, int64_t seen, float *scores, int64_t capacity, float *out) {
+    float scale = 1.0f / sqrtf((float)K);
+    vec best[GROUP];
+    float total[GROUP];
+#pragma GCC unroll 4
+    for (int h = 0; h < heads; h++) best[h] = all(-INFINITY);
+    for (int64_t s = 0; s < seen; s += LANES) {
+        vec c[GROUP];
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++) c[h] = all(0);
+        const float *block = keys + s * K;
+        for (int64_t j = 0; j < K; j++) {
+            vec key = load(block + j * LANES);
+#pragma GCC unroll 4
+            for (int h = 0; h < heads; h++) c[h] += q[h * K + j] * key;
+        }
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++) {
+            c[h] *= scale;
+            for (int64_t i = seen - s; i < LANES; i++) c[h][i] = -INFINITY;
+            best[h] = pick(c[h] > best[h], c[h], best[h]);
+            store(scores + h * capacity + s, c[h]);
+        }
+    }
+    for (int h = 0; h < heads; h++) {
+        float top = -INFINITY;
+        for (int i = 0; i < LANES; i++) top = best[h][i] > top ? best[h][i] : top;
+        vec sum = all(0);
+        for (int64_t s = 0; s < seen; s += LANES) {
+            vec p = vexp(load(scores + h * capacity + s) - top);
+            for (int64_t i = seen - s; i < LANES; i++) p[i] = 0;
+            sum += p;
+            store(scores + h * capacity + s, p);
+        }
+        total[h] = add_up(sum);
+    }
+    for (int64_t j = 0; j < K; j += PANEL) {
+        int two = j + LANES < K;
+        vec c[GROUP][2];
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++) c[h][0] = c[h][1] = all(0);
+        for (int64_t s = 0; s < seen; s++) {
+            const float *value = values + s * value_step + j;
+            vec v0 = load(value), v1 = two ? load(value + LANES) : v0;
+#pragma GCC unroll 4
+            for (int h = 0; h < heads; h++) {
+                float p = scores[h * capacity + s];
+                c[h][0] += p * v0;
+                c[h][1] += p * v1;
+            }
+        }
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++) {
+            store(out + h * K + j, c[h][0] / total[h]);
+            if (two) store(out + h * K + j + LANES, c[h][1] / total[h]);
+        }
+    }
+}
+
+
+INLINE void attend(int64_t heads, const float *q, const float *keys, const float *values, int64_t value_step, int64_t K,
+                   int64_t seen, float *scores, int64_t capacity, float *out) {
+    for (int64_t h = 0; h < heads; h += GROUP) {
+        const float *from = q + h * K;
+        float *to = out + h * K;
+        switch (least(GROUP, heads - h)) {
+        case 1: attend_heads(1, from, keys, values, value_step, K, seen, scores, capacity, to); break;
+        case 2: attend_heads(2, from, keys, values, value_step, K, seen, scores, capacity, to); break;
+        case 3: attend_heads(3, from, keys, values, value_step, K, seen, scores, capacity, to); break;
+        default: attend_heads(4, from, keys, values, value_step, K, seen, scores, capacity, to);
+        }
+    }
+}
+
+// softmax over the experts in place; then the top_k largest (the lower number first among equals) and their weights
+INLINE void choose(float *p, int64_t experts, int64_t top_k, int64_t renormalise, int64_t *chosen, float *weight) {
+    float top = p[0], sum = 0, kept = 0;
+    for (int64_t e = 1; e < experts; e++) top = p[e] > top ? p[e] : top;
+    for (int64_t e = 0; e < experts; e++) sum += p[e] = expf(p[e] - top);
+    for (int64_t e = 0; e < experts; e++) p[e] /= sum;
+    for (int64_t i = 0; i < top_k; i++) {
+        int64_t best = -1;
+        for (int64_t e = 0; e < experts; e++) {
+            int taken = 0;
+            for (int64_t j = 0; j < i; j++) taken |= chosen[j] == e;
+            if (!taken && (best < 0 || p[e] > p[best])) best = e;
+        }
+        chosen[i] = best;
+        weight[i] = p[best];
+        kept += p[best];
+    }
+    for (int64_t i = 0; i < top_k && renormalise; i++) weight[i] /= kept;
+}
+
+// weight · silu(gate) · up
+INLINE vec gated(vec gate, vec up, vec weight) { return weight * gate / (1.0f + vexp(-gate)) * up; }
+
+// ---- log-probabilities
+
+#define BLOCK 256  // of a sum over the vocabulary: float inside a block, double over the blocks
+
+INLINE float largest(const float *x, int64_t from, int64_t to) {
+    float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+    for (int64_t i = from; i < to; i++) top = x[i] > top ? x[i] : top;
+    return top;
+}
+
+// exp(logit / temperature − top); what cannot happen (a logit of minus infinity) weighs nothing at all
+INLINE float odds(float logit, float temperature, float top) {
+    float x = logit / temperature - top;
+    return x < -87.0f ? 0 : exp_f(x);
+}
+
+static double sum_of_odds(const float *x, int64_t from, int64_t to, float temperature, float top) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = from; i < to; i++) sum += odds(x[i], temperature, top);
+    return sum;
+}
+
+// log softmax(x / temperature)[i] for the whole vocabulary, given the sum of all odds
+INLINE float log_share(const float *x, int64_t i, float temperature, float top, double total) {
+    return (float)(x[i] / temperature - top - log(total));
+}
+
+static double total_odds(const float *x, int64_t vocab, float temperature, float top) {
+    double total = 0;
+    for (int64_t i = 0; i < vocab; i += BLOCK)
+        total += sum_of_odds(x, i, least(i + BLOCK, vocab), temperature, top);
+    return total;
+}

@@ -62,6 +62,7 @@ def test_qk_norm_rope(n: int, kv: int, group: int, half: int, seed: int) -> None
     qw, kw = 1 + torch.rand(k, generator=g), 1 + torch.rand(k, generator=g)
     rope = ops.rope_tables(torch.randint(0, 999, (n,), generator=g), k, 1e4, torch.float32)
     agree(both(lambda a, b, c: ops.qk_norm_rope(a, b, c, rope, kv * group, kv, 1e-3), [qkv, qw, kw]))
+    agree(both(lambda a: ops.qk_norm_rope(a, None, None, rope, kv * group, kv, 1e-3), [qkv]))
 
 
 @settings(deadline=None, max_examples=25)
@@ -97,7 +98,8 @@ def test_attention(lengths: list[int], kv: int, group: int, k: int, seed: int) -
     g, n = torch.Generator().manual_seed(seed), sum(lengths)
     q, keys, values = (torch.randn(n, heads, k, generator=g) for heads in (kv * group, kv, kv))
     plan = plan_attention(Batch.pack([[0] * length for length in lengths]), torch.float32)
-    agree(both(lambda a, b, c: ops.attention(2 * a, b, c, plan), [q, keys, values]))
+    # The gradient of a lone token's query is 0, or what rounding leaves of it.
+    agree(both(lambda a, b, c: ops.attention(2 * a, b, c, plan), [q, keys, values]), smallest=1e-6)
 
 
 @settings(deadline=None, max_examples=25)

@@ -34,7 +34,7 @@ def learned(folder: Path, dtype: str, sparse: bool) -> tuple[Transformer, Histor
     ctx = StageContext(
         folder, folder / dtype / "work", {}, 0, 1, Display(quiet=True), None, folder / "metrics.jsonl", dtype=dtype
     )
-    return model, train(model, 25, step_data, OptimizerConfig(), ScheduleConfig(), 0.01, ctx, "pretrain")
+    return model, train(model, 80, step_data, OptimizerConfig(learning_rate=1e-2), ScheduleConfig(), 0.01, ctx, "pretrain")
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -57,9 +57,11 @@ void add_rms_norm_backward(const float *dy, const float *ds, const float *s, con
     }
 }
 
+// w may be NULL: then there is no norm, only the rotation
 static void norm_rope_head(const float *x, const float *w, const float *cos, const float *sin, float eps, int64_t K,
                            float *out, float *rstd) {
-    *rstd = normalise(x, w, eps, K, out);
+    if (w) *rstd = normalise(x, w, eps, K, out);
+    else memcpy(out, x, sizeof(float) * K);
     rotate(out, cos, sin, K / 2);
 }
 
@@ -82,6 +84,14 @@ static void norm_rope_head_backward(const float *g, const float *x, const float 
                                     const float *sin, float r, int64_t K, float *dx, float *dw, float *tmp) {
     int64_t h = K / 2;
     float dot = 0;
+    if (!w) {
+#pragma omp simd
+        for (int64_t j = 0; j < h; j++) {
+            dx[j] = g[j] * cos[j] + g[j + h] * sin[j];
+            dx[j + h] = g[j + h] * cos[j] - g[j] * sin[j];
+        }
+        return;
+    }
 #pragma omp simd reduction(+ : dot)
     for (int64_t j = 0; j < h; j++) {
         float a = g[j] * cos[j] + g[j + h] * sin[j], b = g[j + h] * cos[j] - g[j] * sin[j];

@@ -1,7 +1,7 @@
-"""Native executors of the operations in `ops.py`, for float32 on a CPU: two C files, compiled once a machine.
+"""Native executors of the operations in `ops.py`, for float32 on a CPU: three C files, compiled once a machine.
 
 What generation computes too is summed in the same order as there (`rows.h`): a token's log-probability in training is
-the one that it was sampled with, to the last bit. `kernels.c` and `products.c` are compiled with the system's C compiler at first use (about two seconds, kept in Qwill's cache under a hash
+the one that it was sampled with, to the last bit. They are compiled with the system's C compiler at first use (about two seconds, kept in Qwill's cache under a hash
 of source, compiler and processor). Without a compiler everything still works through the PyTorch definitions, slower.
 Gradients are written out by hand; tests hold both against the definitions.
 
@@ -36,7 +36,7 @@ def enable(on: bool) -> None:
 @cache
 def libraries() -> tuple[ctypes.CDLL, ...] | None:
     """The compiled C files; None without a compiler."""
-    found = [compile_library(name, "qwill.model", ROWS) for name in ("kernels.c", "products.c")]
+    found = [compile_library(name, "qwill.model", ROWS) for name in ("kernels.c", "products.c", "attention.c")]
     return tuple(lib for lib in found if lib) if all(found) else None
 
 
@@ -108,6 +108,14 @@ def _outer(a: Tensor, x: Tensor, start: Tensor, out: Tensor, add: bool = False) 
     _call("outer_products", a, start, groups, a.shape[1], packed, c, int(add), out, _threads())
 
 
+def multiply(a_BRC: Tensor, b_BCD: Tensor, transposed: bool) -> Tensor:
+    a_BRC, b_BCD = a_BRC.contiguous(), b_BCD.contiguous()
+    groups, rows, _ = a_BRC.shape
+    out = a_BRC.new_empty(groups, rows, b_BCD.shape[1 if transposed else 2])
+    _product(a_BRC, torch.arange(groups + 1) * rows, b_BCD, out, transposed=not transposed)
+    return out
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
@@ -138,10 +146,8 @@ def linear(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """Forward by rows, as generation attends; backward through the definition, `scaled_dot_product_attention`."""
-
     @staticmethod
-    def forward(ctx: Any, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan, define: Any) -> Tensor:
+    def forward(ctx: Any, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
         q_NHK, k_NHK, v_NHK = q_NHK.contiguous(), k_NHK.contiguous(), v_NHK.contiguous()
         n, heads, head_dim = q_NHK.shape
         out_NC, borders = q_NHK.new_empty(n, heads * head_dim), plan.cu_seqlens
@@ -150,20 +156,23 @@ class _Attention(torch.autograd.Function):
             head_dim, out_NC, _threads(),
         )  # fmt: skip
         ctx.save_for_backward(q_NHK, k_NHK, v_NHK)
-        ctx.plan, ctx.define = plan, define
+        ctx.plan = plan
         return out_NC
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out_NC: Tensor) -> tuple[Any, ...]:
-        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
-        with torch.enable_grad():
-            out_NC = ctx.define(*inputs, ctx.plan)
-        return *torch.autograd.grad(out_NC, inputs, d_out_NC), None, None
+        q_NHK, k_NHK, v_NHK = ctx.saved_tensors
+        gradients, borders = tuple(torch.empty_like(x) for x in ctx.saved_tensors), ctx.plan.cu_seqlens
+        _call(
+            "attention_backward", q_NHK, k_NHK, v_NHK, d_out_NC.contiguous(), borders, len(borders) - 1,
+            ctx.plan.longest, *q_NHK.shape[1:2], *k_NHK.shape[1:], *gradients, _threads(),
+        )  # fmt: skip
+        return *gradients, None
 
 
-def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan, define: Any) -> Tensor:
-    return _Attention.apply(q_NHK, k_NHK, v_NHK, plan, define)
+def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
+    return _Attention.apply(q_NHK, k_NHK, v_NHK, plan)
 
 
 class _Choice(torch.autograd.Function):
@@ -229,13 +238,21 @@ def add_rms_norm(x_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, eps: f
 class _QKNormRope(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, qw: Tensor, kw: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_heads: int, eps: float
+        ctx: Any,
+        qkv: Tensor,
+        qw: Tensor | None,
+        kw: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        heads: int,
+        kv_heads: int,
+        eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         qkv = qkv.contiguous()
-        n, k_dim = qkv.shape[0], qw.shape[0]
+        n, k_dim = qkv.shape[0], 2 * cos.shape[1]
         q = qkv.new_empty(n, heads, k_dim)
         k, v = qkv.new_empty(n, kv_heads, k_dim), qkv.new_empty(n, kv_heads, k_dim)
-        rstd = qkv.new_empty(n, heads + kv_heads)
+        rstd = qkv.new_zeros(n, heads + kv_heads)
         _call(
             "qk_norm_rope_forward", qkv, qw, kw, cos, sin, eps, n, heads, kv_heads, k_dim, q, k, v, rstd, _threads()
         )  # fmt: skip
@@ -247,21 +264,22 @@ class _QKNormRope(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Any, ...]:
         qkv, qw, kw, cos, sin, rstd = ctx.saved_tensors
-        n, k_dim = qkv.shape[0], qw.shape[0]
-        dqkv, dqw, dkw = torch.empty_like(qkv), torch.empty_like(qw), torch.empty_like(kw)
+        n, k_dim = qkv.shape[0], 2 * cos.shape[1]
+        dqkv, dqw, dkw = torch.empty_like(qkv), qkv.new_empty(k_dim), qkv.new_empty(k_dim)
         part = qkv.new_empty(torch.get_num_threads() * 3 * k_dim)
         dq, dk, dv = dq.contiguous(), dk.contiguous(), dv.contiguous()
         _call(
             "qk_norm_rope_backward", dq, dk, dv, qkv, qw, kw, cos, sin, rstd, n, ctx.heads, ctx.kv_heads, k_dim,
             dqkv, dqw, dkw, part, _threads(),
         )  # fmt: skip
-        return dqkv, dqw, dkw, None, None, None, None, None
+        normed = qw is not None
+        return dqkv, dqw if normed else None, dkw if normed else None, None, None, None, None, None
 
 
 def qk_norm_rope(
     qkv_NC: Tensor,
-    q_weight_K: Tensor,
-    k_weight_K: Tensor,
+    q_weight_K: Tensor | None,
+    k_weight_K: Tensor | None,
     rope: tuple[Tensor, Tensor],
     heads: int,
     kv_heads: int,

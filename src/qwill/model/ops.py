@@ -59,7 +59,7 @@ def qk_norm_rope(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Split the fused projection into q_NHK, k_NHK, v_NHK; normalise q and k per head (given weights); rotate."""
-    if q_weight_K is not None and k_weight_K is not None and native.suits(qkv_NC):
+    if native.suits(qkv_NC):
         return native.qk_norm_rope(qkv_NC, q_weight_K, k_weight_K, rope, heads, kv_heads, eps)
     n, head_dim = qkv_NC.shape[0], 2 * rope[0].shape[1]
     q_NHK, k_NHK, v_NHK = qkv_NC.view(n, -1, head_dim).split([heads, kv_heads, kv_heads], dim=1)
@@ -75,14 +75,17 @@ def linear(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None = None) -> Ten
     return torch.nn.functional.linear(x_ND, weight_CD, bias_C)
 
 
+def multiply(a_BRC: Tensor, b_BCD: Tensor, transposed: bool = False) -> Tensor:
+    """a·b for each matrix of a batch, or a·bᵀ; has no gradient (optimisers use it)."""
+    if native.suits(a_BRC):
+        return native.multiply(a_BRC, b_BCD, transposed)
+    return a_BRC @ (b_BCD.mT if transposed else b_BCD)
+
+
 def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
     """softmax(q·kᵀ·K^-0.5)·v within each sequence, causal; heads concatenated in the result, out_NC."""
     if native.suits(q_NHK) and q_NHK.shape[2] % native.lanes() == 0:
-        return native.attention(q_NHK, k_NHK, v_NHK, plan, _attention)
-    return _attention(q_NHK, k_NHK, v_NHK, plan)
-
-
-def _attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
+        return native.attention(q_NHK, k_NHK, v_NHK, plan)
     heads = q_NHK.shape[1]
 
     def to_rows(x_NHK: Tensor) -> Tensor:

@@ -1,18 +1,15 @@
-// Matrix products of the model's training, forward and backward, and its attention: float32 on a CPU.
+// Matrix products of the model's training, forward and backward: float32 on a CPU.
 // Definitions: ops.py. The forward ones sum as rows.h does, so that generation comes to the same bits.
 // Results do not depend on the number of threads: every output element is one thread's work.
 //
 // A "group" is an expert with its rows [start[g], start[g+1]); a plain product has one group.
-// Letters: n rows, k terms of a sum, c columns; H query heads, G key/value heads, K head size.
+// Letters: n rows, k terms of a sum, c columns.
 #include <omp.h>
-#include <stdlib.h>
 #include "rows.h"
 
 #define ROW_BLOCK 256   // rows a task: a · that many rows stays in the second cache
 #define TERM_BLOCK 1024 // terms of a sum at a time where the order of sums is nobody else's business
 #define SMALL 1000000   // multiplications; below, waking a second thread costs more than it brings
-
-INLINE int64_t panels_of(int64_t columns) { return (columns + PANEL - 1) / PANEL; }
 
 int64_t panel_width(void) { return PANEL; }
 
@@ -80,33 +77,5 @@ void outer_products(const float *a, const int64_t *start, int64_t groups, int64_
                     else memcpy(row, value, sizeof(float) * width);
                 }
             }
-    }
-}
-
-// Keys of one sequence and key head as `attend` wants them: [block][K][LANES], zeros beyond the last position
-static void block_keys(const float *k, int64_t step, int64_t length, int64_t K, float *blocks) {
-    for (int64_t s = 0; s < length; s += LANES)
-        for (int64_t j = 0; j < K; j++)
-            for (int64_t i = 0; i < LANES; i++)
-                blocks[s * K + j * LANES + i] = s + i < length ? k[(s + i) * step + j] : 0;
-}
-
-// Causal attention inside each packed sequence: out[n, H, K] of q[n, H, K], k and v[n, G, K]; `longest` sequence
-void attention_forward(const float *q, const float *k, const float *v, const int32_t *borders, int64_t sequences,
-                       int64_t longest, int64_t H, int64_t G, int64_t K, float *out, int threads) {
-    int64_t capacity = (longest + LANES - 1) / LANES * LANES, shared = H / G;
-#pragma omp parallel num_threads(threads) if (borders[sequences] * H * K * longest > SMALL)
-    {
-        float *blocks = malloc(sizeof(float) * capacity * (K + GROUP)), *scores = blocks + capacity * K;
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t t = 0; t < sequences * G; t++) {
-            int64_t first = borders[t / G], length = borders[t / G + 1] - first, g = t % G;
-            block_keys(k + (first * G + g) * K, G * K, length, K, blocks);
-            for (int64_t i = 0; i < length; i++) {
-                int64_t place = ((first + i) * H + g * shared) * K;
-                attend(shared, q + place, blocks, v + (first * G + g) * K, G * K, K, i + 1, scores, capacity, out + place);
-            }
-        }
-        free(blocks);
     }
 }

@@ -71,6 +71,8 @@ INLINE float exp_f(float x) {
 
 // ---- matrix products: a tile of ROWS rows and PANEL columns, summed over k in order
 
+INLINE int64_t panels_of(int64_t columns) { return (columns + PANEL - 1) / PANEL; }
+
 // One panel of weights for `tile`: element (column, i) lies at w[column · column_step + i · k_step]; zeros beyond the last
 // column. `half` > 0 puts LANES columns of the first half beside the same columns of the second (gate and up).
 INLINE void pack_panel(const float *w, int64_t columns, int64_t k, int64_t column_step, int64_t k_step, int64_t half,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qwill.model import ops
 from qwill.model.transformer import Transformer
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
 
@@ -28,11 +29,13 @@ POLAR_EXPRESS = (
 def orthogonalize(g: Tensor, steps: int) -> Tensor:
     """The nearest (semi-)orthogonal matrix of g, for each matrix of a batch [..., rows, columns]."""
     x = g.mT if g.shape[-2] > g.shape[-1] else g
+    x = x.reshape(-1, *x.shape[-2:])
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-7)
     for a, b, c in POLAR_EXPRESS[:steps]:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if g.shape[-2] > g.shape[-1] else x
+        gram = ops.multiply(x, x, transposed=True)
+        # gram is symmetric: its own transpose
+        x = a * x + ops.multiply(b * gram + c * ops.multiply(gram, gram, transposed=True), x)
+    return (x.mT if g.shape[-2] > g.shape[-1] else x).reshape(g.shape)
 
 
 class Muon(torch.optim.Optimizer):

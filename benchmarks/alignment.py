@@ -109,7 +109,8 @@ def main() -> None:
     config = section.config
     tokenizer = Tokenizer.load(sft_folder)
     rows = load_rows(tasks / "rl.jsonl")
-    seen = {name: {r["key"] for r in load_rows(tasks / f"{name}.jsonl")} for name in ("rl", "demonstrations", "heldout")}
+    files = ("rl", "demonstrations", "heldout")
+    seen = {name: {r["key"] for r in load_rows(tasks / f"{name}.jsonl")} for name in files}
     task_section = recipe.section("tasks")
     assert task_section is not None
     heldout = heldout_rows(task_section.config, recipe.seed + 1, without=seen["heldout"])

@@ -1,4 +1,4 @@
-"""What a token was sampled with is what the trainer computes for it, to the last bit: any model, temperature, company."""
+"""What a token was sampled with is what the trainer computes for it, to the last bit: any model, any temperature."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ MODELS = {name: redrawn(config, seed=4) for name, config in VARIANTS.items()}
 
 
 def trained_logprobs(model, sequences: list[tuple[list[int], int]], temperature: float) -> torch.Tensor:
-    """Log-probabilities of the tokens from each sequence's start on, by one packed forward pass, as a trainer makes it."""
+    """Log-probabilities of the tokens from each sequence's start on, by one packed forward pass, as in training."""
     batch = Batch.pack([ids[:-1] for ids, _ in sequences])
     begins = batch.cu_seqlens[:-1].tolist()
     index = [b + j for b, (ids, start) in zip(begins, sequences, strict=True) for j in range(start - 1, len(ids) - 1)]

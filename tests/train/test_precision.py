@@ -34,12 +34,13 @@ def learned(folder: Path, dtype: str, sparse: bool) -> tuple[Transformer, Histor
     ctx = StageContext(
         folder, folder / dtype / "work", {}, 0, 1, Display(quiet=True), None, folder / "metrics.jsonl", dtype=dtype
     )
-    return model, train(model, 80, step_data, OptimizerConfig(learning_rate=1e-2), ScheduleConfig(), 0.01, ctx, "pretrain")
+    optimizer = OptimizerConfig(learning_rate=1e-2)
+    return model, train(model, 80, step_data, optimizer, ScheduleConfig(), 0.01, ctx, "pretrain")
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_bfloat16_learns_what_float32_learns(tmp_path: Path, sparse: bool) -> None:
-    (exact, exactly), (rough, roughly) = (learned(tmp_path, dtype, sparse) for dtype in ("float32", "bfloat16"))
+    (_, exactly), (rough, roughly) = (learned(tmp_path, dtype, sparse) for dtype in ("float32", "bfloat16"))
     first, last = exactly.curve[0]["loss"], exactly.curve[-1]["loss"]
     assert last < 0.5 * first
     assert roughly.curve[0]["loss"] == pytest.approx(first, rel=1e-2)

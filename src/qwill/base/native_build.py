@@ -49,7 +49,8 @@ def compile_library(source: str, package: str, header: tuple[str, str] | None = 
     wanted = [(source, package), *([header] if header else [])]
     code = {name: files(where).joinpath(name).read_bytes() for name, where in wanted}
     runtime = _openmp_runtime()
-    key = hashlib.sha256(b"\0".join([*code.values(), " ".join([*chosen, *FLAGS, *runtime]).encode(), _processor().encode()]))
+    command = " ".join([*chosen, *FLAGS, *runtime])
+    key = hashlib.sha256(b"\0".join([*code.values(), command.encode(), _processor().encode()]))
     root = Path(os.environ.get("QWILL_CACHE") or Path.home() / ".cache" / "qwill") / "native"
     target = root / f"{Path(source).stem}-{key.hexdigest()[:16]}.so"
     if not target.exists():

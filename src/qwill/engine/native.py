@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qwill.base.native_build import compile_library
 from qwill.model import native as model_native
-from qwill.model import ops
+from qwill.model import native_library, ops
 from qwill.model.transformer import Experts
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class _Work(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    return compile_library("forward.c", "qwill.engine", model_native.ROWS)
+    return compile_library("forward.c", "qwill.engine", native_library.ROWS)
 
 
 def suits(model: Transformer) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qwill.base.errors import ConfigError
 from qwill.base.native_build import compile_library
-from qwill.model import native
+from qwill.model import native, native_library
 
 BLOCK = 64  # the cumulative sum is searched in two levels: V/BLOCK block sums, then one block
 FIRST_CANDIDATES = 128  # enough for most top-p nuclei; rows that need more are sorted again with more
@@ -155,7 +155,7 @@ def _draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    return compile_library("sampler.c", "qwill.engine", native.ROWS)
+    return compile_library("sampler.c", "qwill.engine", native_library.ROWS)
 
 
 def _draw_natively(

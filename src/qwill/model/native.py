@@ -1,178 +1,26 @@
-"""Native executors of the operations in `ops.py`, for float32 on a CPU: three C files, compiled once a machine.
+"""Native executors of the operations in `ops.py`, for float32 on a CPU, with gradients written out by hand.
 
 What generation computes too is summed in the same order as there (`rows.h`): a token's log-probability in training is
-the one that it was sampled with, to the last bit. They are compiled with the system's C compiler at first use (about two seconds, kept in Qwill's cache under a hash
-of source, compiler and processor). Without a compiler everything still works through the PyTorch definitions, slower.
-Gradients are written out by hand; tests hold both against the definitions.
+the one that it was sampled with, to the last bit. Tests hold everything here against the definitions.
 
 Shape suffixes as in transformer.py; M = N·k is the number of (token, expert) assignments, sorted by expert.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qwill.base.native_build import compile_library
-from qwill.model.batch import AttentionPlan
+from qwill.model.native_library import call, enable, lanes, libraries, suits, threads
+from qwill.model.native_products import attention, linear, multiply, outer, padded, product, starts_of
 
-ROWS = ("rows.h", "qwill.model")
-
-_enabled = os.environ.get("QWILL_NATIVE", "1") != "0"
-
-
-def enable(on: bool) -> None:
-    """Turn the native kernels on (where a compiler exists) or off."""
-    global _enabled
-    _enabled = on
-
-
-@cache
-def libraries() -> tuple[ctypes.CDLL, ...] | None:
-    """The compiled C files; None without a compiler."""
-    found = [compile_library(name, "qwill.model", ROWS) for name in ("kernels.c", "products.c", "attention.c")]
-    return tuple(lib for lib in found if lib) if all(found) else None
-
-
-@cache
-def _function(name: str) -> Any:
-    return next(getattr(lib, name) for lib in libraries() or () if hasattr(lib, name))
-
-
-@cache
-def lanes() -> int:
-    return int(_function("panel_width")()) // 2
-
-
-def suits(x: Tensor) -> bool:
-    return (
-        _enabled
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
-        and libraries() is not None
-    )
-
-
-def _call(name: str, *args: Any) -> None:
-    """Call a kernel; tensors pass as pointers (they must be contiguous), ints as int64, floats as float."""
-    converted: list[Any] = []
-    for a in args:
-        if isinstance(a, Tensor):
-            converted.append(ctypes.c_void_p(a.data_ptr()))
-        elif isinstance(a, bool):
-            converted.append(ctypes.c_int(a))
-        elif isinstance(a, int):
-            converted.append(ctypes.c_int64(a))
-        elif isinstance(a, float):
-            converted.append(ctypes.c_float(a))
-        else:
-            converted.append(a)
-    _function(name)(*converted)
-
-
-def _threads() -> ctypes.c_int:
-    return ctypes.c_int(torch.get_num_threads())
-
-
-def _padded(columns: int) -> int:
-    width = int(_function("panel_width")())
-    return -(-columns // width) * width
-
-
-def _starts(rows: int) -> Tensor:
-    return torch.tensor([0, rows])
-
-
-def _product(a: Tensor, start: Tensor, weight: Tensor, out: Tensor, transposed: bool = False, bias: Tensor | None = None) -> None:
-    """out = a · weightᵀ (or a · weight), each row with its group's of the weights [groups, C, D]."""
-    groups, rows, terms = weight.shape
-    c, k = (terms, rows) if transposed else (rows, terms)
-    packed = a.new_empty(groups * _padded(c) * k)
-    steps = (1, c) if transposed else (k, 1)
-    _call("pack_weights", weight, groups, c, k, *steps, packed, _threads())
-    _call("products", a, start, groups, k, packed, c, bias, int(transposed), out, _threads())
-
-
-def _outer(a: Tensor, x: Tensor, start: Tensor, out: Tensor, add: bool = False) -> None:
-    """out[group] = aᵀ · x of each group's rows, or that much more."""
-    groups, c = len(start) - 1, x.shape[1]
-    packed = x.new_empty(len(x) * _padded(c))
-    _call("pack_rows", x, start, groups, c, packed, _threads())
-    _call("outer_products", a, start, groups, a.shape[1], packed, c, int(add), out, _threads())
-
-
-def multiply(a_BRC: Tensor, b_BCD: Tensor, transposed: bool) -> Tensor:
-    a_BRC, b_BCD = a_BRC.contiguous(), b_BCD.contiguous()
-    groups, rows, _ = a_BRC.shape
-    out = a_BRC.new_empty(groups, rows, b_BCD.shape[1 if transposed else 2])
-    _product(a_BRC, torch.arange(groups + 1) * rows, b_BCD, out, transposed=not transposed)
-    return out
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
-        x_ND, weight_CD = x_ND.contiguous(), weight_CD.contiguous()
-        out_NC = x_ND.new_empty(len(x_ND), len(weight_CD))
-        _product(x_ND, _starts(len(x_ND)), weight_CD[None], out_NC, bias=bias_C)
-        ctx.save_for_backward(x_ND, weight_CD)
-        ctx.bias = bias_C is not None
-        return out_NC
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_out_NC: Tensor) -> tuple[Any, ...]:
-        x_ND, weight_CD = ctx.saved_tensors
-        d_out_NC, start = d_out_NC.contiguous(), _starts(len(x_ND))
-        d_x = d_weight = None
-        if ctx.needs_input_grad[0]:
-            d_x = torch.empty_like(x_ND)
-            _product(d_out_NC, start, weight_CD[None], d_x, transposed=True)
-        if ctx.needs_input_grad[1]:
-            d_weight = torch.empty_like(weight_CD)
-            _outer(d_out_NC, x_ND, start, d_weight)
-        return d_x, d_weight, d_out_NC.sum(0) if ctx.bias else None
-
-
-def linear(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
-    return _Linear.apply(x_ND, weight_CD, bias_C)
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
-        q_NHK, k_NHK, v_NHK = q_NHK.contiguous(), k_NHK.contiguous(), v_NHK.contiguous()
-        n, heads, head_dim = q_NHK.shape
-        out_NC, borders = q_NHK.new_empty(n, heads * head_dim), plan.cu_seqlens
-        _call(
-            "attention_forward", q_NHK, k_NHK, v_NHK, borders, len(borders) - 1, plan.longest, heads, k_NHK.shape[1],
-            head_dim, out_NC, _threads(),
-        )  # fmt: skip
-        ctx.save_for_backward(q_NHK, k_NHK, v_NHK)
-        ctx.plan = plan
-        return out_NC
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_out_NC: Tensor) -> tuple[Any, ...]:
-        q_NHK, k_NHK, v_NHK = ctx.saved_tensors
-        gradients, borders = tuple(torch.empty_like(x) for x in ctx.saved_tensors), ctx.plan.cu_seqlens
-        _call(
-            "attention_backward", q_NHK, k_NHK, v_NHK, d_out_NC.contiguous(), borders, len(borders) - 1,
-            ctx.plan.longest, *q_NHK.shape[1:2], *k_NHK.shape[1:], *gradients, _threads(),
-        )  # fmt: skip
-        return *gradients, None
-
-
-def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
-    return _Attention.apply(q_NHK, k_NHK, v_NHK, plan)
+__all__ = [
+    "add_rms_norm", "attention", "choose_experts", "cross_entropy", "enable", "experts", "lanes", "libraries", "linear",
+    "multiply", "qk_norm_rope", "suits", "swiglu",
+]  # fmt: skip
 
 
 class _Choice(torch.autograd.Function):
@@ -182,7 +30,7 @@ class _Choice(torch.autograd.Function):
     def forward(ctx: Any, router_NE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
         p_NE, (n, experts) = router_NE.clone(memory_format=torch.contiguous_format), router_NE.shape
         chosen_Nk, weight_Nk = torch.empty(n, top_k, dtype=torch.int64), router_NE.new_empty(n, top_k)
-        _call("choose_experts", p_NE, n, experts, top_k, int(renormalise), chosen_Nk, weight_Nk, _threads())
+        call("choose_experts", p_NE, n, experts, top_k, int(renormalise), chosen_Nk, weight_Nk, threads())
         ctx.save_for_backward(p_NE, weight_Nk, chosen_Nk)
         ctx.renormalise = renormalise
         ctx.mark_non_differentiable(chosen_Nk)
@@ -211,7 +59,7 @@ class _AddRMSNorm(torch.autograd.Function):
         total = x_ND if delta_ND is None else torch.empty_like(x_ND)
         y_ND, rstd_N = torch.empty_like(x_ND), x_ND.new_empty(n)
         delta = None if delta_ND is None else delta_ND.contiguous()
-        _call("add_rms_norm_forward", x_ND, delta, weight_D, eps, n, d, total, y_ND, rstd_N, _threads())
+        call("add_rms_norm_forward", x_ND, delta, weight_D, eps, n, d, total, y_ND, rstd_N, threads())
         ctx.save_for_backward(total, weight_D, rstd_N)
         ctx.has_delta = delta_ND is not None
         if delta_ND is None:
@@ -227,7 +75,7 @@ class _AddRMSNorm(torch.autograd.Function):
         dx, dw = torch.empty_like(total), torch.empty_like(weight_D)
         part = total.new_empty(torch.get_num_threads() * d)
         dy_ND, d_total_ND = dy_ND.contiguous(), d_total_ND.contiguous()
-        _call("add_rms_norm_backward", dy_ND, d_total_ND, total, weight_D, rstd_N, n, d, dx, dw, part, _threads())
+        call("add_rms_norm_backward", dy_ND, d_total_ND, total, weight_D, rstd_N, n, d, dx, dw, part, threads())
         return dx, dx if ctx.has_delta else None, dw, None
 
 
@@ -253,8 +101,8 @@ class _QKNormRope(torch.autograd.Function):
         q = qkv.new_empty(n, heads, k_dim)
         k, v = qkv.new_empty(n, kv_heads, k_dim), qkv.new_empty(n, kv_heads, k_dim)
         rstd = qkv.new_zeros(n, heads + kv_heads)
-        _call(
-            "qk_norm_rope_forward", qkv, qw, kw, cos, sin, eps, n, heads, kv_heads, k_dim, q, k, v, rstd, _threads()
+        call(
+            "qk_norm_rope_forward", qkv, qw, kw, cos, sin, eps, n, heads, kv_heads, k_dim, q, k, v, rstd, threads()
         )  # fmt: skip
         ctx.save_for_backward(qkv, qw, kw, cos, sin, rstd)
         ctx.heads, ctx.kv_heads = heads, kv_heads
@@ -268,9 +116,9 @@ class _QKNormRope(torch.autograd.Function):
         dqkv, dqw, dkw = torch.empty_like(qkv), qkv.new_empty(k_dim), qkv.new_empty(k_dim)
         part = qkv.new_empty(torch.get_num_threads() * 3 * k_dim)
         dq, dk, dv = dq.contiguous(), dk.contiguous(), dv.contiguous()
-        _call(
+        call(
             "qk_norm_rope_backward", dq, dk, dv, qkv, qw, kw, cos, sin, rstd, n, ctx.heads, ctx.kv_heads, k_dim,
-            dqkv, dqw, dkw, part, _threads(),
+            dqkv, dqw, dkw, part, threads(),
         )  # fmt: skip
         normed = qw is not None
         return dqkv, dqw if normed else None, dkw if normed else None, None, None, None, None, None
@@ -294,7 +142,7 @@ class _SwiGLU(torch.autograd.Function):
         gate_up = gate_up.contiguous()
         n, f = gate_up.shape[0], gate_up.shape[1] // 2
         h = gate_up.new_empty(n, f)
-        _call("swiglu_forward", gate_up, None, n, f, h, _threads())
+        call("swiglu_forward", gate_up, None, n, f, h, threads())
         ctx.save_for_backward(gate_up)
         return h
 
@@ -304,7 +152,7 @@ class _SwiGLU(torch.autograd.Function):
         (gate_up,) = ctx.saved_tensors
         n, f = gate_up.shape[0], gate_up.shape[1] // 2
         d_gate_up = torch.empty_like(gate_up)
-        _call("swiglu_backward", dh.contiguous(), gate_up, None, n, f, d_gate_up, None, _threads())
+        call("swiglu_backward", dh.contiguous(), gate_up, None, n, f, d_gate_up, None, threads())
         return d_gate_up
 
 
@@ -325,16 +173,16 @@ class _Experts(torch.autograd.Function):
         m = n * top_k
         place_M, token_M = torch.empty(m, dtype=torch.int32), torch.empty(m, dtype=torch.int32)
         starts = torch.empty(count + 1, dtype=torch.int64)
-        _call("route", chosen_Nk.contiguous(), n, top_k, count, place_M, token_M, starts)
+        call("route", chosen_Nk.contiguous(), n, top_k, count, place_M, token_M, starts)
         weight_M = torch.empty(m).index_copy_(0, place_M.long(), weight_Nk.reshape(-1))
         x_MD = x_ND.new_empty(m, d)
-        _call("gather_rows", x_ND, token_M, m, d, x_MD, _threads())
+        call("gather_rows", x_ND, token_M, m, d, x_MD, threads())
         gate_up_MF, h_MF, y_MD = x_ND.new_empty(m, 2 * f), x_ND.new_empty(m, f), x_ND.new_empty(m, d)
-        _product(x_MD, starts, gate_up_EFD, gate_up_MF)
-        _call("swiglu_forward", gate_up_MF, weight_M, m, f, h_MF, _threads())
-        _product(h_MF, starts, down_EDF, y_MD)
+        product(x_MD, starts, gate_up_EFD, gate_up_MF)
+        call("swiglu_forward", gate_up_MF, weight_M, m, f, h_MF, threads())
+        product(h_MF, starts, down_EDF, y_MD)
         out_ND = torch.empty_like(x_ND)
-        _call("combine_rows", y_MD, place_M, n, top_k, d, out_ND, _threads())
+        call("combine_rows", y_MD, place_M, n, top_k, d, out_ND, threads())
         ctx.save_for_backward(gate_up_EFD, down_EDF, weight_M, place_M, token_M, starts, x_MD, gate_up_MF, h_MF)
         ctx.shape_Nk = weight_Nk.shape
         return out_ND
@@ -345,17 +193,17 @@ class _Experts(torch.autograd.Function):
         gate_up_EFD, down_EDF, weight_M, place_M, token_M, starts, x_MD, gate_up_MF, h_MF = ctx.saved_tensors
         (m, f), (n, d), top_k = h_MF.shape, d_out_ND.shape, ctx.shape_Nk[1]
         dy_MD = torch.empty_like(x_MD)
-        _call("gather_rows", d_out_ND.contiguous(), token_M, m, d, dy_MD, _threads())
+        call("gather_rows", d_out_ND.contiguous(), token_M, m, d, dy_MD, threads())
         dh_MF, d_down, d_gate_up = torch.empty_like(h_MF), torch.empty_like(down_EDF), torch.empty_like(gate_up_EFD)
-        _product(dy_MD, starts, down_EDF, dh_MF, transposed=True)
-        _outer(dy_MD, h_MF, starts, d_down)
+        product(dy_MD, starts, down_EDF, dh_MF, transposed=True)
+        outer(dy_MD, h_MF, starts, d_down)
         d_gate_up_MF, d_weight_M = torch.empty_like(gate_up_MF), torch.empty_like(weight_M)
-        _call("swiglu_backward", dh_MF, gate_up_MF, weight_M, m, f, d_gate_up_MF, d_weight_M, _threads())
+        call("swiglu_backward", dh_MF, gate_up_MF, weight_M, m, f, d_gate_up_MF, d_weight_M, threads())
         dx_MD = dy_MD
-        _outer(d_gate_up_MF, x_MD, starts, d_gate_up)
-        _product(d_gate_up_MF, starts, gate_up_EFD, dx_MD, transposed=True)
+        outer(d_gate_up_MF, x_MD, starts, d_gate_up)
+        product(d_gate_up_MF, starts, gate_up_EFD, dx_MD, transposed=True)
         dx_ND = torch.empty_like(d_out_ND, memory_format=torch.contiguous_format)
-        _call("combine_rows", dx_MD, place_M, n, top_k, d, dx_ND, _threads())
+        call("combine_rows", dx_MD, place_M, n, top_k, d, dx_ND, threads())
         d_weight_Nk = d_weight_M[place_M.long()].view(ctx.shape_Nk)
         return dx_ND, d_gate_up, d_down, d_weight_Nk, None
 
@@ -384,23 +232,23 @@ class _CrossEntropy(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden_ND) if gradient else None
         d_head = torch.zeros_like(head_VD) if gradient else None
         buffer = hidden_ND.new_empty(min(chunk, n), vocab)
-        packed = hidden_ND.new_empty(_padded(vocab) * width)
-        _call("pack_weights", head_VD, 1, vocab, width, width, 1, packed, _threads())
+        packed = hidden_ND.new_empty(padded(vocab) * width)
+        call("pack_weights", head_VD, 1, vocab, width, width, 1, packed, threads())
         if gradient:
-            turned = hidden_ND.new_empty(_padded(width) * vocab)
-            _call("pack_weights", head_VD, 1, width, vocab, 1, width, turned, _threads())
+            turned = hidden_ND.new_empty(padded(width) * vocab)
+            call("pack_weights", head_VD, 1, width, vocab, 1, width, turned, threads())
         for i in range(0, n, chunk):
             part = slice(i, min(i + chunk, n))
             rows = part.stop - i
-            logits, start = buffer[:rows], _starts(rows)
-            _call("products", hidden_ND[part], start, 1, width, packed, vocab, None, 0, logits, _threads())
-            _call(
+            logits, start = buffer[:rows], starts_of(rows)
+            call("products", hidden_ND[part], start, 1, width, packed, vocab, None, 0, logits, threads())
+            call(
                 "softmax_cross_entropy", logits, targets_N[part].contiguous(), weight_N[part], temperature, rows, vocab,
-                loss_N[part], gradient, _threads(),
+                loss_N[part], gradient, threads(),
             )  # fmt: skip
             if d_hidden is not None and d_head is not None:
-                _call("products", logits, start, 1, vocab, turned, width, None, 1, d_hidden[part], _threads())
-                _outer(logits, hidden_ND[part], start, d_head, add=True)
+                call("products", logits, start, 1, vocab, turned, width, None, 1, d_hidden[part], threads())
+                outer(logits, hidden_ND[part], start, d_head, add=True)
         ctx.save_for_backward(d_hidden, d_head)
         ctx.mark_non_differentiable(loss_N)
         return (loss_N * weight_N).sum(), loss_N

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from qwill.base.errors import ConfigError
 
-
 # Of matrix products while training; weights, optimiser and files stay float32. `auto` is resolved once and recorded.
 Precision = Literal["auto", "float32", "bfloat16"]
 

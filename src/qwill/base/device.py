@@ -43,7 +43,7 @@ def _processor_line(name: str) -> str:
 
 
 def training_dtype(wish: str = "auto") -> str:
-    """The precision to multiply matrices in: as wished, or the fastest here by what the processor has (never by timing).
+    """The precision to multiply matrices in: as wished, or the fastest here by what the processor has (not by timing).
 
     bfloat16 needs matrix units for it (AMX); on AVX-512 alone it reaches half of float32's speed.
     """

@@ -8,14 +8,17 @@ import re
 import subprocess
 import sys
 import termios
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from qwill.base.progress import Bar, Display, MetricsLog, clock, human
 
@@ -39,6 +42,51 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def shown(bar: Bar) -> str:
     return bar.text()
+
+
+@contextmanager
+def terminal() -> Iterator[io.StringIO]:
+    environment = {"TERM": "xterm", "COLUMNS": "100", "LINES": "24"}
+    with patch.dict(os.environ, environment), redirect_stderr(io.StringIO()) as written:
+        yield written
+
+
+def screen(written: str) -> list[str]:
+    """The lines that a terminal shows after this: it knows the codes that we expect, and no others."""
+    lines, row, column = [""], 0, 0
+    for code, text in re.findall(r"(\x1b\[[0-9;?]*.|[\x00-\x1f])|([^\x00-\x1f]+)", written):
+        if text:
+            lines[row] = lines[row][:column].ljust(column) + text + lines[row][column + len(text) :]
+            column += len(text)
+        elif code == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
+        elif code == "\r":
+            column = 0
+        elif code == "\x1b[1A":
+            row -= 1
+        elif code == "\x1b[2K":
+            lines[row] = ""
+        else:
+            assert code[-1] == "m", f"{code!r}: the cursor is never hidden, the screen never cleared"
+    return [line.rstrip() for line in (lines if lines[-1] else lines[:-1])]
+
+
+def through_a_terminal(code: str, columns: int, **options: Any) -> tuple[str, int]:
+    """What `code` writes to a terminal, and how it ends."""
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, columns))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+    streams = {"stdin": child, "stdout": child, "stderr": child} | options
+    code = "import os, sys, time; from qwill.base.progress import Display; display = Display()\n" + code
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **streams) as process:
+        os.close(child)
+        written = b""
+        with suppress(OSError):  # what reading from a terminal whose other end is closed ends in
+            while block := os.read(parent, 4096):
+                written += block
+    os.close(parent)
+    return written.decode().replace("\r\n", "\n"), process.returncode
 
 
 # ---- plain lines
@@ -128,11 +176,20 @@ def test_a_finished_bar_has_no_time_left_and_an_empty_one_no_rate(time: Clock) -
     st.none() | st.floats(1, 9),
 )
 def test_any_progress_can_be_shown(total: float, steps: list[tuple[float, float]], budget: float | None) -> None:
-    bar = Bar(Display(quiet=True), "a", total, "x", budget)
-    for done, loss in steps:
-        bar.update(done, loss=loss, note="中")
-        for columns in (1, 20, 80, 300):
-            assert len(bar.line(columns)) <= columns and bar.line(columns).isprintable()
+    """In one line, however narrow; where not all has room, the bar goes before the numbers do."""
+    with patch("qwill.base.progress.time.monotonic", Clock()):
+        display = Display(quiet=True)
+        with display.stage("a", total, "x", budget) as bar:
+            for done, loss in steps:
+                bar.update(done, loss=loss, note="中[b]")
+                text = f"a: {bar.text()}"
+                cells = 2 + len(text) + 1  # 中 is twice as wide as a letter
+                for columns in (1, 20, cells - 1, cells, cells + 10, 300):
+                    console = Console(width=columns, color_system=None, markup=False)
+                    with console.capture() as shown:
+                        console.print(display)
+                    (line,) = shown.get().splitlines()
+                    assert (text in line) is (columns >= cells)
 
 
 # ---- on a terminal
@@ -146,7 +203,7 @@ class Terminal(io.StringIO):
         raise OSError
 
 
-@pytest.mark.parametrize(("term", "live"), [("xterm-256color", True), ("dumb", False)])
+@pytest.mark.parametrize(("term", "live"), [("xterm-256color", True), ("dumb", False), ("unknown", False)])
 def test_a_terminal_gets_a_live_bar_unless_it_is_a_dumb_one(
     monkeypatch: pytest.MonkeyPatch, term: str, live: bool
 ) -> None:
@@ -157,52 +214,101 @@ def test_a_terminal_gets_a_live_bar_unless_it_is_a_dumb_one(
     assert Display().live is False
 
 
-def test_the_live_bar_is_drawn_over_and_leaves_one_line(monkeypatch: pytest.MonkeyPatch, time: Clock) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    display = Display(live=True)
-    with display.stage("sft", total=4, unit="step") as bar:
-        for step in range(5):
+def test_the_live_bar_is_drawn_over_and_leaves_one_line(time: Clock) -> None:
+    bars = []
+    with terminal() as written:
+        with Display(live=True).stage("sft", total=4, unit="step") as bar:
+            for step in range(5):
+                time.now += 1
+                bar.update(step)
+                (line,) = screen(written.getvalue())
+                bars.append(line)
+            bar.note("saved")
+            assert screen(written.getvalue()) == ["  saved", bars[-1]]
+        assert bars[2].endswith("  sft: 2/4 step · 1/s · ETA 0:02 · 0:03")
+        # What stays on the screen are whole lines; the bar is gone.
+        assert screen(written.getvalue()) == ["  saved", "  sft: 4/4 step · 1/s · 0:05"]
+
+
+def test_bars_nest_and_an_inner_one_goes_when_it_is_done(time: Clock) -> None:
+    with terminal() as written:
+        display = Display(live=True)
+        with display.stage("outer", total=2, unit="round") as outer:
             time.now += 1
-            bar.update(step)
-        bar.note("saved")
-    pieces = terminal.getvalue().split("\r\x1b[2K")
-    bars = [p for p in pieces if "━" in p or "╌" in p]
-    assert len(bars) == 6 and all("\n" not in b for b in bars)
-    assert [b.count("━") for b in bars] == [0, 0, 6, 12, 18, 24]
-    # What stays on the screen are whole lines; each is written where the bar was.
-    assert [p for p in pieces if p and p not in bars] == ["  saved\n", "  sft: 4/4 step · 1/s · 0:05\n"]
+            outer.update(1)
+            with display.stage("inner", total=4, unit="step") as inner:
+                time.now += 1
+                inner.update(2)
+                first, second = screen(written.getvalue())
+                assert "outer: 1/2 round · 0:02" in first and "inner: 2/4 step · 0:01" in second
+                assert first.index("outer") == second.index("inner")
+            first, second = screen(written.getvalue())
+            assert first == "  inner: 2/4 step · 0:01" and "outer: 1/2" in second
+        assert [line.split(":")[0] for line in screen(written.getvalue())] == ["  inner", "  outer"]
 
 
-def test_the_live_bar_is_not_drawn_more_often_than_eyes_follow(monkeypatch: pytest.MonkeyPatch, time: Clock) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with Display(live=True).stage("a", total=1000, unit="x") as bar:
+def test_the_live_bar_is_not_drawn_more_often_than_eyes_follow(time: Clock) -> None:
+    with terminal() as written, Display(live=True).stage("a", total=1000, unit="x") as bar:
         for step in range(1000):
             time.now += 0.001
             bar.update(step)
-    assert terminal.getvalue().count("╌ ") <= 12
+        assert 9 <= written.getvalue().count("/1000 x") <= 12
 
 
-def test_nothing_wraps_in_a_narrow_terminal() -> None:
-    code = (
-        "import time; from qwill.base.progress import Display\n"
-        "with Display().stage('pretrain', total=9, unit='step', budget_s=60) as bar:\n"
-        "    for i in range(3): time.sleep(0.12); bar.update(i, loss=1.2345, tokens=123456, balance=0.5)"
+@pytest.mark.parametrize("columns", [120, 80, 40])
+def test_nothing_wraps_in_a_narrow_terminal(columns: int) -> None:
+    written, _ = through_a_terminal(
+        "with display.stage('pretrain', total=9, unit='step', budget_s=60) as bar:\n"
+        "    for i in range(3):\n"
+        "        bar.update(i, loss=1.2345, tokens=123456, balance=0.5)\n"
+        "        with display.stage('held-out', total=2, unit='text') as inner: time.sleep(0.12); inner.update(1)\n",
+        columns,
     )
-    parent, child = pty.openpty()
-    termios.tcsetwinsize(child, (24, 30))
-    environment = {**os.environ, "TERM": "xterm"}
-    subprocess.run([sys.executable, "-c", code], stderr=child, check=True, env=environment)
-    os.close(child)
-    drawn = b""
-    with suppress(OSError):  # what reading from a terminal whose other end is closed ends in
-        while block := os.read(parent, 4096):
-            drawn += block
-    os.close(parent)
-    *bars, last = drawn.decode().split("\r\x1b[2K")
-    assert len(bars) > 3 and all(len(bar) <= 29 and "\n" not in bar for bar in bars)
-    assert last.startswith("  pretrain: 2/9 step") and last.endswith("balance 0.5\r\n")
+    pieces = re.split(r"[\r\n]|\x1b\[1A|\x1b\[2K", re.sub(r"\x1b\[[0-9;]*m", "", written).strip())
+    assert sum("  pretrain: " in piece for piece in pieces) > 5 and sum("  held-out: " in piece for piece in pieces) > 5
+    assert all(len(piece) <= columns for piece in pieces[:-1]) and pieces[-1].endswith("balance 0.5")
+
+
+def test_what_others_print_stands_above_the_bars() -> None:
+    long = "/a/long/path" * 9
+    written, _ = through_a_terminal(
+        "with display.stage('a', total=9, unit='step') as bar:\n"
+        "    print('[b]no markup[/b] :smile:', end='', flush=True)\n"
+        f"    time.sleep(0.12); bar.update(1); print({long!r}); print('trouble', file=sys.stderr)\n"
+        "    time.sleep(0.12); bar.update(2)",
+        60,
+    )
+    # The long line is left to the terminal: what is copied from there is one line too.
+    assert screen(written)[:3] == ["[b]no markup[/b] :smile:", long, "trouble"]
+    assert screen(written)[3].startswith("  a: 2/9 step") and len(screen(written)) == 4
+
+
+def test_what_goes_to_a_file_stays_out_of_the_terminal(tmp_path: Path) -> None:
+    with open(tmp_path / "out.txt", "w") as file:
+        code = "with display.stage('a', total=9, unit='step') as bar: print('{}'); bar.update(1)"
+        written, _ = through_a_terminal(code, 80, stdout=file)
+    assert (tmp_path / "out.txt").read_text() == "{}\n"
+    assert "a: 0/9 step" in written and "{}" not in written
+
+
+@pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "1 / 0", "os.kill(os.getpid(), 9)"])
+def test_however_it_ends_the_terminal_can_be_used(end: str) -> None:
+    """`screen` fails at a code that hides the cursor, and after kill -9 nothing could show it again."""
+    bars = "with display.stage('a', 9, 'step'), display.stage('b', 9, 'step') as bar"
+    code = f"{bars}: time.sleep(0.12); bar.update(1); {end}"
+    written, status = through_a_terminal(code, 80)
+    lines = screen(written)
+    assert status != 0
+    if "kill" in end:
+        assert len(lines) == 2 and "a: 0/9" in lines[0]
+    else:
+        assert lines[0].startswith("Traceback") and not any("0/9" in line for line in lines)
+
+
+def test_rich_is_imported_only_for_a_live_display() -> None:
+    code = "with display.stage('a', 9, 'step') as bar: bar.update(1)\nprint('rich' in sys.modules)"
+    assert through_a_terminal(code, 80)[0].endswith("True\n")
+    assert through_a_terminal(code, 80, stderr=subprocess.DEVNULL)[0] == "False\n"
 
 
 # ---- numbers

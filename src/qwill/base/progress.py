@@ -8,11 +8,15 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwill.base.files import write_bytes
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
 
 PLAIN_SECONDS = 10.0
 
@@ -71,67 +75,68 @@ class Bar:
         parts += [f"{k} {human(v) if isinstance(v, int | float) else v}" for k, v in self.numbers.items()]
         return " · ".join(parts)
 
-    def line(self, columns: int) -> str:
-        """Title, bar and text in `columns` cells: in a narrow terminal the bar gives way to the numbers."""
-        text = self.text()
-        width = max(0, min(24, columns - len(self.title) - len(text) - 4))
-        full = int(width * min(1.0, self.done / self.total)) if self.total else 0
-        return f"  {self.title} {'━' * full}{'╌' * (width - full)} {text}"[:columns]
-
 
 class Display:
     """`live`: None finds out whether standard error is a terminal; `quiet` shows nothing (tests)."""
 
     def __init__(self, live: bool | None = None, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" if live is None else live
+        terminal = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")  # rich would draw nothing
+        self.live = not quiet and (terminal if live is None else live)
         self._bars: list[Bar] = []
+        self._screen: Live | None = None
         self._drawn = 0.0
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            self._clear()
             print(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def stage(self, title: str, total: float, unit: str, budget_s: float | None = None) -> Iterator[Bar]:
-        """A bar for `total` units of work; bars nest, the innermost is drawn."""
+        """A bar for `total` units of work; bars nest, an inner one is drawn below the outer ones."""
         bar = Bar(self, title, total, unit, budget_s)
         self._bars.append(bar)
-        if self.live:
-            self.draw(bar)
-        finished = False
         try:
-            yield bar
-            finished = True
+            with self._open_screen() if self.live and self._bars == [bar] else nullcontext():
+                self.draw(bar)
+                yield bar
         finally:
             self._bars.remove(bar)
-            self._clear()
-            if finished and not self.quiet:
-                print(f"  {title}: {bar.text()}", file=sys.stderr, flush=True)
+        self.say(f"  {title}: {bar.text()}")
 
     def draw(self, bar: Bar) -> None:
         now = time.monotonic()
-        if self.quiet:
-            return
-        if self.live:
+        if self._screen:
             if now - self._drawn > 0.1:
                 self._drawn = now
-                print(f"\r\x1b[2K{bar.line(_columns() - 1)}", end="", file=sys.stderr, flush=True)
+                self._screen.refresh()
         elif now - bar.shown > PLAIN_SECONDS:
             bar.shown = now
-            print(f"  {bar.title}: {bar.text()}", file=sys.stderr, flush=True)
+            self.say(f"  {bar.title}: {bar.text()}")
 
-    def _clear(self) -> None:
-        if self.live and not self.quiet:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+    def _open_screen(self) -> Live:
+        """Until the outermost stage ends, rich draws the bars below whatever is printed, by us or by others."""
+        from rich.console import Console
+        from rich.live import Live
 
+        class Terminal(Console):
+            def show_cursor(self, show: bool = True) -> bool:
+                return False  # never hidden: after kill -9 nobody would bring it back
 
-def _columns() -> int:
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
-    except OSError:
-        return 120
+        console = Terminal(stderr=True, force_terminal=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
+        taken = sys.stdout.isatty()  # what goes to a file or a pipe is not for the terminal
+        self._screen = Live(self, console=console, auto_refresh=False, transient=True, redirect_stdout=taken)
+        return self._screen
+
+    def __rich__(self) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Column, Table
+
+        # Only the bars may shrink: in a narrow terminal they give way to the numbers.
+        table = Table.grid("", Column(no_wrap=True), padding=(0, 0, 0, 2), pad_edge=True)
+        for bar in self._bars:
+            table.add_row(ProgressBar(bar.total or None, bar.done, width=24), f"{bar.title}: {bar.text()}")
+        return table
 
 
 class MetricsLog:

@@ -177,7 +177,12 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
 
 
 def train_grpo(
-    model: Transformer, tokenizer: Tokenizer, rows: list[dict[str, Any]], config: GRPOConfig, ctx: StageContext
+    model: Transformer,
+    tokenizer: Tokenizer,
+    rows: list[dict[str, Any]],
+    config: GRPOConfig,
+    ctx: StageContext,
+    checkpoint_seconds: float = 20.0,
 ) -> History:
     """The whole run; resumes from ctx.work. Raises TrainingError when a gradient is not finite, naming the step."""
     optimizers = make_optimizers(model, config.optimizer)
@@ -212,14 +217,14 @@ def train_grpo(
                 learned = now | ({"gap": learned["gap"]} if number else {})
             if not math.isfinite(learned["gradient_norm"]):
                 raise TrainingError(
-                    f"grpo: the gradient of step {step} is not finite (first prompt: {chosen[0]['id']}); stopped, the "
-                    f"checkpoint of the last good step is in {ctx.work}; lower the learning rates."
+                    f"grpo: the gradient of step {step} is not finite (first prompt: {chosen[0]['id']}); stopped, "
+                    f"and the last checkpoint, if one was made, is in {ctx.work}; lower the learning rates."
                 )
             history.curve.append({"step": step + 1, **numbers, **learned})
             history.tokens += sum(len(r.logprobs) for r in every)
             log.log(step + 1, **numbers, **learned)
             bar.update(step + 1, reward=numbers["reward"], useful=numbers["useful"], gap=learned["gap"])
-            if time.monotonic() - saved_at > 20 and step + 1 < config.steps:
+            if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < config.steps:
                 save_checkpoint(ctx.work, step + 1, model, optimizers, vars(history))
                 saved_at = time.monotonic()
     if first < config.steps:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qwill.base.errors import CheckpointError
+from qwill.base.files import sync_folder
 
 
 def _tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -33,15 +34,25 @@ def _tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], extra: dict[str, object]
 ) -> None:
-    """Write `checkpoint-<step>.safetensors` (temporary name, fsync, rename); older ones but one are removed."""
+    """Write `checkpoint-<step>.safetensors` (temporary name, fsync, rename); older ones but one are removed.
+
+    Half a file, of this attempt or of a killed one, does not stay: on a full disk it would stand in the way.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for half in folder.glob("checkpoint-*.tmp"):
+        half.unlink()
     target = folder / f"checkpoint-{step:08d}.safetensors"
     temporary = target.with_suffix(".tmp")
     tensors = {k: v.contiguous() for k, v in _tensors(model, optimizers).items()}
-    save_file(tensors, temporary, metadata={"step": str(step), "extra": json.dumps(extra)})
-    with open(temporary, "rb") as f:
-        os.fsync(f.fileno())
-    os.replace(temporary, target)
+    try:
+        save_file(tensors, temporary, metadata={"step": str(step), "extra": json.dumps(extra)})
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
     for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-2]:
         old.unlink()
 
@@ -49,32 +60,59 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
 ) -> tuple[int, dict[str, object]] | None:
-    """Restore the newest readable checkpoint; (step, extra), or None when there is none.
+    """Restore the newest checkpoint that can be read and fits; (step, extra), or None when there is none.
 
-    Raises CheckpointError when files are there and none can be read.
+    Raises CheckpointError when files are there and none can be used; model and optimisers are then as they were.
     """
-    paths = sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
-    problem: Exception | None = None
-    for path in paths:
+    problem = ""
+    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
         try:
             with safe_open(path, framework="pt") as f:
-                metadata = f.metadata()
+                metadata = f.metadata() or {}
                 saved = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+            if not metadata.keys() >= {"step", "extra"}:
+                raise CheckpointError("it was not written by a training run")
+            step, extra = int(metadata["step"]), json.loads(metadata["extra"])
+            _check(saved, model, optimizers)
         except Exception as error:
-            problem = error
+            problem = problem or f"{path}: cannot be used ({error})"
             continue
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                p.copy_(saved[f"model.{name}"])
-        names = {id(p): n for n, p in model.named_parameters()}
-        for i, optimizer in enumerate(optimizers):
-            for group in optimizer.param_groups:
-                for p in group["params"]:
-                    prefix = f"optimizer{i}.{names[id(p)]}."
-                    state = {k[len(prefix) :]: v for k, v in saved.items() if k.startswith(prefix)}
-                    if state:
-                        optimizer.state[p] = state
-        return int(metadata["step"]), json.loads(metadata["extra"])
-    if problem is not None:
-        raise CheckpointError(f"{paths[0]}: cannot be read ({problem}); delete {folder} to train this stage again.")
+        _restore(saved, model, optimizers)
+        return step, extra
+    if problem:
+        raise CheckpointError(f"{problem}; delete {folder} to train this stage again.")
     return None
+
+
+def _check(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Raise CheckpointError for a tensor that is missing, of another shape, or of something else than these."""
+    shapes = {f"model.{name}": p.shape for name, p in model.named_parameters()}
+    names = {id(p): name for name, p in model.named_parameters()}
+    for i, optimizer in enumerate(optimizers):
+        # Before its first step an optimiser has no state; afterwards every parameter has the same kinds of it.
+        kinds = {key.rsplit(".", 1)[1] for key in saved if key.startswith(f"optimizer{i}.")}
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            for kind in kinds:
+                shape = torch.Size() if kind == "step" else p.shape
+                shapes[f"optimizer{i}.{names[id(p)]}.{kind}"] = shape
+    for name, shape in sorted(shapes.items()):
+        if name not in saved:
+            raise CheckpointError(f"tensor {name} is missing")
+        if saved[name].shape != shape:
+            raise CheckpointError(f"tensor {name} has shape {list(saved[name].shape)}, expected {list(shape)}")
+    if unknown := saved.keys() - shapes.keys():
+        raise CheckpointError(f"tensor {min(unknown)} is of another model or optimiser")
+
+
+def _restore(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(saved[f"model.{name}"])
+    names = {id(p): n for n, p in model.named_parameters()}
+    for i, optimizer in enumerate(optimizers):
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                prefix = f"optimizer{i}.{names[id(p)]}."
+                state = {k[len(prefix) :]: v for k, v in saved.items() if k.startswith(prefix)}
+                if state:
+                    optimizer.state[p] = state

@@ -106,8 +106,8 @@ def train(
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise TrainingError(
                     f"{title}: the {'loss' if not math.isfinite(loss) else 'gradient'} of step {step} is not finite "
-                    f"({data.source}); stopped, the checkpoint of the last good step is in {ctx.work}; look at that "
-                    "batch, or lower the learning rates."
+                    f"({data.source}); stopped, and the last checkpoint, if one was made, is in {ctx.work}; look at "
+                    "that batch, or lower the learning rates."
                 )
             for o in optimizers:
                 o.step()

@@ -46,6 +46,8 @@ def render_dialogues(path: Path, tokenizer: Tokenizer, max_tokens: int) -> Examp
             else:
                 out.rendered.append(example)
                 out.names.append(str(row.get("id", line)))
+    if not out.rendered and not out.too_long:
+        raise DataError(f"{path}: holds no conversation; add sources to the dialogues.")
     if not out.rendered:
         raise DataError(f"{path}: no conversation fits into {max_tokens} tokens; raise sft.max_tokens.")
     return out

@@ -91,8 +91,9 @@ def continue_sft(
 
     twin = Transformer(model.config)
     twin.load_state_dict(model.state_dict())
-    run(twin, 5, context(ctx.out / "warm-up", ctx.seed, ctx.threads))
-    steps = max(10, round(seconds * 20 / run(twin, 20, context(ctx.out / "trial", ctx.seed, ctx.threads))))
+    # The difference of two trials, so that what a run costs whatever its length is not taken for the price of a step.
+    short, long = (run(twin, n, context(ctx.out / f"trial-{n}", ctx.seed, ctx.threads)) for n in (10, 50))
+    steps = max(10, round((seconds - short) / (long - short) * 40) + 10)
     return steps, run(model, steps, ctx)
 
 

@@ -113,7 +113,7 @@ def test_baselines_learn_from_the_bytes_that_were_targets_and_no_others(
         patch.setattr(kneser_ney, "KneserNey", learned)
         patch.setattr(compression, "xz_bits_per_byte", lambda train, _: archives.append(train) or 3.0)
         result = compare(
-            config, context(tmp_path_factory.getbasetemp() / "compare"), loader, store,
+            config, config.steps or 0, context(tmp_path_factory.getbasetemp() / "compare"), loader, store,
             cast(Tokenizer, Numbered()), {"en": ["a"]}, final,
         )  # fmt: skip
     pieces = [np.frombuffer(p.tobytes(), ">u4").tolist() for p in learned.sequences[0]]
@@ -136,7 +136,7 @@ def test_the_token_ngram_learns_from_the_whole_corpus(tmp_path: Path, monkeypatc
     config = PretrainConfig(steps=1, baselines=["kneser_ney_token5"])
     final = {"en": Compression(np.array([8.0]), np.array([4.0]))}
     loader = RowLoader(store, 8, 1, 0)
-    result = compare(config, context(tmp_path), loader, store, cast(Tokenizer, Numbered()), {"en": ["abcd"]}, final)
+    result = compare(config, 1, context(tmp_path), loader, store, cast(Tokenizer, Numbered()), {"en": ["abcd"]}, final)
     assert [s.tolist() for s in learned.sequences[0]] == [list(range(1, 9)), list(range(10, 39)), [40, 41]]
     assert result["kneser_ney_token5"] == {"en": 0.25}
 

@@ -12,10 +12,10 @@ from qwill.base.files import write_json
 from qwill.base.stage import StageContext
 from qwill.data.packing import RowLoader, TokenStore, tokenize_corpus
 from qwill.evaluate.bits_per_byte import Compression, bits_per_byte
-from qwill.model.config import ModelConfig
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
+from qwill.train.horizon import derive
 from qwill.train.loop import StepData, train
 from qwill.train.settings import PretrainConfig
 
@@ -37,14 +37,12 @@ def heldout_texts(corpus: Path, limit_bytes: int) -> dict[str, list[str]]:
 def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
     tokenizer = Tokenizer.load(ctx.inputs["tokenizer"])
     store = tokenize_corpus(ctx.inputs["corpus"] / "train.parquet", tokenizer, ctx.work / "tokens")
-    loader = RowLoader(store, config.row_tokens, config.batch_rows, ctx.seed)
-    model_config = ModelConfig.from_depth(
-        config.depth,
-        tokenizer.padded_vocab_size,
-        experts=config.experts,
-        top_k=config.experts_per_token,
-        context=config.context,
-    ).with_(
+    derived = derive(config, tokenizer.padded_vocab_size)
+    for sentence in derived.sentences:
+        ctx.display.say(f"  {sentence}")
+    steps, batch_rows = derived.steps, derived.batch_rows
+    loader = RowLoader(store, config.row_tokens, batch_rows, ctx.seed)
+    model_config = derived.model.with_(
         eos_token_id=tokenizer.special("<|im_end|>"),
         pad_token_id=tokenizer.special("<|endoftext|>"),
         router_aux_loss_coef=config.balance,
@@ -53,7 +51,7 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
     model.init_weights(torch.Generator().manual_seed(ctx.seed))
     heldout = heldout_texts(ctx.inputs["corpus"], config.heldout_bytes)
     glimpse = heldout_texts(ctx.inputs["corpus"], config.validation_bytes)
-    uniform = torch.full((config.batch_rows * config.row_tokens,), 1.0 / (config.batch_rows * config.row_tokens))
+    uniform = torch.full((batch_rows * config.row_tokens,), 1.0 / (batch_rows * config.row_tokens))
 
     def step_data(step: int) -> StepData:
         rows = loader.step(step)
@@ -64,12 +62,12 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
         return {"bits_per_byte": {k: c.bits_per_byte for k, c in scored.items()}}
 
     history = train(
-        model, config.steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "pretrain",
-        validate, max(1, config.steps // (config.validations + 1)),
+        model, steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "pretrain",
+        validate, max(1, steps // (config.validations + 1)),
     )  # fmt: skip
     final = _score(model, tokenizer, heldout, config.row_tokens, ctx)
-    history.validation.append({"step": config.steps, "bits_per_byte": {k: c.bits_per_byte for k, c in final.items()}})
-    comparison = compare(config, ctx, loader, store, tokenizer, heldout, final)
+    history.validation.append({"step": steps, "bits_per_byte": {k: c.bits_per_byte for k, c in final.items()}})
+    comparison = compare(config, steps, ctx, loader, store, tokenizer, heldout, final)
     write_json(ctx.out / "training.json", history.thinned())
     write_json(ctx.out / "compression.json", comparison)
     save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
@@ -94,6 +92,7 @@ def _score(
 
 def compare(
     config: PretrainConfig,
+    steps: int,
     ctx: StageContext,
     loader: RowLoader,
     store: TokenStore,
@@ -111,7 +110,7 @@ def compare(
     from qwill.evaluate.kneser_ney import KneserNey
 
     consumed: dict[int, list[tuple[int, int]]] = {}
-    for document, a, b in loader.consumed(config.steps):
+    for document, a, b in loader.consumed(steps):
         consumed.setdefault(document, []).append((a, b))
     # A piece [a, b) predicts the tokens after each of its own; those are what it teaches.
     pieces: list[bytes] = []

@@ -12,10 +12,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def need_positive(settings: Any, *names: str) -> None:
-    """Raise ConfigError for the first of the named settings that is not above zero."""
+    """Raise ConfigError for the first of the named settings that is set and not above zero."""
     for name in names:
-        if getattr(settings, name) <= 0:
-            raise ConfigError(f"{name} is {getattr(settings, name)}; expected more than 0.")
+        if (value := getattr(settings, name)) is not None and value <= 0:
+            raise ConfigError(f"{name} is {value}; expected more than 0.")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """`depth` derives the model (ModelConfig.from_depth); `steps` × `batch_rows` × `row_tokens` is the horizon.
+    """`depth` derives the model, and `steps` and `batch_rows` where they are not set (train/horizon.py says how);
+    `steps` × `batch_rows` × `row_tokens` is the horizon.
 
     `validation_bytes` of each language are scored `validations` times during training, `heldout_bytes` at the end.
     `baselines` names what the result is compared with: xz, kneser_ney_byte5, kneser_ney_token5.
@@ -65,8 +66,8 @@ class PretrainConfig:
     depth: int = 4
     experts: int = 8
     experts_per_token: int = 2
-    steps: int = 300
-    batch_rows: int = 16
+    steps: int | None = None
+    batch_rows: int | None = None
     row_tokens: int = 256
     context: int = 1024
     balance: float = 0.01

@@ -15,6 +15,7 @@ from qwill.evaluate.report import ReportConfig, gather, page, run
 from qwill.evaluate.report_funnel import sampled_rejects
 from qwill.evaluate.report_lineage import lineage_view
 from qwill.evaluate.report_overview import machine_rows
+from qwill.evaluate.tasks import FAMILIES
 
 VOID = {"meta", "br"}
 SECTIONS = ["text", "tokenizer", "training", "experts", "compression", "tasks", "arena", "int8", "samples", "lineage"]
@@ -191,3 +192,14 @@ def test_machine_rows_join_what_the_manifests_pin(inputs: dict[str, Path]) -> No
     rows = dict(machine_rows(manifests, {"processor": "P", "memory_gib": 15.5, "flags": ["avx2", "amx"]}))
     assert rows["memory"] == "15.5 GiB" and rows["flags"] == "avx2, amx"
     assert rows["torch"] == "2.13.0" and rows["threads"] == "2" and rows["precision"] == "float32"
+
+
+def test_the_page_says_what_was_asked_and_nothing_else(inputs: dict[str, Path], html: str) -> None:
+    assert set(views.FAMILY_WORDS) == set(FAMILIES)
+    found = {json.loads(line).get("family") for line in (inputs["results"] / "results.jsonl").read_text().splitlines()}
+    asked = Page(html).text
+    for family, (en, zh) in views.FAMILY_WORDS.items():
+        for words in (en, zh):
+            # Only the sentence that introduces the problems: a prompt may well hold the same words.
+            said = re.findall(r"answers that a program checks: ([^.]*)\.|判定对错的小题目：([^。]*)。", asked)
+            assert any(words in "".join(parts) for parts in said) == (family in found)

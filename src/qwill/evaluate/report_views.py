@@ -175,10 +175,23 @@ def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
+FAMILY_WORDS = {
+    "kinds": ("name words of the kinds that are asked for", "按要求说出几类词"),
+    "split": ("split a number", "拆数"),
+    "between": ("find a multiple", "找倍数"),
+    "digits": ("make digits that add up", "凑数字"),
+    "sort": ("sort", "排序"),
+    "reverse": ("reverse", "倒写"),
+    "compare": ("find the larger number", "比大小"),
+}
+
+
 def accuracy_view(summary: Mapping[str, Any]) -> View:
     """Accuracy, pass@k, paired tests and the table by family, from the results' summary.json."""
     models = summary["models"]
     greedy = summary["accuracy"]
+    table = _family_table(summary)
+    words = [FAMILY_WORDS[row["family"]] for row in table]
     figures = [
         _interval_figure(
             "greedy: one answer, the model's most likely",
@@ -202,7 +215,8 @@ def accuracy_view(summary: Mapping[str, Any]) -> View:
         "total": {code: greedy[models[0]][code]["all"]["total"] for code, _ in LANGUAGES if code in greedy[models[0]]},
         "alpha": summary["alpha"],
         "comparisons": [_comparison(pair) for pair in summary["comparisons"]],
-        "families": _family_table(summary),
+        "families": table,
+        "asked": {"en": ", ".join(en for en, _ in words), "zh": "、".join(zh for _, zh in words)},
         "models": models,
         "bits": [
             {"model": model, "cells": [_bits(summary["bits_per_byte"][model].get(code)) for code, _ in LANGUAGES]}

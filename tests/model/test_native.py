@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qwill.model import native, ops
+from qwill.model import native, native_products, ops
 from qwill.model.batch import Batch, plan_attention
 
 pytestmark = pytest.mark.skipif(native.libraries() is None, reason="no C compiler: there are no native kernels to test")
@@ -100,6 +100,15 @@ def test_attention(lengths: list[int], kv: int, group: int, k: int, seed: int) -
     plan = plan_attention(Batch.pack([[0] * length for length in lengths]), torch.float32)
     # The gradient of a lone token's query is 0, or what rounding leaves of it.
     agree(both(lambda a, b, c: ops.attention(2 * a, b, c, plan), [q, keys, values]), smallest=1e-6)
+
+
+def test_the_gradient_of_a_very_long_sequence_is_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory must not grow with the square of the length on every thread; what is computed stays the same."""
+    monkeypatch.setattr(native_products, "LONGEST", 8)
+    plan = plan_attention(Batch.pack([[0] * 9, [0] * 4]), torch.float32)
+    q, k, v = (torch.randn(13, heads, 16, generator=torch.Generator().manual_seed(heads)) for heads in (4, 2, 2))
+    monkeypatch.setattr(native_products, "call", lambda *_: pytest.fail("the native kernel was called"))
+    agree(both(lambda a, b, c: ops.attention(a, b, c, plan), [q, k, v]))
 
 
 @settings(deadline=None, max_examples=25)

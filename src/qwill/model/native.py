@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qwill.model.native_library import call, enable, lanes, libraries, suits, threads
-from qwill.model.native_products import attention, linear, multiply, outer, padded, product, starts_of
+from qwill.model.native_library import call, enable, libraries, suits, threads
+from qwill.model.native_products import attends, attention, linear, multiply, outer, padded, product, starts_of
 
 __all__ = [
-    "add_rms_norm", "attention", "choose_experts", "cross_entropy", "enable", "experts", "lanes", "libraries", "linear",
-    "multiply", "qk_norm_rope", "suits", "swiglu",
+    "add_rms_norm", "attends", "attention", "choose_experts", "cross_entropy", "enable", "experts", "libraries",
+    "linear", "multiply", "qk_norm_rope", "suits", "swiglu",
 ]  # fmt: skip
 
 

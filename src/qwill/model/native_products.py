@@ -16,6 +16,9 @@ from torch.autograd.function import once_differentiable
 from qwill.model.batch import AttentionPlan
 from qwill.model.native_library import call, lanes, threads
 
+# Tokens of a sequence whose gradient is made here: every thread then holds two squares of that side (2 × 64 MiB).
+LONGEST = 4096
+
 
 def padded(columns: int) -> int:
     width = 2 * lanes()
@@ -107,6 +110,10 @@ class _Attention(torch.autograd.Function):
             ctx.plan.longest, *q_NHK.shape[1:2], *k_NHK.shape[1:], *gradients, threads(),
         )  # fmt: skip
         return *gradients, None
+
+
+def attends(plan: AttentionPlan, head_dim: int) -> bool:
+    return head_dim % lanes() == 0 and (plan.longest <= LONGEST or not torch.is_grad_enabled())
 
 
 def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:

@@ -84,7 +84,7 @@ def multiply(a_BRC: Tensor, b_BCD: Tensor, transposed: bool = False) -> Tensor:
 
 def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
     """softmax(q·kᵀ·K^-0.5)·v within each sequence, causal; heads concatenated in the result, out_NC."""
-    if native.suits(q_NHK) and q_NHK.shape[2] % native.lanes() == 0:
+    if native.suits(q_NHK) and native.attends(plan, q_NHK.shape[2]):
         return native.attention(q_NHK, k_NHK, v_NHK, plan)
     heads = q_NHK.shape[1]
 

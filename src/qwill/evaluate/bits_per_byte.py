@@ -56,14 +56,15 @@ def bits_per_byte(
 ) -> Compression:
     """Score each text from its `<|endoftext|>` on; texts longer than `width` in windows that overlap by half.
 
-    The end of a document is not scored, as it is not a byte of it. `progress` gets the number of tokens done.
+    The end of a document is not scored, as it is not a byte of it. `progress` gets the number of bytes done.
     """
     end_id = tokenizer.special("<|endoftext|>")
     streams = [torch.tensor([end_id, *ids]) for ids in tokenizer.encode_batch(list(texts))]
     jobs = [(d, *w) for d, s in enumerate(streams) for w in windows(len(s) - 1, width) if len(s) > 1]
     jobs.sort(key=lambda j: (j[1] - j[2], j[0], j[1]))
-    bits = np.zeros(len(texts))
-    done = 0
+    bits, sizes = np.zeros(len(texts)), np.array([len(t.encode()) for t in texts], dtype=np.float64)
+    # Windows overlap, so bytes are counted by the share of the work.
+    done, whole = 0, sum(b - a for _, a, b, _ in jobs)
     while jobs:
         part, size = [], 0
         while jobs and size + jobs[0][2] - jobs[0][1] <= max(batch_tokens, width):
@@ -77,5 +78,5 @@ def bits_per_byte(
             bits[d] += float(losses[first - a :].double().sum()) / math.log(2)
         done += size
         if progress is not None:
-            progress(done)
-    return Compression(bits, np.array([len(t.encode()) for t in texts], dtype=np.float64))
+            progress(int(sizes.sum() * done / whole))
+    return Compression(bits, sizes)

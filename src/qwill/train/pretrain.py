@@ -85,7 +85,7 @@ def _score(
     out = {}
     for language, documents in texts.items():
         size = sum(len(t.encode()) for t in documents)
-        with ctx.display.stage(f"held-out bits per byte, {language}", total=size // 3, unit="token") as bar:
+        with ctx.display.stage(f"held-out bits per byte, {language}", total=size, unit="byte") as bar:
             out[language] = bits_per_byte(model, tokenizer, documents, width, progress=bar.update)
     return out
 

@@ -203,3 +203,10 @@ def test_the_page_says_what_was_asked_and_nothing_else(inputs: dict[str, Path], 
             # Only the sentence that introduces the problems: a prompt may well hold the same words.
             said = re.findall(r"answers that a program checks: ([^.]*)\.|判定对错的小题目：([^。]*)。", asked)
             assert any(words in "".join(parts) for parts in said) == (family in found)
+
+
+def test_the_curve_while_training_shows_figures_of_one_and_the_same_text() -> None:
+    """The last entry is of all held-out text, the others of the beginning of it."""
+    entries = [{"step": s, "bits_per_byte": {"en": 3.0 - s / 100}} for s in (10, 20, 30)]
+    assert views._validation({"validation": entries}, "en") == [(10.0, 2.9), (20.0, 2.8)]
+    assert views._validation({"validation": entries}, "zh") == views._validation({}, "en") == []

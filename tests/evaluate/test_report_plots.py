@@ -18,6 +18,7 @@ from qwill.evaluate.plots import (
     interval_chart,
     line_chart,
     nice_ticks,
+    percent,
     short,
     thin,
 )
@@ -140,3 +141,7 @@ def test_arcs_join_the_rows_they_should(wanted: list[set[int]]) -> None:
 )
 def test_labels_are_escaped(draw) -> None:
     elements(draw('<b> & "c"'), "rect")
+
+
+def test_percents_say_all_and_nothing_only_where_it_is_so() -> None:
+    assert [percent(v) for v in (0, 1, 0.997, 0.003, 0.5, 0.984)] == ["0 %", "100 %", "99.7 %", "0.3 %", "50 %", "98 %"]

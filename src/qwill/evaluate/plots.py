@@ -61,7 +61,9 @@ def short(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    """Whole percents; a tenth more where they would say all or nothing and it is not so."""
+    shown = f"{100 * value:.0f}"
+    return f"{100 * value:.1f} %" if shown in ("0", "100") and value not in (0, 1) else f"{shown} %"
 
 
 def thin(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:

@@ -104,16 +104,17 @@ def training_view(trainings: Mapping[str, Mapping[str, Any]]) -> list[View]:
         ]
         if validation:
             chart = line_chart(f"{stage}: bits per byte of held-out text", validation, "step", "bits per byte")
-            plots.append(_figure("held-out bits per byte", chart, [(s.name, s.css) for s in validation]))
+            plots.append(_figure("held-out bits per byte while training", chart, [(s.name, s.css) for s in validation]))
         last = curve[-1] if curve else {}
         views.append({"stage": stage, "plots": plots, "steps": int(last.get("step", 0))})
     return views
 
 
 def _validation(training: Mapping[str, Any], code: str) -> list[tuple[float, float]]:
+    """The figures taken while it trained, all of the same text; the last one is of more text and stands elsewhere."""
     return [
         (float(entry["step"]), float(entry["bits_per_byte"][code]))
-        for entry in training.get("validation", [])
+        for entry in training.get("validation", [])[:-1]
         if code in entry.get("bits_per_byte", {})
     ]
 

@@ -54,7 +54,7 @@ def _accuracy_tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         if "sft" in models and "aligned" in models:
             before, after = (accuracy[m].get(code, {}).get("all") for m in ("sft", "aligned"))
             if before and after:
-                number = f"{percent(before['accuracy'])} → {percent(after['accuracy'])}"
+                number = f"{percent(before['accuracy']).removesuffix(' %')} → {percent(after['accuracy'])}"
                 change = points(after["accuracy"] - before["accuracy"])
                 tiles.append(_tile(f"Problems solved, {name}", number, "", f"before and after RL: {change} points"))
         elif cell := accuracy[models[-1]].get(code, {}).get("all"):

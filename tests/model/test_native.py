@@ -123,7 +123,7 @@ def test_choose_experts(n: int, experts: int, data: st.DataObject, renormalise: 
 
     def by_expert(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         probability, weight, chosen = ops.choose_experts(x, k, renormalise)
-        return probability, torch.zeros(n, experts).scatter(1, chosen, weight), chosen.float()
+        return probability, torch.zeros_like(x).scatter(1, chosen, weight), chosen.to(x.dtype)
 
     # In float64 as above: where the one expert there is is chosen, its weight is 1 whatever the router says.
     agree([both(by_expert, [router.double()])[0], both(by_expert, [router])[1]], smallest=1e-6)

@@ -40,7 +40,7 @@ smoke: $(STAMP) ## the whole life in under 4 minutes, too small to be any good
 	@$(BIN)/qwill run recipes/smoke.yaml
 
 test: $(STAMP) ## run the tests (no GPU, no network)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 Each step: sample G replies to each of P prompts from the current weights, verify them, and make one
 update (or several, clipped) that raises what earned more than its group. Every step logs the largest difference
-between the rollout's log-probabilities and the trainer's, which must be rounding only.
+between the rollout's log-probabilities and the trainer's: none where the native kernels run, else rounding only.
 """
 
 from __future__ import annotations

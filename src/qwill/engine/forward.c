@@ -1,5 +1,5 @@
 // The model's forward pass for generation: float32 on a CPU, one call a step, so that no time goes to dispatch.
-// Definition: qwill/model/transformer.py, against which tests/engine/test_native.py holds every model type; the
+// Definition: qwill/model/transformer.py, against which tests/engine/test_executors.py holds every model type; the
 // arithmetic of a row is model/rows.h, which training shares.
 //
 // Threads share out the tasks of a phase, and a phase is over when its tasks are done, not when every thread has come

@@ -115,8 +115,10 @@ def swiglu(gate_up_NF: Tensor) -> Tensor:
 
 
 def choose_experts(router_NE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(softmax over all experts in float32 or better, weights of the k largest, which they are); the lower number first
-    among equals. Renormalised weights sum to 1."""
+    """(softmax over all experts in float32 or better, weights of the k largest, which they are).
+
+    Renormalised weights sum to 1. Among equals the native kernel takes the lower number; PyTorch promises no order.
+    """
     if native.suits(router_NE):
         return native.choose_experts(router_NE, top_k, renormalise)
     wide_NE = router_NE if router_NE.dtype == torch.float64 else router_NE.float()

@@ -63,6 +63,11 @@ class _Fields:
     def token(self, name: str) -> int | None:
         return None if self.raw.get(name) is None else int(self._take(name, _is_integer, "a token id", 0))
 
+    def original_length(self) -> dict[str, int]:
+        """At the top level it wins over what stands beside the other fields of the scaling, as transformers has it."""
+        name = "original_max_position_embeddings"
+        return {name: self.count(name)} if self.raw.get(name) is not None else {}
+
     def integers(self, name: str) -> tuple[int, ...]:
         return tuple(self._take(name, lambda x: isinstance(x, list) and all(map(_is_integer, x)), "a list of ids", ()))
 
@@ -133,7 +138,7 @@ def read_hf(raw: dict[str, Any], where: str) -> ModelConfig:
         shared_expert_intermediate_size=(
             given.count("shared_expert_intermediate_size", SHARED[kind]) if kind in SHARED else 0
         ),
-        rope_scaling=read_scaling(scaling, positions, where),
+        rope_scaling=read_scaling(scaling | _Fields(raw, where).original_length(), positions, where),
         partial_rotary_factor=turned.positive("partial_rotary_factor", 0.25 if hybrid else 1.0),
         mrope_section=turned.integers("mrope_section"),
         layer_types=_layer_types(given, kind, layers),

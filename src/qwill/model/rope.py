@@ -85,6 +85,9 @@ def read_scaling(given: Mapping[str, Any], max_positions: int, where: str) -> Ro
         value = given.get(name)
         if value is None and name == "original_max_position_embeddings":
             value = max_positions
+        if value is None and name == "factor" and kind == "yarn":
+            length = given.get("original_max_position_embeddings")
+            value = max_positions / length if isinstance(length, int) and length > 0 else None
         if value is None:
             if name in NEEDS[kind]:
                 raise ModelError(f"{where}: rope type {kind!r} needs the field {name!r}; it is missing.")

@@ -209,7 +209,7 @@ def test_new_settings_leave_recipe_ids_alone() -> None:
     for config in (PretrainConfig, SFTConfig):
         assert "step" not in to_dict(config())
         given_ = parse(config, {"step": {"micro_batches": 2}}, "recipe.yaml: base")
-        assert to_dict(given_)["step"] == {"micro_batches": 2, "balance_over": "running"}
+        assert to_dict(given_)["step"] == {"micro_batches": 2, "balance_over": "running", "recompute": "none"}
     with pytest.raises(ConfigError, match="micro_batches is 0; expected more than 0"):
         parse(PretrainConfig, {"step": {"micro_batches": 0}}, "recipe.yaml: base")
     with pytest.raises(ConfigError, match=r"balance_over is 'global'.*expected one of micro, running, exact"):

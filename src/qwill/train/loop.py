@@ -17,6 +17,7 @@ from qwill.base.stage import StageContext
 from qwill.model.transformer import Transformer
 from qwill.train.checkpoint import load_checkpoint, save_checkpoint
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
+from qwill.train.recompute import recomputing
 from qwill.train.settings import OptimizerConfig, ScheduleConfig, StepConfig
 from qwill.train.step import StepData, backward, split
 
@@ -72,7 +73,10 @@ def train(
     log = MetricsLog(ctx.metrics_path, resume_step=first)
     model.train()
     saved_at = time.monotonic()
-    with ctx.display.stage(title, total=steps, unit="step", budget_s=ctx.budget_s) as bar:
+    with (
+        ctx.display.stage(title, total=steps, unit="step", budget_s=ctx.budget_s) as bar,
+        recomputing(model, how.recompute),
+    ):
         bar.update(first)
         for step in range(first, steps):
             data = step_data(step)

@@ -57,16 +57,18 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class StepConfig:
-    """How a step is computed; with the balancing loss off or `exact`, none of it changes what is computed.
+    """How a step is computed; with the balancing loss off or `exact`, none of it changes what comes out.
 
     micro_batches: into how many parts a step is cut (at the borders of sequences, as evenly as they allow): less memory
     and more time. balance_over: the tokens whose expert load f the balancing loss takes: each part's own (`micro`), all
     parts of the step so far (`running`: what Qwen3 trains with, arXiv 2501.11873 §3), or the whole step's, for which
-    the step's forward passes run twice (`exact`).
+    the step's forward passes run twice (`exact`). recompute: keep the residual stream only and compute the insides of
+    each `layer` again in the backward pass, or keep everything (`none`).
     """
 
     micro_batches: int = 1
     balance_over: Literal["micro", "running", "exact"] = "running"
+    recompute: Literal["none", "layer"] = "none"
 
     def __post_init__(self) -> None:
         need_positive(self, "micro_batches")

@@ -43,16 +43,24 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): shares of the whole run; decay is linear to `final`."""
+    """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): shares of the whole run; the decay goes to `final` in a
+    straight line, or down half a cosine. The plain cosine schedule is `shape: cosine` with warm-up and decay that
+    make up the whole run."""
 
     warmup: float = 0.02
     decay: float = 0.4
     final: float = 0.0
+    shape: Literal["linear", "cosine"] = field(default="linear", metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("warmup", "decay", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        if self.warmup + self.decay > 1 + 1e-9:
+            raise ConfigError(
+                f"warmup ({self.warmup}) and decay ({self.decay}) are more than the whole run; lower one so that "
+                "together they are at most 1."
+            )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from qwill.base.errors import TrainingError
 from qwill.model import ops
+from qwill.model.layout import row_parts
 from qwill.model.transformer import Transformer
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
+
+# Of two dimensions or more, but not maps between directions: routers and gates decide, filters are one a channel.
+NO_MATRICES = ("mlp.gate.weight", "shared_expert_gate.weight", "linear_attn.conv1d")
 
 # Newton–Schulz steps p(x) = a·x + b·x³ + c·x⁵ that bring singular values from [1e-3, 1] near 1 (Polar Express,
 # arXiv 2505.16932, table 1); the last pair is repeated for further steps.
@@ -87,18 +91,10 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
             )
         if name in ("embed_tokens.weight", "lm_head.weight"):
             embeddings.append(p)
-        elif p.ndim < 2 or name.endswith("mlp.gate.weight"):
+        elif p.ndim < 2 or name.endswith(NO_MATRICES):
             vectors.append(p)
         else:
-            if name.endswith("qkv_proj.weight"):
-                c = model.config
-                heads, kv_heads, k = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-                parts = [heads * k, kv_heads * k, kv_heads * k]
-            elif name.endswith(("gate_up", "gate_up_proj.weight")):
-                parts = [p.shape[-2] // 2] * 2
-            else:
-                parts = [p.shape[-2]]
-            matrices.setdefault(tuple(parts), []).append(p)
+            matrices.setdefault(row_parts(model.config, name, p.shape[-2]), []).append(p)
     adam_groups = [
         {"params": vectors, "lr": config.learning_rate, "weight_decay": 0.0},
         {"params": embeddings, "lr": config.embedding_rate or config.learning_rate, "weight_decay": 0.0},

@@ -26,7 +26,7 @@ def recomputing(model: Transformer, what: Literal["none", "layer"]) -> Iterator[
     The same operations on the same numbers: loss and gradients keep every bit, and every token its experts. It costs
     about one more forward pass.
     """
-    blocks = [getattr(layer, name) for layer in model.layers for name in BLOCKS if hasattr(layer, name)]
+    blocks = [getattr(layer, name) for layer in model.layers for name in BLOCKS if getattr(layer, name) is not None]
     if what == "none":
         blocks = []
     for block in blocks:

@@ -225,7 +225,7 @@ def test_a_step_weighs_its_tokens_alike_and_is_named_by_its_rows(
 ) -> None:
     made: list[StepData] = []
 
-    def look(model: Any, steps: int, step_data: Callable[[int], StepData], *_: object) -> None:
+    def look(model: Any, steps: int, step_data: Callable[[int], StepData], *_: object, **__: object) -> None:
         made.append(step_data(3))
         raise Killed
 

@@ -30,7 +30,8 @@ def enable(on: bool) -> None:
 @cache
 def libraries() -> tuple[ctypes.CDLL, ...] | None:
     """The compiled C files; None without a compiler."""
-    found = [compile_library(name, "qwill.model", ROWS) for name in ("kernels.c", "products.c", "attention.c")]
+    names = ("kernels.c", "products.c", "attention.c", "blocks.c")
+    found = [compile_library(name, "qwill.model", ROWS) for name in names]
     return tuple(lib for lib in found if lib) if all(found) else None
 
 

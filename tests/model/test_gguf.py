@@ -202,7 +202,7 @@ def with_tensor(name: str, tensor: Any) -> tuple[dict, dict]:
 
 BAD = {
     "architecture 'bert' is not supported": with_metadata(general__architecture="bert"),
-    "architecture None": with_metadata(general__architecture=None),
+    "general.architecture is missing": with_metadata(general__architecture=None),
     "'yarn' is not supported": with_metadata(llama__rope__scaling__type="yarn"),
     "'linear' is not supported": with_metadata(llama__rope__scaling__factor=2.0),
     "scaling 'linear' is not supp": with_metadata(llama__rope__scale_linear=4.0),

@@ -20,7 +20,9 @@ ARCHITECTURES = {model_type: name for name, model_type in MODEL_TYPES.items()}
 
 def read_gguf_config(file: GGUFFile) -> ModelConfig:
     """The model that the metadata describe, every tensor checked to be there in its shape."""
-    arch = text(file, "general.architecture") or "None"
+    arch = text(file, "general.architecture")
+    if arch is None:
+        raise CheckpointError(f"{file.path}: the metadata key general.architecture is missing; fetch the file again.")
     if arch not in MODEL_TYPES:
         raise ModelError(
             f"{file.path}: architecture {_short(arch)} is not supported; Qwill reads {', '.join(MODEL_TYPES)} GGUF "

@@ -67,7 +67,7 @@ def write_gguf_tokenizer(tokenizer: Tokenizer, config: ModelConfig, where: str) 
     bpe = tokenizer.bpe()
     split = next((name for name, family in SPLITS.items() if family == bpe.family), None)
     if split is None:
-        raise ModelError(f"{where}: its tokenizer splits text neither as Qwen's does nor as SmolLM's; use one of those.")
+        raise ModelError(f"{where}: its tokenizer splits text neither as Qwen's does nor as SmolLM's; use either.")
     if len(bpe.tokens) > config.vocab_size:
         raise ModelError(
             f"{where}: the tokenizer has {len(bpe.tokens)} tokens, the model's embedding only {config.vocab_size} rows."

@@ -18,12 +18,13 @@ from qwill.base.errors import ArtifactError, ConfigError, ModelError
 from qwill.base.files import write_bytes
 from qwill.base.packages import cache_folder, list_members, open_member
 from qwill.model.config import ModelConfig
-from qwill.model.files import EMBEDDING, HEAD, fit, float_dtype, read_config
+from qwill.model.files import fit, float_dtype, read_config
 from qwill.model.ggml_blocks import AT_ONCE, Bytes, quantize
 from qwill.model.gguf_file import read_gguf, write_gguf
 from qwill.model.gguf_metadata import read_gguf_config, write_gguf_config
 from qwill.model.gguf_tensors import Entry, entries, reorder, restore, type_of
 from qwill.model.gguf_tokenizer import read_gguf_tokenizer, write_gguf_tokenizer
+from qwill.model.layout import iter_slots
 from qwill.model.stored import StoredTensors
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
@@ -99,13 +100,16 @@ def export_gguf(folder: str | Path, path: str | Path, kind: str) -> Written:
     with StoredTensors(folder) as stored:
         config, slots = fit(stored, read_config(folder))
 
-        def read(name: str, shape: tuple[int, ...]) -> Tensor:
-            return stored.read(HEAD if name == EMBEDDING and name not in slots else name, shape)
+        # `fit` keeps the order of `iter_slots`; a name in the files may be another than the released one.
+        names = dict(zip((released for released, _ in iter_slots(config, stored.names)), slots, strict=True))
+
+        def read(released: str, shape: tuple[int, ...]) -> Tensor:
+            return stored.read(names[released], shape)
 
         def matrices(entry: Entry) -> Iterator[Tensor]:
             if entry.rows is None:
                 yield read(entry.released, entry.shape)
-            elif entry.released in stored.names:
+            elif entry.released in names:
                 yield from read(entry.released, entry.slot.shape)[:, entry.rows]
             else:
                 stem = entry.released.rpartition(".")[0]

@@ -12,6 +12,7 @@ from qwill.base.errors import CheckpointError, ModelError
 from qwill.model.config import ModelConfig
 from qwill.model.gguf_file import GGUFFile
 from qwill.model.gguf_tensors import entries
+from qwill.model.rope import RopeScaling
 
 # llama.cpp's name of an architecture → model type.
 MODEL_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
@@ -33,11 +34,6 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
     def at_least_zero(key: str) -> float:
         return float(number(file, f"{arch}.{key}", lambda x: x >= 0, "a number that is not negative", 0))
 
-    # A factor alone means linear scaling; `scale_linear` is its older name.
-    alone = max(at_least_zero("rope.scaling.factor"), at_least_zero("rope.scale_linear")) not in (0, 1)
-    scaling = text(file, f"{arch}.rope.scaling.type") or ("linear" if alone else "none")
-    if scaling != "none":
-        raise ModelError(f"{file.path}: rope scaling {_short(scaling)} is not supported; expected none.")
     if not moe and at_least_zero("expert_count"):
         raise ModelError(f"{file.path}: experts in a {arch} file are not supported; expected a dense model.")
     if at_least_zero("expert_weights_scale") not in (0, 1):
@@ -51,6 +47,19 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
         # The shortest decimal that this float32 stands for: 1e-6 and not 9.99999997e-7.
         return float(str(np.float32(value)))
 
+    # A factor alone means linear scaling; `scale_linear` is its older name.
+    factor = max(at_least_zero("rope.scaling.factor"), at_least_zero("rope.scale_linear"))
+    kind = text(file, f"{arch}.rope.scaling.type") or ("none" if factor in (0, 1) else "linear")
+    if kind not in ("none", "linear", "yarn"):
+        raise ModelError(f"{file.path}: rope scaling {_short(kind)} is not supported; expected none, linear or yarn.")
+    for key in ("attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier"):
+        if at_least_zero(f"rope.scaling.{key}") not in (0, 1):
+            raise ModelError(f"{file.path}: {arch}.rope.scaling.{key} is not supported; expected YaRN's own.")
+    scaling = None if kind == "none" else RopeScaling(kind, factor or 1.0)
+    if kind == "yarn":
+        length = integer("rope.scaling.original_context_length", integer("context_length"))
+        fast, slow = positive("rope.scaling.yarn_beta_fast", 32.0), positive("rope.scaling.yarn_beta_slow", 1.0)
+        scaling = RopeScaling(kind, positive("rope.scaling.factor"), length, beta_fast=fast, beta_slow=slow)
     heads, hidden = integer("attention.head_count"), integer("embedding_length")
     kv_heads = integer("attention.head_count_kv", heads)
     head_dim = integer("attention.key_length", max(1, hidden // heads))
@@ -78,6 +87,8 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
         rms_norm_eps=positive("attention.layer_norm_rms_epsilon"),
         rope_theta=positive("rope.freq_base", 10_000.0),
         tie_word_embeddings="output.weight" not in file.tensors,
+        rope_scaling=scaling,
+        qkv_bias=arch == "qwen2",
         attention_bias=arch == "llama" and "blk.0.attn_q.bias" in file.tensors,
         num_experts=experts,
         num_experts_per_tok=used,
@@ -139,6 +150,25 @@ def write_gguf_config(config: ModelConfig, where: str) -> dict[str, Any]:
             "expert_used_count": c.num_experts_per_tok,
             "expert_feed_forward_length": c.moe_intermediate_size,
         }
+    if (scaling := c.rope_scaling) is not None:
+        if scaling.kind not in ("linear", "yarn") or scaling != RopeScaling(
+            scaling.kind,
+            scaling.factor,
+            scaling.original_max_position_embeddings,
+            beta_fast=scaling.beta_fast,
+            beta_slow=scaling.beta_slow,
+        ):
+            raise ModelError(
+                f"{where}: this rope scaling can't be written as GGUF; Qwill writes linear, and yarn without an "
+                "attention_factor or mscale of its own."
+            )
+        out |= {"rope.scaling.type": scaling.kind, "rope.scaling.factor": scaling.factor}
+        if scaling.kind == "yarn":
+            out |= {
+                "rope.scaling.original_context_length": scaling.original_max_position_embeddings,
+                "rope.scaling.yarn_beta_fast": scaling.beta_fast,
+                "rope.scaling.yarn_beta_slow": scaling.beta_slow,
+            }
     return {"general.architecture": arch} | {f"{arch}.{key}": value for key, value in out.items()}
 
 

@@ -43,7 +43,7 @@ class Entry:
 
     def part(self, parameter: Tensor) -> Tensor:
         """The view of the model's parameter that is this tensor, before reordering."""
-        whole = self.slot.part(parameter)
+        whole = self.slot.read(parameter)
         return whole if self.rows is None else whole[:, self.rows]
 
 

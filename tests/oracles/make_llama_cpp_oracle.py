@@ -32,10 +32,11 @@ from gguf import GGMLQuantizationType, GGUFReader, quants
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent.parent / "src"), str(HERE.parent.parent)]
-from qwill.model.gguf import save_gguf  # noqa: E402
 from tests.model.gguf_models import AWKWARD, CASES, PROMPTS, tiny  # noqa: E402
 from tests.model.gguf_weights import awkward_weights  # noqa: E402
 from text_strings import random_strings  # noqa: E402
+
+from qwill.model.gguf import save_gguf  # noqa: E402
 
 FTYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}
 GREEDY, EVERY, MARGIN = 32, 37, 2e-4

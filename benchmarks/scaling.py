@@ -1,6 +1,6 @@
 """Does sparsity pay here? A ladder of dense and sparse models of equal active size on a real corpus.
 
-    .venv/bin/python benchmarks/scaling.py runs/evening --work runs/scaling      (after `make evening`; about 75 minutes)
+    .venv/bin/python benchmarks/scaling.py runs/evening --work runs/scaling      (after `make evening`; 75 minutes)
 
 Reads the corpus and tokenizer of that run and trains on one thread: first the rates at the smallest size, then the
 ladder. Killed, it goes on where it was when it is started again. `--report` only counts what is there.

@@ -1,8 +1,9 @@
 """The ladder of the scaling study: its models, and one resumable training run with its points.
 
-A run is a folder: `points/<tokens>.json` as each horizon is finished, `run.json` when all are. A finished run is skipped,
-an interrupted one goes on where it was. All horizons of a run share one trunk at the full rate; each branches off for
-its decay, so that a point is what training with that horizon alone gives (warm-up, stable, decay; arXiv 2404.06395).
+A run is a folder: `points/<tokens>.json` as each horizon is finished, `run.json` when all are. A finished run is
+skipped, an interrupted one goes on where it was. All horizons of a run share one trunk at the full rate; each branches
+off for its decay, so that a point is what training with that horizon alone gives (warm-up, stable, decay; MiniCPM,
+arXiv 2404.06395).
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class Rung:
 def model_config(kind: str, rung: Rung, vocab_size: int) -> ModelConfig:
     """Qwen3 (`dense`) or Qwen3-MoE (`sparse`, two of eight experts) of the same width, depth and attention.
 
-    The feed-forward of 3·width is whole or cut into experts of half of it, so what differs in active size is the router:
-    8·width a layer, at most 2 % of the weights beside the embedding.
+    The feed-forward of 3·width is whole or cut into experts of half of it, so what differs in active size is the
+    router: 8·width a layer, at most 2 % of the weights beside the embedding.
     """
     heads = max(2, rung.width // HEAD_DIM)
     config = ModelConfig(
@@ -77,8 +78,8 @@ def sizes(kind: str, rung: Rung, vocab_size: int) -> dict[str, int]:
 
 
 def training_flops(active: int, tokens: int) -> float:
-    """6·N·D (Kaplan et al. 2020, arXiv 2001.08361, §2.1), N = active weights with the head, for its products are a large
-    part here. Attention scores are left out (the same for both kinds), and so is Muon's own work."""
+    """6·N·D (Kaplan et al. 2020, arXiv 2001.08361, §2.1), N = active weights with the head, for its products are a
+    large part here. Attention scores are left out (the same for both kinds), and so is Muon's own work."""
     return 6.0 * active * tokens
 
 
@@ -161,7 +162,8 @@ def run_one(folder: Path, kind: str, rung: Rung, seed: int, rate_factor: float, 
         shutil.rmtree(branch)
     result = {"points": [read_json(points / f"{h}.json") for h in rung.horizons]}
     write_json(done, result)
-    shutil.rmtree(folder / "trunk", ignore_errors=True)
+    for left in (folder / "trunk", *folder.glob("branch-*")):
+        shutil.rmtree(left, ignore_errors=True)
     return result
 
 
@@ -169,8 +171,8 @@ def _train(
     config: ModelConfig, work: Path, steps: int, decay: float, seed: int, rate_factor: float, loader: RowLoader,
     clock: _Clock,
 ) -> tuple[Transformer, float]:  # fmt: skip
-    """Up to `steps` in `work` with the product's loop, from the checkpoint there if there is one; the model, and the mean
-    training loss of its last 20 steps."""
+    """Up to `steps` in `work` with the product's loop, from the checkpoint there if there is one; the model, and the
+    mean training loss of its last 20 steps."""
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(seed))
     uniform = torch.full((BATCH_ROWS * ROW_TOKENS,), 1.0 / (BATCH_ROWS * ROW_TOKENS))
@@ -188,9 +190,9 @@ def _train(
     )
     ctx = StageContext(work, work, {}, seed, 1, Display(quiet=True), None, work / "metrics.jsonl")
     wall, cpu = time.perf_counter(), time.process_time()
+    schedule = ScheduleConfig(min(1.0, WARMUP_STEPS / steps), decay)
     history = train(
-        model, steps, step_data, optimizer, ScheduleConfig(min(1.0, WARMUP_STEPS / steps), decay), BALANCE, ctx, "scaling",
-        checkpoint_seconds=30.0,
+        model, steps, step_data, optimizer, schedule, BALANCE, ctx, "scaling", checkpoint_seconds=30.0,
     )  # fmt: skip
     clock.wall += time.perf_counter() - wall
     clock.cpu += time.process_time() - cpu

@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/scaling.py runs/evening --work runs/scaling      (after `make evening`; 75 minutes)
 
 Reads the corpus and tokenizer of that run and trains on one thread: first the rates at the smallest size, then the
-ladder. Killed, it goes on where it was when it is started again. `--report` only counts what is there.
+ladder. Killed, it goes on where it was when it is started again. Leaves WORK/scaling.json, a picture and a section of
+RESULTS.md; `--report` makes them of the runs that are finished and trains nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from compare import write_section
+from scaling_fit import analyse, cost
+from scaling_plot import draw
+from scaling_report import section
 from scaling_runs import KINDS, Data, Rung, run_one, sample_documents
 
+from qwill.base.files import read_json, write_json, write_text
 from qwill.data.packing import tokenize_corpus
 from qwill.text.tokenizer import Tokenizer
 
@@ -37,6 +44,7 @@ LADDER = (
 )
 LONGEST = {32: 4 * M, 64: 4 * M}
 HELDOUT_BYTES = 160_000
+RESAMPLES = 1000
 
 
 def plan() -> list[tuple[str, str, Rung, int, float]]:
@@ -51,27 +59,56 @@ def plan() -> list[tuple[str, str, Rung, int, float]]:
     return out
 
 
-def train_all(run: Path, work: Path, only_rates: bool) -> None:
+def train_all(run: Path, work: Path) -> None:
     torch.set_num_threads(1)
     tokenizer = Tokenizer.load(run / "tokenizer")
     store = tokenize_corpus(run / "corpus" / "train.parquet", tokenizer, work / "tokens")
     data = Data(store, tokenizer, sample_documents(run / "corpus", HELDOUT_BYTES))
     for name, kind, rung, seed, factor in plan():
-        if only_rates and not name.startswith("rate-"):
-            continue
         started = time.monotonic()
         points = run_one(work / name, kind, rung, seed, factor, data)["points"]
         losses = [{k: round(v, 4) for k, v in p["bits_per_byte"].items()} for p in points]
         print(f"{name}: {json.dumps(losses)} in {time.monotonic() - started:.0f} s", flush=True)
 
 
+def finished(work: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Points of the ladder's finished runs of which the other kind is finished too, and those of the comparison of
+    rates."""
+    ladder, rates = [], []
+    done = {name: read_json(work / name / "run.json")["points"] for name, *_ in plan() if _is_done(work, name)}
+    for name, kind, *_ in plan():
+        twin = name.replace(f"-{kind}-", f"-{KINDS[1 - KINDS.index(kind)]}-")
+        if name in done and twin in done:
+            (rates if name.startswith("rate-") else ladder).extend(done[name])
+    return ladder, rates
+
+
+def _is_done(work: Path, name: str) -> bool:
+    return (work / name / "run.json").exists()
+
+
+def report(work: Path, picture: Path) -> None:
+    points, rates = finished(work)
+    result = analyse(points, RESAMPLES) | {"cost": cost(points)}
+    result["rates"] = [{k: p[k] for k in ("kind", "rung", "tokens", "rate_factor", "bits_per_byte")} for p in rates]
+    result["points"] = [{k: v for k, v in p.items() if not k.startswith("document_")} for p in points]
+    write_json(work / "scaling.json", result)
+    write_text(picture, draw(result, points))
+    body = section(result)
+    print(body)
+    write_section("Scaling: dense and sparse", body)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run: its corpus and tokenizer are read")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the models and their points")
-    parser.add_argument("--only-rates", action="store_true", help="stop after the comparison of rates")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the models, their points and the result")
+    parser.add_argument("--report", action="store_true", help="train nothing, say what the finished runs say")
+    parser.add_argument("--picture", type=Path, default=Path("docs/images/scaling.svg"))
     arguments = parser.parse_args()
-    train_all(arguments.run, arguments.work, arguments.only_rates)
+    if not arguments.report:
+        train_all(arguments.run, arguments.work)
+    report(arguments.work, arguments.picture)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ def fit(n: Array, d: Array, loss: Array) -> Fit:
     )  # fmt: skip
     constants, left = _linear(n, d, loss, np.exp(found.x)[None])
     e, a, b = constants[0].tolist()
-    return Fit(e, a, b, *np.exp(found.x).tolist(), residual=float(np.sqrt((left**2).mean())))
+    alpha, beta = np.exp(found.x).tolist()
+    return Fit(e, a, b, alpha, beta, float(np.sqrt((left**2).mean())))
 
 
 def _linear(n: Array, d: Array, loss: Array, pairs: Array) -> tuple[Array, Array]:

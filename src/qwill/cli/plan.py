@@ -94,8 +94,10 @@ def _show_model(name: str, config: ModelConfig, job: Job) -> None:
           f"{job.context:,} tokens{fixed} (bf16)")  # fmt: skip
     for s in servings(config, job.gpu, job.context):
         many = "1 request" if s.requests == 1 else f"{s.requests:,} requests"
-        print(f"  serve {s.precision:<6} {s.gpus} × {job.gpu.name}: {s.weights / GB:,.1f} GB of weights, room for {many} "
-              f"of {job.context:,} tokens, at most {s.tokens_a_second:,.0f} tokens/s each")  # fmt: skip
+        print(
+            f"  serve {s.precision:<6} {s.gpus} × {job.gpu.name}: {s.weights / GB:,.1f} GB of weights, room for {many} "
+            f"of {job.context:,} tokens, at most {s.tokens_a_second:,.0f} tokens/s each"
+        )
 
 
 def _show_meshes(
@@ -118,7 +120,8 @@ def _show_meshes(
         d = duration(job, e.times.step, assumed.goodput)
         rows = job.rows // e.mesh.readers // e.schedule.micro_batches
         whole = "weights" if e.schedule.hold else "-"
-        times.append([str(e.mesh), str(rows), e.schedule.recompute, whole, f"{e.times.step:.2f}", f"{e.utilisation:.0%}",
+        figures = f"{e.times.step:.2f}", f"{e.utilisation:.0%}"
+        times.append([str(e.mesh), str(rows), e.schedule.recompute, whole, *figures,
                       f"{d.tokens_a_day:.3g}", f"{d.days:,.4g}", f"{d.gpu_hours:,.4g}"])  # fmt: skip
     _table(times)
     axes = [axis for axis in AXES if any(e.times.sent[axis] for e in shown)]

@@ -5,7 +5,8 @@
     delta      chunked Gated DeltaNet, for each value head: 4·C·K + 2·C·V + 6·K·V, and the triangular solve C·(K + V)
 
 Backward: twice the forward, as every product a·b has two gradients; the solve has one more solve and the gradient of
-its matrix. Norms, activations, RoPE, softmax, router choice and optimiser are left out, as they are by
+its matrix. (In a sequence's first chunk the state is zero and the last state is read by nothing: 8·K·V·C/T less, not
+counted.) Norms, convolution, activations, RoPE, softmax, router choice and optimiser are left out, as they are by
 `torch.utils.flop_counter` (which also leaves out triangular solves).
 
 C is the chunk length; K, V the key and value size of a head.
@@ -57,7 +58,7 @@ def layer_flops(config: ModelConfig, layer: int, context: int, causal: bool = Tr
     used = size.mixer + size.dense + size.router
     if size.experts:
         used += size.experts // c.num_experts * c.num_experts_per_tok
-    if is_linear(c, layer):
+    if c.is_linear(layer):
         heads, k, v = c.linear_num_value_heads, c.linear_key_head_dim, c.linear_value_head_dim
         delta = float(heads * (4 * CHUNK * k + 2 * CHUNK * v + 6 * k * v))
         return Flops(2.0 * used, 0.0, delta, float(heads * CHUNK * (k + v)), 0.0)
@@ -83,11 +84,6 @@ def training_flops(config: ModelConfig, context: int) -> float:
     return forward.total + backward_flops(forward).total
 
 
-def is_linear(config: ModelConfig, layer: int) -> bool:
-    """Whether a layer is Gated DeltaNet."""
-    return hasattr(config, "is_linear") and config.is_linear(layer)
-
-
 def kv_cache_bytes(config: ModelConfig, bytes_each: float = 2) -> tuple[int, int]:
     """(bytes a token, bytes a request whatever its length) that generation keeps: keys and values; DeltaNet's states.
 
@@ -95,7 +91,7 @@ def kv_cache_bytes(config: ModelConfig, bytes_each: float = 2) -> tuple[int, int
     """
     token, request = 0.0, 0.0
     for layer in range(config.num_hidden_layers):
-        if is_linear(config, layer):
+        if config.is_linear(layer):
             c = config
             heads, k, v = c.linear_num_value_heads, c.linear_key_head_dim, c.linear_value_head_dim
             channels = 2 * c.linear_num_key_heads * k + heads * v

@@ -3,9 +3,8 @@
 Where they are from: the released config.json files, as kept in ai-dynamo/aiconfigurator (Qwen3, 3.5, Next, 2.5, Llama),
 the shapes of THUDM/slime's training scripts where those have none (Qwen3-4B and 14B, Qwen2.5-0.5B and 3B; the other
 fields as in their siblings), and several quotations that agree (Qwen1.5-MoE). Fields that decide nothing here are left
-out. Three are not released files:
+out. Two are not released files:
 - `qwen3-1t-plan`: a plan of one trillion parameters in the shape of Qwen3-MoE.
-- `llama-3.1-405b`: as pretrained at 8,192 tokens, before the context was extended (`rope_type: llama3` isn't read).
 - `deepseek-v3-like`: DeepSeek-V3 in a shape that is known here, for the check of times: its layers, widths, experts and
   shared expert, with attention of 96 query and 6 key/value heads of 128, which has as many weights a layer as its
   latent attention (187 M) and 0.6 of its attention FLOPs. It is not the architecture.

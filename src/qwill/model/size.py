@@ -117,7 +117,7 @@ def _is_expert(slot: Slot) -> bool:
 
 
 class _Every(Collection[str]):
-    """Holds every name: asks `iter_slots` for each layer's experts as one tensor, or a trillion weights take seconds."""
+    """Holds every name, so that `iter_slots` gives a layer's experts as one tensor: a trillion weights in no time."""
 
     def __contains__(self, name: Any) -> bool:
         return True

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Literal
 
 from qwill.model.config import ModelConfig
-from qwill.model.flops import Flops, is_linear, layer_flops
+from qwill.model.flops import Flops, layer_flops
 from qwill.model.size import LayerSize, layer_sizes
 from qwill.train.plan_mesh import Mesh
 
@@ -106,7 +106,7 @@ def _stage(config: ModelConfig, layers: range, first: bool, last: bool, context:
         {r: sum(values) for r, values in kept.items()},
         {r: max(a - b for a, b in zip(kept["none"], values, strict=True)) for r, values in kept.items()},
         sum(size.experts > 0 for size in sizes),
-        sum(not is_linear(config, i) for i in layers),
+        sum(not config.is_linear(i) for i in layers),
         tuple(flops_of),
     )
 
@@ -134,16 +134,16 @@ def kept_values(config: ModelConfig, layer: int, recompute: Recompute) -> int:
         return d
     slim = recompute == "selective"
     kept = 2 * d if slim else 4 * d  # what enters the two norms, and what leaves them
-    if is_linear(c, layer):
-        keys, values = c.linear_num_key_heads * c.linear_key_head_dim, c.linear_num_value_heads * c.linear_value_head_dim
-        qkv, gates = 2 * keys + values, 2 * c.linear_num_value_heads
+    if c.is_linear(layer):
+        values, gates = c.linear_num_value_heads * c.linear_value_head_dim, 2 * c.linear_num_value_heads
+        qkv = 2 * c.linear_num_key_heads * c.linear_key_head_dim + values
         # Projections; convolved and normalised q, k, v and decays; output, its norm and gate.
         kept += qkv + values + gates + values + (0 if slim else qkv + 2 * gates + values)
     else:
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-        gate = q if getattr(c, "gated_attention", False) else 0
+        gate = q if c.gated_attention else 0
         kept += q + gate + (q + 2 * kv) * (1 if slim else 2) + (0 if slim or not gate else q)
-    size, shared = layer_sizes(c)[layer], getattr(c, "shared_expert_intermediate_size", 0)
+    size, shared = layer_sizes(c)[layer], c.shared_expert_intermediate_size
     if not size.experts:
         return kept + (2 if slim else 3) * c.intermediate_size
     f, k = c.moe_intermediate_size, c.num_experts_per_tok

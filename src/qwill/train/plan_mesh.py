@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 
 from qwill.base.errors import ConfigError
 from qwill.model.config import ModelConfig
-from qwill.model.flops import is_linear
 
 AXES = ("dp", "fsdp", "ep", "tp", "cp", "pp")
 
@@ -75,9 +74,8 @@ def misfit(config: ModelConfig, mesh: Mesh, context: int, rows: int, node: int) 
     """Why this mesh can't run this model, or None."""
     c = config
     if mesh.tp > 1:
-        linear = any(is_linear(c, i) for i in range(c.num_hidden_layers))
         heads = [("heads", c.num_attention_heads), ("key/value heads", c.num_key_value_heads)]
-        heads += [("DeltaNet key heads", c.linear_num_key_heads)] if linear else []
+        heads += [("DeltaNet key heads", c.linear_num_key_heads)] if c.has_linear else []
         for name, number in heads:
             if number % mesh.tp:
                 return f"tp={mesh.tp} does not divide the {number} {name}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.utils.checkpoint import checkpoint
 
 from qwill.model import native
 from qwill.model.batch import AttentionPlan
@@ -199,12 +200,21 @@ def cross_entropy(
     """
     if native.suits(hidden_ND):
         return native.cross_entropy(hidden_ND, head_VD, targets_N, weight_N, temperature, chunk)
+
+    def part_loss(hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+        logits = hidden_MD @ head_VD.T
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return torch.nn.functional.cross_entropy(wide / temperature, targets_M, reduction="none")
+
     losses, total = [], hidden_ND.new_zeros(())
     for i in range(0, len(hidden_ND), chunk):
         part = slice(i, i + chunk)
-        logits = hidden_ND[part] @ head_VD.T
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        loss = torch.nn.functional.cross_entropy(wide / temperature, targets_N[part], reduction="none")
+        if len(hidden_ND) > chunk and torch.is_grad_enabled():  # the backward pass makes each chunk's logits again
+            loss = checkpoint(
+                part_loss, hidden_ND[part], targets_N[part], use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            loss = part_loss(hidden_ND[part], targets_N[part])
         total = total + (loss * weight_N[part]).sum()
         losses.append(loss.detach())
     return total, torch.cat(losses)

@@ -77,7 +77,7 @@ def test_a_causal_sequence_sees_half_and_its_own() -> None:
 
 def test_of_long_known_models() -> None:
     """6 FLOPs a weight and token (Kaplan et al. 2020, arXiv 2001.08361 §2.1), and attention: 12·L·H·K·T/2."""
-    name, config = find_config("qwen3-8b")
+    config = find_config("qwen3-8b")[1]
     weights = count(config).active - config.vocab_size * config.hidden_size
     attention = 12 * 36 * 32 * 128 * 4096 / 2
     assert training_flops(config, 4096) == pytest.approx(6 * weights + attention, rel=1e-3)

@@ -136,7 +136,7 @@ def test_times_of_a_step(name: str, ranks: int, data: st.DataObject) -> None:
     # A quicker machine is quicker, slower networks are not.
     quicker = step_time(config, mesh, schedule, 4096, replace(gpu, tflops=2 * gpu.tflops), STATE, A).step
     slower = step_time(config, mesh, schedule, 4096, replace(gpu, link=25, network=2), STATE, A).step
-    assert quicker <= times.step <= slower
+    assert quicker <= times.step * (1 + 1e-9) <= slower * (1 + 1e-8)
 
 
 def test_volumes_by_hand() -> None:

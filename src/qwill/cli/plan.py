@@ -14,7 +14,7 @@ from qwill.model.size import count
 from qwill.train.plan import Estimate, Job, best, duration, duration_at, rank_meshes
 from qwill.train.plan_gpus import find_gpu
 from qwill.train.plan_memory import State
-from qwill.train.plan_mesh import AXES, check_mesh, parse_mesh
+from qwill.train.plan_mesh import AXES, check_mesh, only_planned, parse_mesh
 from qwill.train.plan_serve import servings
 from qwill.train.plan_time import Assumptions
 
@@ -55,7 +55,7 @@ def plan(
         print(json.dumps(_record(name, config, job, fitting, others, utilisation, state, assumed), indent=2))
         return 0
     _show_model(name, config, job)
-    _show_meshes(job, fitting, others, show, state, assumed)
+    _show_meshes(config, job, fitting, others, show, state, assumed)
     if utilisation is not None:
         _show_duration(f"at {utilisation:.1%} of the peak, as given", duration_at(config, job, utilisation))
     print("\nassumed: " + "; ".join(assumed.sentences()) + ".")
@@ -101,7 +101,7 @@ def _show_model(name: str, config: ModelConfig, job: Job) -> None:
 
 
 def _show_meshes(
-    job: Job, fitting: list[Estimate], others: list[Estimate], show: int, state: State, assumed: Assumptions
+    config: ModelConfig, job: Job, fitting: list[Estimate], others: list[Estimate], show: int, state: State, assumed: Assumptions
 ) -> None:
     print(
         f"\ntraining on {job.ranks:,} × {job.gpu.name}: {job.tokens:,.4g} tokens, {job.batch_tokens:,} a step "
@@ -115,13 +115,14 @@ def _show_meshes(
               f"{assumed.usable * job.gpu.memory:.1f} are there. More GPUs, or a shorter --context, would help.")
         return
     shown = fitting[:show]
+    marks = {e.mesh: " *" if only_planned(config, e.mesh) else "" for e in shown}
     times = [["mesh", "rows", "again", "whole", "step s", "of peak", "tokens/day", "days", "GPU-hours"]]
     for e in shown:
         d = duration(job, e.times.step, assumed.goodput)
         rows = job.rows // e.mesh.readers // e.schedule.micro_batches
         whole = "weights" if e.schedule.hold else "-"
         figures = f"{e.times.step:.2f}", f"{e.utilisation:.0%}"
-        times.append([str(e.mesh), str(rows), e.schedule.recompute, whole, *figures,
+        times.append([f"{e.mesh}{marks[e.mesh]}", str(rows), e.schedule.recompute, whole, *figures,
                       f"{d.tokens_a_day:.3g}", f"{d.days:,.4g}", f"{d.gpu_hours:,.4g}"])  # fmt: skip
     _table(times)
     axes = [axis for axis in AXES if any(e.times.sent[axis] for e in shown)]
@@ -132,8 +133,10 @@ def _show_meshes(
         m = e.memory
         memory = [f"{x / GB:.1f}" for x in (m.weights, m.gradients, m.optimizer, m.activations, m.buffers)]
         sent = [f"{e.times.sent[axis] / GB:,.1f}" for axis in axes]
-        parts.append([str(e.mesh), f"{m.total / GB:.1f}", "=", *memory, *sent])
+        parts.append([f"{e.mesh}{marks[e.mesh]}", f"{m.total / GB:.1f}", "=", *memory, *sent])
     _table(parts)
+    if any(marks.values()):
+        print("  * planned only: `qwill pretrain` runs no pipeline, and no tp or cp of Gated DeltaNet layers")
     _show_duration(f"with {fitting[0].mesh}", duration(job, fitting[0].times.step, assumed.goodput))
 
 
@@ -157,6 +160,7 @@ def _record(
 
     def mesh(e: Estimate) -> dict[str, Any]:
         found: dict[str, Any] = {"mesh": asdict(e.mesh), "schedule": asdict(e.schedule), "fits": e.fits}
+        found["only_planned"] = only_planned(config, e.mesh)
         found["memory_bytes"] = asdict(e.memory) | {"total": e.memory.total}
         found["seconds"] = {k: v for k, v in asdict(e.times).items() if k != "sent"} | {"step": e.times.step}
         found["sent_bytes"], found["utilisation"] = e.times.sent, e.utilisation

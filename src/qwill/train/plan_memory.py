@@ -14,7 +14,7 @@ from functools import cache
 from typing import Literal
 
 from qwill.model.config import ModelConfig
-from qwill.model.flops import Flops, layer_flops
+from qwill.model.flops import CHUNK, Flops, layer_flops
 from qwill.model.size import LayerSize, layer_sizes
 from qwill.train.plan_mesh import Mesh
 
@@ -137,8 +137,9 @@ def kept_values(config: ModelConfig, layer: int, recompute: Recompute) -> int:
     if c.is_linear(layer):
         values, gates = c.linear_num_value_heads * c.linear_value_head_dim, 2 * c.linear_num_value_heads
         qkv = 2 * c.linear_num_key_heads * c.linear_key_head_dim + values
-        # Projections; convolved and normalised q, k, v and decays; output, its norm and gate.
-        kept += qkv + values + gates + values + (0 if slim else qkv + 2 * gates + values)
+        # Projections and the gated output; convolved q, k, v, decays, δ, output, and a state every fourth chunk.
+        states = c.linear_num_value_heads * c.linear_key_head_dim * c.linear_value_head_dim // (4 * CHUNK)
+        kept += qkv + values + gates + values + (0 if slim else qkv + 2 * gates + 2 * values + states)
     else:
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
         gate = q if c.gated_attention else 0

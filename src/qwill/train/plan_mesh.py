@@ -76,9 +76,13 @@ def misfit(config: ModelConfig, mesh: Mesh, context: int, rows: int, node: int) 
     if mesh.tp > 1:
         heads = [("heads", c.num_attention_heads), ("key/value heads", c.num_key_value_heads)]
         heads += [("DeltaNet key heads", c.linear_num_key_heads)] if c.has_linear else []
-        for name, number in heads:
+        dense = any(not c.is_sparse(i) for i in range(c.num_hidden_layers))
+        columns = [("columns of a feed-forward", c.intermediate_size)] if dense else []
+        columns += [("columns of an expert", c.moe_intermediate_size), ("rows of the vocabulary", c.vocab_size)]
+        columns += [("columns of the shared expert", c.shared_expert_intermediate_size)]
+        for name, number in heads + columns:
             if number % mesh.tp:
-                return f"tp={mesh.tp} does not divide the {number} {name}"
+                return f"tp={mesh.tp} does not divide the {number:,} {name}"
         if mesh.tp > node:
             return f"tp={mesh.tp} is more than the {node} GPUs of a node"
     if mesh.ep > 1 and (not c.num_experts or c.num_experts % mesh.ep):
@@ -90,6 +94,11 @@ def misfit(config: ModelConfig, mesh: Mesh, context: int, rows: int, node: int) 
     if rows % mesh.readers:
         return f"a step's {rows} sequences do not divide among {mesh.readers} readers (dp·fsdp·ep)"
     return None
+
+
+def only_planned(config: ModelConfig, mesh: Mesh) -> bool:
+    """Whether `qwill pretrain` does not run this mesh: it has no pipeline, and cuts no Gated DeltaNet."""
+    return mesh.pp > 1 or (config.has_linear and (mesh.tp > 1 or mesh.cp > 1))
 
 
 def meshes(config: ModelConfig, ranks: int, context: int, rows: int, node: int) -> Iterator[Mesh]:

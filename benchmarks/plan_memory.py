@@ -31,7 +31,8 @@ WIDE = {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8
 RUNS: dict[str, tuple[dict[str, Any], int, int]] = {
     "dense, 256": ({"model_type": "qwen3"}, 64, 256),
     "dense, 4096": ({"model_type": "qwen3"}, 4, 4096),
-    "dense, many weights": ({"model_type": "qwen3", **WIDE, "num_hidden_layers": 12, "intermediate_size": 3072}, 1, 256),
+    "dense, many weights": (
+        {"model_type": "qwen3", **WIDE, "num_hidden_layers": 12, "intermediate_size": 3072}, 1, 256),
     "dense, a large untied vocabulary": (
         {"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 512, "tie_word_embeddings": False}, 1, 512),
     "sparse, 512": ({"model_type": "qwen3_moe", **SPARSE}, 20, 512),

@@ -101,8 +101,9 @@ def _show_model(name: str, config: ModelConfig, job: Job) -> None:
 
 
 def _show_meshes(
-    config: ModelConfig, job: Job, fitting: list[Estimate], others: list[Estimate], show: int, state: State, assumed: Assumptions
-) -> None:
+    config: ModelConfig, job: Job, fitting: list[Estimate], others: list[Estimate], show: int, state: State,
+    assumed: Assumptions,
+) -> None:  # fmt: skip
     print(
         f"\ntraining on {job.ranks:,} × {job.gpu.name}: {job.tokens:,.4g} tokens, {job.batch_tokens:,} a step "
         f"({job.rows:,} × {job.context:,}), {state.weight} + {state.gradient} + {state.optimizer} B a weight "

@@ -91,7 +91,7 @@ def step_time(
     unit = schedule.tokens / mesh.tp / (gpu.tflops * 1e12) * (a.selective if schedule.recompute == "selective" else 1)
     again = forward if schedule.recompute == "full" else 0.0
     forward, backward, attention = forward * unit, (backward + again) * unit, attention * unit
-    sent, per_micro = dict.fromkeys(AXES, 0.0), 0.0
+    sent, per_micro, idle = dict.fromkeys(AXES, 0.0), 0.0, forward + backward
     m, micro = schedule.micro_batches, _micro_traffic(config, slowest, mesh, schedule, state)
     for axis, volume in micro.items():
         sent[axis] += m * volume
@@ -104,10 +104,14 @@ def step_time(
             per_micro += max(0.0, seconds - attention)
         elif axis == "fsdp":
             per_micro += max(0.0, seconds - forward - backward)
-    once = 0.0
-    for axis, volume, hides in _step_traffic(slowest, mesh, schedule, state, forward, backward):
+            idle = max(0.0, forward + backward - seconds)
+    # What is sent once a step hides behind the first forward or the last backward pass, each moment only once.
+    once, left = 0.0, {"forward": min(forward, idle), "backward": min(backward, idle)}
+    for axis, volume, behind in _step_traffic(slowest, mesh, schedule, state):
         sent[axis] += volume
-        once += max(0.0, volume / (1e9 * a.link * _rate(axis, mesh, gpu)) - hides)
+        seconds = volume / (1e9 * a.link * _rate(axis, mesh, gpu))
+        once += max(0.0, seconds - left[behind])
+        left[behind] = max(0.0, left[behind] - seconds)
     parts = virtual_stages(config, mesh.pp, a.interleave)
     sent["pp"] *= parts
     busy = forward + backward + per_micro
@@ -170,19 +174,17 @@ def _micro_traffic(
     return traffic
 
 
-def _step_traffic(
-    stage: Stage, mesh: Mesh, schedule: Schedule, state: State, forward: float, backward: float
-) -> Sequence[tuple[str, float, float]]:
-    """(axis, bytes that one rank sends once a step, seconds that hide it)."""
+def _step_traffic(stage: Stage, mesh: Mesh, schedule: Schedule, state: State) -> Sequence[tuple[str, float, str]]:
+    """(axis, bytes that one rank sends once a step, the pass that hides it)."""
     rest, experts = weights_of_rank(stage, mesh)
     share_rest, share_experts = sharers(mesh)
     found = []
     if schedule.hold:
         spread = rest * part(share_rest) + experts * part(share_experts)
-        found += [("fsdp", state.weight * spread, forward), ("fsdp", state.gradient * spread, backward)]
+        found += [("fsdp", state.weight * spread, "forward"), ("fsdp", state.gradient * spread, "backward")]
     if mesh.dp > 1:
         shard = rest / share_rest + experts / share_experts
-        found.append(("dp", 2 * state.gradient * shard * part(mesh.dp), backward))
+        found.append(("dp", 2 * state.gradient * shard * part(mesh.dp), "backward"))
     return found
 
 

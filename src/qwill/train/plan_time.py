@@ -102,11 +102,14 @@ def step_time(
             per_micro += (1 - a.ep_hidden) * seconds
         elif axis == "cp":
             per_micro += max(0.0, seconds - attention)
+            idle -= min(seconds, attention)
         elif axis == "fsdp":
-            per_micro += max(0.0, seconds - forward - backward)
-            idle = max(0.0, forward + backward - seconds)
-    # What is sent once a step hides behind the first forward or the last backward pass, each moment only once.
-    once, left = 0.0, {"forward": min(forward, idle), "backward": min(backward, idle)}
+            per_micro += max(0.0, seconds - idle)
+            idle = max(0.0, idle - seconds)
+    # One network: what hides behind products leaves less of them for the next to hide behind.
+    # What is sent once a step hides behind the first forward or the last backward pass.
+    share = idle / (forward + backward)
+    once, left = 0.0, {"forward": share * forward, "backward": share * backward}
     for axis, volume, behind in _step_traffic(slowest, mesh, schedule, state):
         sent[axis] += volume
         seconds = volume / (1e9 * a.link * _rate(axis, mesh, gpu))

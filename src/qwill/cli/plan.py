@@ -132,13 +132,13 @@ def _show_meshes(
         return
     shown = fitting[:show]
     marks = {e.mesh: " *" if only_planned(config, e.mesh) else "" for e in shown}
-    times = [["mesh", "rows", "again", "whole", "step s", "of peak", "tokens/day", "days", "GPU-hours"]]
+    times = [["mesh", "rows", "again", "whole", "parts", "step s", "of peak", "tokens/day", "days", "GPU-hours"]]
     for e in shown:
         d = duration(job, e.times.step, assumed.goodput)
         rows = job.rows // e.mesh.readers // e.schedule.micro_batches
         whole = "weights" if e.schedule.hold else "-"
         figures = f"{e.times.step:.2f}", f"{e.utilisation:.0%}"
-        times.append([f"{e.mesh}{marks[e.mesh]}", str(rows), e.schedule.recompute, whole, *figures,
+        times.append([f"{e.mesh}{marks[e.mesh]}", str(rows), e.schedule.recompute, whole, str(e.schedule.parts), *figures,
                       f"{d.tokens_a_day:.3g}", f"{d.days:,.4g}", f"{d.gpu_hours:,.4g}"])  # fmt: skip
     _table(times)
     axes = [axis for axis in AXES if any(e.times.sent[axis] for e in shown)]

@@ -60,7 +60,8 @@ def test_qk_norm_rope(n: int, kv: int, group: int, half: int, seed: int) -> None
     k = 2 * half
     qkv = torch.randn(n, (kv * group + 2 * kv) * k, generator=g)
     qw, kw = 1 + torch.rand(k, generator=g), 1 + torch.rand(k, generator=g)
-    rope = ops.rope_tables(torch.randint(0, 999, (n,), generator=g), k, 1e4, torch.float32)
+    turned = 2 * (1 + seed % half)  # all of the head, or its first dimensions only
+    rope = ops.rope_tables(torch.randint(0, 999, (n,), generator=g), turned, 1e4, torch.float32)
     agree(both(lambda a, b, c: ops.qk_norm_rope(a, b, c, rope, kv * group, kv, 1e-3), [qkv, qw, kw]))
     agree(both(lambda a: ops.qk_norm_rope(a, None, None, rope, kv * group, kv, 1e-3), [qkv]))
 

@@ -26,6 +26,7 @@ _LINEAR = {
 _F, _L = "full_attention", "linear_attention"
 _MIXED = {"layer_types": [_L, _F, _L, _L]}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40}
+_SMALL = {"rope_theta": 30.0}  # so that YaRN's ramp has values between 0 and 1 also where few dimensions turn
 
 
 def _rope(kind: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -68,12 +69,12 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "qwen2": ("qwen2", {"head_dim": None}, False),
     "qwen2_tied": ("qwen2", {"tie_word_embeddings": True, "num_key_value_heads": 1}, True),
     "qwen2_yarn": (
-        "qwen2", _rope(_YARN, mscale=0.7, mscale_all_dim=0.3) | {"head_dim": None, "hidden_size": 32}, False,
+        "qwen2", _rope(_YARN | _SMALL, mscale=0.7, mscale_all_dim=0.3) | {"head_dim": None, "hidden_size": 32}, False,
     ),
     "qwen2_yarn_old": (
         "qwen2",
         _old({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40})
-        | {"head_dim": None, "hidden_size": 32},
+        | _SMALL | {"head_dim": None, "hidden_size": 32},
         True,
     ),
     "qwen2_moe": ("qwen2_moe", _SHARED | {"head_dim": None, "norm_topk_prob": False}, True),
@@ -93,7 +94,11 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
            "attention_bias": True, "linear_conv_kernel_dim": 3},
         True,
     ),
-    "next_yarn": ("qwen3_next", _SHARED | _LINEAR | {"full_attention_interval": 2, "head_dim": 24} | _old(_YARN), True),
+    "next_yarn": (
+        "qwen3_next",
+        _SHARED | _LINEAR | {"full_attention_interval": 2, "head_dim": 24} | _SMALL | _old(_YARN),
+        True,
+    ),
     "qwen3_5": (
         "qwen3_5_text",
         _LINEAR | {"layer_types": [_F, _L, _L, _F], "linear_num_value_heads": 6}
@@ -112,8 +117,8 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
         "qwen3_5_moe_text",
         _SHARED | _LINEAR
         | {"full_attention_interval": 2, "tie_word_embeddings": True, "linear_num_key_heads": 3,
-           "linear_num_value_heads": 3, "num_experts_per_tok": 3}
-        | _rope(_YARN, partial_rotary_factor=0.5, mrope_section=[1, 1, 1], mrope_interleaved=True),
+           "linear_num_value_heads": 3, "num_experts_per_tok": 3, "head_dim": 16}
+        | _rope(_YARN | _SMALL, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True),
         False,
     ),
 }  # fmt: skip
@@ -132,5 +137,7 @@ def settings(case: str) -> tuple[str, dict[str, Any], bool]:
 
 def shape(case: str) -> tuple[int, int, tuple[int, ...]]:
     """Rows and tokens of the batch whose gradients are recorded, and the lengths of the other sequences."""
-    linear = "linear_num_key_heads" in CASES[case][1]
-    return (2, 70, (1, 2, 40, 130)) if linear else (3, 17, (1, 2, 40, 130) if "rope" in str(CASES[case][1]) else (1, 2, 40))
+    changes = CASES[case][1]
+    if "linear_num_key_heads" in changes:
+        return 2, 70, (1, 2, 40, 130)
+    return 3, 17, (1, 2, 40, 130) if "rope" in str(changes) else (1, 2, 40)

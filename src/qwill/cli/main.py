@@ -159,6 +159,22 @@ def chat(model: str) -> int:
     return run_chat(model)
 
 
+@qwill.command(epilog=_examples("qwill export runs/demo/aligned --type q8_0", "qwill export smollm2 --type f16"))
+@click.argument("model")
+@click.option("--format", "form", type=click.Choice(["gguf"]), default="gguf", show_default=True, help="Kind of file.")
+@click.option(
+    "--type", "kind", type=click.Choice(["f32", "f16", "bf16", "q8_0", "q4_0"]), default="q8_0", show_default=True,
+    help="How weights are stored.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to; by default MODEL-TYPE.gguf.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def export(model: str, form: str, kind: str, out: Path | None, as_json: bool) -> int:
+    """Write MODEL as one file that llama.cpp and what is built on it run."""
+    from qwill.cli.export import export
+
+    return export(model, kind, out, as_json)
+
+
 @qwill.command(
     epilog=_examples("qwill lineage runs/demo/aligned --documents 3", "qwill lineage runs/demo/report --verify")
 )

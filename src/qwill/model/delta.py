@@ -22,6 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
+from qwill.model import native_delta
+from qwill.model.native_library import suits
+
 CHUNK = 64
 EPS = 1e-6  # of the L2 norm of q and k; not the model's rms_norm_eps
 
@@ -37,6 +40,8 @@ def decay(a_NH: Tensor, A_log_H: Tensor, dt_bias_H: Tensor) -> Tensor:
 
 def gated_rms_norm(o_NHV: Tensor, z_NHV: Tensor, weight_V: Tensor, eps: float) -> Tensor:
     """RMSNorm(o)·w ⊙ silu(z) over each head; in float32 or better, rounded where transformers rounds."""
+    if suits(o_NHV):
+        return native_delta.gated_rms_norm(o_NHV, z_NHV, weight_V, eps)
     wide = _wide(o_NHV)
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return (weight_V * wide.to(o_NHV.dtype) * silu(_wide(z_NHV))).to(o_NHV.dtype)
@@ -49,22 +54,32 @@ def causal_conv_silu(
 
     `state_RCP` holds the inputs before each sequence's first token here; None is zeros.
     """
+    state = _last_inputs(x_NC, weight_CW.shape[1] - 1, cu_seqlens, state_RCP) if new_state else None
+    if suits(x_NC):
+        return native_delta.causal_conv_silu(x_NC, weight_CW, cu_seqlens, state_RCP), state
     (n, channels), past, sequences = x_NC.shape, weight_CW.shape[1] - 1, len(cu_seqlens) - 1
     # Every sequence is laid down behind its own past.
-    ends_R = cu_seqlens.long() + past * torch.arange(sequences + 1)
     row_N = torch.repeat_interleave(torch.arange(sequences), cu_seqlens.diff())
     place_N = (torch.arange(n) + past * (row_N + 1)).to(x_NC.device)
     long_LC = _wide(x_NC).new_zeros(n + past * sequences, channels).index_copy(0, place_N, _wide(x_NC))
     if state_RCP is not None:
-        place_M = (ends_R[:-1, None] + torch.arange(past)).flatten().to(x_NC.device)
+        begin_R = cu_seqlens[:-1].long() + past * torch.arange(sequences)
+        place_M = (begin_R[:, None] + torch.arange(past)).flatten().to(x_NC.device)
         long_LC = long_LC.index_copy(0, place_M, state_RCP.mT.reshape(-1, channels).to(long_LC.dtype))
-    y_NC = sum(long_LC[place_N - j] * _wide(weight_CW)[:, past - j] for j in range(past + 1))
-    state = None
-    if new_state:
-        last_RP = (ends_R[1:, None] + torch.arange(-past, 0)).to(x_NC.device)
-        state = long_LC[last_RP].mT.contiguous().to(x_NC.dtype)
-    assert isinstance(y_NC, Tensor)
-    return silu(y_NC).to(x_NC.dtype), state
+    taps_NC = [long_LC[place_N - j] * _wide(weight_CW)[:, past - j] for j in range(past + 1)]
+    return silu(torch.stack(taps_NC).sum(0)).to(x_NC.dtype), state
+
+
+def _last_inputs(x_NC: Tensor, past: int, cu_seqlens: Tensor, state_RCP: Tensor | None) -> Tensor:
+    at_RP = cu_seqlens[1:, None].long() + torch.arange(-past, 0)
+    new_RP = at_RP >= cu_seqlens[:-1, None]
+    last_RPC = x_NC.new_zeros(*at_RP.shape, x_NC.shape[1])
+    last_RPC[new_RP.to(x_NC.device)] = x_NC[at_RP[new_RP].to(x_NC.device)]
+    if state_RCP is not None:
+        row_M, place_M = torch.where(~new_RP)
+        old_M = (at_RP - cu_seqlens[:-1, None] + past)[~new_RP]
+        last_RPC[row_M, place_M] = state_RCP.mT[row_M, old_M].to(x_NC.dtype)
+    return last_RPC.mT
 
 
 def gated_delta(
@@ -82,6 +97,9 @@ def gated_delta(
     q and k are normalised and q scaled in here. `state_RHKV` is each sequence's state before its first token here;
     None is zeros. Token by token when no sequence has more than one, otherwise in chunks.
     """
+    if suits(v_NHV):
+        inputs = (q_NGK, k_NGK, v_NHV, log_decay_NH, beta_NH)
+        return native_delta.gated_delta(*inputs, cu_seqlens, state_RHKV, new_state)
     longest = int(cu_seqlens.diff().max())
     rule = gated_delta_chunked if longest > 1 else gated_delta_recurrent
     return rule(q_NGK, k_NGK, v_NHV, log_decay_NH, beta_NH, cu_seqlens, state_RHKV, new_state)

@@ -125,7 +125,7 @@ def read_hf(raw: dict[str, Any], where: str) -> ModelConfig:
         num_experts=given.count("num_experts") if moe else 0,
         num_experts_per_tok=given.count("num_experts_per_tok") if moe else 0,
         moe_intermediate_size=given.count("moe_intermediate_size") if moe else 0,
-        norm_topk_prob=kind == "qwen3_5_moe_text" or given.flag("norm_topk_prob", kind == "qwen3_next"),
+        norm_topk_prob=not moe or kind == "qwen3_5_moe_text" or given.flag("norm_topk_prob", kind == "qwen3_next"),
         router_aux_loss_coef=given.positive("router_aux_loss_coef", 1e-3),
         decoder_sparse_step=given.count("decoder_sparse_step", 1),
         mlp_only_layers=given.integers("mlp_only_layers"),

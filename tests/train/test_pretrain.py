@@ -306,5 +306,6 @@ def test_a_hybrid_is_trained_and_read_back(tmp_path: Path, inputs: dict[str, Pat
 @given(depth=st.integers(1, 12), experts=st.sampled_from([0, 8]))
 def test_a_hybrid_of_any_depth_is_a_model_that_files_can_hold(depth: int, experts: int) -> None:
     config = ModelConfig.from_depth(depth, 512, experts=experts, hybrid=True)
-    assert ModelConfig.from_hf(config.to_hf()) == config
+    read = ModelConfig.from_hf(config.to_hf())
+    assert read == (config if experts else config.with_(norm_topk_prob=False))  # nothing to renormalise
     assert not config.is_linear(depth - 1)

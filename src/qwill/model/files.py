@@ -43,7 +43,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     names = released_names(model.config)
-    tensors = ((name, slot.part(parameters[slot.parameter])) for name, slot in names.items())
+    tensors = ((name, slot.read(parameters[slot.parameter])) for name, slot in names.items())
     write_tensors(folder, tensors, metadata, shard_bytes)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     write_json(folder / "config.json", model.config.to_hf() | {"torch_dtype": dtype})
@@ -142,7 +142,7 @@ def load_model(folder: str | Path, dtype: str | torch.dtype = "float32", device:
         model = model.to(wanted).to_empty(device=device)
         parameters = {name: p.detach() for name, p in model.named_parameters()}
         for name, slot in slots.items():
-            slot.part(parameters[slot.parameter]).copy_(stored.read(name, slot.shape))
+            slot.write(parameters[slot.parameter], stored.read(name, slot.shape))
     return model.eval()
 
 
@@ -152,7 +152,7 @@ def fit(stored: StoredTensors, config: ModelConfig) -> tuple[ModelConfig, dict[s
     A head stored beside the embedding that it should be tied to is left out when it is equal and kept when it is not,
     as transformers has it.
     """
-    _check_quantization(config, stored.folder)
+    stored.widths, stored.group_sizes = _quantization(config, stored.folder)
     names = stored.names
     alias: dict[str, str] = {}
     left = {name for name in names if not name.endswith("rotary_emb.inv_freq")}  # a constant in old Llama files
@@ -178,11 +178,13 @@ def fit(stored: StoredTensors, config: ModelConfig) -> tuple[ModelConfig, dict[s
     return config.with_(quantization_config=None), slots
 
 
-def _check_quantization(config: ModelConfig, folder: Path) -> None:
+def _quantization(config: ModelConfig, folder: Path) -> tuple[frozenset[int], frozenset[int]]:
+    """(bits of quantised weights, columns to a scale where it is not one a row) that config.json allows."""
     said = config.quantization_config
+    widths, sizes = set(), set()
     if said is None:
-        return
-    wanted = "expected compressed-tensors, int-quantized or pack-quantized, symmetric 8-bit integers"
+        return frozenset({8}), frozenset()
+    wanted = "expected compressed-tensors, int-quantized or pack-quantized, integers of 8 or 4 bits"
     if said.get("quant_method") != "compressed-tensors":
         raise ModelError(f"{folder}: quantisation {said.get('quant_method')!r} is not supported; {wanted}.")
     groups = said.get("config_groups")
@@ -190,9 +192,16 @@ def _check_quantization(config: ModelConfig, folder: Path) -> None:
         weights = group.get("weights") if isinstance(group, dict) else None
         if not isinstance(weights, dict):
             raise ModelError(f"{folder}: config_groups.{name} of quantization_config has no weights; {wanted}.")
-        for key, value in (("num_bits", 8), ("type", "int"), ("symmetric", True)):
-            if weights.get(key, value) != value:
+        for key, sound in (("num_bits", (8, 4)), ("type", ("int",)), ("actorder", (None, "weight"))):
+            if weights.get(key, sound[0]) not in sound:
                 raise ModelError(f"{folder}: weights with {key} {weights[key]!r} are not supported; {wanted}.")
+        widths.add(int(weights.get("num_bits", 8)))
+        if weights.get("strategy") == "group":
+            size = weights.get("group_size")
+            if not isinstance(size, int) or size < 1:
+                raise ModelError(f"{folder}: group_size {size!r} of quantised weights makes no sense; {wanted}.")
+            sizes.add(size)
+    return frozenset(widths) or frozenset({8}), frozenset(sizes)
 
 
 def float_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -21,9 +21,13 @@ class Slot:
     shape: tuple[int, ...]
     index: tuple[int | slice, ...] = ()
 
-    def part(self, parameter: Tensor) -> Tensor:
-        """The view of the parameter that is this tensor."""
+    def read(self, parameter: Tensor) -> Tensor:
+        """The tensor of the files: a view of the parameter."""
         return parameter[self.index]
+
+    def write(self, parameter: Tensor, tensor: Tensor) -> None:
+        """Put the tensor of the files into its place."""
+        parameter[self.index].copy_(tensor)
 
 
 def released_names(config: ModelConfig) -> dict[str, Slot]:

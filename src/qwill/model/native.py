@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qwill.model.native_library import call, enable, libraries, suits, threads
-from qwill.model.native_products import attends, attention, linear, multiply, outer, padded, product, starts_of
+from qwill.model.native_products import (
+    attends, attention, grouped_linear, linear, multiply, outer, padded, product, starts_of,
+)  # fmt: skip
 
 __all__ = [
-    "add_rms_norm", "attends", "attention", "choose_experts", "cross_entropy", "enable", "experts", "libraries",
-    "linear", "multiply", "qk_norm_rope", "suits", "swiglu",
+    "add_rms_norm", "attends", "attention", "choose_experts", "cross_entropy", "enable", "experts",
+    "grouped_linear", "libraries", "linear", "multiply", "qk_norm_rope", "suits", "swiglu",
 ]  # fmt: skip
 
 

@@ -18,14 +18,18 @@ C concatenated heads, E experts, k chosen experts, F feed-forward, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from qwill.model import ops
+from qwill.model import ops, project
 from qwill.model.batch import AttentionPlan, Batch, plan_attention
 from qwill.model.cache import KVCache
 from qwill.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from qwill.model.lora import Updates
 
 __all__ = ["Batch", "Output", "RouterStats", "Transformer", "balancing_loss", "pooled_balancing_loss"]
 
@@ -56,8 +60,14 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
+    """x·Wᵀ + b; `updates` is what an adapter adds (lora.py), and `weight` may be held as codes (project.py)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.updates: Updates | None = None
+
     def forward(self, x_ND: Tensor) -> Tensor:
-        return ops.linear(x_ND, self.weight, self.bias)
+        return project.project(x_ND, self.weight, self.bias, self.updates)
 
 
 class Attention(nn.Module):
@@ -108,7 +118,10 @@ class FeedForward(nn.Module):
 
 
 class Experts(nn.Module):
-    """Top-k of E feed-forwards: float32 softmax over all experts, the k largest, renormalised if `norm_topk_prob`."""
+    """Top-k of E feed-forwards: float32 softmax over all experts, the k largest, renormalised if `norm_topk_prob`.
+
+    `updates` and codes as in `Linear`.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -117,10 +130,12 @@ class Experts(nn.Module):
         self.gate = Linear(d, e, bias=False)
         self.gate_up = nn.Parameter(torch.empty(e, 2 * f, d))
         self.down = nn.Parameter(torch.empty(e, d, f))
+        self.updates: nn.ModuleDict | None = None
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, RouterStats]:
         probability_NE, weight_Nk, chosen_Nk = ops.choose_experts(self.gate(x_ND), self.top_k, self.renormalise)
-        out_ND = ops.experts(x_ND, self.gate_up, self.down, weight_Nk.to(x_ND.dtype), chosen_Nk)
+        weight_Nk = weight_Nk.to(x_ND.dtype)
+        out_ND = project.experts(x_ND, self.gate_up, self.down, weight_Nk, chosen_Nk, self.updates)
         load_E = torch.bincount(chosen_Nk.flatten(), minlength=probability_NE.shape[1]) / len(x_ND)
         return out_ND, RouterStats(load_E, probability_NE.mean(0))
 

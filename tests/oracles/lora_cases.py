@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from qwill.model.lora import EVERY, Adapter, LoraConfig, new_adapter
+from qwill.model.lora import Adapter, new_adapter
+from qwill.model.lora_config import EVERY, LoraConfig
 from qwill.model.transformer import Transformer
 
 TOKENS = torch.randint(0, 61, (2, 11), generator=torch.Generator().manual_seed(4))

@@ -3,8 +3,8 @@
 requirements: torch==2.13.0 transformers==5.23.0 peft==0.21.2 safetensors numpy
 run: python tests/oracles/make_lora_oracle.py   (after make_model_oracle.py; writes tests/oracles/lora/)
 
-`<case>/` holds an adapter that PEFT wrote, and said.safetensors.bin: the logits with it and the gradients of every A and
-B (under the names of the file) of Σ logits · probe. `ours.json` holds, for adapters that Qwill made from a seed and
+`<case>/` holds an adapter that PEFT wrote, and said.safetensors.bin: the logits with it and the gradients of every A
+and B (under the names of the file) of Σ logits · probe. `ours.json` holds, for adapters that Qwill made from a seed and
 wrote, the content id of the folder, and PEFT's last logits with it.
 """
 

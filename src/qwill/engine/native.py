@@ -18,6 +18,7 @@ from torch import Tensor
 from qwill.base.native_build import compile_library
 from qwill.model import native as model_native
 from qwill.model import native_library, ops
+from qwill.model.project import is_plain
 from qwill.model.transformer import Experts
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ def library() -> ctypes.CDLL | None:
 
 
 def suits(model: Transformer) -> bool:
-    """Whether the native executor can run this model here."""
+    """Whether the native executor can run this model here: it knows neither adapters nor quantised weights."""
     weight, built = model.embed_tokens.weight, model_native.suits(model.embed_tokens.weight)
     lib = library() if built else None
-    return lib is not None and weight.is_contiguous() and model.config.head_dim % lib.lanes() == 0
+    return lib is not None and is_plain(model) and weight.is_contiguous() and model.config.head_dim % lib.lanes() == 0
 
 
 class NativeExecutor:

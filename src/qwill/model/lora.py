@@ -10,12 +10,9 @@ Shape suffixes: N tokens, r rank, I inputs and O outputs of a released projectio
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,46 +20,11 @@ from torch import Tensor, nn
 from qwill.base.errors import ConfigError, ModelError
 from qwill.model import ops
 from qwill.model.layout import Slot, iter_slots
+from qwill.model.lora_config import LoraConfig, named
 from qwill.model.project import Quantized
 from qwill.model.transformer import Experts, Linear, Transformer
 
-EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(\w+)")
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """`targets` are ends of released module names (PEFT's `target_modules`; its list form); `parameters` (its
-    `target_parameters`) name stacked experts: `experts.gate_up_proj`, one A for gate and up, and `experts.down_proj`.
-
-    scale = alpha / rank, or alpha / √rank with `rslora` (arXiv 2312.03732). `ranks` and `alphas` override both for
-    modules whose names match a pattern (PEFT's `rank_pattern` and `alpha_pattern`).
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = EVERY
-    parameters: tuple[str, ...] = ()
-    rslora: bool = False
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    alphas: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for rank in (self.rank, *self.ranks.values()):
-            if rank < 1:
-                raise ConfigError(f"rank is {rank}; expected 1 or more.")
-
-    def rank_of(self, module: str) -> int:
-        return int(_matched(self.ranks, module, self.rank))
-
-    def scale_of(self, module: str) -> float:
-        rank, alpha = self.rank_of(module), _matched(self.alphas, module, self.alpha)
-        return float(alpha / (math.sqrt(rank) if self.rslora else rank))
-
-
-def _matched(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
-    """The value of the first pattern that is an end of the name, as PEFT matches them."""
-    return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), otherwise)
 
 
 class LowRank(nn.Module):
@@ -121,11 +83,6 @@ class Adapter:
         return named(module, self.config.parameters)
 
 
-def named(module: str, ends: tuple[str, ...]) -> bool:
-    """PEFT's rule for lists of targets: a whole name, or the end of one from a dot on."""
-    return any(module == end or module.endswith(f".{end}") for end in ends)
-
-
 @dataclass(frozen=True)
 class Target:
     """A released projection [outputs, inputs] of a model: the rows of `owner`'s weight `attribute`; `experts` of them
@@ -182,13 +139,14 @@ def new_adapter(model: Transformer, config: LoraConfig, generator: torch.Generat
     for end in (*config.targets, *config.parameters):
         if not any(named(module, (end,)) for module in known):
             ends = ", ".join(sorted({module.rpartition(".")[2] for module in known}))
-            raise ConfigError(f"no projection of this {model.config.model_type} model is called {end!r}; it has {ends}.")
+            raise ConfigError(f"no projection of this {model.config.model_type} is called {end!r}; it has {ends}.")
     parts: dict[str, LowRank] = {}
     for module, target in known.items():
         container, _, last = module.rpartition(".")
         fused = f"{container}.gate_up_proj" if last in ("gate_proj", "up_proj") else module
         stacked = bool(target.experts) and named(fused, config.parameters)
-        if module != fused and stacked or not stacked and (last == "gate_up_proj" or not named(module, config.targets)):
+        wanted = module == fused if stacked else last != "gate_up_proj" and named(module, config.targets)
+        if not wanted:
             continue
         spelled = module if stacked or not target.experts else f"{container}.0.{last}"
         stack, rank = (target.experts,) if target.experts else (), config.rank_of(spelled)

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,7 +23,8 @@ from torch import Tensor
 from qwill.base.errors import CheckpointError, DataError, ModelError
 from qwill.base.files import read_json, sync_folder, write_json
 from qwill.base.tensorfile import read_header
-from qwill.model.lora import EXPERT, Adapter, LoraConfig, LowRank, Target, named, projections
+from qwill.model.lora import EXPERT, Adapter, LowRank, Target, projections
+from qwill.model.lora_config import LoraConfig, named
 from qwill.model.stored import FLOATS
 from qwill.model.transformer import Transformer
 
@@ -72,8 +72,9 @@ def _tensors(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
         if a.ndim == 2:
             yield from _pair(module, a, b)
         elif adapter.is_stacked(module):
-            inner = last == "gate_up_proj" and f"{container}.down_proj" in adapter.parts
-            yield from _pair(f"{container}.base_layer" if inner else container, a.flatten(0, 1), b.permute(1, 2, 0).flatten(1))
+            inner = last == "gate_up_proj" and adapter.is_stacked(f"{container}.down_proj")
+            stacked = f"{container}.base_layer" if inner else container
+            yield from _pair(stacked, a.flatten(0, 1), b.permute(1, 2, 0).flatten(1))
         else:
             for e in range(len(a)):
                 yield from _pair(f"{container}.{e}.{last}", a[e], b[e])
@@ -177,7 +178,7 @@ def _modules(path: Path, names: set[str]) -> list[str]:
     for name in sorted(names):
         match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", name)
         if match is None:
-            raise CheckpointError(f"{path}: tensor {name} is no lora_A or lora_B of a projection; expected those alone.")
+            raise CheckpointError(f"{path}: tensor {name} is no lora_A or lora_B of a projection; expected only those.")
         found.setdefault(match[1], set()).add(match[2])
     for module, both in found.items():
         if lacking := {"A", "B"} - both:
@@ -238,16 +239,16 @@ def read_lora_config(folder: Path) -> tuple[LoraConfig, str | None]:
     def patterns(sound: Any) -> Any:
         return lambda x: isinstance(x, dict) and all(sound(v) and _compiles(k) for k, v in x.items())
 
-    def names(x: Any) -> bool:
-        return isinstance(x, str) or (isinstance(x, list) and all(isinstance(v, str) for v in x))
+    def listed(x: Any) -> bool:
+        return isinstance(x, list) and all(isinstance(v, str) for v in x)
 
-    modules = take("target_modules", names, "a list of names", [])
+    modules = take("target_modules", lambda x: isinstance(x, str) or listed(x), "a list of names", [])
     base = raw.get("base_model_name_or_path")
     return LoraConfig(
         rank=int(take("r", count, "a positive whole number", 8)),
         alpha=float(take("lora_alpha", number, "a number", 8)),
         targets=(modules,) if isinstance(modules, str) else tuple(modules),
-        parameters=tuple(take("target_parameters", lambda x: names(x) and not isinstance(x, str), "a list of names", [])),
+        parameters=tuple(take("target_parameters", listed, "a list of names", [])),
         rslora=bool(take("use_rslora", lambda x: isinstance(x, bool), "true or false", False)),
         ranks={k: int(v) for k, v in take("rank_pattern", patterns(count), "whole numbers by pattern", {}).items()},
         alphas=take("alpha_pattern", patterns(number), "numbers by pattern", {}),

@@ -16,8 +16,16 @@ from torch.autograd.function import once_differentiable
 
 from qwill.model.native_library import call, enable, libraries, suits, threads
 from qwill.model.native_products import (
-    attends, attention, grouped_linear, linear, multiply, outer, padded, product, starts_of,
-)  # fmt: skip
+    attends,
+    attention,
+    grouped_linear,
+    linear,
+    multiply,
+    outer,
+    padded,
+    product,
+    starts_of,
+)
 
 __all__ = [
     "add_rms_norm", "attends", "attention", "choose_experts", "cross_entropy", "enable", "experts",

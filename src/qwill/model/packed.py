@@ -44,6 +44,24 @@ class Codes:
         return (grouped * self.scale.to(wide)[..., None]).flatten(-2).to(dtype)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """How a matrix is quantised: bits, scales of a row and their type, whether there are zero points."""
+
+    bits: int
+    groups: int
+    scale: torch.dtype
+    zeros: bool
+
+
+def empty_codes(kind: Kind, shape: tuple[int, ...]) -> Codes:
+    """Codes [..., O, I] of that shape, on the meta device."""
+    width = shape[-1] if kind.bits == 8 else -(-shape[-1] // 2)
+    values = torch.empty(*shape[:-1], width, dtype=torch.int8 if kind.bits == 8 else torch.uint8, device="meta")
+    scale = torch.empty(*shape[:-1], kind.groups, dtype=kind.scale, device="meta")
+    return Codes(kind.bits, shape[-1], values, scale, torch.empty_like(scale, dtype=torch.int8) if kind.zeros else None)
+
+
 def close_nibbles(values: Tensor) -> Tensor:
     """int8 from −8 to 7 → uint8, two neighbours to a byte."""
     shifted = torch.nn.functional.pad((values + 8).to(torch.uint8), (0, values.shape[-1] % 2))

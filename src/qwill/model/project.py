@@ -8,6 +8,7 @@ Shape suffixes as in transformer.py; M = N·k assignments of tokens to experts, 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from qwill.model import ops
 from qwill.model.packed import Codes
 
 if TYPE_CHECKING:
+    from qwill.model.layout import Slot
     from qwill.model.lora import Updates
 
 
@@ -38,6 +40,13 @@ class Quantized(nn.Module):
     def shape(self) -> torch.Size:
         """That of the weights."""
         return torch.Size((*self.values.shape[:-1], self.columns))
+
+    def write(self, slot: Slot, codes: Codes) -> None:
+        """Put the codes of one tensor of the files into their place."""
+        slot.write(self.values, codes.values)
+        slot.write(self.scale, codes.scale)
+        if self.zero is not None and codes.zero is not None:
+            slot.write(self.zero, codes.zero)
 
     def dense(self, dtype: torch.dtype, expert: int | None = None) -> Tensor:
         """The weights, or one expert's, multiplied out."""
@@ -78,7 +87,7 @@ def project_groups(x_MI: Tensor, starts: Tensor, weight: Tensor | Quantized, upd
         borders = starts.tolist()
         parts = [
             _QuantizedProduct.apply(x_MI[first:last], weight, e)
-            for e, (first, last) in enumerate(zip(borders, borders[1:], strict=False))
+            for e, (first, last) in enumerate(pairwise(borders))
             if last > first
         ]
         out_MC = torch.cat(parts)

@@ -2,8 +2,8 @@
 
 Quantised are the matrices of attention and feed-forward (each expert's too); embedding, head, norms and router stay as
 they are. `pack-quantized` is what compressed-tensors means by weight-only integers. `int-quantized` has a byte for each
-weight; transformers 5.23.0 does not unpack it for experts, so experts are `pack-quantized` there too. `load_model` reads
-the folder back as float weights, which are the numbers that it stands for, or keeps the codes (`quantized=True`).
+weight; transformers 5.23.0 does not unpack it for experts, so experts are `pack-quantized` there, too. `load_model`
+reads the folder back as float weights, which are the numbers that it stands for, or keeps the codes (`quantized=True`).
 """
 
 from __future__ import annotations
@@ -45,17 +45,19 @@ class Scheme:
 
     def to_hf(self, sparse: bool = False, kept: tuple[str, ...] = ()) -> dict[str, Any]:
         """`quantization_config` of config.json; `kept` are names of linear layers that stay floats."""
-        weights = {"num_bits": self.bits, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
-        if self.group_size is not None:
-            weights |= {"strategy": "group", "group_size": self.group_size}
-        group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
-        groups, form = {"group_0": group}, self.format
+        strategy = {"strategy": "channel"} if self.group_size is None else {
+            "strategy": "group", "group_size": self.group_size
+        }  # fmt: skip
+        weights = {"num_bits": self.bits, "type": "int", "symmetric": True, "dynamic": False, **strategy}
+        group: dict[str, Any] = {"targets": ["Linear"], "weights": weights}
+        group |= {"input_activations": None, "output_activations": None}
+        groups, form = {"group_0": group}, str(self.format)
         if self.format == "int-quantized":
             # Said of the group, too: compressed-tensors else takes weight-only integers to be packed.
-            groups = {"group_0": group | {"format": "int-quantized"}}
+            groups = {"group_0": {**group, "format": self.format}}
             if sparse:
                 form = "mixed-precision"
-                groups["group_1"] = group | {"format": "pack-quantized", "targets": [EXPERT]}
+                groups["group_1"] = {**group, "format": "pack-quantized", "targets": [EXPERT]}
         return {
             "quant_method": "compressed-tensors",
             "format": form,

@@ -7,7 +7,7 @@ words; one scale for each row or group of a row) come as `Codes`, or as the floa
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,10 +19,10 @@ from torch import Tensor
 from qwill.base.errors import CheckpointError, DataError
 from qwill.base.files import read_json
 from qwill.base.tensorfile import CHUNK, TensorEntry, read_header
-from qwill.model.packed import Codes, unpack
+from qwill.model.packed import Codes, Kind, unpack
 
 INDEX = "model.safetensors.index.json"
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SCALE, ZERO, PACKED, SHAPE = "_scale", "_zero_point", "_packed", "_shape"
 
 
@@ -78,7 +78,8 @@ class StoredTensors:
         grouped = {(rows, columns // size) for size in self.group_sizes if columns % size == 0}
         allowed = {(rows, 1), (rows,), (1,), (), (1, 1)} | grouped
         if len(shape) != 2 or scale.dtype not in FLOATS or scale.shape not in allowed:
-            groups = f", or for {' or '.join(map(str, sorted(self.group_sizes)))} columns of one" * bool(self.group_sizes)
+            sizes = " or ".join(map(str, sorted(self.group_sizes)))
+            groups = f", or for {sizes} columns of one" * bool(sizes)
             raise CheckpointError(
                 f"{path}: tensor {name}{SCALE} is {scale.dtype} {list(scale.shape)}; expected one float for each of "
                 f"the {shape[0]} rows of {name}{groups}."
@@ -99,7 +100,15 @@ class StoredTensors:
             return 4 if self.entries[name + PACKED][1].shape[-1:] == (-(-shape[-1] // 8),) else 8
         return next(iter(self.widths))
 
-    def _same_shape(self, name: str, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> None:
+    def kind(self, name: str, shape: tuple[int, ...]) -> Kind | None:
+        """How a tensor that `check` found in order is quantised; None for one of floats."""
+        if (bits := self.bits(name, shape)) is None:
+            return None
+        scale = self.entries[name + SCALE][1]
+        groups = scale.shape[1] if len(scale.shape) == 2 else 1
+        return Kind(bits, groups, FLOATS[scale.dtype], name + ZERO in self.entries)
+
+    def _same_shape(self, name: str, shape: tuple[int, ...], dtypes: Collection[str]) -> None:
         if name not in self.entries:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing.")
         path, entry = self.entries[name]

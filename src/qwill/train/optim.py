@@ -71,9 +71,11 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
     matrices: dict[tuple[int, ...], list[nn.Parameter]] = {}
     vectors, embeddings = [], []
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
         if name in ("embed_tokens.weight", "lm_head.weight"):
             embeddings.append(p)
-        elif p.ndim < 2 or name.endswith("mlp.gate.weight"):
+        elif p.ndim < 2 or name.endswith("mlp.gate.weight") or ".updates." in name:  # the last: of an adapter
             vectors.append(p)
         else:
             if "qkv_proj" in name:
@@ -97,7 +99,7 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
             [g for g in adam_groups if g["params"]], betas=(config.beta1, config.beta2), eps=1e-10, fused=True
         )
     ]
-    if config.optimizer == "muon":
+    if config.optimizer == "muon" and matrices:
         groups = [{"params": ps, "parts": list(parts)} for parts, ps in matrices.items()]
         optimizers.append(
             Muon(groups, config.matrix_rate, config.momentum, config.weight_decay, config.newton_schulz_steps)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
+from qwill.model.lora_config import LoraConfig
 
 # Of matrix products while training; weights, optimiser and files stay float32. `auto` is resolved once and recorded.
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -95,7 +97,11 @@ def _finetuning() -> OptimizerConfig:
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted."""
+    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted.
+
+    With `lora` only an adapter is trained, by AdamW at `learning_rate`; it lies in the model's folder `adapter/`, and
+    the model has it merged in.
+    """
 
     steps: int = 100
     batch_tokens: int = 4096
@@ -103,6 +109,7 @@ class SFTConfig:
     balance: float = 0.01
     optimizer: OptimizerConfig = field(default_factory=_finetuning)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    lora: LoraConfig | None = field(default=None, metadata=LATER)
     dtype: Precision = "auto"
 
     def __post_init__(self) -> None:

@@ -26,9 +26,9 @@ from qwill.evaluate.bits_per_byte import Compression, bits_per_byte
 from qwill.model.files import load_model
 from qwill.text.tokenizer import Tokenizer
 from qwill.train import pretrain
-from qwill.train.loop import StepData
 from qwill.train.pretrain import compare, heldout_texts
 from qwill.train.settings import OptimizerConfig, PretrainConfig
+from qwill.train.step import StepData
 
 END = 0
 
@@ -225,7 +225,7 @@ def test_a_step_weighs_its_tokens_alike_and_is_named_by_its_rows(
 ) -> None:
     made: list[StepData] = []
 
-    def look(model: Any, steps: int, step_data: Callable[[int], StepData], *_: object) -> None:
+    def look(model: Any, steps: int, step_data: Callable[[int], StepData], *_: object, **__: object) -> None:
         made.append(step_data(3))
         raise Killed
 

@@ -16,22 +16,29 @@ from qwill.base.stage import StageContext
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
-from qwill.train.loop import History, StepData, train
-from qwill.train.settings import OptimizerConfig, ScheduleConfig
+from qwill.train.loop import History, train
+from qwill.train.settings import OptimizerConfig, ScheduleConfig, StepConfig
+from qwill.train.step import StepData
 
 VOCAB = 50
 STEPS = 6
-KINDS = ("dense", "moe")
+KINDS = ("dense", "moe", "hybrid")
 OPTIMIZERS = ("muon", "adamw")
 CONFIGS = {
     "dense": ModelConfig("qwen3", VOCAB, 24, 2, 2, 1, 12, 32, attention_bias=True),
     "moe": ModelConfig(
         "qwen3_moe", VOCAB, 24, 2, 2, 1, 12, 0, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8
     ),
+    "hybrid": ModelConfig(
+        "qwen3_next", VOCAB, 24, 2, 2, 1, 12, 0, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8,
+        shared_expert_intermediate_size=10, partial_rotary_factor=0.5, tie_word_embeddings=False,
+        layer_types=("linear_attention", "full_attention"), linear_num_key_heads=2, linear_num_value_heads=4,
+        linear_key_head_dim=6, linear_value_head_dim=8, linear_conv_kernel_dim=4,
+    ),
 }
 SCHEDULE = ScheduleConfig(0.2, 0.4)
 # What rounding may do to a model in float64: routers compute in float32 whatever the rest does.
-ROUNDING = {"dense": 1e-10, "moe": 1e-6}
+ROUNDING = {"dense": 1e-10, "moe": 1e-6, "hybrid": 1e-6}
 
 
 class Killed(Exception):
@@ -107,6 +114,7 @@ def run(
     optimizer: str,
     data: Callable[[int], StepData] = step_data,
     checkpoint_seconds: float = 0.0,
+    how: StepConfig = StepConfig(),  # noqa: B008 (frozen)
 ) -> Outcome:
     """One attempt. Where a checkpoint is there, the model in memory is another one, as nothing of it may survive."""
     model = fresh(kind, seed=99 if checkpoints(folder) else 0)
@@ -116,7 +124,7 @@ def run(
 
     history = train(
         model, STEPS, data, OptimizerConfig(optimizer, clip=0.5), SCHEDULE, 0.01, context(folder), "test",
-        validate, 2, checkpoint_seconds,
+        validate, 2, checkpoint_seconds, how,
     )  # type: ignore[arg-type]  # fmt: skip
     return outcome(folder, model, history)
 

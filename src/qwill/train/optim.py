@@ -6,14 +6,20 @@ matrix: fewer tokens to the same loss than AdamW. Embeddings, head, norms, biase
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qwill.base.errors import TrainingError
 from qwill.model import ops
+from qwill.model.layout import row_parts
 from qwill.model.transformer import Transformer
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
+
+# Of two dimensions or more, but not maps between directions: routers and gates decide, filters are one a channel.
+NO_MATRICES = ("mlp.gate.weight", "shared_expert_gate.weight", "linear_attn.conv1d")
 
 # Newton–Schulz steps p(x) = a·x + b·x³ + c·x⁵ that bring singular values from [1e-3, 1] near 1 (Polar Express,
 # arXiv 2505.16932, table 1); the last pair is repeated for further steps.
@@ -68,37 +74,41 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of every parameter that asks for gradients; frozen ones (under an adapter) are left alone.
+
+    Raises TrainingError when nothing is to be trained, or a weight that is has fewer bits than float32: an update is
+    often smaller than bfloat16's step at the weight (2^-8 of it) and would be rounded away.
+    """
     matrices: dict[tuple[int, ...], list[nn.Parameter]] = {}
     vectors, embeddings = [], []
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
+        if p.dtype not in (torch.float32, torch.float64):
+            raise TrainingError(
+                f"the weight {name} is {str(p.dtype).removeprefix('torch.')}, in which small updates vanish; load the "
+                "model as float32 (`dtype: bfloat16` still computes matrix products in bfloat16)."
+            )
         if name in ("embed_tokens.weight", "lm_head.weight"):
             embeddings.append(p)
-        elif p.ndim < 2 or name.endswith("mlp.gate.weight") or ".updates." in name:  # the last: of an adapter
+        elif p.ndim < 2 or name.endswith(NO_MATRICES) or ".updates." in name:  # the last: of an adapter
             vectors.append(p)
         else:
-            if "qkv_proj" in name:
-                c = model.config
-                heads, kv_heads, k = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-                parts = [heads * k, kv_heads * k, kv_heads * k]
-            elif "gate_up" in name:
-                parts = [p.shape[-2] // 2] * 2
-            else:
-                parts = [p.shape[-2]]
-            matrices.setdefault(tuple(parts), []).append(p)
+            matrices.setdefault(row_parts(model.config, name, p.shape[-2]), []).append(p)
     adam_groups = [
         {"params": vectors, "lr": config.learning_rate, "weight_decay": 0.0},
         {"params": embeddings, "lr": config.embedding_rate or config.learning_rate, "weight_decay": 0.0},
     ]
-    if config.optimizer == "adamw":
+    if config.optimizer == "adamw" and matrices:
         every = [p for group in matrices.values() for p in group]
         adam_groups.append({"params": every, "lr": config.matrix_rate, "weight_decay": config.weight_decay})
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [g for g in adam_groups if g["params"]], betas=(config.beta1, config.beta2), eps=1e-10, fused=True
-        )
-    ]
+    adam_groups = [g for g in adam_groups if g["params"]]
+    if not adam_groups and not matrices:
+        raise TrainingError("no weight of the model asks for gradients, so there is nothing to train; unfreeze some.")
+    optimizers: list[torch.optim.Optimizer] = []
+    if adam_groups:  # fused: 4 to 8 times quicker on a CPU than foreach (LOG.md, 2026-11-24)
+        adam = torch.optim.AdamW(adam_groups, betas=(config.beta1, config.beta2), eps=1e-10, fused=True)
+        optimizers.append(adam)
     if config.optimizer == "muon" and matrices:
         groups = [{"params": ps, "parts": list(parts)} for parts, ps in matrices.items()]
         optimizers.append(
@@ -116,7 +126,10 @@ def rate_factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
     cool = round(schedule.decay * steps)
     factor = min(1.0, (step + 1) / warm)
     if cool and step >= steps - cool:
-        factor = min(factor, schedule.final + (1 - schedule.final) * (steps - step) / (cool + 1))
+        left = (steps - step) / (cool + 1)
+        if schedule.shape == "cosine":
+            left = (1 - math.cos(math.pi * left)) / 2
+        factor = min(factor, schedule.final + (1 - schedule.final) * left)
     return factor
 
 

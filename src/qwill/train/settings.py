@@ -44,16 +44,43 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): shares of the whole run; decay is linear to `final`."""
+    """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): shares of the whole run; the decay goes to `final` in a
+    straight line, or down half a cosine. The plain cosine schedule is `shape: cosine` with warm-up and decay that
+    make up the whole run."""
 
     warmup: float = 0.02
     decay: float = 0.4
     final: float = 0.0
+    shape: Literal["linear", "cosine"] = field(default="linear", metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("warmup", "decay", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        if self.warmup + self.decay > 1 + 1e-9:
+            raise ConfigError(
+                f"warmup ({self.warmup}) and decay ({self.decay}) are more than the whole run; lower one so that "
+                "together they are at most 1."
+            )
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """How a step is computed; with the balancing loss off or `exact`, none of it changes what comes out.
+
+    micro_batches: into how many parts a step is cut (at the borders of sequences, as evenly as they allow): less memory
+    and more time. balance_over: the tokens whose expert load f the balancing loss takes: each part's own (`micro`), all
+    parts of the step so far (`running`: what Qwen3 trains with, arXiv 2501.11873 §3), or the whole step's, for which
+    the step's forward passes run twice (`exact`). recompute: keep the residual stream only and compute the insides of
+    each `layer` again in the backward pass, or keep everything (`none`).
+    """
+
+    micro_batches: int = 1
+    balance_over: Literal["micro", "running", "exact"] = "running"
+    recompute: Literal["none", "layer"] = "none"
+
+    def __post_init__(self) -> None:
+        need_positive(self, "micro_batches")
 
 
 @dataclass(frozen=True)
@@ -75,6 +102,7 @@ class PretrainConfig:
     balance: float = 0.01
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    step: StepConfig = field(default=StepConfig(), metadata=LATER)
     dtype: Precision = "auto"
     validations: int = 4
     validation_bytes: int = 30_000
@@ -109,6 +137,7 @@ class SFTConfig:
     balance: float = 0.01
     optimizer: OptimizerConfig = field(default_factory=_finetuning)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    step: StepConfig = field(default=StepConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
     dtype: Precision = "auto"
 

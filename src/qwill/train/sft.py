@@ -20,8 +20,9 @@ from qwill.model.lora import attach, merge, new_adapter
 from qwill.model.lora_files import save_adapter
 from qwill.text.chat import Rendered, training_examples
 from qwill.text.tokenizer import Tokenizer
-from qwill.train.loop import StepData, train
+from qwill.train.loop import train
 from qwill.train.settings import SFTConfig
+from qwill.train.step import StepData
 
 
 @dataclass
@@ -101,11 +102,11 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
         adapter = new_adapter(model, config.lora, torch.Generator().manual_seed(ctx.seed))
         attach(model, adapter)
     history = train(
-        model, config.steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "sft"
+        model, config.steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "sft", how=config.step
     )  # fmt: skip
     if adapter is not None:
-        made = read_manifest(ctx.inputs["base"])
-        save_adapter(adapter, ctx.out / "adapter", base=made and made.content_id, metadata={"recipe_id": ctx.recipe_id})
+        known = read_manifest(ctx.inputs["base"])
+        save_adapter(adapter, ctx.out / "adapter", known.content_id if known else None, {"recipe_id": ctx.recipe_id})
         merge(model, adapter)
     loss = heldout_loss(model, heldout.rendered, config.batch_tokens)
     report = history.thinned() | {

@@ -18,7 +18,7 @@ from qwill.model.packed import Codes, pack, unpack
 from qwill.model.project import Quantized
 from qwill.model.quantize import Scheme, quantize, quantize_folder
 from qwill.model.transformer import Transformer
-from tests.oracles.tiny_quantizable import TOKENS, tiny_folder
+from tests.oracles.tiny_models import MODELS, TOKENS, tiny_folder
 
 from .parity import RECORD
 
@@ -67,7 +67,7 @@ def test_packing_is_exact_and_reversible(rows: int, columns: int, bits: int, see
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["dense", "moe"])
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_transformers_loads_every_form_and_computes_the_same(
     scheme: str, kind: str, dtype: str, tmp_path: Path
@@ -103,7 +103,7 @@ def pair(kind: str, scheme: str, folder: Path) -> tuple[Transformer, Transformer
 
 
 @pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize("kind", ["dense", "moe"])
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_weights_held_as_integers_compute_what_the_floats_do(
     scheme: str, kind: str, native: bool, tmp_path: Path

@@ -14,6 +14,7 @@ OURS = {
     "dense_rslora": ("dense", LoraConfig(rank=4, alpha=3, targets=("o_proj", "gate_proj"), rslora=True)),
     "single_experts": ("moe", LoraConfig(rank=2, alpha=3, targets=EVERY)),
     "stacked_experts": ("moe", LoraConfig(rank=2, alpha=3, targets=("q_proj", "v_proj"), parameters=STACKED)),
+    "hybrid": ("hybrid", LoraConfig(rank=2, alpha=3, targets=("q_proj", "in_proj_ba", "o_proj"), parameters=STACKED)),
     "stacked_rslora": ("moe", LoraConfig(rank=4, alpha=3, targets=("k_proj",), parameters=STACKED[1:], rslora=True)),
 }
 

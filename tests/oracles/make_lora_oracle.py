@@ -1,4 +1,4 @@
-"""What PEFT computes with LoRA adapters on the tiny models of make_model_oracle.py, and whether it loads Qwill's.
+"""What PEFT computes with LoRA adapters on tiny models, and whether it loads Qwill's.
 
 requirements: torch==2.13.0 transformers==5.23.0 peft==0.21.2 safetensors numpy
 run: python tests/oracles/make_lora_oracle.py   (after make_model_oracle.py; writes tests/oracles/lora/)
@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent / "src"))
 sys.path.insert(0, str(HERE))
 from lora_cases import OURS, TOKENS, drawn, probe  # noqa: E402
+from tiny_models import tiny, tiny_folder  # noqa: E402
 
 from qwill.base.artifact import content_id  # noqa: E402
 from qwill.model.files import load_model  # noqa: E402
@@ -44,14 +45,21 @@ CASES = {
     "stacked_down": ("moe", {"r": 2, "lora_alpha": 3, "target_modules": ["k_proj"], "target_parameters": EXPERTS[1:]}),
     "stacked_gate_up": ("moe", {"r": 2, "lora_alpha": 3, "target_modules": [], "target_parameters": EXPERTS[:1]}),
     # Asked for single experts, PEFT 0.21 stacks them with twice the rank and alpha for gate and up.
+    "hybrid": ("hybrid", {
+        "r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj", "in_proj_qkvz", "in_proj_ba", "out_proj"],
+        "target_parameters": EXPERTS,
+    }),
     "converted": ("moe", {"r": 2, "lora_alpha": 3, "target_modules": ["v_proj", "gate_proj", "up_proj", "down_proj"]}),
 }  # fmt: skip
 
 
 def base(case):
-    return AutoModelForCausalLM.from_pretrained(
-        HERE / "model" / case, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
-    )
+    with tempfile.TemporaryDirectory() as made:
+        recorded = HERE / "model" / case
+        folder = recorded if recorded.is_dir() else tiny_folder(case, made)
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
+        )
 
 
 def peft_case(name, case, settings):
@@ -59,7 +67,7 @@ def peft_case(name, case, settings):
     config = peft.LoraConfig(task_type="CAUSAL_LM", **settings)
     model = peft.get_peft_model(base(case), config)
     g = torch.Generator().manual_seed(11)
-    for n, p in model.named_parameters():
+    for n, p in sorted(model.named_parameters()):  # PEFT keeps targets in sets
         if "lora_" in n:
             p.data.copy_(torch.randn(p.shape, generator=g) * (0.4 if "lora_A" in n else 0.2))
     logits = model(TOKENS).logits
@@ -83,7 +91,7 @@ def peft_case(name, case, settings):
 
 def our_case(name):
     case = OURS[name][0]
-    mine = load_model(HERE / "model" / case)
+    mine = load_model(HERE / "model" / case) if (HERE / "model" / case).is_dir() else tiny(case)
     adapter = drawn(name, mine)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # It warns of a tensor that it misses, and says nothing of one that it does not know: hence the comparison.

@@ -3,7 +3,7 @@
 requirements: torch==2.13.0 transformers==5.23.0 compressed-tensors==0.20.0 accelerate==1.15.0 safetensors numpy
 run: python tests/oracles/make_quantized_oracle.py   (writes quantized.json and zero_points.safetensors.bin)
 
-The models are made from a seed (tiny_quantizable.py) and quantised by Qwill. zero_points.safetensors.bin is a matrix
+The models are made from a seed (tiny_models.py) and quantised by Qwill. zero_points.safetensors.bin is a matrix
 that compressed-tensors packed with zero points, and what it unpacks it to.
 """
 
@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent / "src"))
 sys.path.insert(0, str(HERE))
-from tiny_quantizable import TOKENS, tiny_folder  # noqa: E402
+from tiny_models import MODELS, TOKENS, tiny_folder  # noqa: E402
 
 from qwill.model.quantize import Scheme, quantize_folder  # noqa: E402
 
@@ -68,7 +68,7 @@ if __name__ == "__main__":
     versions = {"transformers": transformers.__version__, "compressed_tensors": compressed_tensors.__version__}
     said = {
         f"{kind} {name} {dtype}": logits(kind, scheme, dtype)
-        for kind in ("dense", "moe")
+        for kind in MODELS
         for name, scheme in SCHEMES.items()
         for dtype in ("float32", "bfloat16")
     }

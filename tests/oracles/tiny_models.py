@@ -1,4 +1,4 @@
-"""Tiny models whose widths divide into groups of 32, made from seeds: the oracle and the tests make the same ones."""
+"""Tiny models whose widths divide into groups of 32, made from seeds: oracles and tests make the same ones."""
 
 from pathlib import Path
 
@@ -16,6 +16,14 @@ MODELS = {
     "dense": ModelConfig(model_type="qwen3", attention_bias=True, **BASE),
     "moe": ModelConfig(
         model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2, moe_intermediate_size=32, **BASE
+    ),
+    # A layer of Gated DeltaNet, one of gated attention, and a shared expert in both.
+    "hybrid": ModelConfig(
+        model_type="qwen3_next", num_experts=5, num_experts_per_tok=2, moe_intermediate_size=32,
+        shared_expert_intermediate_size=64, layer_types=("linear_attention", "full_attention"), linear_num_key_heads=2,
+        linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16, linear_conv_kernel_dim=4,
+        partial_rotary_factor=0.25,
+        **BASE,
     ),
 }  # fmt: skip
 TOKENS = torch.arange(1, 20)[None]

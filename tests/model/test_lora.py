@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -139,6 +139,7 @@ def test_a_is_drawn_as_peft_draws_it_and_b_is_zero() -> None:
 ENDS = ["q_proj", "k_proj", "up_proj", "experts.down_proj", "mlp.gate", "in_proj_qkvz", "in_proj_ba", "out_proj"]
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 9), st.sampled_from(ENDS))
 def test_merging_is_adding_b_times_a_to_the_released_matrix(seed: int, end: str) -> None:
     """On the released tensors, however they lie in memory."""

@@ -18,7 +18,7 @@ from qwill.model.config import HYBRID, ModelConfig
 from qwill.model.layout import Slot, iter_slots, released_names
 from qwill.model.packed import Kind, empty_codes
 from qwill.model.project import Quantized
-from qwill.model.stored import INDEX, StoredTensors
+from qwill.model.stored import FLOATS, INDEX, StoredTensors
 from qwill.model.transformer import Transformer
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -266,6 +266,15 @@ def _quantization(config: ModelConfig, folder: Path) -> tuple[frozenset[int], fr
                 raise ModelError(f"{folder}: group_size {size!r} of quantised weights makes no sense; {wanted}.")
             sizes.add(size)
     return frozenset(widths) or frozenset({8}), frozenset(sizes)
+
+
+def stored_dtype(folder: Path) -> str:
+    """The type of a folder's embedding, which the rest of a model follows; float32 where it is another."""
+    with StoredTensors(folder) as stored:
+        named = _released_names(stored)
+        name = named.get(EMBEDDING, named.get(HEAD, ""))
+        found = stored.entries[name][1].dtype if name in stored.entries else ""
+    return str(FLOATS.get(found, torch.float32)).removeprefix("torch.")
 
 
 def float_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -84,9 +84,27 @@ class StepConfig:
 
 
 @dataclass(frozen=True)
+class YarnConfig:
+    """Stretch the model's positions `factor` times by YaRN (arXiv 2309.00071), static, as Qwen3 is released.
+
+    trained: the context in tokens that it was trained with; its max_position_embeddings where that is left out.
+    """
+
+    factor: float = 4.0
+    trained: int | None = None
+
+    def __post_init__(self) -> None:
+        need_positive(self, "trained")
+        if self.factor <= 1:
+            raise ConfigError(f"factor is {self.factor}; expected more than 1: how many times longer the context gets.")
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """`depth` derives the model, and `steps` and `batch_rows` where they are not set (train/horizon.py says how);
-    `steps` × `batch_rows` × `row_tokens` is the horizon.
+    `steps` × `batch_rows` × `row_tokens` is the horizon. With `inputs: {start: MODEL}` training goes on from that
+    model; `depth`, `experts`, `experts_per_token` and `hybrid` then count for nothing, and `yarn` and `context` may
+    lengthen the context that it is made for. `hybrid`: three of four layers are Gated DeltaNets, as in Qwen3-Next.
 
     `validation_bytes` of each language are scored `validations` times during training, `heldout_bytes` at the end.
     `baselines` names what the result is compared with: xz, kneser_ney_byte5, kneser_ney_token5.
@@ -103,6 +121,8 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
+    yarn: YarnConfig | None = field(default=None, metadata=LATER)
+    hybrid: bool = field(default=False, metadata=LATER)
     dtype: Precision = "auto"
     validations: int = 4
     validation_bytes: int = 30_000

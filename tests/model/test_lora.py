@@ -170,13 +170,15 @@ def test_merging_is_adding_b_times_a_to_the_released_matrix(seed: int, end: str)
 
 
 def test_half_models_keep_adapters_in_float32_and_merge() -> None:
+    exact = load("moe")
+    attach(exact, drawn("stacked_experts", exact))
     model = load("moe").to(torch.bfloat16)
     adapter = drawn("stacked_experts", model)
     attach(model, adapter)
     assert {p.dtype for p in adapter.parts["model.layers.0.self_attn.q_proj"].parameters()} == {torch.float32}
-    unmerged = model.logits(TOKENS)
+    rounding = distance(model.logits(TOKENS), exact.logits(TOKENS))
     merge(model, adapter)
-    assert distance(model.logits(TOKENS), unmerged) <= 0.1
+    assert distance(model.logits(TOKENS), exact.logits(TOKENS)) <= 2 * rounding < 0.5
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 

@@ -176,9 +176,12 @@ def test_half_models_keep_adapters_in_float32_and_merge() -> None:
     adapter = drawn("stacked_experts", model)
     attach(model, adapter)
     assert {p.dtype for p in adapter.parts["model.layers.0.self_attn.q_proj"].parameters()} == {torch.float32}
-    rounding = distance(model.logits(TOKENS), exact.logits(TOKENS))
+    # The median token: rounding may send one to other experts.
+    truth = exact.logits(TOKENS)
+    unmerged = float((model.logits(TOKENS) - truth).abs().amax(-1).median())
     merge(model, adapter)
-    assert distance(model.logits(TOKENS), exact.logits(TOKENS)) <= 2 * rounding < 0.5
+    merged = float((model.logits(TOKENS) - truth).abs().amax(-1).median())
+    assert merged <= 2 * unmerged < 0.05 * float(truth.abs().max())
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 

@@ -1,4 +1,4 @@
-"""The tensors in a model folder's safetensors files, read one at a time from mapped files.
+"""The tensors in a model folder's safetensors files, read one at a time: from mapped files, or straight to their place.
 
 int8 weights in `compressed-tensors` form (one byte each, or four to an int32 word) come as the floats they stand for.
 """
@@ -6,6 +6,7 @@ int8 weights in `compressed-tensors` form (one byte each, or four to an int32 wo
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from qwill.model.packed import unpack_bytes
 
 INDEX = "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
+TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SCALE, PACKED, SHAPE = "_scale", "_packed", "_shape"
 
 
@@ -40,6 +42,7 @@ class StoredTensors:
                     raise CheckpointError(f"{path}: tensor {name} is also in {self.entries[name][0].name}.")
                 self.entries[name] = (path, entry)
         self._open: dict[Path, Any] = {}
+        self._files: dict[Path, int] = {}
         self.names = set(self.entries)
         for name in self.entries:
             weight = name.removesuffix(PACKED)
@@ -54,6 +57,9 @@ class StoredTensors:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._open.clear()
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """That a float tensor of this name and shape, or one that stands for it, is there; reads headers only."""
@@ -109,6 +115,31 @@ class StoredTensors:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); copy or make it again.") from None
         return tensor
+
+    def copy_to(self, name: str, out: Tensor) -> None:
+        """Fill `out`, of a shape that `check` found in order, with the tensor.
+
+        Where it is stored as `out` holds it, the file is read straight into that memory, and nothing else is taken:
+        each byte is touched once. Mapping it would cost a fault for every page of the file besides.
+        """
+        path, entry = self.entries.get(name) or self.entries[name + PACKED]
+        straight = out.is_contiguous() and out.device.type == "cpu" and TORCH.get(entry.dtype) == out.dtype
+        if not straight or not out.numel():
+            out.copy_(self.read(name, tuple(out.shape)))
+            return
+        # As bytes through NumPy, which knows no bfloat16.
+        memory = out.reshape(-1).view(torch.uint8).numpy().data
+        try:
+            if path not in self._files:
+                self._files[path] = os.open(path, os.O_RDONLY)
+            file, at = self._files[path], 0
+            while at < len(memory):
+                count = os.preadv(file, [memory[at : at + CHUNK]], entry.start + at)
+                if count == 0:
+                    raise CheckpointError(f"{path}: cut off within tensor {name!r}; copy or make it again.")
+                at += count
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); copy or make it again.") from None
 
     def same_bytes(self, one: str, two: str) -> bool:
         """Whether two tensors are equal in type, shape and every byte."""

@@ -25,7 +25,8 @@ PROMPTS = [
 ]  # fmt: skip
 AWKWARD = [
     "", " ", "  two  spaces \n\n\ttab\r\nend ", "3.14159 and 2024年, ٣٤ ½ ²", "I'll DON'T WE'VE 'tis 'S",
-    "你好，世界！日本語 한국어", "café ﬁ Ａ", "👩‍👩‍👧 🇨🇳 \u00a0\u2003x", "def f(a_b: int) -> None:  # no\n    return a[1:-1]", "https://a.b/c?d=e%20f",
+    "你好，世界！日本語 한국어",
+    "café ﬁ Ａ", "👩‍👩‍👧 🇨🇳 \u00a0\u2003x", "def f(a_b: int) -> None:  # no\n    return a[1:-1]", "https://a.b/c?d=e%20f",
     "<|im_end|> <|endoftext|> text", "\x00\x01\x7f\ufffd", "   \n   \n", "\r\n\r\n x", "a" * 70, "中" * 40,
 ]  # fmt: skip
 

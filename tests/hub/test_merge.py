@@ -45,7 +45,8 @@ def test_the_folder_is_a_whole_model(pair: tuple[Path, Path, torch.Tensor], caps
     assert said == {"folder": str(out), "projections": 14, "bytes": (out / "model.safetensors").stat().st_size}
     assert float((merged.logits(TOKENS) - logits).abs().max().detach()) <= 1e-5 * float(logits.abs().max())
     files = {path.name for path in model.iterdir()}
-    assert {path.name for path in out.iterdir()} == files
+    assert {path.name for path in out.iterdir()} == files | {"qwill.json"}
+    assert need_manifest(out).inputs == {"model": content_id(model)[0]} and verify(out) == []
     assert (out / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
     assert json.loads((out / "config.json").read_text()) == json.loads((model / "config.json").read_text())
 

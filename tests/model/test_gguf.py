@@ -277,7 +277,7 @@ def raw_files() -> Iterator[tuple[str, bytes]]:
     one = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
     yield "not UTF-8", one + struct.pack("<Q", 2) + b"\xff\xfe" + bytes(40)
     yield "unknown type 99", one + text("k") + struct.pack("<I", 99) + bytes(40)
-    yield "'k' is an array of arrays", one + text("k") + struct.pack("<IIQ", 9, 9, 1) + bytes(40)
+    yield "is an array of arrays", one + text("k") + struct.pack("<IIQ", 9, 9, 1) + bytes(40)
     yield "cut off or damaged", one + text("k") + struct.pack("<IIQ", 9, 12, 2**61) + bytes(40)
     twice = b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * (text("k") + struct.pack("<II", 4, 7))
     yield "key 'k' is there twice", twice + bytes(40)

@@ -150,6 +150,18 @@ _stage_command(qwill, "arena", "Let the models compete in pairs; ratings with in
 _stage_command(qwill, "report", "Write one HTML file that shows the whole run.", "title=Mine")
 
 
+@qwill.command(epilog=_examples("qwill merge runs/demo/base runs/demo/sft/adapter --out merged"))
+@click.argument("model")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def merge(model: str, adapter: Path, out: Path, as_json: bool) -> int:
+    """Write MODEL with the LoRA adapter in the folder ADAPTER merged in."""
+    from qwill.cli.merge import merge
+
+    return merge(model, adapter, out, as_json)
+
+
 @qwill.command(epilog=_examples("qwill chat runs/demo/aligned", "qwill chat smollm2"))
 @click.argument("model")
 def chat(model: str) -> int:

@@ -105,7 +105,7 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
             )
         if name in ("embed_tokens.weight", "lm_head.weight"):
             embeddings.append(p)
-        elif p.ndim < 2 or name.endswith(NOT_MATRICES):
+        elif p.ndim < 2 or name.endswith(NOT_MATRICES) or ".updates." in name:  # the last: of an adapter
             vectors.append(p)
         else:
             matrices.setdefault(row_parts(name, p.shape[-2], model.config), []).append(p)

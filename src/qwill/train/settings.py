@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
+from qwill.model.lora_config import LoraConfig
 
 # Of matrix products while training; weights, optimiser and files stay float32. `auto` is resolved once and recorded.
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -144,7 +145,11 @@ def _finetuning() -> OptimizerConfig:
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted."""
+    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted.
+
+    With `lora` only an adapter is trained, by AdamW at `learning_rate`; it lies in the model's folder `adapter/`, and
+    the model has it merged in.
+    """
 
     steps: int = 100
     batch_tokens: int = 4096
@@ -153,6 +158,7 @@ class SFTConfig:
     optimizer: OptimizerConfig = field(default_factory=_finetuning)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
+    lora: LoraConfig | None = field(default=None, metadata=LATER)
     dtype: Precision = "auto"
 
     def __post_init__(self) -> None:

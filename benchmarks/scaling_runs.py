@@ -45,7 +45,6 @@ class Rung:
     width: int
     layers: int
     horizons: tuple[int, ...]
-    seeds: int
 
     @property
     def name(self) -> str:

@@ -34,17 +34,20 @@ RATES = (
     (Rung(192, 5, (M // 8,)), (2.0, 4.0)),
 )
 RATE_FACTOR = 3.0
-# Sizes with their seeds, in the order of training: where time runs out, the last are missed least.
+# Sizes with their seeds, in the order of training: where time runs out, the last are missed least. A size that comes
+# again with the same seed and longer horizons goes on from its trunk.
 LADDER = (
     (Rung(32, 3, (M // 2, M, 2 * M, 4 * M)), 1),
     (Rung(64, 3, (M // 2, M, 2 * M, 4 * M)), 1),
-    (Rung(96, 4, (M // 2, M, 2 * M)), 1),
+    (Rung(96, 4, (M // 2, M)), 1),
     (Rung(32, 3, (M // 2, M, 2 * M)), 2),
     (Rung(64, 3, (M // 2, M)), 2),
     (Rung(192, 5, (M // 8, M // 4)), 1),
     (Rung(128, 5, (M // 4, M // 2)), 1),
     (Rung(32, 3, (M // 2, M, 2 * M)), 3),
     (Rung(64, 3, (M // 2, M)), 3),
+    (Rung(96, 4, (M // 2, M, 2 * M)), 1),
+    (Rung(128, 5, (M // 4, M // 2, M)), 1),
 )
 HELDOUT_BYTES = 160_000
 RESAMPLES = 1000
@@ -63,21 +66,23 @@ def train_all(run: Path, work: Path) -> None:
     data = Data(store, tokenizer, sample_documents(run / "corpus", HELDOUT_BYTES))
     for name, kind, rung, seed, factor in plan():
         started = time.monotonic()
-        points = run_one(work / name, kind, rung, seed, factor, data)["points"]
+        points = run_one(work / name, kind, rung, seed, factor, data)
         losses = [{k: round(v, 4) for k, v in p["bits_per_byte"].items()} for p in points]
         print(f"{name}: {json.dumps(losses)} in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def finished(work: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Points of the ladder that both kinds have, and those of the comparison of rates."""
-    ladder, rates = [], []
+    found = {}
     for name, kind, rung, *_ in plan():
         twin = name.replace(f"-{kind}-", f"-{KINDS[1 - KINDS.index(kind)]}-")
         for horizon in rung.horizons:
             point, other = (work / n / "points" / f"{horizon}.json" for n in (name, twin))
             if point.exists() and other.exists():
-                (rates if name.startswith("rate-") else ladder).append(read_json(point))
-    return ladder, rates
+                found[name, horizon] = read_json(point)
+    return tuple(  # type: ignore[return-value]
+        [point for (name, _), point in found.items() if name.startswith("rate-") == rate] for rate in (False, True)
+    )
 
 
 def report(work: Path, picture: Path) -> None:

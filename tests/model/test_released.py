@@ -54,7 +54,7 @@ def test_the_folder_gives_transformers_logits(case: str, native: bool) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_saved_of_it_is_read_by_transformers(case: str, tmp_path: Path) -> None:
-    """Identity of the folder that make_released_oracle.py had transformers load: nothing missing, nothing unexpected."""
+    """The identity of the folder in which transformers missed nothing and found nothing unexpected."""
     model = load_model(RECORD / case)
     save_model(model, tmp_path)
     assert content_id(tmp_path)[0] == said(case)[1]["reads_our_folder"]

@@ -1,7 +1,7 @@
 """The comparison with transformers is itself tested: every seeded bug must be seen in every model that it touches.
 
-Here what all types share: attention, norms, RoPE, feed-forwards, experts, the losses. What is particular to some of them
-is in test_seeded_bugs_family.py and test_seeded_bugs_delta.py.
+Here what all types share: attention, norms, RoPE, feed-forwards, experts, the losses. What only some of them have is in
+test_seeded_bugs_family.py and test_seeded_bugs_delta.py.
 """
 
 from collections.abc import Iterator

@@ -3,6 +3,7 @@ the record that it touches."""
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def one_sequence(cu_seqlens: Tensor) -> Tensor:
 
 def chopped(cu_seqlens: Tensor) -> Tensor:
     """Every chunk a sequence of its own."""
-    cuts = [torch.arange(int(a), int(b), delta.CHUNK) for a, b in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)]
+    cuts = [torch.arange(a, b, delta.CHUNK) for a, b in pairwise(cu_seqlens.tolist())]
     return torch.cat([*cuts, cu_seqlens[-1:]]).to(cu_seqlens.dtype)
 
 
@@ -93,7 +94,7 @@ def rule(
     def wrong(real: object, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, cu: Tensor, *rest: object) -> Any:
         q, k = delta._queries_and_keys(q, k, v.shape[1])
         out = []
-        for first, last in zip(cu[:-1].tolist(), cu[1:].tolist(), strict=True):
+        for first, last in pairwise(cu.tolist()):
             state = v.new_zeros(v.shape[1], k.shape[2], v.shape[2])
             for t in range(first, last):
                 fade, b = g[t].exp()[:, None, None], beta[t][:, None]
@@ -121,15 +122,15 @@ def no_dt_bias(m: GatedDeltaNet) -> None:
     m.dt_bias.data.zero_()
 
 
-def no_A(m: GatedDeltaNet) -> None:  # noqa: N802
+def no_A(m: GatedDeltaNet) -> None:
     m.A_log.data.zero_()
 
 
-def A_is_its_own_logarithm(real: object, a: Tensor, A_log: Tensor, dt_bias: Tensor) -> Tensor:  # noqa: N802, N803
+def A_is_its_own_logarithm(real: object, a: Tensor, A_log: Tensor, dt_bias: Tensor) -> Tensor:
     return -A_log.abs() * delta.softplus(a + dt_bias)
 
 
-def bias_outside_softplus(real: object, a: Tensor, A_log: Tensor, dt_bias: Tensor) -> Tensor:  # noqa: N803
+def bias_outside_softplus(real: object, a: Tensor, A_log: Tensor, dt_bias: Tensor) -> Tensor:
     return -A_log.exp() * (delta.softplus(a) + dt_bias)
 
 
@@ -239,8 +240,10 @@ BUGS: list[tuple[str, Where, Bug]] = [
     ("output not normalised", linear, operation("gated_rms_norm", lambda real, o, z, w, eps: o * w * delta.silu(z))),
     ("output's gate a sigmoid", linear,
      operation("gated_rms_norm", lambda real, o, z, w, eps: rms(o, eps) * w / (1 + (-z).exp()))),
-    ("output's norm zero-centred", linear, operation("gated_rms_norm", lambda real, o, z, w, eps: real(o, z, 1 + w, eps))),
-    ("output's norm with another eps", linear, operation("gated_rms_norm", lambda real, o, z, w, eps: real(o, z, w, 1e-6))),
+    ("output's norm zero-centred", linear,
+     operation("gated_rms_norm", lambda real, o, z, w, eps: real(o, z, 1 + w, eps))),
+    ("output's norm with another eps", linear,
+     operation("gated_rms_norm", lambda real, o, z, w, eps: real(o, z, w, 1e-6))),
     ("queries and keys swapped", linear, exchanged(0, 1)),
     ("values and output gate swapped", linear, exchanged(2, 3)),
     ("beta and decay swapped", linear, exchanged(4, 5)),
@@ -281,7 +284,7 @@ SAME = [
 
 
 @pytest.mark.parametrize("number", range(len(SAME)))
-@pytest.mark.parametrize("case", [c for c in CASES if fresh(c).config.has_linear])
+@pytest.mark.parametrize("case", [c for c in CASES if c.startswith(("next", "qwen3_5"))])
 def test_what_the_bugs_are_made_of_is_no_bug(case: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = copy.deepcopy(fresh(case))
     SAME[number](model, monkeypatch)

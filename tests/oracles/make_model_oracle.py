@@ -1,4 +1,4 @@
-"""What transformers says of tiny models in which nothing is trivial: logits, losses, gradients, router choices, decoding.
+"""What transformers says of tiny models in which nothing is trivial: logits, gradients, router choices, decoding.
 
 Besides: whether it loads the folders that Qwill's own `save_model` makes of them, and computes the same from those.
 
@@ -47,9 +47,8 @@ def redraw(model, seed):
     def uniform(p, low, high):
         return low + (high - low) * torch.rand(p.shape, generator=g)
 
-    centred = {
-        f"{name}.weight" for name, m in model.named_modules() if re.fullmatch(r"Qwen3(Next|_5|_5Moe)RMSNorm", type(m).__name__)
-    }
+    adds_one = re.compile(r"Qwen3(Next|_5|_5Moe)RMSNorm").fullmatch
+    centred = {f"{name}.weight" for name, m in model.named_modules() if adds_one(type(m).__name__)}
     # Gated DeltaNet's gates multiply, and so do rounding errors: livelier weights would drown gradients in them.
     scale = 0.85 if any("A_log" in name for name, _ in model.named_parameters()) else 1.3
     with torch.no_grad():
@@ -70,7 +69,8 @@ def redraw(model, seed):
 
 def router_margins(router_logits, k):
     """Of each token: the least distance, over layers, between the last chosen and the first expert not chosen."""
-    sorted_p = torch.stack([torch.softmax(layer.float(), -1).sort(-1, descending=True).values for layer in router_logits])
+    probabilities = torch.softmax(torch.stack(list(router_logits)).float(), -1)
+    sorted_p = probabilities.sort(-1, descending=True).values
     return (sorted_p[..., k - 1] - sorted_p[..., k]).amin(0)
 
 
@@ -139,7 +139,8 @@ class Case:
             self.said["chosen"] = torch.stack([r.topk(k, -1).indices.sort(-1).values for r in out.router_logits])
         if self.linear:
             layers = [m for m in self.model.modules() if hasattr(m, "A_log")]
-            decay = torch.stack([(-m.A_log.detach().exp() * s).exp().flatten() for m, s in zip(layers, decays, strict=True)])
+            pairs = zip(layers, decays, strict=True)
+            decay = torch.stack([(-m.A_log.detach().exp() * s).exp().flatten() for m, s in pairs])
             self.record["decay_quantiles"] = decay.quantile(torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])).tolist()
             lively = ((decay > 0.02) & (decay < 0.995)).float().mean(1)
             if float(lively.min()) < 0.7 or float(decay.quantile(0.95)) < 0.9:
@@ -239,7 +240,7 @@ class Case:
         return None
 
 
-class smaller_chunks:  # noqa: N801
+class smaller_chunks:
     """Gated DeltaNet in chunks of 16 tokens: the same function, other rounding."""
 
     modules = (modeling_qwen3_next, modeling_qwen3_5, modeling_qwen3_5_moe)

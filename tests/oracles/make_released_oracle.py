@@ -16,6 +16,7 @@ hidden state after the last norm,
 
 import copy
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -23,8 +24,16 @@ from pathlib import Path
 import torch
 import transformers
 from make_model_oracle import (
-    EAGER, agrees, ask_again, older_spelling, reads_our_folder, redraw, released_layout, router_margins, write_record,
-)  # fmt: skip
+    EAGER,
+    agrees,
+    ask_again,
+    older_spelling,
+    reads_our_folder,
+    redraw,
+    released_layout,
+    router_margins,
+    write_record,
+)
 from model_cases import VOCABULARY, settings
 from safetensors.torch import save_file
 from torch import nn
@@ -87,9 +96,9 @@ def make(name):
             redraw(part, 1000 * i + seed)
             for p in part.parameters():
                 p.data = p.data.to(dtype).float()
-        routed = []
+        routed: list[torch.Tensor] = []
         hooks = [
-            m.register_forward_hook(lambda m, i, out: routed.append(out[0].detach()))
+            m.register_forward_hook(lambda m, i, out, routed=routed: routed.append(out[0].detach()))
             for part in (model, head)
             for m in part.modules()
             if type(m).__name__.endswith("TopKRouter")
@@ -143,7 +152,7 @@ def file_tensors(name, model, head, dtype):
     """All tensors of the folder, named and laid out as in the released files of this model."""
     tensors = dict(model.named_parameters()) | {f"mtp.{k}": v for k, v in head.named_parameters()}
     if "qwen3_5" in name:  # experts stay fused; the text model is inside a vision model
-        tensors = {k.replace("model.", "model.language_model.", 1) if k[:6] == "model." else k: v for k, v in tensors.items()}
+        tensors = {re.sub(r"^model\.", "model.language_model.", k): v for k, v in tensors.items()}
         tensors["model.visual.patch_embed.proj.bias"] = torch.arange(5.0)
     else:
         tensors = released_layout(tensors)

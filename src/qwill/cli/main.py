@@ -216,6 +216,7 @@ def lineage(
     epilog=_examples(
         "qwill plan qwen3-30b-a3b --gpus 64 --tokens 1T",
         "qwill plan qwen3-1t-plan --gpus 1024 --gpu h100 --tokens 36T --context 32768",
+        "qwill plan qwen3-8b --mesh fsdp=4,tp=2 --check",
     )
 )
 @click.argument("config", metavar="CONFIG")
@@ -225,6 +226,7 @@ def lineage(
 @click.option("--context", type=click.IntRange(min=1), metavar="N", help="Tokens of a sequence.  [default: 4096]")
 @click.option("--batch-tokens", metavar="N", help="Tokens of a step.  [default: 4M, from 5T tokens on 16M]")
 @click.option("--mesh", metavar="MESH", help="Look at this mesh only, such as fsdp=8,tp=4.")
+@click.option("--check", is_flag=True, help="Run that mesh on the meta device: each kind of rank, without memory.")
 @click.option(
     "--utilisation", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE", help="Time at this share of the peak."
 )
@@ -232,7 +234,7 @@ def lineage(
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with every mesh.")
 def plan(
     config: str, gpus: int, gpu: str, tokens: str | None, context: int | None, batch_tokens: str | None,
-    mesh: str | None, utilisation: float | None, show: int, as_json: bool,
+    mesh: str | None, check: bool, utilisation: float | None, show: int, as_json: bool,
 ) -> int:  # fmt: skip
     """Work out what it takes to train and serve CONFIG.
 
@@ -240,7 +242,7 @@ def plan(
     """
     from qwill.cli.plan import plan
 
-    return plan(config, gpus, gpu, tokens, context, batch_tokens, mesh, utilisation, show, as_json)
+    return plan(config, gpus, gpu, tokens, context, batch_tokens, mesh, check, utilisation, show, as_json)
 
 
 @qwill.command(epilog=_examples("qwill doctor", "qwill doctor --json"))

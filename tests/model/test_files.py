@@ -20,7 +20,7 @@ from qwill.base.artifact import content_id
 from qwill.base.errors import CheckpointError, ModelError, QwillError
 from qwill.model import load_model, save_model
 from qwill.model.config import ModelConfig
-from qwill.model.quantize import quantize_folder, quantize_rows
+from qwill.model.quantize import quantize, quantize_folder
 from qwill.model.transformer import Transformer
 
 from .parity import RECORD
@@ -188,8 +188,8 @@ def test_int_quantized(scale_shape: tuple[int, ...], tied: Path) -> None:
 
     def change(tensors: dict[str, Tensor]) -> None:
         for name in [n for n in tensors if n.endswith("_proj.weight")]:
-            tensors[name], scale = quantize_rows(tensors[name])
-            tensors[f"{name}_scale"] = scale.reshape(scale_shape)
+            codes = quantize(tensors[name])
+            tensors[name], tensors[f"{name}_scale"] = codes.values, codes.scale.reshape(scale_shape)
 
     quantize_folder(tied, tied.parent / "packed")
     rewrite(tied, change)
@@ -286,10 +286,10 @@ DAMAGE: list[tuple[str, Callable[[Path], object], type[QwillError], str]] = [
     (
         "4 bits",
         lambda f: reconfigure(f, quantization_config={
-            "quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 4}}},
+            "quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 2}}},
         }),
         ModelError,
-        "num_bits 4 are not supported",
+        "num_bits 2 are not supported",
     ),
     ("gptq", lambda f: reconfigure(f, quantization_config={"quant_method": "gptq"}), ModelError, "'gptq' is not"),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.train.tiny_training import CONFIGS
 
 from qwill.base.config import parse, to_dict
 from qwill.base.errors import ConfigError, TrainingError
@@ -123,10 +124,41 @@ def test_weights_of_few_bits_are_refused_unless_frozen() -> None:
     assert [len(g["params"]) for g in only.param_groups] == [1]
 
 
-def test_every_parameter_is_trained_by_exactly_one_optimizer() -> None:
-    for kind in ("muon", "adamw"):
-        made = model()
-        owned = [
-            id(p) for o in make_optimizers(made, OptimizerConfig(kind)) for g in o.param_groups for p in g["params"]
-        ]
-        assert sorted(owned) == sorted(id(p) for p in made.parameters())
+HYBRID = CONFIGS["hybrid"].with_(mtp_layers=1)
+
+
+@pytest.mark.parametrize("config", [CONFIG, HYBRID], ids=["moe", "hybrid"])
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_every_parameter_is_trained_by_exactly_one_optimizer(kind: str, config: ModelConfig) -> None:
+    made = Transformer(config)
+    optimizers = make_optimizers(made, OptimizerConfig(kind))  # type: ignore[arg-type]
+    owned = [id(p) for o in optimizers for g in o.param_groups for p in g["params"]]
+    trained = [p for name, p in made.named_parameters() if not name.startswith("mtp.")]
+    assert sorted(owned) == sorted(id(p) for p in trained)
+
+
+def test_muon_takes_the_matrices_of_the_model_and_nothing_else() -> None:
+    """By the names and shapes of the released files: each fused parameter is cut where they are cut."""
+    made = Transformer(HYBRID)
+    made.init_weights(torch.Generator().manual_seed(0))
+    _, muon = make_optimizers(made, OptimizerConfig())
+    names = {id(p): name for name, p in made.named_parameters()}
+    cut = {names[id(p)]: tuple(g["parts"]) for g in muon.param_groups for p in g["params"]}
+    assert cut == {
+        "layers.0.linear_attn.in_proj.weight": (12, 12, 16, 16, 4, 4),
+        "layers.0.linear_attn.out_proj.weight": (24,),
+        "layers.1.self_attn.qkv_proj.weight": (24, 12, 12, 24),
+        "layers.1.self_attn.o_proj.weight": (24,),
+    } | {
+        f"layers.{i}.mlp.{name}": parts
+        for i in range(2)
+        for name, parts in {
+            "gate_up": (8, 8),
+            "down": (24,),
+            "shared_expert.gate_up_proj.weight": (8, 8),
+            "shared_expert.down_proj.weight": (24,),
+        }.items()
+    }
+    for p in made.parameters():
+        p.grad = torch.randn_like(p)
+    muon.step()

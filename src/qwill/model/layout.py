@@ -48,21 +48,6 @@ class Slot:
         return parameter[offset : offset + self.groups * size].unflatten(0, (self.groups, size))
 
 
-def row_parts(config: ModelConfig, parameter: str, rows: int) -> tuple[int, ...]:
-    """How the rows of a parameter in memory divide into the matrices of the equations; (rows,) where it is one."""
-    c = config
-    if parameter.endswith("self_attn.qkv_proj.weight"):
-        q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-        return (q, kv, kv, q) if c.gated_attention else (q, kv, kv)
-    if parameter.endswith("linear_attn.in_proj.weight"):
-        heads = c.linear_num_value_heads
-        keys, values = c.linear_num_key_heads * c.linear_key_head_dim, heads * c.linear_value_head_dim
-        return (keys, keys, values, values, heads, heads)
-    if parameter.endswith(("mlp.gate_up", "gate_up_proj.weight")):
-        return (rows // 2, rows // 2)
-    return (rows,)
-
-
 def released_names(config: ModelConfig) -> dict[str, Slot]:
     """File tensor name → its slot, for every tensor that the released files of this configuration hold."""
     return dict(iter_slots(config))

@@ -16,9 +16,8 @@ from qwill.model.native_library import call, function, lanes, threads
 
 def _rows(x_NHK: Tensor) -> Tensor:
     """Heads side by side, tokens any distance apart: a part of a projection is taken as it lies."""
-    if x_NHK[0].is_contiguous() and x_NHK.stride(0) >= x_NHK[0].numel():
-        return x_NHK
-    return x_NHK.contiguous()
+    whole = x_NHK.stride()[1:] == (x_NHK.shape[2], 1) if x_NHK.dim() == 3 else x_NHK.stride(1) == 1
+    return x_NHK if whole else x_NHK.contiguous()
 
 
 def _kept_states(cu_seqlens: Tensor) -> Tensor:

@@ -18,9 +18,14 @@ from qwill.base.errors import CheckpointError
 from qwill.base.files import sync_folder
 
 
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What training changes: under an adapter the rest of the model stays as its folder has it."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
 def _tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """Views of everything that must survive, by name; optimiser state under its parameter's name."""
-    named = dict(model.named_parameters())
+    named = _trained(model)
     names = {id(p): n for n, p in named.items()}
     out = {f"model.{n}": p.data for n, p in named.items()}
     for i, optimizer in enumerate(optimizers):
@@ -86,7 +91,7 @@ def load_checkpoint(
 
 def _check(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     """Raise CheckpointError for a tensor that is missing, of another shape, or of something else than these."""
-    shapes = {f"model.{name}": p.shape for name, p in model.named_parameters()}
+    shapes = {f"model.{name}": p.shape for name, p in _trained(model).items()}
     names = {id(p): name for name, p in model.named_parameters()}
     for i, optimizer in enumerate(optimizers):
         # Before its first step an optimiser has no state; afterwards every parameter has the same kinds of it.
@@ -106,7 +111,7 @@ def _check(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.op
 
 def _restore(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for name, p in _trained(model).items():
             p.copy_(saved[f"model.{name}"])
     names = {id(p): n for n, p in model.named_parameters()}
     for i, optimizer in enumerate(optimizers):

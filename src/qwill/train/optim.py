@@ -14,12 +14,9 @@ from torch import Tensor, nn
 
 from qwill.base.errors import TrainingError
 from qwill.model import ops
-from qwill.model.layout import row_parts
+from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
-
-# Of two dimensions or more, but not maps between directions: routers and gates decide, filters are one a channel.
-NO_MATRICES = ("mlp.gate.weight", "shared_expert_gate.weight", "linear_attn.conv1d")
 
 # Newton–Schulz steps p(x) = a·x + b·x³ + c·x⁵ that bring singular values from [1e-3, 1] near 1 (Polar Express,
 # arXiv 2505.16932, table 1); the last pair is repeated for further steps.
@@ -30,6 +27,9 @@ POLAR_EXPRESS = (
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 )
+
+# Parameters of two and three axes that are left to AdamW: routers, gates of one row, convolutions along time.
+NOT_MATRICES = ("mlp.gate.weight", "shared_expert_gate.weight", "conv1d")
 
 
 def orthogonalize(g: Tensor, steps: int) -> Tensor:
@@ -73,6 +73,20 @@ class Muon(torch.optim.Optimizer):
                     target.add_(orthogonalize(part, group["steps"]), alpha=-group["lr"] * scale)
 
 
+def row_parts(name: str, rows: int, config: ModelConfig) -> tuple[int, ...]:
+    """How many rows each of the model's own matrices has in the fused parameter `name` (transformer.py)."""
+    c = config
+    if name.endswith("qkv_proj.weight"):
+        heads, kv_heads = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        return (heads, kv_heads, kv_heads, heads) if c.gated_attention else (heads, kv_heads, kv_heads)
+    if name.endswith("linear_attn.in_proj.weight"):
+        keys, heads = c.linear_num_key_heads * c.linear_key_head_dim, c.linear_num_value_heads
+        return (keys, keys, *[heads * c.linear_value_head_dim] * 2, heads, heads)
+    if name.endswith(("gate_up", "gate_up_proj.weight")):
+        return (rows // 2, rows // 2)
+    return (rows,)
+
+
 def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """The optimisers of every parameter that asks for gradients; frozen ones (under an adapter) are left alone.
 
@@ -82,7 +96,7 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
     matrices: dict[tuple[int, ...], list[nn.Parameter]] = {}
     vectors, embeddings = [], []
     for name, p in model.named_parameters():
-        if not p.requires_grad:
+        if not p.requires_grad or name.startswith("mtp."):  # nothing is computed from the head that predicts ahead
             continue
         if p.dtype not in (torch.float32, torch.float64):
             raise TrainingError(
@@ -91,10 +105,10 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
             )
         if name in ("embed_tokens.weight", "lm_head.weight"):
             embeddings.append(p)
-        elif p.ndim < 2 or name.endswith(NO_MATRICES):
+        elif p.ndim < 2 or name.endswith(NOT_MATRICES) or ".updates." in name:  # the last: of an adapter
             vectors.append(p)
         else:
-            matrices.setdefault(row_parts(model.config, name, p.shape[-2]), []).append(p)
+            matrices.setdefault(row_parts(name, p.shape[-2], model.config), []).append(p)
     adam_groups = [
         {"params": vectors, "lr": config.learning_rate, "weight_decay": 0.0},
         {"params": embeddings, "lr": config.embedding_rate or config.learning_rate, "weight_decay": 0.0},

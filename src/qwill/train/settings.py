@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
+from qwill.model.lora_config import LoraConfig
 
 # Of matrix products while training; weights, optimiser and files stay float32. `auto` is resolved once and recorded.
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -83,9 +84,27 @@ class StepConfig:
 
 
 @dataclass(frozen=True)
+class YarnConfig:
+    """Stretch the model's positions `factor` times by YaRN (arXiv 2309.00071), static, as Qwen3 is released.
+
+    trained: the context in tokens that it was trained with; its max_position_embeddings where that is left out.
+    """
+
+    factor: float = 4.0
+    trained: int | None = None
+
+    def __post_init__(self) -> None:
+        need_positive(self, "trained")
+        if self.factor <= 1:
+            raise ConfigError(f"factor is {self.factor}; expected more than 1: how many times longer the context gets.")
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """`depth` derives the model, and `steps` and `batch_rows` where they are not set (train/horizon.py says how);
-    `steps` × `batch_rows` × `row_tokens` is the horizon.
+    `steps` × `batch_rows` × `row_tokens` is the horizon. With `inputs: {start: MODEL}` training goes on from that
+    model; `depth`, `experts`, `experts_per_token` and `hybrid` then count for nothing, and `yarn` and `context` may
+    lengthen the context that it is made for. `hybrid`: three of four layers are Gated DeltaNets, as in Qwen3-Next.
 
     `validation_bytes` of each language are scored `validations` times during training, `heldout_bytes` at the end.
     `baselines` names what the result is compared with: xz, kneser_ney_byte5, kneser_ney_token5.
@@ -102,6 +121,8 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
+    yarn: YarnConfig | None = field(default=None, metadata=LATER)
+    hybrid: bool = field(default=False, metadata=LATER)
     dtype: Precision = "auto"
     validations: int = 4
     validation_bytes: int = 30_000
@@ -124,7 +145,11 @@ def _finetuning() -> OptimizerConfig:
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted."""
+    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted.
+
+    With `lora` only an adapter is trained, by AdamW at `learning_rate`; it lies in the model's folder `adapter/`, and
+    the model has it merged in.
+    """
 
     steps: int = 100
     batch_tokens: int = 4096
@@ -133,6 +158,7 @@ class SFTConfig:
     optimizer: OptimizerConfig = field(default_factory=_finetuning)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
+    lora: LoraConfig | None = field(default=None, metadata=LATER)
     dtype: Precision = "auto"
 
     def __post_init__(self) -> None:

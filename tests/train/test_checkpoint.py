@@ -31,9 +31,10 @@ from torch import Tensor
 from qwill.base.errors import CheckpointError
 from qwill.train import checkpoint
 from qwill.train.checkpoint import load_checkpoint, save_checkpoint
-from qwill.train.loop import History, StepData
+from qwill.train.loop import History
 from qwill.train.optim import make_optimizers
 from qwill.train.settings import OptimizerConfig
+from qwill.train.step import StepData
 
 ADAM = "optimizer0.norm.weight.exp_avg"
 MOMENTUM = "optimizer1.layers.0.self_attn.o_proj.weight.momentum"

@@ -34,10 +34,11 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qwill.base.errors import TrainingError
 from qwill.model.batch import Batch
-from qwill.model.transformer import RouterStats, Transformer, balancing_loss
-from qwill.train.loop import LOAD_MEMORY, History, StepData, _remember_load, train
+from qwill.model.transformer import Transformer, balancing_loss
+from qwill.train.loop import LOAD_MEMORY, History, _remember_load, train
 from qwill.train.optim import rate_factor
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
+from qwill.train.step import StepData
 
 
 @cache
@@ -96,7 +97,7 @@ def test_expert_load_is_averaged_over_the_last_steps() -> None:
     history = History()
     loads = [torch.tensor(x) for x in ([1.5, 0.5], [0.5, 1.5], [2.0, 0.0])]  # two experts a token
     for load in loads:
-        _remember_load(history, [RouterStats(load, load)])
+        _remember_load(history, load[None])
     expected = LOAD_MEMORY * (LOAD_MEMORY * 0.75 + (1 - LOAD_MEMORY) * 0.25) + (1 - LOAD_MEMORY) * 1.0
     assert history.expert_load == [pytest.approx([expected, 1 - expected])]
 

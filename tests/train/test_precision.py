@@ -10,8 +10,9 @@ from qwill.base.stage import StageContext
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
-from qwill.train.loop import History, StepData, train
+from qwill.train.loop import History, train
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
+from qwill.train.step import StepData
 
 SHAPE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SHAPE |= {"num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64}

@@ -26,9 +26,9 @@ from qwill.evaluate.bits_per_byte import Compression, bits_per_byte
 from qwill.model.files import load_model
 from qwill.text.tokenizer import Tokenizer
 from qwill.train import pretrain
-from qwill.train.loop import StepData
 from qwill.train.pretrain import compare, heldout_texts
 from qwill.train.settings import OptimizerConfig, PretrainConfig
+from qwill.train.step import StepData
 
 END = 0
 

@@ -16,8 +16,9 @@ from qwill.base.stage import StageContext
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
-from qwill.train.loop import History, StepData, train
-from qwill.train.settings import OptimizerConfig, ScheduleConfig
+from qwill.train.loop import History, train
+from qwill.train.settings import OptimizerConfig, ScheduleConfig, StepConfig
+from qwill.train.step import StepData
 
 VOCAB = 50
 STEPS = 6
@@ -107,6 +108,7 @@ def run(
     optimizer: str,
     data: Callable[[int], StepData] = step_data,
     checkpoint_seconds: float = 0.0,
+    how: StepConfig = StepConfig(),  # noqa: B008 (frozen)
 ) -> Outcome:
     """One attempt. Where a checkpoint is there, the model in memory is another one, as nothing of it may survive."""
     model = fresh(kind, seed=99 if checkpoints(folder) else 0)
@@ -116,7 +118,7 @@ def run(
 
     history = train(
         model, STEPS, data, OptimizerConfig(optimizer, clip=0.5), SCHEDULE, 0.01, context(folder), "test",
-        validate, 2, checkpoint_seconds,
+        validate, 2, checkpoint_seconds, how,
     )  # type: ignore[arg-type]  # fmt: skip
     return outcome(folder, model, history)
 

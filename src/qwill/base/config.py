@@ -112,10 +112,17 @@ def parse(cls: type[T], mapping: Any, where: str) -> T:
         raise ConfigError(f"{where}: {error}") from None
 
 
+# For settings that came after recipes with their section had been made: `field(default=…, metadata=LATER)`. While one
+# stands at its default, `to_dict` leaves it out, so that those recipes keep their ids; the default is what they did.
+LATER = {"later": True}
+
+
 def to_dict(value: Any) -> Any:
-    """Plain JSON types of a configuration, every default included."""
+    """Plain JSON types of a configuration, every default included but those of LATER settings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        new = {f.name for f in dataclasses.fields(value) if f.metadata.get("later") and given[f.name] == f.default}
+        return {name: to_dict(v) for name, v in given.items() if name not in new}
     if isinstance(value, Mapping):
         return {str(k): to_dict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

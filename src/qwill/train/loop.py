@@ -14,28 +14,14 @@ from torch import Tensor
 from qwill.base.errors import TrainingError
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
-from qwill.model import ops
-from qwill.model.batch import Batch
-from qwill.model.transformer import Transformer, balancing_loss
+from qwill.model.transformer import Transformer
 from qwill.train.checkpoint import load_checkpoint, save_checkpoint
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
-from qwill.train.settings import OptimizerConfig, ScheduleConfig
+from qwill.train.recompute import recomputing
+from qwill.train.settings import OptimizerConfig, ScheduleConfig, StepConfig
+from qwill.train.step import StepData, backward, split
 
 LOAD_MEMORY = 0.98  # expert load is averaged over about the last 50 steps
-
-
-@dataclass
-class StepData:
-    """One optimiser step: a packed batch, what each token shall predict, and each token's weight (0: not trained on).
-
-    Weights sum to 1 over the whole step, so the loss is a mean over trained tokens however the step is split.
-    `source` names the batch in messages (a NaN loss says which batch it was).
-    """
-
-    batch: Batch
-    targets_N: Tensor
-    weight_N: Tensor
-    source: str
 
 
 @dataclass
@@ -72,6 +58,7 @@ def train(
     validate: Callable[[int], dict[str, Any]] | None = None,
     validate_every: int = 0,
     checkpoint_seconds: float = 20.0,
+    how: StepConfig = StepConfig(),  # noqa: B008 (frozen)
 ) -> History:
     """Train in place; resumes from ctx.work and leaves checkpoints there.
 
@@ -86,22 +73,17 @@ def train(
     log = MetricsLog(ctx.metrics_path, resume_step=first)
     model.train()
     saved_at = time.monotonic()
-    with ctx.display.stage(title, total=steps, unit="step", budget_s=ctx.budget_s) as bar:
+    with (
+        ctx.display.stage(title, total=steps, unit="step", budget_s=ctx.budget_s) as bar,
+        recomputing(model, how.recompute),
+    ):
         bar.update(first)
         for step in range(first, steps):
             data = step_data(step)
             factor = rate_factor(step, steps, schedule)
             set_rates(optimizers, factor)
-            with torch.autocast(data.targets_N.device.type, torch.bfloat16, enabled=ctx.dtype == "bfloat16"):
-                output = model(data.batch)
-                total, _ = ops.cross_entropy(output.hidden_ND, model.head_weight_VD, data.targets_N, data.weight_N)
-            loss = float(total.detach())
-            numbers = {"loss": loss}
-            if output.router_stats:
-                imbalance = balancing_loss(output.router_stats)
-                total = total + balance * imbalance
-                numbers["balance"] = float(imbalance.detach())
-            total.backward()
+            done = backward(model, split(data, how.micro_batches), balance, how.balance_over, ctx.dtype)
+            loss, numbers = done.loss, done.numbers()
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip, foreach=True))
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise TrainingError(
@@ -114,7 +96,7 @@ def train(
                 o.zero_grad(set_to_none=True)
             history.tokens += len(data.targets_N)
             history.curve.append({"step": step + 1, **numbers, "gradient_norm": norm, "rate": factor})
-            _remember_load(history, output.router_stats)
+            _remember_load(history, done.load_LE)
             log.log(step + 1, **numbers, gradient_norm=norm, rate=factor, tokens=history.tokens)
             bar.update(step + 1, loss=loss, tokens=history.tokens)
             if validate is not None and validate_every and (step + 1) % validate_every == 0 and step + 1 < steps:
@@ -128,10 +110,10 @@ def train(
     return history
 
 
-def _remember_load(history: History, stats: list[Any] | None) -> None:
-    if not stats:
+def _remember_load(history: History, load_LE: Tensor | None) -> None:
+    if load_LE is None:
         return
-    now = [(s.load_E / s.load_E.sum()).tolist() for s in stats]
+    now = [(load_E / load_E.sum()).tolist() for load_E in load_LE]
     if not history.expert_load:
         history.expert_load = now
     else:

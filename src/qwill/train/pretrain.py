@@ -16,8 +16,9 @@ from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.horizon import derive
-from qwill.train.loop import StepData, train
+from qwill.train.loop import train
 from qwill.train.settings import PretrainConfig
+from qwill.train.step import StepData
 
 
 def heldout_texts(corpus: Path, limit_bytes: int) -> dict[str, list[str]]:
@@ -63,7 +64,7 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
 
     history = train(
         model, steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "pretrain",
-        validate, max(1, steps // (config.validations + 1)),
+        validate, max(1, steps // (config.validations + 1)), how=config.step,
     )  # fmt: skip
     final = _score(model, tokenizer, heldout, config.row_tokens, ctx)
     history.validation.append({"step": steps, "bits_per_byte": {k: c.bits_per_byte for k, c in final.items()}})

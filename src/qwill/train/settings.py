@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
 
 # Of matrix products while training; weights, optimiser and files stay float32. `auto` is resolved once and recorded.
@@ -55,6 +56,25 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class StepConfig:
+    """How a step is computed; with the balancing loss off or `exact`, none of it changes what comes out.
+
+    micro_batches: into how many parts a step is cut (at the borders of sequences, as evenly as they allow): less memory
+    and more time. balance_over: the tokens whose expert load f the balancing loss takes: each part's own (`micro`), all
+    parts of the step so far (`running`: what Qwen3 trains with, arXiv 2501.11873 §3), or the whole step's, for which
+    the step's forward passes run twice (`exact`). recompute: keep the residual stream only and compute the insides of
+    each `layer` again in the backward pass, or keep everything (`none`).
+    """
+
+    micro_batches: int = 1
+    balance_over: Literal["micro", "running", "exact"] = "running"
+    recompute: Literal["none", "layer"] = "none"
+
+    def __post_init__(self) -> None:
+        need_positive(self, "micro_batches")
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """`depth` derives the model, and `steps` and `batch_rows` where they are not set (train/horizon.py says how);
     `steps` × `batch_rows` × `row_tokens` is the horizon.
@@ -73,6 +93,7 @@ class PretrainConfig:
     balance: float = 0.01
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    step: StepConfig = field(default=StepConfig(), metadata=LATER)
     dtype: Precision = "auto"
     validations: int = 4
     validation_bytes: int = 30_000
@@ -103,6 +124,7 @@ class SFTConfig:
     balance: float = 0.01
     optimizer: OptimizerConfig = field(default_factory=_finetuning)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    step: StepConfig = field(default=StepConfig(), metadata=LATER)
     dtype: Precision = "auto"
 
     def __post_init__(self) -> None:

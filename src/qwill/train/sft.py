@@ -17,8 +17,9 @@ from qwill.model.batch import Batch
 from qwill.model.files import load_model, save_model
 from qwill.text.chat import Rendered, training_examples
 from qwill.text.tokenizer import Tokenizer
-from qwill.train.loop import StepData, train
+from qwill.train.loop import train
 from qwill.train.settings import SFTConfig
+from qwill.train.step import StepData
 
 
 @dataclass
@@ -94,7 +95,7 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
         return pack_examples([examples.rendered[i] for i in chosen], f"conversations {examples.names[chosen[0]]} …")
 
     history = train(
-        model, config.steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "sft"
+        model, config.steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "sft", how=config.step
     )  # fmt: skip
     loss = heldout_loss(model, heldout.rendered, config.batch_tokens)
     report = history.thinned() | {

@@ -6,7 +6,7 @@ matrix: fewer tokens to the same loss than AdamW. Embeddings, head, norms, biase
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from qwill.model import ops
 from qwill.model.transformer import Transformer
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
+
+if TYPE_CHECKING:
+    from qwill.train.parallel import Parallel
 
 # Newton–Schulz steps p(x) = a·x + b·x³ + c·x⁵ that bring singular values from [1e-3, 1] near 1 (Polar Express,
 # arXiv 2505.16932, table 1); the last pair is repeated for further steps.
@@ -67,10 +70,17 @@ class Muon(torch.optim.Optimizer):
                     target.add_(orthogonalize(part, group["steps"]), alpha=-group["lr"] * scale)
 
 
-def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: Transformer, config: OptimizerConfig, parallel: Parallel | None = None
+) -> list[torch.optim.Optimizer]:
+    """AdamW and, where wished, Muon over the parameters of `model`, or over this rank's shards of them."""
     matrices: dict[tuple[int, ...], list[nn.Parameter]] = {}
     vectors, embeddings = [], []
-    for name, p in model.named_parameters():
+    if parallel is None:
+        named = [(name, p, tuple(p.shape)) for name, p in model.named_parameters()]
+    else:
+        named = [(s.name, s.local, s.whole) for s in parallel.shards]
+    for name, p, shape in named:
         if name in ("embed_tokens.weight", "lm_head.weight"):
             embeddings.append(p)
         elif p.ndim < 2 or name.endswith("mlp.gate.weight"):
@@ -81,9 +91,9 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
                 heads, kv_heads, k = c.num_attention_heads, c.num_key_value_heads, c.head_dim
                 parts = [heads * k, kv_heads * k, kv_heads * k]
             elif "gate_up" in name:
-                parts = [p.shape[-2] // 2] * 2
+                parts = [shape[-2] // 2] * 2
             else:
-                parts = [p.shape[-2]]
+                parts = [shape[-2]]
             matrices.setdefault(tuple(parts), []).append(p)
     adam_groups = [
         {"params": vectors, "lr": config.learning_rate, "weight_decay": 0.0},
@@ -99,9 +109,15 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
     ]
     if config.optimizer == "muon":
         groups = [{"params": ps, "parts": list(parts)} for parts, ps in matrices.items()]
-        optimizers.append(
-            Muon(groups, config.matrix_rate, config.momentum, config.weight_decay, config.newton_schulz_steps)
-        )
+        settings = (config.matrix_rate, config.momentum, config.weight_decay, config.newton_schulz_steps)
+        if parallel is None:
+            optimizers.append(Muon(groups, *settings))
+        else:
+            from qwill.train.muon_shards import ShardedMuon
+
+            muon = ShardedMuon(groups, *settings)
+            muon.use(parallel)
+            optimizers.append(muon)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

@@ -75,6 +75,23 @@ class StepConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """How many ranks each axis of the mesh has (train/mesh.py says what they hold); all 1: data parallel under torchrun.
+
+    It changes rounding and nothing else, like another machine, so it is no part of a recipe's identity.
+    """
+
+    dp: int = 1
+    fsdp: int = 1
+    ep: int = 1
+    cp: int = 1
+    tp: int = 1
+
+    def __post_init__(self) -> None:
+        need_positive(self, "dp", "fsdp", "ep", "cp", "tp")
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """`depth` derives the model, and `steps` and `batch_rows` where they are not set (train/horizon.py says how);
     `steps` × `batch_rows` × `row_tokens` is the horizon.

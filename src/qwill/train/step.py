@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.transformer import Output, Transformer
 from qwill.train.balance import balancing_loss, count_assignments, load
@@ -88,7 +87,7 @@ def backward(
     for part in parts:
         with _precision(part, dtype):
             output: Output = model(part.batch)
-            total, _ = ops.cross_entropy(output.hidden_ND, model.head_weight_VD, part.targets_N, part.weight_N)
+            total, _ = model.cross_entropy(output.hidden_ND, part.targets_N, part.weight_N)
         result.loss += float(total.detach())
         if stats := output.router_stats:
             own_LX = count_assignments(stats, len(part.targets_N))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from qwill.train.step import StepData, backward, split
 VOCAB = 48
 MODELS = {
     "qwen3": ModelConfig("qwen3", VOCAB, 24, 2, 4, 2, 8, 36),
-    "qwen3_untied_bias": ModelConfig("qwen3", VOCAB, 24, 2, 4, 2, 8, 36, attention_bias=True, tie_word_embeddings=False),
+    "untied": ModelConfig("qwen3", VOCAB, 24, 2, 4, 2, 8, 36, attention_bias=True, tie_word_embeddings=False),
     "llama": ModelConfig("llama", VOCAB, 24, 2, 4, 4, 6, 36),
     "qwen3_moe": ModelConfig(
         "qwen3_moe", VOCAB, 24, 3, 4, 2, 8, 20, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12,

@@ -9,6 +9,7 @@ Shape suffixes as in model/transformer.py: N this rank's tokens, S all tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,18 +26,18 @@ BLOCK = 1024  # queries at a time: bounds the mask, which is BLOCK × keys
 @dataclass
 class ContextBatch(Batch):
     """One rank's tokens of a packed batch. `whole` are the whole batch's cu_seqlens, `chunks` the (first, last + 1) of
-    all chunks in the order in which ranks hold them, `rows` how many tokens each rank has."""
+    all chunks in the order in which ranks hold them, `held` how many tokens each rank has."""
 
     whole: list[int] = field(default_factory=list)
     chunks: list[tuple[int, int]] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
     rank: int = 0
 
 
 def chunks_of(tokens: int, ranks: int) -> list[tuple[int, int]]:
     """The chunks of rank 0, then those of rank 1, …; two each, as even as `tokens` allows."""
     edge = [tokens * i // (2 * ranks) for i in range(2 * ranks + 1)]
-    every = list(zip(edge, edge[1:], strict=False))
+    every = list(pairwise(edge))
     return [c for r in range(ranks) for c in (every[r], every[2 * ranks - 1 - r])]
 
 
@@ -48,11 +49,11 @@ def take(x: Tensor, chunks: list[tuple[int, int]], rank: int) -> Tensor:
 def context_batch(batch: Batch, ranks: int, rank: int) -> ContextBatch:
     """The tokens of one rank; positions stay what they are in the sequence."""
     chunks = chunks_of(len(batch.tokens_N), ranks)
-    rows = [sum(b - a for a, b in chunks[2 * r : 2 * r + 2]) for r in range(ranks)]
+    held = [sum(b - a for a, b in chunks[2 * r : 2 * r + 2]) for r in range(ranks)]
     return ContextBatch(
         take(batch.tokens_N, chunks, rank), take(batch.positions_N, chunks, rank),
-        torch.tensor([0, rows[rank]], dtype=torch.int32),
-        whole=batch.cu_seqlens.tolist(), chunks=chunks, rows=rows, rank=rank,
+        torch.tensor([0, held[rank]], dtype=torch.int32),
+        whole=batch.cu_seqlens.tolist(), chunks=chunks, held=held, rank=rank,
     )  # fmt: skip
 
 
@@ -64,14 +65,14 @@ class ContextAttention:
 
     def begin(self, batch: Batch) -> None:
         assert isinstance(batch, ContextBatch)
-        self.rows, self.pieces = batch.rows, _pieces(batch)
+        self.held, self.pieces = batch.held, _pieces(batch)
         order = torch.cat([torch.arange(a, b) for a, b in batch.chunks])
         self.place_S = torch.argsort(order).to(batch.tokens_N.device)
 
     def end(self) -> None: ...
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
-        kv = gather_rows(torch.cat([k_NHK, v_NHK], dim=1), self.rows, self.group)[self.place_S]
+        kv = gather_rows(torch.cat([k_NHK, v_NHK], dim=1), self.held, self.group)[self.place_S]
         k_SHK, v_SHK = kv.chunk(2, dim=1)
         out = [
             # Computed again in the backward pass: what is kept is queries, keys and values alone.
@@ -86,7 +87,7 @@ def _pieces(batch: ContextBatch) -> list[tuple[int, int, int, int]]:
     these keys, each one before it one key less."""
     out, start = [], 0
     for first, last in batch.chunks[2 * batch.rank : 2 * batch.rank + 2]:
-        for a, b in zip(batch.whole, batch.whole[1:], strict=False):
+        for a, b in pairwise(batch.whole):
             for i in range(max(a, first), min(b, last), BLOCK):
                 j = min(i + BLOCK, b, last)
                 out.append((start + i - first, start + j - first, a, j))
@@ -99,8 +100,9 @@ def _attend(q_THK: Tensor, k_SHK: Tensor, v_SHK: Tensor) -> Tensor:
     mask_TS = None
     if t != s:
         mask_TS = torch.ones(t, s, dtype=torch.bool, device=q_THK.device).tril(s - t)
+    q_1HTK, k_1HSK, v_1HSK = (x.transpose(0, 1)[None] for x in (q_THK, k_SHK, v_SHK))
+    grouped = q_THK.shape[1] != k_SHK.shape[1]
     out_1HTK = scaled_dot_product_attention(
-        *(x.transpose(0, 1)[None] for x in (q_THK, k_SHK, v_SHK)),
-        attn_mask=mask_TS, is_causal=mask_TS is None, enable_gqa=q_THK.shape[1] != k_SHK.shape[1],
-    )  # fmt: skip
+        q_1HTK, k_1HSK, v_1HSK, attn_mask=mask_TS, is_causal=mask_TS is None, enable_gqa=grouped
+    )
     return out_1HTK[0].transpose(0, 1)

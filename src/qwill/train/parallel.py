@@ -9,9 +9,11 @@ the whole step, so there are sums everywhere and no means of means.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from qwill.base.errors import ConfigError
@@ -22,8 +24,11 @@ from qwill.train.collectives import all_sum, exchange_rows
 from qwill.train.context_parallel import ContextAttention, ContextBatch, context_batch, take
 from qwill.train.expert_parallel import ParallelExperts
 from qwill.train.mesh import AXES, DATA, TOKENS, Mesh, check_mesh
+from qwill.train.ranks import current
+from qwill.train.settings import StepConfig
+from qwill.train.sharded_checkpoint import ShardedCheckpoints
 from qwill.train.shards import Cut, Ranges, boxes, ranges_of, shape_of
-from qwill.train.step import StepData, split
+from qwill.train.step import StepData, StepResult, backward, split
 from qwill.train.tensor_parallel import ColumnLinear, RowLinear, VocabularyEmbedding, cross_entropy
 
 BUCKET = 1 << 25  # gradients are summed this many numbers at a time
@@ -103,6 +108,27 @@ class Parallel:
         targets_N, weight_N = (take(x, batch.chunks, batch.rank) for x in (part.targets_N, part.weight_N))
         return StepData(batch, targets_N, weight_N, part.source)
 
+    def backward(self, data: StepData, balance: float, how: StepConfig, dtype: str = "float32") -> StepResult:
+        """`step.backward` over all ranks; the gradients are then in the shards' `local`."""
+        parts = self.deal(data, how.micro_batches)
+        done = backward(
+            self.model, parts, balance, how.balance_over, dtype, step_tokens=len(data.targets_N), pool=self.sum
+        )
+        numbers = self.sum(torch.tensor([done.loss, done.balance or 0.0], dtype=torch.float64)).tolist()
+        self.sum_gradients()
+        return StepResult(numbers[0], None if done.balance is None else numbers[1], done.load_LE)
+
+    def agree(self, yes: bool) -> bool:
+        """What rank 0 says; clocks differ."""
+        said = torch.tensor([int(yes)])
+        dist.broadcast(said, 0)
+        return bool(said.item())
+
+    def checkpoints(self, folder: Path, optimizers: list[torch.optim.Optimizer]) -> ShardedCheckpoints:
+        ranks = current()
+        assert ranks is not None
+        return ShardedCheckpoints(folder, self, optimizers, ranks.store.clone())  # type: ignore[attr-defined]
+
     def sum(self, x: Tensor) -> Tensor:
         """In place, the sum over all ranks that saw other tokens."""
         return all_sum(x, self.mesh.group(*TOKENS))
@@ -146,9 +172,25 @@ class Parallel:
 
     def release(self) -> None:
         """After passes without a backward one: give gathered parameters back, which the next step changes."""
+        from torch.distributed.fsdp import FSDPModule
+
         for module in self.model.modules():
-            if hasattr(module, "reshard"):
+            if isinstance(module, FSDPModule):
                 module.reshard()
+
+    def whole_model(self) -> Transformer | None:
+        """The model in one piece, on rank 0; None on the others, which must call this too."""
+        parameters = {}
+        for s in self.shards:
+            value = self.gather(s)
+            if self.mesh.rank == 0:
+                parameters[s.name] = value.cpu()
+        if self.mesh.rank:
+            return None
+        with torch.device("meta"):
+            model = Transformer(self.model.config)
+        model.load_state_dict(parameters, assign=True)
+        return model
 
     def gather(self, shard: Shard, value: Tensor | None = None) -> Tensor:
         """The whole of a parameter, or of `value`, which is cut like it, on every rank."""
@@ -268,7 +310,7 @@ def _expert_parallel(model: Transformer, mesh: Mesh, cuts: dict[str, tuple[Cut, 
 
 def _fully_shard(model: Transformer, mesh: Mesh) -> None:
     """FSDP2 over attention and feed-forward of each layer, and over the rest (norms, embedding, head) as one."""
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FSDPModule, fully_shard
 
     assert mesh.devices is not None
     for layer in model.layers:
@@ -279,6 +321,6 @@ def _fully_shard(model: Transformer, mesh: Mesh) -> None:
     # The head is used after the forward pass.
     fully_shard(model, mesh=mesh.devices["fsdp"], reshard_after_forward=False)
     for module in model.modules():
-        if hasattr(module, "set_gradient_divide_factor"):
+        if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # sums, not means
             module.set_force_sum_reduction_for_comms(True)

@@ -76,7 +76,7 @@ class StepConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many ranks each axis of the mesh has (train/mesh.py says what they hold); all 1: data parallel under torchrun.
+    """How many ranks each axis of the mesh has (train/mesh.py says what they hold); all 1: `dp` over what there is.
 
     It changes rounding and nothing else, like another machine, so it is no part of a recipe's identity.
     """
@@ -111,6 +111,7 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     dtype: Precision = "auto"
     validations: int = 4
     validation_bytes: int = 30_000

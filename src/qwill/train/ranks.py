@@ -1,0 +1,114 @@
+"""The processes that train together: who this one is, and how rank 0 tells the others what to do.
+
+Messages go through the store of `torchrun` as JSON; torch's own object collectives would unpickle them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qwill.base.errors import TrainingError
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+    from qwill.train.watch import Watch
+
+T = TypeVar("T")
+_current: Ranks | None = None
+
+
+@dataclass
+class Ranks:
+    """`store` is for the main thread."""
+
+    rank: int
+    world: int
+    store: Store
+    watch: Watch
+    messages: int = 0
+
+    def tell(self, message: Any) -> None:
+        """From rank 0 to all others, each of which `hear`s it."""
+        self.store.set(f"message/{self.messages}", json.dumps(message))
+        self.messages += 1
+
+    def hear(self) -> Any:
+        """The next message of rank 0, however long it takes."""
+        key = f"message/{self.messages}"
+        while not self.store.check([key]):
+            time.sleep(0.1)
+        self.messages += 1
+        return json.loads(self.store.get(key))
+
+    def first(self, work: Callable[[], T]) -> T:
+        """What `work` makes: rank 0 does it, and the others when it is done (they find what it left on disk)."""
+        if self.rank == 0:
+            made = work()
+            self.tell("done")
+            return made
+        self.hear()
+        return work()
+
+    def leave(self, error: str = "") -> None:
+        """Tell the others that this process ends, and why where that is an error; then stop watching."""
+        self.store.set(f"left/{self.rank}", error)
+        self.watch.stop()
+
+    def said_already(self, error: str) -> bool:
+        """Whether rank 0 ends by the same error, and so says it."""
+        for _ in range(20 if self.rank else 0):
+            if self.store.check(["left/0"]):
+                return self.store.get("left/0").decode() == error
+            time.sleep(0.1)
+        return False
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several that `torchrun` (or what sets the same variables) has started."""
+    there = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    return there and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def current() -> Ranks | None:
+    """The ranks that this process has joined; None when it works alone."""
+    return _current
+
+
+def join() -> Ranks:
+    """Meet the other processes, and begin to watch over them."""
+    global _current
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    from qwill.train.watch import Watch
+
+    store, rank, world = next(iter(rendezvous("env://", timeout=timedelta(minutes=5))))
+    # A rank may wait for long (rank 0 tokenises a corpus): dead ranks are the watch's to notice, not a timeout's.
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo", store=PrefixStore("groups", store.clone()), rank=rank,
+        world_size=world, timeout=timedelta(days=1),
+    )  # fmt: skip
+    watch = Watch(PrefixStore("watch", store.clone()), rank, world)
+    watch.start()
+    _current = Ranks(rank, world, PrefixStore("ranks", store.clone()), watch)
+    return _current
+
+
+def wait_for_the_watch(error: BaseException) -> None:
+    """After an error of communication: most likely a rank has died, and the watch ends this process with its name.
+
+    Raises TrainingError where nobody has died for as long as the watch may need to notice.
+    """
+    from qwill.train.watch import SILENCE_SECONDS
+
+    time.sleep(SILENCE_SECONDS + 10)
+    raise TrainingError(f"the ranks cannot reach each other ({str(error).splitlines()[0][:200]}).") from error

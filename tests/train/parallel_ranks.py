@@ -1,29 +1,39 @@
-"""What the processes of `test_parallel.py` run: the same training as one process, cut over one mesh after the other.
+"""What the processes of `test_parallel.py` do.
 
-    torchrun --nproc-per-node 4 parallel_ranks.py RESULT.json JOB.json
+    python parallel_ranks.py PROCESSES FOLDER
 
-A job is a list of {"mesh": {...}, "model": name, "optimizer": name, "dtype": name, "micro_batches": n, ...}; rank 0
-writes, for each, its loss and gradient norm of every step and the largest difference of weights from one process.
+FOLDER/jobs.json lists jobs. {"do": "compare", "mesh": {...}, "model": name, …} trains on the mesh and alone and records
+every step's loss, balancing loss and gradient norm of both, and the largest difference of weights. {"do": "train", …}
+runs the whole training loop with checkpoints in FOLDER/<at>; "die": [rank, step] ends that rank there by SIGKILL.
+Results go to FOLDER/results.json. Processes are forked once everything is imported.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from qwill.base.progress import Display
+from qwill.base.stage import StageContext
 from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
+from qwill.train.loop import train
 from qwill.train.mesh import make_mesh, resolve_mesh
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
 from qwill.train.parallel import Parallel, parallelize
-from qwill.train.settings import MeshConfig, OptimizerConfig, ScheduleConfig
+from qwill.train.ranks import join
+from qwill.train.settings import MeshConfig, OptimizerConfig, ScheduleConfig, StepConfig
 from qwill.train.step import StepData, backward, split
 
 VOCAB = 48
@@ -38,16 +48,17 @@ MODELS = {
 }  # fmt: skip
 SCHEDULE = ScheduleConfig(0.2, 0.4)
 BALANCE = 0.05
+CLIP = 0.5
 
 
-def fresh(name: str, dtype: torch.dtype) -> Transformer:
+def fresh(name: str, dtype: torch.dtype, seed: int = 0) -> Transformer:
     """Every parameter redrawn, norms and biases too, so that nothing is trivial."""
     model = Transformer(MODELS[name])
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(seed)
     model.init_weights(g)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if name.endswith(("norm.weight", "bias")):
+            if p.ndim == 1:
                 p.add_(torch.rand(p.shape, generator=g) - 0.5)
     return model.to(dtype)
 
@@ -63,66 +74,110 @@ def step_data(step: int, sequences: int, dtype: torch.dtype) -> StepData:
     return StepData(Batch.pack(ids), targets, weight / weight.sum(), f"batch {step}")
 
 
-def run(job: dict[str, Any], model: Transformer, parallel: Parallel | None) -> list[list[float]]:
-    dtype = getattr(torch, job["dtype"])
-    optimizers = make_optimizers(
-        model, OptimizerConfig(job.get("optimizer", "adamw"), 3e-3, 0.01, weight_decay=0.1, clip=0.5), parallel
-    )
+def optimizer_config(job: dict[str, Any]) -> OptimizerConfig:
+    return OptimizerConfig(job.get("optimizer", "muon"), 3e-3, 0.01, weight_decay=0.1, clip=CLIP)
+
+
+def steps_of(job: dict[str, Any], model: Transformer, parallel: Parallel | None) -> list[list[float]]:
+    """Loss, balancing loss and gradient norm of every step."""
+    dtype = getattr(torch, job.get("dtype", "float64"))
+    how = StepConfig(job.get("micro_batches", 2), job.get("over", "running"), job.get("recompute", "none"))
+    optimizers = make_optimizers(model, optimizer_config(job), parallel)
     out = []
     for step in range(job["steps"]):
         set_rates(optimizers, rate_factor(step, job["steps"], SCHEDULE))
-        data = step_data(step, job.get("sequences", 9), dtype)
+        data = step_data(step, job.get("sequences", 12), dtype)
         if parallel is None:
-            parts = split(data, job["micro_batches"])
-            done = backward(model, parts, BALANCE, job.get("over", "running"))
-            numbers = torch.tensor([done.loss, done.balance or 0.0], dtype=torch.float64)
-            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5))
+            done = backward(model, split(data, how.micro_batches), BALANCE, how.balance_over)
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP))
         else:
-            parts = parallel.deal(data, job["micro_batches"])
-            done = backward(
-                model, parts, BALANCE, job.get("over", "running"),
-                step_tokens=len(data.targets_N), pool=parallel.sum,
-            )  # type: ignore[arg-type]  # fmt: skip
-            numbers = parallel.sum(torch.tensor([done.loss, done.balance or 0.0], dtype=torch.float64))
-            parallel.sum_gradients()
-            norm = parallel.clip(0.5)
+            done = parallel.backward(data, BALANCE, how)
+            norm = parallel.clip(CLIP)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         if parallel is not None:
             parallel.zero_gradients()
-        out.append([*numbers.tolist(), norm])
+        out.append([done.loss, done.balance or 0.0, norm])
     return out
 
 
-def compare(job: dict[str, Any]) -> dict[str, Any]:
-    dtype = getattr(torch, job["dtype"])
-    alone = fresh(job["model"], dtype)
-    expected = run(job, alone, None)
+@cache
+def alone(said: str) -> tuple[list[list[float]], Transformer]:
+    job = json.loads(said)
+    model = fresh(job["model"], getattr(torch, job.get("dtype", "float64")))
+    return steps_of(job, model, None), model
+
+
+def compare(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    dtype = getattr(torch, job.get("dtype", "float64"))
     model = fresh(job["model"], dtype)
-    mesh = make_mesh(resolve_mesh(MeshConfig(**job["mesh"]), dist.get_world_size()))
-    parallel = parallelize(model, mesh)
-    held = sum(s.local.numel() for s in parallel.shards)
-    found = run(job, model, parallel)
-    whole = dict(alone.named_parameters())
-    weights = max(float((parallel.gather(s) - whole[s.name].detach()).abs().max()) for s in parallel.shards)
-    return {"expected": expected, "found": found, "weights": weights, "held": held,
-            "whole": sum(p.numel() for p in whole.values())}  # fmt: skip
+    parallel = parallelize(model, make_mesh(resolve_mesh(MeshConfig(**job["mesh"]), dist.get_world_size())))
+    found = steps_of(job, model, parallel)
+    whole = {s.name: parallel.gather(s) for s in parallel.shards}
+    if dist.get_rank():
+        return {}
+    expected, single = alone(json.dumps({k: v for k, v in job.items() if k not in ("mesh", "do")}))
+    weights = max(float((whole[name] - p.detach()).abs().max()) for name, p in single.named_parameters())
+    held = {s.name: s.local.numel() / p.numel() for s, p in zip(parallel.shards, single.parameters(), strict=True)}
+    return {"expected": expected, "found": found, "weights": weights, "held": held}
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    result, jobs = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
-    out = []
-    for job in jobs:
-        ops.use_native(job["dtype"] == "float32")
-        out.append(compare(job))
-        if dist.get_rank() == 0:
-            result.write_text(json.dumps(out))
+def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The training loop in full. Where there is a checkpoint, the model in memory is another one."""
+    dtype, place = getattr(torch, job.get("dtype", "float64")), folder / job["at"]
+    work = place / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    model = fresh(job["model"], dtype, seed=99 if any(work.iterdir()) else 0)
     dist.barrier()
-    dist.destroy_process_group()
+    parallel = parallelize(model, make_mesh(resolve_mesh(MeshConfig(**job["mesh"]), dist.get_world_size())))
+    context = StageContext(place, work, {}, 0, 1, Display(quiet=True), None, place / "metrics.jsonl")
+
+    def data(step: int) -> StepData:
+        if job.get("die") == [dist.get_rank(), step]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step_data(step, 12, dtype)
+
+    history = train(
+        model, job["steps"], data, optimizer_config(job), SCHEDULE, BALANCE, context, "test",
+        checkpoint_seconds=job.get("checkpoint_seconds", 0.0), how=StepConfig(2), parallel=parallel,
+    )  # fmt: skip
+    return {"curve": history.curve}
+
+
+def rank_main(rank: int, folder: Path) -> None:
+    os.environ["RANK"] = str(rank)
+    torch.set_num_threads(1)
+    ranks = join()
+    out = []
+    for job in json.loads((folder / "jobs.json").read_text()):
+        ops.use_native(job.get("dtype") == "float32")
+        out.append({"compare": compare, "train": run}[job["do"]](job, folder))
+        if rank == 0:
+            (folder / "results.json").write_text(json.dumps(out))
+    ranks.leave()
+    dist.barrier()
+    os._exit(0)
+
+
+def main(processes: int, folder: Path) -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    os.environ |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = []
+    for rank in range(processes):
+        if (child := os.fork()) == 0:
+            try:
+                rank_main(rank, folder)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+        children.append(child)
+    ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    (folder / "ended.json").write_text(json.dumps(ended))
+    return max(map(abs, ended))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2])))

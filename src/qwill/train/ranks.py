@@ -26,11 +26,13 @@ _current: Ranks | None = None
 
 @dataclass
 class Ranks:
-    """`store` is for the main thread."""
+    """`store` is for the main thread; `served` is the connection it was copied from, which on rank 0 may be what serves
+    them all and so must live as long."""
 
     rank: int
     world: int
     store: Store
+    served: Store
     watch: Watch
     messages: int = 0
 
@@ -99,7 +101,7 @@ def join() -> Ranks:
     )  # fmt: skip
     watch = Watch(PrefixStore("watch", store.clone()), rank, world)
     watch.start()
-    _current = Ranks(rank, world, PrefixStore("ranks", store.clone()), watch)
+    _current = Ranks(rank, world, PrefixStore("ranks", store.clone()), store, watch)
     return _current
 
 

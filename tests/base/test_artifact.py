@@ -301,6 +301,7 @@ def test_ancestry_reaches_over_three_generations(tmp_path: Path) -> None:
 
 def test_an_input_that_is_no_artifact_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     folder, parent = make_folder(tmp_path / "a"), make_folder(tmp_path / "parent")
+    (parent / "config.json").unlink()  # with it, a model from elsewhere
     write_json(folder / "sources.json", [])
     with pytest.raises(ArtifactError, match=r"parent holds no qwill\.json"):
         seal_folder(folder, {"base": parent})

@@ -259,7 +259,7 @@ def _weights_cut_off(base: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (_another_type, "model_type 'mamba' is not supported; Qwill reads qwen3, qwen3_moe, llama"),
+        (_another_type, "model_type 'mamba' is not supported; Qwill reads qwen2, qwen2_moe, qwen3, qwen3_moe"),
         (_narrower, "model.norm.weight has shape [7], but config.json means [64]"),
         (_weights_cut_off, "model.safetensors: cut off"),
     ],

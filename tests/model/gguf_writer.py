@@ -98,7 +98,7 @@ def model_file(model: Transformer) -> tuple[dict[str, Any], dict[str, tuple[str,
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     tensors = {}
     for released, slot in released_names(c).items():
-        weights = slot.part(parameters[slot.parameter].detach()).numpy()
+        weights = slot.read(parameters[slot.parameter].detach()).numpy()
         if arch == "llama" and "q_proj" in released:
             weights = permuted(weights, c.num_attention_heads)
         if arch == "llama" and "k_proj" in released:

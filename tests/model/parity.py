@@ -74,7 +74,7 @@ def differences(case: str, model: Transformer) -> list[str]:
     for name, slot in released_names(model.config).items():
         expected = reference[f"gradient.{name}"]
         whole = gradients.get(slot.parameter)
-        got = torch.zeros_like(expected) if whole is None else slot.part(whole)
+        got = torch.zeros_like(expected) if whole is None else slot.read(whole)
         error = float((got - expected).norm() / expected.norm().clamp_min(1e-12))
         if not error <= GRADIENT:
             out.append(f"gradient of {name} differs by {error:.1e}")

@@ -107,11 +107,13 @@ def rope_backwards(model: Transformer, patch: pytest.MonkeyPatch) -> None:
 
 def rope_wrong_denominator(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     real = ops.rope_tables
-    patch.setattr(ops, "rope_tables", lambda p, k, theta, d: real(p, k, theta ** (k / (k - 2)), d))
+    patch.setattr(ops, "rope_tables", lambda p, k, theta, *a: real(p, k, theta ** (k / (k - 2)), *a))
 
 
 def norm_after_rope(model: Transformer, patch: pytest.MonkeyPatch) -> None:
-    def wrong(qkv: Tensor, qw: Tensor, kw: Tensor, rope: tuple[Tensor, Tensor], h: int, g: int, eps: float) -> object:
+    def wrong(
+        qkv: Tensor, qw: Tensor, kw: Tensor, rope: tuple[Tensor, Tensor], h: int, g: int, eps: float, centred: bool
+    ) -> object:
         q, k, v = qkv.view(len(qkv), -1, 2 * rope[0].shape[1]).split([h, g, g], dim=1)
         q, k = ops.rotate(q, rope), ops.rotate(k, rope)
         return ops.rms_norm(q, qw, eps), ops.rms_norm(k, kw, eps), v
@@ -127,7 +129,7 @@ def positions_from_one_stretched(model: Transformer, patch: pytest.MonkeyPatch) 
 def drop_residual(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     real, skipped = ops.add_rms_norm, model.layers[1].input_layernorm.weight
 
-    def wrong(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def wrong(x: Tensor, delta: Tensor | None, w: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
         return real(torch.zeros_like(x) if w is skipped else x, delta, w, eps)
 
     patch.setattr(ops, "add_rms_norm", wrong)
@@ -136,7 +138,7 @@ def drop_residual(model: Transformer, patch: pytest.MonkeyPatch) -> None:
 def no_final_norm(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     real = ops.add_rms_norm
 
-    def wrong(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def wrong(x: Tensor, delta: Tensor | None, w: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
         total, normed = real(x, delta, w, eps)
         return total, total if w is model.norm.weight else normed
 
@@ -183,7 +185,7 @@ def queries_one_position_ahead(model: Transformer, patch: pytest.MonkeyPatch) ->
 
 
 def eps_outside_the_root(model: Transformer, patch: pytest.MonkeyPatch) -> None:
-    def wrong(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def wrong(x: Tensor, weight: Tensor, eps: float, centred: bool) -> Tensor:
         return weight * x / (x.pow(2).mean(-1, keepdim=True).sqrt() + eps)
 
     patch.setattr(ops, "rms_norm", wrong)
@@ -191,11 +193,11 @@ def eps_outside_the_root(model: Transformer, patch: pytest.MonkeyPatch) -> None:
 
 def layer_norm(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     real = ops.rms_norm
-    patch.setattr(ops, "rms_norm", lambda x, w, eps: real(x - x.mean(-1, keepdim=True), w, eps))
+    patch.setattr(ops, "rms_norm", lambda x, w, *a: real(x - x.mean(-1, keepdim=True), w, *a))
 
 
 def norm_over_all_heads(model: Transformer, patch: pytest.MonkeyPatch) -> None:
-    def wrong(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def wrong(x: Tensor, weight: Tensor, eps: float, centred: bool) -> Tensor:
         axes = tuple(range(1, x.ndim))
         return weight * x * torch.rsqrt(x.pow(2).mean(axes, keepdim=True) + eps)
 

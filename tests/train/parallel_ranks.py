@@ -57,7 +57,7 @@ def fresh(name: str, dtype: torch.dtype, seed: int = 0) -> Transformer:
     g = torch.Generator().manual_seed(seed)
     model.init_weights(g)
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             if p.ndim == 1:
                 p.add_(torch.rand(p.shape, generator=g) - 0.5)
     return model.to(dtype)
@@ -149,13 +149,16 @@ def rank_main(rank: int, folder: Path) -> None:
     os.environ["RANK"] = str(rank)
     torch.set_num_threads(1)
     ranks = join()
-    out = []
-    for job in json.loads((folder / "jobs.json").read_text()):
-        ops.use_native(job.get("dtype") == "float32")
-        out.append({"compare": compare, "train": run}[job["do"]](job, folder))
-        if rank == 0:
-            (folder / "results.json").write_text(json.dumps(out))
-    ranks.leave()
+
+    def work() -> None:
+        out = []
+        for job in json.loads((folder / "jobs.json").read_text()):
+            ops.use_native(job.get("dtype") == "float32")
+            out.append({"compare": compare, "train": run}[job["do"]](job, folder))
+            if rank == 0:
+                (folder / "results.json").write_text(json.dumps(out))
+
+    ranks.together(work)
     dist.barrier()
     os._exit(0)
 

@@ -1,8 +1,8 @@
 """Training on several ranks follows one process; dead ranks are named; checkpoints move from mesh to mesh.
 
-One launch of 2 and one of 4 processes (gloo) train all meshes, so that starting is paid for once; see parallel_ranks.py.
-What is compared is the whole of a training: 20 steps of micro-batches, tied embeddings, weight decay, clipping, sequences
-of uneven lengths that leave ranks uneven shares, and steps of uneven size.
+One launch of 2 and one of 4 processes (gloo) train all meshes, so that starting is paid for once (parallel_ranks.py).
+What is compared is the whole of a training: 20 steps of micro-batches, tied embeddings, weight decay, clipping,
+sequences of uneven lengths that leave ranks uneven shares, and steps of uneven size.
 """
 
 from __future__ import annotations

@@ -13,21 +13,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.engine.tiny import byte_tokenizer
 from tests.train.tiny_training import Killed, context
+from torch.nn.functional import cross_entropy
 
 from qwill.base.artifact import content_id
+from qwill.base.errors import ConfigError
 from qwill.base.files import read_json
-from qwill.data.packing import RowLoader, TokenStore
+from qwill.data.packing import RowLoader, TokenStore, tokenize_corpus
 from qwill.evaluate import compression, kneser_ney
 from qwill.evaluate.bits_per_byte import Compression, bits_per_byte
-from qwill.model.files import load_model
+from qwill.model.config import ModelConfig
+from qwill.model.files import load_model, save_model
+from qwill.model.rope import RopeScaling
+from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train import pretrain
 from qwill.train.pretrain import compare, heldout_texts
-from qwill.train.settings import OptimizerConfig, PretrainConfig
+from qwill.train.settings import OptimizerConfig, PretrainConfig, YarnConfig
 from qwill.train.step import StepData
 
 END = 0
@@ -225,7 +231,7 @@ def test_a_step_weighs_its_tokens_alike_and_is_named_by_its_rows(
 ) -> None:
     made: list[StepData] = []
 
-    def look(model: Any, steps: int, step_data: Callable[[int], StepData], *_: object) -> None:
+    def look(model: Any, steps: int, step_data: Callable[[int], StepData], *_: object, **__: object) -> None:
         made.append(step_data(3))
         raise Killed
 
@@ -235,3 +241,47 @@ def test_a_step_weighs_its_tokens_alike_and_is_named_by_its_rows(
     (data,) = made
     assert data.source.startswith("rows [") and data.source.endswith("of the corpus")
     assert data.weight_N.tolist() == [1 / 64] * 64 and len(data.targets_N) == 64
+
+
+def test_training_goes_on_from_a_model_with_a_longer_context(tmp_path: Path, inputs: dict[str, Path]) -> None:
+    first = context(tmp_path / "first", inputs)
+    pretrain.run(CONFIG, first)
+    start = inputs | {"start": first.out}
+    longer = replace(
+        CONFIG, depth=3, row_tokens=96, context=100, yarn=YarnConfig(4.0, 32),
+        steps=1, optimizer=replace(CONFIG.optimizer, learning_rate=1e-12, matrix_rate=1e-12),
+    )  # fmt: skip
+    second = context(tmp_path / "second", start)
+    pretrain.run(longer, second)
+    before, after = load_model(first.out), load_model(second.out)
+    assert after.config == before.config.with_(
+        max_position_embeddings=128, rope_scaling=RopeScaling("yarn", 4.0, 32), router_aux_loss_coef=longer.balance
+    )
+    for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-9), name
+    # What it was trained with is what the file says: the loss of its first step is that of the stretched model.
+    tokenizer = Tokenizer.load(first.out)
+    store = tokenize_corpus(inputs["corpus"] / "train.parquet", tokenizer, tmp_path / "tokens")
+    rows = RowLoader(store, 96, 2, second.seed).step(0)
+    losses = []
+    for config in (before.config, after.config):
+        before.config = config
+        hidden = before(rows.batch).hidden_ND
+        losses.append(float(cross_entropy(hidden @ before.head_weight_VD.T, rows.targets_N).detach()))
+    trained = read_json(second.out / "training.json")["curve"][0]["loss"]
+    assert trained == pytest.approx(losses[1], rel=1e-5) and abs(losses[0] - losses[1]) > 1e-4
+
+
+def test_going_on_from_a_model_of_another_vocabulary_is_refused(tmp_path: Path, inputs: dict[str, Path]) -> None:
+    other = Transformer(ModelConfig.from_depth(1, 64, experts=0))
+    other.init_weights(torch.Generator().manual_seed(0))
+    (tmp_path / "other").mkdir()
+    save_model(other, tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"the tokenizer has \d+ tokens and the model .*other knows 64; name"):
+        pretrain.run(CONFIG, context(tmp_path, inputs | {"start": tmp_path / "other"}))
+
+
+@pytest.mark.parametrize(("factor", "trained", "said"), [(1.0, None, "factor is 1.0"), (4.0, 0, "trained is 0")])
+def test_a_stretch_that_makes_no_sense_is_refused(factor: float, trained: int | None, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        YarnConfig(factor, trained)

@@ -58,13 +58,13 @@ def gradients(kind: str, what: str, dtype: str = "float32") -> tuple[float, dict
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("on", BACKENDS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "hybrid"])
 def test_no_bit_changes(kind: str, on: bool, dtype: str) -> None:
     with backend(on):
         (loss, kept, chosen), (again_loss, again, again_chosen) = (gradients(kind, w, dtype) for w in ("none", "layer"))
     assert loss == again_loss and kept.keys() == again.keys()
     assert [n for n in kept if not torch.equal(kept[n], again[n])] == []
-    if kind == "moe":
+    if kind != "dense":
         # Two parts, two layers: a pass that counts, a pass that trains, and the latter once more in the backward pass.
         assert (len(chosen), len(again_chosen)) == (8, 12)
         counted = {tuple(c.flatten().tolist()) for c in chosen}
@@ -94,17 +94,17 @@ def bytes_kept(kind: str, what: str) -> int:
 
 
 @pytest.mark.parametrize("on", BACKENDS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "hybrid"])
 def test_less_is_kept(kind: str, on: bool) -> None:
     with backend(on):
-        assert bytes_kept(kind, "layer") < 0.6 * bytes_kept(kind, "none")
+        assert bytes_kept(kind, "layer") < 0.4 * bytes_kept(kind, "none")
 
 
 def test_the_model_is_left_as_it_was() -> None:
     model = fresh("moe")
     before = [dict(vars(m)) for m in model.modules()]
     with pytest.raises(RuntimeError), recomputing(model, "layer"):
-        assert "forward" in vars(model.layers[0].mlp)
+        assert "forward" in vars(model.layers[0])
         raise RuntimeError
     assert [dict(vars(m)) for m in model.modules()] == before
 
@@ -121,7 +121,7 @@ def test_a_layer_that_routes_otherwise_when_asked_again_is_caught(monkeypatch: p
         def other(x: Tensor, *rest: Any) -> Any:
             nonlocal first, calls
             calls += not first
-            made = forward(x if first else x + 0.5, *rest)
+            made = forward(x if first else 2 * x, *rest)
             first = False
             return made
 

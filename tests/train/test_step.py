@@ -68,8 +68,8 @@ def some_cuts(data: st.DataObject, whole: StepData) -> list[StepData]:
     return cut(whole, borders)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25)
+@pytest.mark.parametrize("kind", [*KINDS, "hybrid"])
+@settings(max_examples=20)
 @given(whole=steps(), data=st.data())
 def test_cutting_a_step_changes_nothing(kind: str, whole: StepData, data: st.DataObject) -> None:
     parts = some_cuts(data, whole)

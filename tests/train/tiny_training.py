@@ -22,17 +22,23 @@ from qwill.train.step import StepData
 
 VOCAB = 50
 STEPS = 6
-KINDS = ("dense", "moe")
+KINDS = ("dense", "moe", "hybrid")
 OPTIMIZERS = ("muon", "adamw")
 CONFIGS = {
     "dense": ModelConfig("qwen3", VOCAB, 24, 2, 2, 1, 12, 32, attention_bias=True),
     "moe": ModelConfig(
         "qwen3_moe", VOCAB, 24, 2, 2, 1, 12, 0, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8
     ),
-}
+    # Both kinds of layers, gates, a shared expert: for tests of what no layer may change.
+    "hybrid": ModelConfig(
+        "qwen3_next", VOCAB, 24, 2, 2, 1, 12, 16, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8,
+        shared_expert_intermediate_size=8, layer_types=("linear_attention", "full_attention"), linear_num_key_heads=2,
+        linear_num_value_heads=4, linear_key_head_dim=6, linear_value_head_dim=4, linear_conv_kernel_dim=3,
+    ),
+}  # fmt: skip
 SCHEDULE = ScheduleConfig(0.2, 0.4)
 # What rounding may do to a model in float64: routers compute in float32 whatever the rest does.
-ROUNDING = {"dense": 1e-10, "moe": 1e-6}
+ROUNDING = {"dense": 1e-10, "moe": 1e-6, "hybrid": 1e-6}
 
 
 class Killed(Exception):

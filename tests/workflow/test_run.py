@@ -4,14 +4,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import fake_life
 import pytest
 from fake_life import RECIPE, STAGES, content_ids
 
-from qwill.base.artifact import read_manifest, verify
-from qwill.base.errors import ArtifactError, QwillError
+from qwill.base.artifact import Manifest, content_id, read_manifest, verify
+from qwill.base.errors import ArtifactError, ConfigError, QwillError
 from qwill.base.progress import Display
 from qwill.workflow.recipe import load_recipe
 from qwill.workflow.run import Made, run_recipe
@@ -98,9 +99,7 @@ def test_going_back_gives_what_was_there_before(here: Path) -> None:
     assert content_ids(Path("runs/life")) == before
 
 
-def test_another_version_of_a_stage_or_a_library_is_another_recipe(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_version_of_a_stage_or_a_library_is_another_recipe(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
     run()
@@ -274,3 +273,28 @@ def test_downloads_come_before_a_stage_that_is_made_and_not_before_one_that_is_t
     assert fetched == [["alphabet"]]
     run()
     assert fetched == [["alphabet"]]
+
+
+def test_an_optional_input_may_be_a_model_that_has_no_manifest(here: Path) -> None:
+    """Then its content id, and not its path, decides what is made again."""
+    stages = tuple(replace(s, optional=("start",)) if s.name == "copy" else s for s in STAGES)
+    foreign = Path("foreign")
+    foreign.mkdir()
+    (foreign / "config.json").write_text("{}")
+
+    def again(*overrides: str) -> Manifest:
+        made = run_recipe(load_recipe(Path("life.yaml"), overrides, stages), display=Display(quiet=True))
+        return next(m.manifest for m in made if m.section.stage.name == "copy")
+
+    plain, given = again(), again("copy.inputs.start=foreign")
+    assert plain.inputs.keys() == {"letters"} and given.inputs.keys() == {"letters", "start"}
+    assert given.inputs["start"] == content_id(foreign)[0] and given.ancestry[given.inputs["start"]]["kind"] == "model"
+    foreign.rename("moved")
+    assert again("copy.inputs.start=moved").recipe_id == given.recipe_id
+    Path("moved/config.json").write_text("{ }")
+    assert again("copy.inputs.start=moved").recipe_id != given.recipe_id
+    Path("moved/config.json").unlink()
+    with pytest.raises(ArtifactError, match="copy needs moved, which is not there"):
+        again("copy.inputs.start=moved")
+    with pytest.raises(ConfigError, match="the stage has no input 'begin'; it needs letters and takes start"):
+        again("copy.inputs.begin=moved")

@@ -108,7 +108,7 @@ def seal(
     metrics: dict[str, Any],
 ) -> Manifest:
     """Make a finished folder an artifact: its manifest is written last. `sources.json`, if there, moves into it."""
-    parents = {name: need_manifest(path) for name, path in inputs.items()}
+    parents = {name: identify(path) for name, path in inputs.items()}
     sources = []
     if (folder / "sources.json").exists():
         sources = read_json(folder / "sources.json")
@@ -157,6 +157,20 @@ def need_manifest(folder: Path) -> Manifest:
     if manifest is None:
         raise ArtifactError(f"{folder} holds no {MANIFEST}: it is not an artifact that Qwill made.")
     return manifest
+
+
+def identify(folder: Path) -> Manifest:
+    """The manifest of an input. A model folder from elsewhere has none; what it gets says what it is (its content id),
+    and nothing of how it came about. Raises ArtifactError for what is neither an artifact nor a model folder."""
+    if (manifest := read_manifest(folder)) is not None:
+        return manifest
+    if not (folder / "config.json").is_file():
+        return need_manifest(folder)
+    identity, files, tensors = content_id(folder)
+    return Manifest(
+        kind="model", stage="elsewhere", stage_version=1, recipe_id="", content_id=identity, inputs={}, config={},
+        seed=0, libraries={}, threads=0, dtype="", files=files, tensors=tensors, metrics={},
+    )  # fmt: skip
 
 
 def verify(folder: Path) -> list[str]:

@@ -35,10 +35,10 @@ def _processor() -> str:
         return platform.processor() + platform.machine()
 
 
-def compile_library(source: str, package: str, header: tuple[str, str] | None = None) -> ctypes.CDLL | None:
+def compile_library(source: str, package: str, *headers: tuple[str, str]) -> ctypes.CDLL | None:
     """The library of `source` (a file inside `package`), from the cache or compiled now; None without a compiler.
 
-    `header`: (file, package) of the one that it includes.
+    `headers`: (file, package) of those that it includes.
     """
     # CC may carry arguments: `ccache gcc`, `gcc -m64`.
     chosen = shlex.split(os.environ.get("CC", ""))
@@ -46,7 +46,7 @@ def compile_library(source: str, package: str, header: tuple[str, str] | None = 
         chosen = [name for name in ("cc", "gcc", "clang") if shutil.which(name)][:1]
     if not chosen or not shutil.which(chosen[0]):
         return None
-    wanted = [(source, package), *([header] if header else [])]
+    wanted = [(source, package), *headers]
     code = {name: files(where).joinpath(name).read_bytes() for name, where in wanted}
     runtime = _openmp_runtime()
     command = " ".join([*chosen, *FLAGS, *runtime])

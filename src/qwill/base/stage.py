@@ -38,7 +38,8 @@ class Stage:
 
     config and run are "module:name", imported only when used. run(config, ctx) returns deterministic metrics; it may
     write out/"sources.json" (external sources), which moves into the manifest. version goes up when numbers change.
-    libraries: distributions that can change its numbers, beside those that count for every stage.
+    libraries: distributions that can change its numbers, beside those that count for every stage. optional: inputs
+    that it takes where a recipe names a folder for them, and that no recipe has to have.
     """
 
     name: str
@@ -49,3 +50,4 @@ class Stage:
     inputs: tuple[str, ...] | Callable[[Any], tuple[str, ...]]
     run: str
     libraries: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from qwill.base.errors import ConfigError, QwillError
+from qwill.train.ranks import join
+from qwill.workflow.follow import follow
 from qwill.workflow.recipe import Recipe
 from qwill.workflow.run import Made, run_recipe
 
@@ -27,44 +30,22 @@ def run_on_ranks(load: Callable[[], Recipe], verb: str | None, only: str | None)
         if not first:
             _end(2)  # rank 0 says it
         raise
-    from qwill.train.ranks import join, wait_for_the_watch
-    from qwill.workflow.follow import follow
-
     ranks = join()
-    made: list[Made] = []
-    try:
-        try:
-            if first:
-                made = run_recipe(recipe, only)
-                ranks.tell(None)
-            else:
-                follow(recipe, ranks)
-        except RuntimeError as error:
-            if "Gloo" in str(error) or "Connection" in str(error) or "NCCL" in str(error):
-                wait_for_the_watch(error)
-            raise
-    except QwillError as error:
-        ranks.leave(str(error))
-        if not ranks.said_already(str(error)):
-            where = "" if first else f"rank {ranks.rank} on {ranks.watch.host}: "
-            print(f"qwill: {where}{error}", file=sys.stderr, flush=True)
-        _end(2)
-    except KeyboardInterrupt:
-        ranks.leave("stopped from the keyboard")
-        if first:
-            print("\nqwill: stopped; run the same command again to go on.", file=sys.stderr, flush=True)
-        _end(130)
-    except BaseException as error:
-        ranks.leave(f"a bug ({type(error).__name__}), see its traceback")
-        raise
-    ranks.leave()
+
+    def work() -> list[Made]:
+        if not first:
+            follow(recipe, ranks)
+            return []
+        made = run_recipe(recipe, only)
+        ranks.tell(None)
+        return made
+
+    made = ranks.together(work)
     if not first:
         _end(0)
     return recipe, made
 
 
-def _end(code: int) -> None:
-    """End at once: closing connections in order would wait for ranks that have ended already."""
+def _end(code: int) -> NoReturn:
     sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)

@@ -25,9 +25,7 @@ PREFILL_CHUNK = 512  # longest piece of a prompt in one pass
 
 
 class Executor(Protocol):
-    """`lengths` (int64, CPU) says how many tokens each slot holds; setting one lower cuts a sequence off
-    there.
-    """
+    """`lengths` (int64, CPU) says how many tokens each slot holds; setting one to 0 empties the slot."""
 
     lengths: Tensor
     capacity: int
@@ -40,8 +38,14 @@ class Executor(Protocol):
     def step(self, tokens_B: Tensor) -> Tensor:
         """Append one token to each of the first B slots; float32 logits [B, V], valid until the next call."""
 
+    def mark(self, slots: list[int]) -> None:
+        """Make the sequences in these slots, as they are, something that `rewind` and `copy` can come back to."""
+
+    def rewind(self, slot: int, length: int) -> None:
+        """Cut the sequence in a slot off after `length` tokens, its length at its mark."""
+
     def copy(self, source: int, targets: list[int], length: int) -> None:
-        """Give the slots `targets` the first `length` tokens of slot `source`."""
+        """Give the slots `targets` the first `length` tokens of slot `source`: all of them, or up to its mark."""
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Move whole sequences to other slots; `sources` are free afterwards."""
@@ -72,9 +76,8 @@ class TorchExecutor:
 
     def grow(self, capacity: int) -> None:
         old, self._cache = self._cache, self._new_cache(len(self.lengths), capacity)
-        for new, store in zip(self._cache.keys + self._cache.values, old.keys + old.values, strict=True):
-            new[:, :, : self.capacity] = store
-        self._cache.lengths, self.capacity = self.lengths, capacity
+        self._cache.take_over(old)
+        self.capacity = capacity
 
     def step(self, tokens_B: Tensor) -> Tensor:
         count, device = len(tokens_B), self._weight.device
@@ -98,6 +101,12 @@ class TorchExecutor:
                 for i, end in zip(rows, batch.cu_seqlens[1:].tolist(), strict=True):
                     hidden[i] = out_ND[end - 1]
         return self._model.head(torch.stack([hidden[i] for i in range(len(prompts))])).float()
+
+    def mark(self, slots: list[int]) -> None:
+        self._cache.mark(slots)
+
+    def rewind(self, slot: int, length: int) -> None:
+        self._cache.rewind(slot, length)
 
     def copy(self, source: int, targets: list[int], length: int) -> None:
         self._cache.copy(source, targets, length)

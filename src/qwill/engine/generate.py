@@ -246,7 +246,7 @@ class _Run:
         for slot in ended:
             prompt = int(self.prompt[slot])
             if self.waiting[prompt]:
-                self.executor.lengths[slot] = len(self.prompts[prompt])
+                self.executor.rewind(slot, len(self.prompts[prompt]))
                 started += self._occupy(prompt, [slot])
         free = np.flatnonzero(self.state == FREE).tolist()
         if free and self.queue and self.queue[0] in self.prompt_logits:
@@ -270,6 +270,8 @@ class _Run:
             free = free[self.waiting[prompt] :]
         prompts = [self.prompts[prompt] for prompt, _ in planned]
         logits_BV = self.executor.prefill(prompts, [places[0] for _, places in planned])
+        if self.n > 1:
+            self.executor.mark([places[0] for _, places in planned])
         started = []
         for (prompt, places), logits_V in zip(planned, logits_BV, strict=True):
             self.prompt_logits[prompt] = logits_V

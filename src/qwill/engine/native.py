@@ -18,6 +18,7 @@ from torch import Tensor
 from qwill.base.native_build import compile_library
 from qwill.model import native as model_native
 from qwill.model import native_library, ops
+from qwill.model.config import HYBRID
 from qwill.model.transformer import Experts
 
 if TYPE_CHECKING:
@@ -59,10 +60,13 @@ def library() -> ctypes.CDLL | None:
 
 
 def suits(model: Transformer) -> bool:
-    """Whether the native executor can run this model here."""
+    """Whether the native executor can run this model here: no Gated DeltaNet, gated attention or shared expert."""
+    config = model.config
+    if config.model_type in HYBRID or config.shared_expert_intermediate_size:
+        return False
     weight, built = model.embed_tokens.weight, model_native.suits(model.embed_tokens.weight)
     lib = library() if built else None
-    return lib is not None and weight.is_contiguous() and model.config.head_dim % lib.lanes() == 0
+    return lib is not None and weight.is_contiguous() and config.head_dim % lib.lanes() == 0
 
 
 class NativeExecutor:
@@ -117,7 +121,7 @@ class NativeExecutor:
         for layer, key, value in zip(self._layers, keys, values, strict=True):
             layer.keys, layer.values = key.data_ptr(), value.data_ptr()
         places = torch.arange(self.capacity)
-        self._rope = ops.rope_tables(places, config.head_dim, config.rope_theta, torch.float32)
+        self._rope = ops.rope_tables(places, config.head_dim, config.rope_theta, torch.float32, config.rope_scaling)
         self._model.cos, self._model.sin = (table.data_ptr() for table in self._rope)
         self._scores = torch.empty(self._threads, GROUP, self.capacity)
         self._work.scores, self._model.capacity = self._scores.data_ptr(), self.capacity
@@ -148,6 +152,7 @@ class NativeExecutor:
 
     def _layer(self, layer: Layer) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
+        assert attention is not None
         gate_up: Tensor
         down: Tensor
         if isinstance(mlp, Experts):
@@ -237,6 +242,13 @@ class NativeExecutor:
         self._keys[:, targets, :, :blocks] = self._keys[:, source : source + 1, :, :blocks]
         self._values[:, targets, :, :length] = self._values[:, source : source + 1, :, :length]
         self.lengths[targets] = length
+
+    def mark(self, slots: list[int]) -> None:
+        """Nothing to remember: keys and values can be cut off anywhere."""
+
+    def rewind(self, slot: int, length: int) -> None:
+        """Cut the sequence in a slot off after `length` tokens."""
+        self.lengths[slot] = length
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Move whole sequences to other slots; `sources` are free afterwards."""

@@ -67,10 +67,11 @@ class AttentionPlan:
     longest: int
 
 
-def plan_attention(batch: Batch, dtype: torch.dtype) -> AttentionPlan:
+def plan_attention(batch: Batch, dtype: torch.dtype, masked: bool = True) -> AttentionPlan:
+    """The plan of a batch; without rows and mask if not `masked` (a cache has its own)."""
     lengths = batch.lengths.tolist()
     n, longest = sum(lengths), max(lengths)
-    if min(lengths) == longest:
+    if min(lengths) == longest or not masked:
         return AttentionPlan(longest, len(lengths), None, None, batch.cu_seqlens, longest)
     width = max(longest, batch.row_length or 0)
     starts, end = [], 0

@@ -1,7 +1,10 @@
-"""The key/value cache: a fixed number of slots, one sequence a slot.
+"""The cache: keys and values of full attention, state and convolution inputs of Gated DeltaNet, one sequence a slot.
 
 A `Batch` given together with a cache holds, for each selected slot in order, that sequence's *new* tokens; attention
 sees everything cached for the slot, and the new tokens are appended.
+
+Keys and values can be cut off at any length; a recurrent state cannot go back. So `mark` keeps a copy of the states as
+they are, and `rewind` and `copy` reach the end of a sequence, its mark, or its beginning.
 
 Shape suffixes as in transformer.py; R is the number of selected slots (sequences), J = T·(H/Hkv): query heads that
 share a key head are folded into query positions, so grouped-query attention reads each cached key once, copying none.
@@ -27,10 +30,24 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (slots, config.num_key_value_heads, capacity, config.head_dim)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        c = config
+        layers = c.num_hidden_layers
+        linear = [i for i in range(layers) if c.is_linear(i)]
+        empty = torch.zeros(slots, c.num_key_value_heads, 0, c.head_dim, dtype=dtype, device=device)
+        shape = (slots, c.num_key_value_heads, capacity, c.head_dim)
+        self.keys, self.values = (
+            [empty if i in linear else torch.zeros(shape, dtype=dtype, device=device) for i in range(layers)]
+            for _ in range(2)
+        )
+        heads, k, v = c.linear_num_value_heads, c.linear_key_head_dim, c.linear_value_head_dim
+        state, channels = (heads, k, v), 2 * c.linear_num_key_heads * k + heads * v
+        past = max(0, c.linear_conv_kernel_dim - 1)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        self.inputs = {i: torch.zeros(slots, channels, past, dtype=dtype, device=device) for i in linear}
+        self.states = {i: torch.zeros(slots, *state, dtype=wide, device=device) for i in linear}
+        self.marked = [{i: x.clone() for i, x in kind.items()} for kind in (self.inputs, self.states)]
         self.lengths = torch.zeros(slots, dtype=torch.int64)
+        self.marks = torch.zeros(slots, dtype=torch.int64)
         self.slots, self.capacity = slots, capacity
         self.selected: Tensor | None = None
         self.group = config.num_attention_heads // config.num_key_value_heads
@@ -43,20 +60,61 @@ class KVCache:
             self.selected, self.count = torch.as_tensor(slots, dtype=torch.int64), len(slots)
         return self
 
+    def mark(self, slots: list[int]) -> None:
+        """Remember the recurrent states of these slots as they are now, for `rewind` and `copy` to come back to."""
+        for now, marked in zip((self.inputs, self.states), self.marked, strict=True):
+            for i in now:
+                marked[i][slots] = now[i][slots]
+        self.marks[slots] = self.lengths[slots]
+
+    def rewind(self, slot: int, length: int) -> None:
+        """Cut the sequence in a slot off after `length` tokens."""
+        self._states_at(slot, length, [slot])
+        self.lengths[slot] = length
+
     def copy(self, source: int, targets: list[int], length: int) -> None:
         """Give the slots `targets` the first `length` tokens of slot `source` (a shared prompt)."""
         index = torch.tensor(targets)
         for store in (*self.keys, *self.values):
             store[index, :, :length] = store[source, :, :length]
+        self._states_at(source, length, targets)
         self.lengths[index] = length
+
+    def _states_at(self, source: int, length: int, targets: list[int]) -> None:
+        """Give the slots `targets` the recurrent states of slot `source` after `length` tokens, and its mark there."""
+        if not self.states or length == 0:
+            return
+        at_mark = length == int(self.marks[source])
+        if not at_mark and length != int(self.lengths[source]):
+            raise ModelError(
+                f"a Gated DeltaNet's state cannot go back to {length} tokens: it is known after "
+                f"{int(self.marks[source])} and {int(self.lengths[source])}"
+            )
+        for now, marked in zip((self.inputs, self.states), self.marked, strict=True):
+            for i in now:
+                then = (marked if at_mark else now)[i][source].clone()
+                now[i][targets] = then
+                marked[i][targets] = then
+        self.marks[targets] = length
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Move whole sequences to other slots (compaction); `sources` are free afterwards."""
         longest = int(self.lengths[sources].max())
         for store in (*self.keys, *self.values):
             store[targets, :, :longest] = store[sources, :, :longest]
+        for kind in (self.inputs, self.states, *self.marked):
+            for store in kind.values():
+                store[targets] = store[sources]
         self.lengths[targets] = self.lengths[sources]
+        self.marks[targets] = self.marks[sources]
         self.lengths[sources] = 0
+
+    def take_over(self, old: KVCache) -> None:
+        """Become the roomier successor of `old`: all that it holds, and its `lengths` themselves."""
+        for new, store in zip(self.keys + self.values, old.keys + old.values, strict=True):
+            new[:, :, : store.shape[2]] = store
+        self.inputs, self.states, self.marked = old.inputs, old.states, old.marked
+        self.lengths, self.marks = old.lengths, old.marks
 
     def free(self, slots: list[int]) -> None:
         self.lengths[slots] = 0
@@ -74,6 +132,7 @@ class KVCache:
                 f"a sequence of {self.span} tokens does not fit the key/value cache of {self.capacity} tokens"
             )
         device = self.keys[0].device
+        self.fresh_R = (old_R == 0).to(device)
         slots_R = torch.arange(self.count) if self.selected is None else self.selected
         self.new_R, self.total_R = new_R, total_R
         self.width = int(new_R.max())
@@ -112,6 +171,20 @@ class KVCache:
         out = scaled_dot_product_attention(q_RHJK, k_RHSK, v_RHSK, attn_mask=self.mask_R1JS)
         out = out.view(self.count, kv_heads, self.group, self.width, head_dim).permute(0, 3, 1, 2, 4)
         return out[self.row_N, self.within_N].reshape(n, heads * head_dim)
+
+    def recall(self, layer: int) -> tuple[Tensor, Tensor]:
+        """(convolution inputs [R, C, W − 1], state [R, H, K, V]) of the selected sequences; zeros where one begins."""
+        at = slice(0, self.count) if self.selected is None else self.selected
+        inputs, state = self.inputs[layer][at], self.states[layer][at]
+        return (
+            inputs.masked_fill(self.fresh_R[:, None, None], 0),
+            state.masked_fill(self.fresh_R[:, None, None, None], 0),
+        )
+
+    def remember(self, layer: int, inputs_RCP: Tensor, state_RHKV: Tensor) -> None:
+        """Keep what `recall` will give for the next tokens."""
+        at = slice(0, self.count) if self.selected is None else self.selected
+        self.inputs[layer][at], self.states[layer][at] = inputs_RCP, state_RHKV
 
     def end(self) -> None:
         """The pass is over: the new tokens count as cached."""

@@ -1,70 +1,27 @@
-"""What a Qwen text model is made of: the fields of `config.json`, and the one dial that derives a new model.
+"""What a Qwen text model is made of, and the one dial that derives a new one (`ModelConfig.from_depth`).
 
-Read: `ModelConfig.from_hf(config_json, where)`; write: `.to_hf()`; derive: `ModelConfig.from_depth(depth, vocab_size)`.
+`hf_config.py` reads it from a `config.json` (`ModelConfig.from_hf`) and writes it (`.to_hf()`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qwill.base.errors import ModelError
+from qwill.model.rope import RopeScaling
 
-SUPPORTED = ("qwen3", "qwen3_moe", "llama")
-ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM", "llama": "LlamaForCausalLM"}
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """Fields of a `config.json`, each checked as it is taken; an explicit null counts as missing."""
-
-    raw: dict[str, Any]
-    where: str
-
-    def _take(self, name: str, sound: Callable[[Any], bool], wanted: str, default: Any) -> Any:
-        value = self.raw.get(name)
-        if value is None:
-            if default is None:
-                raise ModelError(f"{self.where}: the field {name!r} is missing; expected {wanted}.")
-            return default
-        if not sound(value):
-            raise ModelError(f"{self.where}: {name} is {str(value)[:60]!r}; expected {wanted}.")
-        return value
-
-    def count(self, name: str, default: int | None = None) -> int:
-        return int(self._take(name, lambda x: _is_integer(x) and x > 0, "a positive whole number", default))
-
-    def positive(self, name: str, default: float) -> float:
-        return float(self._take(name, lambda x: _is_number(x) and 0 <= x < math.inf, "a number from 0 up", default))
-
-    def flag(self, name: str) -> bool:
-        return bool(self._take(name, lambda x: isinstance(x, bool), "true or false", False))
-
-    def mapping(self, name: str) -> dict[str, Any]:
-        return dict(self._take(name, lambda x: isinstance(x, dict), "an object", {}))
-
-    def token(self, name: str) -> int | None:
-        return None if self.raw.get(name) is None else int(self._take(name, _is_integer, "a token id", 0))
-
-    def integers(self, name: str) -> tuple[int, ...]:
-        return tuple(self._take(name, lambda x: isinstance(x, list) and all(map(_is_integer, x)), "a list of ids", ()))
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+HYBRID = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+NORMED = ("qwen3", "qwen3_moe", *HYBRID)
+LINEAR, FULL = "linear_attention", "full_attention"
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Field names are those of Hugging Face's `config.json`; sizes are counts, not bytes.
 
-    `qk_norm` follows from the model type (Qwen3 normalises q and k per head, Llama does not).
+    `layer_types` is empty where every layer has full attention. `mtp_layers` counts the layers of a
+    multi-token-prediction head, if the files hold one. `attention_bias` puts biases on q, k, v and o, `qkv_bias` on
+    q, k and v alone (Qwen2).
     """
 
     model_type: str
@@ -92,10 +49,38 @@ class ModelConfig:
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
     quantization_config: dict[str, Any] | None = field(default=None, hash=False)
+    qkv_bias: bool = False
+    shared_expert_intermediate_size: int = 0
+    rope_scaling: RopeScaling | None = None
+    partial_rotary_factor: float = 1.0
+    mrope_section: tuple[int, ...] = ()
+    layer_types: tuple[str, ...] = ()
+    linear_num_key_heads: int = 0
+    linear_num_value_heads: int = 0
+    linear_key_head_dim: int = 0
+    linear_value_head_dim: int = 0
+    linear_conv_kernel_dim: int = 0
+    mtp_layers: int = 0
 
     @property
     def qk_norm(self) -> bool:
-        return self.model_type != "llama"
+        """RMSNorm on every head of q and k (since Qwen3)."""
+        return self.model_type in NORMED
+
+    @property
+    def gated_attention(self) -> bool:
+        """Attention's output is multiplied by a sigmoid gate (since Qwen3-Next)."""
+        return self.model_type in HYBRID
+
+    @property
+    def zero_centred_norm(self) -> bool:
+        """Norms multiply by 1 + w (since Qwen3-Next)."""
+        return self.model_type in HYBRID
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many of a head's dimensions turn; the rest stay as they are."""
+        return int(self.head_dim * self.partial_rotary_factor)
 
     def is_sparse(self, layer: int) -> bool:
         """Whether layer `layer` (from 0) is a mixture of experts (transformers' rule for qwen3_moe)."""
@@ -103,120 +88,31 @@ class ModelConfig:
             self.num_experts > 0 and layer not in self.mlp_only_layers and (layer + 1) % self.decoder_sparse_step == 0
         )
 
+    def is_linear(self, layer: int) -> bool:
+        """Whether layer `layer` (from 0) is a Gated DeltaNet in place of full attention."""
+        return bool(self.layer_types) and self.layer_types[layer] == LINEAR
+
+    @property
+    def mtp_config(self) -> ModelConfig:
+        """The multi-token-prediction head's layers as a model of their own (its cache is made from this)."""
+        return self.with_(num_hidden_layers=self.mtp_layers, layer_types=(), mtp_layers=0)
+
+    @property
+    def has_linear(self) -> bool:
+        return LINEAR in self.layer_types
+
     @classmethod
     def from_hf(cls, raw: dict[str, Any], where: str = "config.json") -> ModelConfig:
-        """Read a `config.json`, old (`rope_theta`) or new (`rope_parameters`) style.
+        """Read a `config.json` (`hf_config.read_hf`); raises ModelError, one sentence, for what is not supported."""
+        from qwill.model.hf_config import read_hf
 
-        Raises `ModelError` with one sentence for a model type, activation or position scaling that is not supported.
-        """
-        kind = raw.get("model_type")
-        if kind not in SUPPORTED:
-            raise ModelError(
-                f"{where}: model_type {kind!r} is not supported; Qwill reads {', '.join(SUPPORTED)}."
-            )
-        if raw.get("hidden_act", "silu") != "silu":
-            raise ModelError(f"{where}: hidden_act {raw['hidden_act']!r} is not supported; expected 'silu'.")
-        if raw.get("use_sliding_window"):
-            raise ModelError(f"{where}: use_sliding_window is not supported; no released Qwen3 model uses it.")
-        # transformers 5 writes num_local_experts, the released files num_experts.
-        given = _Fields({"num_experts": raw.get("num_local_experts")} | raw, where)
-        rope = given.mapping("rope_parameters")
-        scaling = given.mapping("rope_scaling") or rope
-        rope_type = scaling.get("rope_type", scaling.get("type", "default"))
-        if rope_type != "default":
-            raise ModelError(f"{where}: rope type {rope_type!r} is not supported; expected 'default'.")
-        vocab, hidden, heads = (given.count(f) for f in ("vocab_size", "hidden_size", "num_attention_heads"))
-        several = isinstance(raw.get("eos_token_id"), list)
-        moe, llama = kind == "qwen3_moe", kind == "llama"
-        config = cls(
-            model_type=kind,
-            vocab_size=vocab,
-            hidden_size=hidden,
-            num_hidden_layers=given.count("num_hidden_layers"),
-            num_attention_heads=heads,
-            num_key_value_heads=given.count("num_key_value_heads", heads if llama else None),
-            # Where the field is missing: what transformers' class for the type takes.
-            head_dim=given.count("head_dim", 128 if kind == "qwen3" else max(1, hidden // heads)),
-            intermediate_size=0 if moe and not raw.get("intermediate_size") else given.count("intermediate_size"),
-            max_position_embeddings=given.count("max_position_embeddings", 32768),
-            rms_norm_eps=given.positive("rms_norm_eps", 1e-6),
-            rope_theta=_Fields(raw | rope, where).positive("rope_theta", 10000.0),
-            tie_word_embeddings=given.flag("tie_word_embeddings"),
-            attention_bias=given.flag("attention_bias"),
-            num_experts=given.count("num_experts") if moe else 0,
-            num_experts_per_tok=given.count("num_experts_per_tok") if moe else 0,
-            moe_intermediate_size=given.count("moe_intermediate_size") if moe else 0,
-            norm_topk_prob=given.flag("norm_topk_prob"),
-            router_aux_loss_coef=given.positive("router_aux_loss_coef", 1e-3),
-            decoder_sparse_step=given.count("decoder_sparse_step", 1),
-            mlp_only_layers=given.integers("mlp_only_layers"),
-            initializer_range=given.positive("initializer_range", 0.02),
-            bos_token_id=given.token("bos_token_id"),
-            eos_token_id=given.integers("eos_token_id") if several else given.token("eos_token_id"),
-            pad_token_id=given.token("pad_token_id"),
-            quantization_config=given.mapping("quantization_config") or None,
-        )
-        config._check(where)
-        return config
-
-    def _check(self, where: str) -> None:
-        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
-            raise ModelError(
-                f"{where}: {self.num_attention_heads} heads of {self.head_dim} do not go with "
-                f"{self.num_key_value_heads} key/value heads; expected an even size, and a multiple of their number."
-            )
-        if self.rope_theta == 0:
-            raise ModelError(f"{where}: rope_theta is 0; expected a positive number.")
-        if self.num_experts_per_tok > self.num_experts:
-            raise ModelError(
-                f"{where}: num_experts_per_tok is {self.num_experts_per_tok}, more than the {self.num_experts} experts."
-            )
-        if self.num_experts and self.intermediate_size == 0 and (self.mlp_only_layers or self.decoder_sparse_step > 1):
-            raise ModelError(f"{where}: the field 'intermediate_size' is missing; layers without experts need it.")
+        return read_hf(raw, where)
 
     def to_hf(self) -> dict[str, Any]:
-        """The `config.json` of this model, in the released files' style (`rope_theta` at the top level)."""
-        out: dict[str, Any] = {
-            "architectures": [ARCHITECTURES[self.model_type]],
-            "model_type": self.model_type,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
-            "num_key_value_heads": self.num_key_value_heads,
-            "head_dim": self.head_dim,
-            "intermediate_size": self.intermediate_size,
-            "hidden_act": "silu",
-            "max_position_embeddings": self.max_position_embeddings,
-            "rms_norm_eps": self.rms_norm_eps,
-            "rope_theta": self.rope_theta,
-            "rope_scaling": None,
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "attention_bias": self.attention_bias,
-            "attention_dropout": 0.0,
-            "initializer_range": self.initializer_range,
-            "use_cache": True,
-            "use_sliding_window": False,
-            "sliding_window": None,
-            "torch_dtype": "float32",
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id,
-            "pad_token_id": self.pad_token_id,
-        }
-        if self.model_type == "qwen3_moe":
-            out |= {
-                "num_experts": self.num_experts,
-                "num_experts_per_tok": self.num_experts_per_tok,
-                "moe_intermediate_size": self.moe_intermediate_size,
-                "norm_topk_prob": self.norm_topk_prob,
-                "router_aux_loss_coef": self.router_aux_loss_coef,
-                "decoder_sparse_step": self.decoder_sparse_step,
-                "mlp_only_layers": list(self.mlp_only_layers),
-                "output_router_logits": False,
-            }
-        if self.quantization_config is not None:
-            out["quantization_config"] = self.quantization_config
-        return out
+        """The `config.json` of this model, in the style of the released files of its type."""
+        from qwill.model.hf_config import write_hf
+
+        return write_hf(self)
 
     @classmethod
     def from_depth(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,13 +14,14 @@ from torch import Tensor
 
 from qwill.base.errors import CheckpointError, DataError, ModelError
 from qwill.base.files import read_json, sync_folder, write_json
-from qwill.model.config import ModelConfig
+from qwill.model.config import HYBRID, ModelConfig
 from qwill.model.layout import Slot, iter_slots, released_names
 from qwill.model.stored import INDEX, StoredTensors
 from qwill.model.transformer import Transformer
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+NESTED, VISION = "model.language_model.", "model.visual."
 
 
 class SavesItself(Protocol):
@@ -43,7 +45,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     names = released_names(model.config)
-    tensors = ((name, slot.part(parameters[slot.parameter])) for name, slot in names.items())
+    tensors = ((name, slot.read(parameters[slot.parameter])) for name, slot in names.items())
     write_tensors(folder, tensors, metadata, shard_bytes)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     write_json(folder / "config.json", model.config.to_hf() | {"torch_dtype": dtype})
@@ -142,7 +144,7 @@ def load_model(folder: str | Path, dtype: str | torch.dtype = "float32", device:
         model = model.to(wanted).to_empty(device=device)
         parameters = {name: p.detach() for name, p in model.named_parameters()}
         for name, slot in slots.items():
-            slot.part(parameters[slot.parameter]).copy_(stored.read(name, slot.shape))
+            slot.write(parameters[slot.parameter], stored.read(name, slot.shape))
     return model.eval()
 
 
@@ -153,29 +155,51 @@ def fit(stored: StoredTensors, config: ModelConfig) -> tuple[ModelConfig, dict[s
     as transformers has it.
     """
     _check_quantization(config, stored.folder)
-    names = stored.names
-    alias: dict[str, str] = {}
+    alias = _released_names(stored)
+    names = alias.keys()
     left = {name for name in names if not name.endswith("rotary_emb.inv_freq")}  # a constant in old Llama files
     if config.tie_word_embeddings and HEAD in names:
         if EMBEDDING not in names:
-            alias[EMBEDDING] = HEAD
-        elif stored.same_bytes(EMBEDDING, HEAD):
+            alias[EMBEDDING] = alias[HEAD]
+            left.discard(HEAD)
+        elif stored.same_bytes(alias[EMBEDDING], alias[HEAD]):
             left.remove(HEAD)
         else:
             config = config.with_(tie_word_embeddings=False)
+    # Configurations do not say reliably whether the files hold a multi-token-prediction head.
+    ahead = {name.split(".")[2] for name in names if name.startswith("mtp.layers.")}
+    if ahead and config.model_type in HYBRID:
+        config = config.with_(mtp_layers=len(ahead))
     slots: dict[str, Slot] = {}
     # One by one, so that an absurd number of layers ends at the first that is not there.
     for released, slot in iter_slots(config, names):
         name = alias.get(released, released)
         stored.check(name, slot.shape)
         slots[name] = slot
-        left.discard(name)
+        left.discard(released)
     if left:
         raise CheckpointError(
-            f"{stored.folder}: tensor {min(left)} is not part of the {config.model_type} model that config.json "
+            f"{stored.folder}: tensor {alias[min(left)]} is not part of the {config.model_type} model that config.json "
             "describes."
         )
     return config.with_(quantization_config=None), slots
+
+
+def _released_names(stored: StoredTensors) -> dict[str, str]:
+    """Name in the text model → name in the files: files that come with a vision tower put `language_model` between."""
+    out: dict[str, str] = {}
+    dropped = []
+    for name in sorted(stored.names):
+        if name.startswith(VISION):
+            dropped.append(name)
+        else:
+            out[name.replace(NESTED, "model.", 1) if name.startswith(NESTED) else name] = name
+    if dropped:
+        warnings.warn(
+            f"{stored.folder}: its {len(dropped)} tensors of a vision tower are left out; Qwill runs the text model.",
+            stacklevel=3,
+        )
+    return out
 
 
 def _check_quantization(config: ModelConfig, folder: Path) -> None:

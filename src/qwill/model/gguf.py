@@ -62,7 +62,7 @@ def load_gguf(
             if kind in permuted:
                 weights = _unpermuted(weights, permuted[kind])
             slot = slots[released]
-            slot.part(parameters[slot.parameter]).copy_(weights)
+            slot.write(parameters[slot.parameter], weights)
     return model.eval(), tokenizer
 
 

@@ -1,7 +1,7 @@
 // The model's elementwise passes for float32 on a CPU, each fused into one sweep over memory.
 // Definitions: ops.py; what generation computes too is rows.h. Every function here is tested against its definition (tests/model/test_native.py).
 // Results are the same for the same number of threads: loops are divided statically, partial sums added in thread order.
-// Letters: n rows, d columns, f feed-forward width, H query heads, G key/value heads, K head size, V vocabulary.
+// Letters: n rows, d columns, f feed-forward width, H query heads, G key/value heads, K head size, R of it that turn, V vocabulary.
 #include <omp.h>
 #include <stdlib.h>
 #include "rows.h"
@@ -59,30 +59,31 @@ void add_rms_norm_backward(const float *dy, const float *ds, const float *s, con
 
 // w may be NULL: then there is no norm, only the rotation
 static void norm_rope_head(const float *x, const float *w, const float *cos, const float *sin, float eps, int64_t K,
-                           float *out, float *rstd) {
+                           int64_t R, float *out, float *rstd) {
     if (w) *rstd = normalise(x, w, eps, K, out);
     else memcpy(out, x, sizeof(float) * K);
-    rotate(out, cos, sin, K / 2);
+    rotate(out, cos, sin, R / 2);
 }
 
 void qk_norm_rope_forward(const float *qkv, const float *qw, const float *kw, const float *cos, const float *sin,
-                          float eps, int64_t n, int64_t H, int64_t G, int64_t K, float *q, float *k, float *v,
-                          float *rstd, int threads) {
+                          float eps, int64_t n, int64_t H, int64_t G, int64_t K, int64_t R, float *q, float *k,
+                          float *v, float *rstd, int threads) {
     int64_t row = (H + 2 * G) * K;
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * row > SMALL)
     for (int64_t i = 0; i < n; i++) {
-        const float *x = qkv + i * row, *c = cos + i * (K / 2), *s = sin + i * (K / 2);
+        const float *x = qkv + i * row, *c = cos + i * (R / 2), *s = sin + i * (R / 2);
         for (int64_t h = 0; h < H; h++)
-            norm_rope_head(x + h * K, qw, c, s, eps, K, q + (i * H + h) * K, rstd + i * (H + G) + h);
+            norm_rope_head(x + h * K, qw, c, s, eps, K, R, q + (i * H + h) * K, rstd + i * (H + G) + h);
         for (int64_t h = 0; h < G; h++)
-            norm_rope_head(x + (H + h) * K, kw, c, s, eps, K, k + (i * G + h) * K, rstd + i * (H + G) + H + h);
+            norm_rope_head(x + (H + h) * K, kw, c, s, eps, K, R, k + (i * G + h) * K, rstd + i * (H + G) + H + h);
         memcpy(v + i * G * K, x + (H + G) * K, sizeof(float) * G * K);
     }
 }
 
 static void norm_rope_head_backward(const float *g, const float *x, const float *w, const float *cos,
-                                    const float *sin, float r, int64_t K, float *dx, float *dw, float *tmp) {
-    int64_t h = K / 2;
+                                    const float *sin, float r, int64_t K, int64_t R, float *dx, float *dw,
+                                    float *tmp) {
+    int64_t h = R / 2;
     float dot = 0;
     if (!w) {
 #pragma omp simd
@@ -90,6 +91,7 @@ static void norm_rope_head_backward(const float *g, const float *x, const float 
             dx[j] = g[j] * cos[j] + g[j + h] * sin[j];
             dx[j + h] = g[j + h] * cos[j] - g[j] * sin[j];
         }
+        for (int64_t j = R; j < K; j++) dx[j] = g[j];
         return;
     }
 #pragma omp simd reduction(+ : dot)
@@ -103,6 +105,14 @@ static void norm_rope_head_backward(const float *g, const float *x, const float 
         tmp[j + h] = b;
         dot += a * x[j] + b * x[j + h];
     }
+    if (R < K) {
+#pragma omp simd reduction(+ : dot)
+        for (int64_t j = R; j < K; j++) {
+            dw[j] += g[j] * x[j] * r;
+            tmp[j] = g[j] * w[j];
+            dot += tmp[j] * x[j];
+        }
+    }
     float c = dot * r * r * r / (float)K;
 #pragma omp simd
     for (int64_t j = 0; j < K; j++) dx[j] = tmp[j] * r - x[j] * c;
@@ -111,7 +121,7 @@ static void norm_rope_head_backward(const float *g, const float *x, const float 
 // `part` holds threads × 3K floats: dqw, dkw and scratch of each thread
 void qk_norm_rope_backward(const float *dq, const float *dk, const float *dv, const float *qkv, const float *qw,
                            const float *kw, const float *cos, const float *sin, const float *rstd, int64_t n,
-                           int64_t H, int64_t G, int64_t K, float *dqkv, float *dqw, float *dkw, float *part,
+                           int64_t H, int64_t G, int64_t K, int64_t R, float *dqkv, float *dqw, float *dkw, float *part,
                            int threads) {
     int64_t row = (H + 2 * G) * K;
     memset(part, 0, sizeof(float) * threads * 3 * K);
@@ -120,14 +130,14 @@ void qk_norm_rope_backward(const float *dq, const float *dk, const float *dv, co
         float *mine = part + omp_get_thread_num() * 3 * K;
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n; i++) {
-            const float *x = qkv + i * row, *c = cos + i * (K / 2), *s = sin + i * (K / 2);
+            const float *x = qkv + i * row, *c = cos + i * (R / 2), *s = sin + i * (R / 2);
             const float *r = rstd + i * (H + G);
             float *out = dqkv + i * row;
             for (int64_t h = 0; h < H; h++)
-                norm_rope_head_backward(dq + (i * H + h) * K, x + h * K, qw, c, s, r[h], K, out + h * K, mine,
+                norm_rope_head_backward(dq + (i * H + h) * K, x + h * K, qw, c, s, r[h], K, R, out + h * K, mine,
                                         mine + 2 * K);
             for (int64_t h = 0; h < G; h++)
-                norm_rope_head_backward(dk + (i * G + h) * K, x + (H + h) * K, kw, c, s, r[H + h], K,
+                norm_rope_head_backward(dk + (i * G + h) * K, x + (H + h) * K, kw, c, s, r[H + h], K, R,
                                         out + (H + h) * K, mine + K, mine + 2 * K);
             memcpy(out + (H + G) * K, dv + i * G * K, sizeof(float) * G * K);
         }

@@ -97,12 +97,14 @@ class _QKNormRope(torch.autograd.Function):
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         qkv = qkv.contiguous()
-        n, k_dim = qkv.shape[0], 2 * cos.shape[1]
+        n, turned = qkv.shape[0], 2 * cos.shape[1]
+        k_dim = qkv.shape[1] // (heads + 2 * kv_heads)
         q = qkv.new_empty(n, heads, k_dim)
         k, v = qkv.new_empty(n, kv_heads, k_dim), qkv.new_empty(n, kv_heads, k_dim)
         rstd = qkv.new_zeros(n, heads + kv_heads)
         call(
-            "qk_norm_rope_forward", qkv, qw, kw, cos, sin, eps, n, heads, kv_heads, k_dim, q, k, v, rstd, threads()
+            "qk_norm_rope_forward", qkv, qw, kw, cos, sin, eps, n, heads, kv_heads, k_dim, turned, q, k, v, rstd,
+            threads(),
         )  # fmt: skip
         ctx.save_for_backward(qkv, qw, kw, cos, sin, rstd)
         ctx.heads, ctx.kv_heads = heads, kv_heads
@@ -112,13 +114,13 @@ class _QKNormRope(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Any, ...]:
         qkv, qw, kw, cos, sin, rstd = ctx.saved_tensors
-        n, k_dim = qkv.shape[0], 2 * cos.shape[1]
+        n, k_dim = qkv.shape[0], dq.shape[2]
         dqkv, dqw, dkw = torch.empty_like(qkv), qkv.new_empty(k_dim), qkv.new_empty(k_dim)
         part = qkv.new_empty(torch.get_num_threads() * 3 * k_dim)
         dq, dk, dv = dq.contiguous(), dk.contiguous(), dv.contiguous()
         call(
             "qk_norm_rope_backward", dq, dk, dv, qkv, qw, kw, cos, sin, rstd, n, ctx.heads, ctx.kv_heads, k_dim,
-            dqkv, dqw, dkw, part, threads(),
+            2 * cos.shape[1], dqkv, dqw, dkw, part, threads(),
         )  # fmt: skip
         normed = qw is not None
         return dqkv, dqw if normed else None, dkw if normed else None, None, None, None, None, None

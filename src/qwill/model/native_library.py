@@ -17,6 +17,13 @@ from torch import Tensor
 from qwill.base.native_build import compile_library
 
 ROWS = ("rows.h", "qwill.model")
+SOURCES = {
+    "kernels.c": [ROWS],
+    "products.c": [ROWS],
+    "attention.c": [ROWS],
+    "delta.c": [ROWS, ("chunk.h", "qwill.model")],
+    "gates.c": [ROWS],
+}
 
 _enabled = os.environ.get("QWILL_NATIVE", "1") != "0"
 
@@ -30,18 +37,18 @@ def enable(on: bool) -> None:
 @cache
 def libraries() -> tuple[ctypes.CDLL, ...] | None:
     """The compiled C files; None without a compiler."""
-    found = [compile_library(name, "qwill.model", ROWS) for name in ("kernels.c", "products.c", "attention.c")]
+    found = [compile_library(name, "qwill.model", *headers) for name, headers in SOURCES.items()]
     return tuple(lib for lib in found if lib) if all(found) else None
 
 
 @cache
-def _function(name: str) -> Any:
+def function(name: str) -> Any:
     return next(getattr(lib, name) for lib in libraries() or () if hasattr(lib, name))
 
 
 @cache
 def lanes() -> int:
-    return int(_function("panel_width")()) // 2
+    return int(function("panel_width")()) // 2
 
 
 def suits(x: Tensor) -> bool:
@@ -68,7 +75,7 @@ def call(name: str, *args: Any) -> None:
             converted.append(ctypes.c_float(a))
         else:
             converted.append(a)
-    _function(name)(*converted)
+    function(name)(*converted)
 
 
 def threads() -> ctypes.c_int:

@@ -12,41 +12,57 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.utils.checkpoint import checkpoint
 
 from qwill.model import native
 from qwill.model.batch import AttentionPlan
+from qwill.model.rope import RopeScaling, inverse_frequencies
 
 use_native = native.enable
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · weight over the last axis, statistics in float32 or better (arXiv 1910.07467)."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, zero_centred: bool = False) -> Tensor:
+    """x / sqrt(mean(x²) + eps) · weight over the last axis, statistics in float32 or better (arXiv 1910.07467).
+
+    `zero_centred`: · (1 + weight), multiplied before rounding to x's type, as Qwen3-Next does.
+    """
     wide = x.double() if x.dtype == torch.float64 else x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    if zero_centred:
+        return (wide * (1.0 + weight.to(wide.dtype))).to(x.dtype)
     return weight * wide.to(x.dtype)
 
 
-def add_rms_norm(x_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm(
+    x_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, eps: float, zero_centred: bool = False
+) -> tuple[Tensor, Tensor]:
     """(x + delta, RMSNorm(x + delta))."""
     if native.suits(x_ND):
-        return native.add_rms_norm(x_ND, delta_ND, weight_D, eps)
+        return native.add_rms_norm(x_ND, delta_ND, 1.0 + weight_D if zero_centred else weight_D, eps)
     if delta_ND is not None:
         x_ND = x_ND + delta_ND
-    return x_ND, rms_norm(x_ND, weight_D, eps)
+    return x_ND, rms_norm(x_ND, weight_D, eps, zero_centred)
 
 
-def rope_tables(positions_N: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of position · θ^(−2i/K), [N, K/2]; angles in float32, as transformers has them (arXiv 2104.09864)."""
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.int64, device=positions_N.device).float() / head_dim
-    angle = positions_N.float()[:, None] * (1.0 / theta**exponent)[None, :]
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+def rope_tables(
+    positions_N: Tensor, rotary_dim: int, theta: float, dtype: torch.dtype, scaling: RopeScaling | None = None
+) -> tuple[Tensor, Tensor]:
+    """cos and sin of position · θ^(−2i/R), [N, R/2], for the R dimensions of a head that turn; angles in float32, as
+    transformers has them (arXiv 2104.09864). `scaling` stretches them and may make both larger (rope.py)."""
+    frequency = inverse_frequencies(rotary_dim, theta, scaling).to(positions_N.device)
+    angle = positions_N.float()[:, None] * frequency[None, :]
+    cos, sin = angle.cos(), angle.sin()
+    if scaling is not None:
+        cos, sin = cos * scaling.magnitude, sin * scaling.magnitude
+    return cos.to(dtype), sin.to(dtype)
 
 
 def rotate(x_NHK: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate-half RoPE: the pair (x_i, x_{i+K/2}) turns by its angle."""
+    """Rotate-half RoPE: of the first R dimensions the pair (x_i, x_{i+R/2}) turns by its angle; the rest stay."""
     cos, sin = rope[0][:, None], rope[1][:, None]
-    a, b = x_NHK.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    half = cos.shape[-1]
+    a, b, rest = x_NHK.split([half, half, x_NHK.shape[-1] - 2 * half], dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
 
 
 def qk_norm_rope(
@@ -57,14 +73,17 @@ def qk_norm_rope(
     heads: int,
     kv_heads: int,
     eps: float,
+    zero_centred: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Split the fused projection into q_NHK, k_NHK, v_NHK; normalise q and k per head (given weights); rotate."""
     if native.suits(qkv_NC):
+        if zero_centred and q_weight_K is not None and k_weight_K is not None:
+            q_weight_K, k_weight_K = 1.0 + q_weight_K, 1.0 + k_weight_K
         return native.qk_norm_rope(qkv_NC, q_weight_K, k_weight_K, rope, heads, kv_heads, eps)
-    n, head_dim = qkv_NC.shape[0], 2 * rope[0].shape[1]
-    q_NHK, k_NHK, v_NHK = qkv_NC.view(n, -1, head_dim).split([heads, kv_heads, kv_heads], dim=1)
+    q_NHK, k_NHK, v_NHK = qkv_NC.unflatten(1, (heads + 2 * kv_heads, -1)).split([heads, kv_heads, kv_heads], dim=1)
     if q_weight_K is not None and k_weight_K is not None:
-        q_NHK, k_NHK = rms_norm(q_NHK, q_weight_K, eps), rms_norm(k_NHK, k_weight_K, eps)
+        q_NHK = rms_norm(q_NHK, q_weight_K, eps, zero_centred)
+        k_NHK = rms_norm(k_NHK, k_weight_K, eps, zero_centred)
     return rotate(q_NHK, rope), rotate(k_NHK, rope), v_NHK
 
 
@@ -133,6 +152,8 @@ def experts(x_ND: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, weight_Nk: Tens
     """Σ over each token's chosen experts of weight · down(swiglu(gate_up(x)))."""
     if native.suits(x_ND):
         return native.experts(x_ND, gate_up_EFD, down_EDF, weight_Nk, chosen_Nk)
+    if x_ND.device.type != "cpu" and x_ND.dtype != torch.float64:
+        return experts_grouped(x_ND, gate_up_EFD, down_EDF, weight_Nk, chosen_Nk)
     out_ND = torch.zeros_like(x_ND)
     for e in range(gate_up_EFD.shape[0]):
         token_M, rank_M = torch.where(chosen_Nk == e)
@@ -144,6 +165,25 @@ def experts(x_ND: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, weight_Nk: Tens
         y_MD = (silu(gate) * up) @ down_EDF[e].T
         out_ND = out_ND.index_add(0, token_M, y_MD * weight_Nk[token_M, rank_M, None])
     return out_ND
+
+
+def experts_grouped(
+    x_ND: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, weight_Nk: Tensor, chosen_Nk: Tensor
+) -> Tensor:
+    """`experts` by two grouped matrix products over tokens sorted by expert, for accelerators: no loop, no host sync.
+
+    `grouped_mm` takes no float64 and rows of a multiple of 16 bytes. Letters: M = N·k assignments, sorted by expert.
+    """
+    count, top_k = gate_up_EFD.shape[0], chosen_Nk.shape[1]
+    order_M = chosen_Nk.flatten().argsort(stable=True)
+    ends_E = torch.bincount(chosen_Nk.flatten(), minlength=count).cumsum(0).to(torch.int32)
+    kind = torch.get_autocast_dtype(x_ND.device.type) if torch.is_autocast_enabled(x_ND.device.type) else x_ND.dtype
+    x_MD = x_ND[order_M // top_k].to(kind)
+    hidden_MF = swiglu(torch.nn.functional.grouped_mm(x_MD, gate_up_EFD.to(kind).mT, offs=ends_E))
+    y_MD = torch.nn.functional.grouped_mm(hidden_MF, down_EDF.to(kind).mT, offs=ends_E)
+    # Back into the tokens' order and summed there: adding at an index has no fixed order on an accelerator.
+    y_NkD = y_MD[order_M.argsort()].unflatten(0, (-1, top_k))
+    return (y_NkD * weight_Nk[..., None].to(kind)).sum(1).to(x_ND.dtype)
 
 
 def cross_entropy(
@@ -160,12 +200,21 @@ def cross_entropy(
     """
     if native.suits(hidden_ND):
         return native.cross_entropy(hidden_ND, head_VD, targets_N, weight_N, temperature, chunk)
+
+    def part_loss(hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+        logits = hidden_MD @ head_VD.T
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return torch.nn.functional.cross_entropy(wide / temperature, targets_M, reduction="none")
+
     losses, total = [], hidden_ND.new_zeros(())
     for i in range(0, len(hidden_ND), chunk):
         part = slice(i, i + chunk)
-        logits = hidden_ND[part] @ head_VD.T
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        loss = torch.nn.functional.cross_entropy(wide / temperature, targets_N[part], reduction="none")
+        if len(hidden_ND) > chunk and torch.is_grad_enabled():  # the backward pass makes each chunk's logits again
+            loss = checkpoint(
+                part_loss, hidden_ND[part], targets_N[part], use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            loss = part_loss(hidden_ND[part], targets_N[part])
         total = total + (loss * weight_N[part]).sum()
         losses.append(loss.detach())
     return total, torch.cat(losses)

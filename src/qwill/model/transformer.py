@@ -1,18 +1,21 @@
-"""The Qwen decoder, as equations.
+"""The Qwen decoder, as equations: one Transformer for the whole family, its layers chosen by configuration.
 
     x ← E[tokens]
-    for each layer:   x ← x + W_o·Attention(RoPE(norm(W_q x̂)), RoPE(norm(W_k x̂)), W_v x̂)      x̂ = RMSNorm(x)
-                      x ← x + Experts(x̂)  or  x + W_down(silu(W_gate x̂) ⊙ W_up x̂)             x̂ = RMSNorm(x)
+    for each layer:   x ← x + Attention(x̂)  or  x + GatedDeltaNet(x̂)                          x̂ = RMSNorm(x)
+                      x ← x + W_down(silu(W_gate x̂) ⊙ W_up x̂)  or  x + Experts(x̂)             x̂ = RMSNorm(x)
     logits = W_head·RMSNorm(x)
 
-Source: Qwen3 technical report (arXiv 2505.09388) §2; names of tensors as in the released files, except that q, k, v and
-gate, up are one matrix each in memory (`files.py` maps them). Operations live in `ops.py`: one definition in plain
+Sources: Qwen2 (arXiv 2407.10671), Qwen3 (arXiv 2505.09388 §2), Gated Delta Networks (arXiv 2412.06464), gated
+attention (arXiv 2505.06708). Names of tensors are the released files', except that what multiplies the same input is
+one matrix in memory (`layout.py` maps them). Operations live in `ops.py` and `delta.py`: one definition in plain
 PyTorch, and a native one for float32 on a CPU that is tested against it.
 
-Not covered here: other members of the family (issue 4), dropout (no Qwen model uses it), sliding windows.
+Not covered here: dropout (no Qwen model uses it), sliding windows (no released Qwen text model switches them on),
+pictures and sound, qwen4_exp (hyper-connections, n-gram embeddings, sparse-attention indexer).
 
-Shape suffixes: B batch, N tokens of a packed batch, T query positions, S key positions, D hidden, H heads, K head_dim,
-C concatenated heads, E experts, k chosen experts, F feed-forward, V vocabulary.
+Shape suffixes: B batch, N tokens of a packed batch, T query positions, S key positions, D hidden, H heads, G key heads,
+K head_dim, V vocabulary (in GatedDeltaNet: value head size), C concatenated heads, E experts, k chosen experts, F
+feed-forward.
 """
 
 from __future__ import annotations
@@ -22,12 +25,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qwill.model import ops
+from qwill.model import delta, ops
 from qwill.model.batch import AttentionPlan, Batch, plan_attention
 from qwill.model.cache import KVCache
 from qwill.model.config import ModelConfig
 
 __all__ = ["Batch", "Output", "RouterStats", "Transformer", "balancing_loss", "pooled_balancing_loss"]
+
+Rope = tuple[Tensor, Tensor]
+SUMMED = ("o_proj.weight", "out_proj.weight", "mlp.down", "down_proj.weight")  # added to the residual stream
 
 
 @dataclass
@@ -46,13 +52,19 @@ class Output:
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, width: int, eps: float) -> None:
+    """x / rms(x) · w, or · (1 + w) where the weight is zero-centred."""
+
+    def __init__(self, width: int, eps: float, zero_centred: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.eps, self.zero_centred = eps, zero_centred
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return ops.rms_norm(x_ND, self.weight, self.eps)
+        return ops.rms_norm(x_ND, self.weight, self.eps, self.zero_centred)
+
+    def after_adding(self, x_ND: Tensor, delta_ND: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(x + delta, its norm)."""
+        return ops.add_rms_norm(x_ND, delta_ND, self.weight, self.eps, self.zero_centred)
 
 
 class Linear(nn.Linear):
@@ -61,54 +73,109 @@ class Linear(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with RMSNorm on every head of q and k before RoPE (Qwen3); scale K^-0.5."""
+    """Grouped-query attention, scale K^-0.5; RMSNorm on every head of q and k before RoPE (since Qwen3); its output
+    times σ(gate) (since Qwen3-Next).
+
+        q, k, v, gate = W_qkv·x̂        out = W_o(σ(gate) ⊙ softmax(RoPE(norm q)·RoPE(norm k)ᵀ·K^-0.5)·v)
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c = config
-        self.heads, self.kv_heads, self.head_dim, self.eps = (
-            c.num_attention_heads,
-            c.num_key_value_heads,
-            c.head_dim,
-            c.rms_norm_eps,
-        )
-        self.qkv_proj = Linear(c.hidden_size, (self.heads + 2 * self.kv_heads) * c.head_dim, bias=c.attention_bias)
+        self.heads, self.kv_heads, self.head_dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        self.eps, self.zero_centred = c.rms_norm_eps, c.zero_centred_norm
+        self.gate_width = self.heads * c.head_dim if c.gated_attention else 0
+        width = (self.heads + 2 * self.kv_heads) * c.head_dim + self.gate_width
+        self.qkv_proj = Linear(c.hidden_size, width, bias=c.attention_bias or c.qkv_bias)
         self.o_proj = Linear(self.heads * c.head_dim, c.hidden_size, bias=c.attention_bias)
-        self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
-        self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
+        self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps, c.zero_centred_norm) if c.qk_norm else None
+        self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps, c.zero_centred_norm) if c.qk_norm else None
 
     def forward(
-        self, x_ND: Tensor, rope: tuple[Tensor, Tensor], plan: AttentionPlan | None, cache: KVCache | None, layer: int
+        self, x_ND: Tensor, rope: Rope, plan: AttentionPlan | None, cache: KVCache | None, layer: int
     ) -> Tensor:
-        q_NHK, k_NHK, v_NHK = ops.qk_norm_rope(
-            self.qkv_proj(x_ND),
+        qkv_NC = self.qkv_proj(x_ND)
+        if self.gate_width:
+            qkv_NC, gate_NC = qkv_NC.split([qkv_NC.shape[1] - self.gate_width, self.gate_width], dim=1)
+        q_NHK, k_NGK, v_NGK = ops.qk_norm_rope(
+            qkv_NC,
             self.q_norm.weight if self.q_norm else None,
             self.k_norm.weight if self.k_norm else None,
             rope,
             self.heads,
             self.kv_heads,
             self.eps,
+            self.zero_centred,
         )
         if cache is not None:
-            out_NC = cache.attend(layer, q_NHK, k_NHK, v_NHK)
+            out_NC = cache.attend(layer, q_NHK, k_NGK, v_NGK)
         else:
             assert plan is not None
-            out_NC = ops.attention(q_NHK, k_NHK, v_NHK, plan)
+            out_NC = ops.attention(q_NHK, k_NGK, v_NGK, plan)
+        if self.gate_width:
+            out_NC = out_NC * torch.sigmoid(gate_NC)
         return self.o_proj(out_NC)
 
 
-class FeedForward(nn.Module):
+class GatedDeltaNet(nn.Module):
+    """Linear attention with a fixed-size state instead of keys and values (Gated Delta Networks, arXiv 2412.06464).
+
+        q, k, v, z, b, a = W_in·x̂      q, k, v ← silu(conv(q, k, v))
+        S ← e^g·S + k·(β(v − e^g·Sᵀk))ᵀ,  o = Sᵀq,  g = −e^A·softplus(a + dt),  β = σ(b)
+        out = W_out(RMSNorm(o) ⊙ silu(z))
+    """
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
+        c = config
+        self.key_heads, self.heads = c.linear_num_key_heads, c.linear_num_value_heads
+        keys, values = self.key_heads * c.linear_key_head_dim, self.heads * c.linear_value_head_dim
+        self.widths = [2 * keys + values, values, self.heads, self.heads]  # q and k and v, z, b, a
+        self.conv_widths = [keys, keys, values]
+        self.in_proj = Linear(c.hidden_size, sum(self.widths), bias=False)
+        self.conv1d = nn.Parameter(torch.empty(2 * keys + values, 1, c.linear_conv_kernel_dim))
+        self.A_log, self.dt_bias = nn.Parameter(torch.empty(self.heads)), nn.Parameter(torch.empty(self.heads))
+        self.norm = RMSNorm(c.linear_value_head_dim, c.rms_norm_eps)
+        self.out_proj = Linear(values, c.hidden_size, bias=False)
 
-    def forward(self, x_ND: Tensor) -> tuple[Tensor, None]:
-        return self.down_proj(ops.swiglu(self.gate_up_proj(x_ND))), None
+    def forward(self, x_ND: Tensor, cu_seqlens: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+        conv_RCP, state_RHKV = (None, None) if cache is None else cache.recall(layer)
+        asked = cache is not None
+        qkv_NC, z_NC, b_NH, a_NH = self.in_proj(x_ND).split(self.widths, dim=1)
+        qkv_NC, conv_RCP = delta.causal_conv_silu(qkv_NC, self.conv1d[:, 0], cu_seqlens, conv_RCP, asked)
+        q_NC, k_NC, v_NC = qkv_NC.split(self.conv_widths, dim=1)
+        o_NHV, state_RHKV = delta.gated_delta(
+            q_NC.unflatten(1, (self.key_heads, -1)),
+            k_NC.unflatten(1, (self.key_heads, -1)),
+            v_NC.unflatten(1, (self.heads, -1)),
+            delta.decay(a_NH, self.A_log, self.dt_bias),
+            torch.sigmoid(b_NH),
+            cu_seqlens,
+            state_RHKV,
+            asked,
+        )
+        if cache is not None:
+            assert conv_RCP is not None and state_RHKV is not None
+            cache.remember(layer, conv_RCP, state_RHKV)
+        gated_NHV = delta.gated_rms_norm(o_NHV, z_NC.view_as(o_NHV), self.norm.weight, self.norm.eps)
+        return self.out_proj(gated_NHV.flatten(1))
+
+
+class FeedForward(nn.Module):
+    """W_down(silu(W_gate·x) ⊙ W_up·x)."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.gate_up_proj = Linear(hidden, 2 * width, bias=False)
+        self.down_proj = Linear(width, hidden, bias=False)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        return self.down_proj(ops.swiglu(self.gate_up_proj(x_ND)))
 
 
 class Experts(nn.Module):
-    """Top-k of E feed-forwards: float32 softmax over all experts, the k largest, renormalised if `norm_topk_prob`."""
+    """Top-k of E feed-forwards: float32 softmax over all experts, the k largest, renormalised if `norm_topk_prob`; and
+    a feed-forward that every token passes through, times σ(w·x), where there is a shared expert."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -117,10 +184,15 @@ class Experts(nn.Module):
         self.gate = Linear(d, e, bias=False)
         self.gate_up = nn.Parameter(torch.empty(e, 2 * f, d))
         self.down = nn.Parameter(torch.empty(e, d, f))
+        shared = config.shared_expert_intermediate_size
+        self.shared_expert = FeedForward(d, shared) if shared else None
+        self.shared_expert_gate = Linear(d, 1, bias=False) if shared else None
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, RouterStats]:
         probability_NE, weight_Nk, chosen_Nk = ops.choose_experts(self.gate(x_ND), self.top_k, self.renormalise)
         out_ND = self.routed(x_ND, weight_Nk.to(x_ND.dtype), chosen_Nk)
+        if self.shared_expert is not None and self.shared_expert_gate is not None:
+            out_ND = out_ND + torch.sigmoid(self.shared_expert_gate(x_ND)) * self.shared_expert(x_ND)
         load_E = torch.bincount(chosen_Nk.flatten(), minlength=probability_NE.shape[1]) / len(x_ND)
         return out_ND, RouterStats(load_E, probability_NE.mean(0))
 
@@ -129,13 +201,49 @@ class Experts(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: ModelConfig, index: int) -> None:
+    def __init__(self, config: ModelConfig, index: int, linear: bool, sparse: bool) -> None:
         super().__init__()
         self.index = index
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp: FeedForward | Experts = Experts(config) if config.is_sparse(index) else FeedForward(config)
+        c, centred = config, config.zero_centred_norm
+        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps, centred)
+        self.self_attn = None if linear else Attention(c)
+        self.linear_attn = GatedDeltaNet(c) if linear else None
+        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps, centred)
+        self.mlp: FeedForward | Experts = Experts(c) if sparse else FeedForward(c.hidden_size, c.intermediate_size)
+
+    def forward(
+        self, x_ND: Tensor, delta_ND: Tensor | None, rope: Rope, plan: AttentionPlan, cache: KVCache | None
+    ) -> tuple[Tensor, Tensor, RouterStats | None]:
+        """x + delta ↦ (the residual stream before this layer's feed-forward is added, what that adds, its routing)."""
+        x_ND, normed_ND = self.input_layernorm.after_adding(x_ND, delta_ND)
+        if self.self_attn is not None:
+            delta_ND = self.self_attn(normed_ND, rope, plan, cache, self.index)
+        else:
+            assert self.linear_attn is not None
+            delta_ND = self.linear_attn(normed_ND, plan.cu_seqlens, cache, self.index)
+        x_ND, normed_ND = self.post_attention_layernorm.after_adding(x_ND, delta_ND)
+        if isinstance(self.mlp, Experts):
+            return x_ND, *self.mlp(normed_ND)
+        return x_ND, self.mlp(normed_ND), None
+
+
+class NextTokenHead(nn.Module):
+    """The multi-token-prediction head of Qwen3-Next and Qwen3.5: from the hidden state at t and the token at t + 1 to a
+    hidden state that predicts token t + 2 (DeepSeek-V3, arXiv 2412.19437 §2.2; names as in the released files).
+
+        h'_t = RMSNorm(Layer(W_fc·[RMSNorm(E[token_{t+1}]); RMSNorm(h_t)]))          full attention
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d, eps, centred = config.hidden_size, config.rms_norm_eps, config.zero_centred_norm
+        self.pre_fc_norm_embedding = RMSNorm(d, eps, centred)
+        self.pre_fc_norm_hidden = RMSNorm(d, eps, centred)
+        self.fc = Linear(2 * d, d, bias=False)
+        self.layers = nn.ModuleList(
+            Layer(config, i, linear=False, sparse=config.is_sparse(i)) for i in range(config.mtp_layers)
+        )
+        self.norm = RMSNorm(d, eps, centred)
 
 
 class Transformer(nn.Module):
@@ -143,11 +251,14 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.layers = nn.ModuleList(
+            Layer(config, i, config.is_linear(i), config.is_sparse(i)) for i in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.zero_centred_norm)
         self.lm_head = None
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.mtp = NextTokenHead(config) if config.mtp_layers else None
 
     @property
     def head_weight_VD(self) -> Tensor:
@@ -155,29 +266,38 @@ class Transformer(nn.Module):
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Output:
         """Hidden states after the last norm, one row a packed token; with a cache, tokens are appended to it."""
-        x_ND = self.embed_tokens(batch.tokens_N)
-        rope = ops.rope_tables(batch.positions_N, self.config.head_dim, self.config.rope_theta, x_ND.dtype)
-        plan = None
+        return self._run(self.layers, self.norm, self.embed_tokens(batch.tokens_N), batch, cache)
+
+    def predict_ahead(self, hidden_ND: Tensor, batch: Batch, cache: KVCache | None = None) -> Output:
+        """Hidden states that predict one token further, from `forward`'s and the tokens after them.
+
+        `batch` holds, for every row of `hidden_ND`, the token that follows it. `head` gives the logits of the token
+        after that one. Its cache is a second one, `KVCache(config.mtp_config, …)`. Raises ValueError for a model
+        without a multi-token-prediction head.
+        """
+        if self.mtp is None:
+            raise ValueError("this model has no multi-token-prediction head")
+        embedded_ND = self.mtp.pre_fc_norm_embedding(self.embed_tokens(batch.tokens_N))
+        x_ND = self.mtp.fc(torch.cat([embedded_ND, self.mtp.pre_fc_norm_hidden(hidden_ND)], dim=-1))
+        return self._run(self.mtp.layers, self.mtp.norm, x_ND, batch, cache)
+
+    def _run(
+        self, layers: nn.ModuleList, norm: RMSNorm, x_ND: Tensor, batch: Batch, cache: KVCache | None
+    ) -> Output:
+        c = self.config
+        rope = ops.rope_tables(batch.positions_N, c.rotary_dim, c.rope_theta, x_ND.dtype, c.rope_scaling)
+        plan = plan_attention(batch, x_ND.dtype, masked=cache is None)
         if cache is not None:
             cache.begin(batch)
-        else:
-            plan = plan_attention(batch, x_ND.dtype)
         stats: list[RouterStats] = []
         delta_ND: Tensor | None = None
-        for layer in self.layers:
-            assert isinstance(layer, Layer)
-            norm = layer.input_layernorm
-            x_ND, normed_ND = ops.add_rms_norm(x_ND, delta_ND, norm.weight, norm.eps)
-            delta_ND = layer.self_attn(normed_ND, rope, plan, cache, layer.index)
-            norm = layer.post_attention_layernorm
-            x_ND, normed_ND = ops.add_rms_norm(x_ND, delta_ND, norm.weight, norm.eps)
-            delta_ND, routed = layer.mlp(normed_ND)
+        for layer in layers:
+            x_ND, delta_ND, routed = layer(x_ND, delta_ND, rope, plan, cache)
             if routed is not None:
                 stats.append(routed)
         if cache is not None:
             cache.end()
-        _, hidden_ND = ops.add_rms_norm(x_ND, delta_ND, self.norm.weight, self.norm.eps)
-        return Output(hidden_ND, stats or None)
+        return Output(norm.after_adding(x_ND, delta_ND)[1], stats or None)
 
     def head(self, hidden_ND: Tensor) -> Tensor:
         return ops.linear(hidden_ND, self.head_weight_VD)
@@ -197,16 +317,21 @@ class Transformer(nn.Module):
 
         | tensor | distribution |
         |---|---|
-        | norms | 1 |
+        | norms | 1 (0 where zero-centred) |
         | embedding (and head when tied) | N(0, initializer_range) |
         | untied head | N(0, initializer_range) |
         | q, k, v, gate, up, router | N(0, 1/D) |
         | attention output, down | N(0, 1/(fan_in · 2·layers)): the residual stream keeps its size (GPT-2 §2.3) |
+        | DeltaNet: A, dt_bias, convolution | ln U(0.01, 16), 1 (as transformers has them), N(0, 1/W) |
         | biases | 0 |
         """
         depth_scale = (2 * self.config.num_hidden_layers) ** -0.5
         for name, p in self.named_parameters():
-            if name.endswith("norm.weight"):
+            if ".pre_fc_norm_" in name or name.endswith("norm.weight"):
+                p.fill_(0.0 if self.config.zero_centred_norm and not name.endswith("linear_attn.norm.weight") else 1.0)
+            elif name.endswith("A_log"):
+                p.uniform_(0.01, 16, generator=generator).log_()
+            elif name.endswith("dt_bias"):
                 p.fill_(1.0)
             elif name.endswith("bias"):
                 p.zero_()
@@ -214,7 +339,7 @@ class Transformer(nn.Module):
                 p.normal_(0.0, self.config.initializer_range, generator=generator)
             else:
                 std = p.shape[-1] ** -0.5
-                shrink = depth_scale if name.endswith(("o_proj.weight", "mlp.down", "down_proj.weight")) else 1.0
+                shrink = depth_scale if name.endswith(SUMMED) else 1.0
                 p.normal_(0.0, std * shrink, generator=generator)
 
 

@@ -29,15 +29,16 @@ class Derived:
     sentences: tuple[str, ...]
 
 
-def derive(config: PretrainConfig, vocab_size: int) -> Derived:
-    """Everything that follows from `depth` and the vocabulary."""
-    model = ModelConfig.from_depth(
+def derive(config: PretrainConfig, vocab_size: int, start: ModelConfig | None = None) -> Derived:
+    """Everything that follows from `depth` and the vocabulary, or from the model that training goes on from."""
+    model = start or ModelConfig.from_depth(
         config.depth, vocab_size, experts=config.experts, top_k=config.experts_per_token, context=config.context
     )
     size = count(model)
     shape = (
-        f"depth {config.depth}: width {model.hidden_size} (64 a layer), {model.num_attention_heads} heads of "
-        f"{model.head_dim}, {size.total:,} parameters, {size.active:,} active"
+        f"{'going on from a model' if start else f'depth {config.depth}'}: width {model.hidden_size}"
+        f"{'' if start else ' (64 a layer)'}, {model.num_attention_heads} heads of {model.head_dim}, "
+        f"{size.total:,} parameters, {size.active:,} active"
     )
     horizon = TOKENS_PER_PARAMETER * size.active
     rows, how = config.batch_rows, "as set"

@@ -116,16 +116,15 @@ def _are(world: int) -> str:
 
 def check_mesh(sizes: Mapping[str, int], model: ModelConfig) -> None:
     """Raise ConfigError with one sentence where the model cannot be cut like this."""
-    c, tp, ep = model, sizes["tp"], sizes["ep"]
+    c, ep = model, sizes["ep"]
     sparse = [i for i in range(c.num_hidden_layers) if c.is_sparse(i)]
-    linear = "linear_attention" in getattr(c, "layer_types", ())
+    linear = any(c.is_linear(i) for i in range(c.num_hidden_layers))
     if ep > 1 and not sparse:
         raise ConfigError(f"mesh: ep is {ep}, and this {c.model_type} model has no experts; leave ep out.")
-    if linear and (sizes["cp"] > 1 or tp > 1):
-        axis = "cp" if sizes["cp"] > 1 else "tp"
+    if linear and sizes["cp"] > 1:
         raise ConfigError(
-            f"mesh: {axis} is {sizes[axis]}, which layers of linear attention ({c.model_type}) do not support; "
-            "use dp, fsdp or ep."
+            f"mesh: cp is {sizes['cp']}, and {c.model_type} has layers of linear attention, which walk through a "
+            "sequence in one piece; use dp, fsdp, ep or tp."
         )
     whole = {
         "tp": {
@@ -134,7 +133,9 @@ def check_mesh(sizes: Mapping[str, int], model: ModelConfig) -> None:
             "vocab_size": c.vocab_size,
             "intermediate_size": c.intermediate_size if len(sparse) < c.num_hidden_layers else 0,
             "moe_intermediate_size": c.moe_intermediate_size if sparse else 0,
-            "shared_expert_intermediate_size": getattr(c, "shared_expert_intermediate_size", 0) if sparse else 0,
+            "shared_expert_intermediate_size": c.shared_expert_intermediate_size if sparse else 0,
+            "linear_num_key_heads": c.linear_num_key_heads if linear else 0,
+            "linear_num_value_heads": c.linear_num_value_heads if linear else 0,
         },
         "ep": {"num_experts": c.num_experts},
     }

@@ -22,9 +22,11 @@ from qwill.train.shards import Ranges, shape_of
 class ShardedMuon(Muon):
     """`Muon` over the shards of a `Parallel`; the same steps as in one process."""
 
-    parallel: Parallel
-
-    def use(self, parallel: Parallel) -> None:
+    def __init__(
+        self, params: list[dict[str, Any]], lr: float, momentum: float, weight_decay: float, steps: int,
+        parallel: Parallel,
+    ) -> None:  # fmt: skip
+        super().__init__(params, lr, momentum, weight_decay, steps)
         self.parallel = parallel
         self.shards = {s.local: s for s in parallel.shards}
 

@@ -6,12 +6,15 @@ matrix: fewer tokens to the same loss than AdamW. Embeddings, head, norms, biase
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from qwill.base.errors import TrainingError
 from qwill.model import ops
+from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
 
@@ -27,6 +30,9 @@ POLAR_EXPRESS = (
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 )
+
+# Parameters of two and three axes that are left to AdamW: routers, gates of one row, convolutions along time.
+NOT_MATRICES = ("mlp.gate.weight", "shared_expert_gate.weight", "conv1d")
 
 
 def orthogonalize(g: Tensor, steps: int) -> Tensor:
@@ -70,10 +76,29 @@ class Muon(torch.optim.Optimizer):
                     target.add_(orthogonalize(part, group["steps"]), alpha=-group["lr"] * scale)
 
 
+def row_parts(name: str, rows: int, config: ModelConfig) -> tuple[int, ...]:
+    """How many rows each of the model's own matrices has in the fused parameter `name` (transformer.py)."""
+    c = config
+    if name.endswith("qkv_proj.weight"):
+        heads, kv_heads = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        return (heads, kv_heads, kv_heads, heads) if c.gated_attention else (heads, kv_heads, kv_heads)
+    if name.endswith("linear_attn.in_proj.weight"):
+        keys, heads = c.linear_num_key_heads * c.linear_key_head_dim, c.linear_num_value_heads
+        return (keys, keys, *[heads * c.linear_value_head_dim] * 2, heads, heads)
+    if name.endswith(("gate_up", "gate_up_proj.weight")):
+        return (rows // 2, rows // 2)
+    return (rows,)
+
+
 def make_optimizers(
     model: Transformer, config: OptimizerConfig, parallel: Parallel | None = None
 ) -> list[torch.optim.Optimizer]:
-    """AdamW and, where wished, Muon over the parameters of `model`, or over this rank's shards of them."""
+    """The optimisers of every parameter that asks for gradients; frozen ones (under an adapter) are left alone. With
+    `parallel` they work on this rank's shards.
+
+    Raises TrainingError when nothing is to be trained, or a weight that is has fewer bits than float32: an update is
+    often smaller than bfloat16's step at the weight (2^-8 of it) and would be rounded away.
+    """
     matrices: dict[tuple[int, ...], list[nn.Parameter]] = {}
     vectors, embeddings = [], []
     if parallel is None:
@@ -81,33 +106,34 @@ def make_optimizers(
     else:
         named = [(s.name, s.local, s.whole) for s in parallel.shards]
     for name, p, shape in named:
+        if not p.requires_grad or name.startswith("mtp."):  # nothing is computed from the head that predicts ahead
+            continue
+        if p.dtype not in (torch.float32, torch.float64):
+            raise TrainingError(
+                f"the weight {name} is {str(p.dtype).removeprefix('torch.')}, in which small updates vanish; load the "
+                "model as float32 (`dtype: bfloat16` still computes matrix products in bfloat16)."
+            )
         if name in ("embed_tokens.weight", "lm_head.weight"):
             embeddings.append(p)
-        elif p.ndim < 2 or name.endswith("mlp.gate.weight"):
+        elif p.ndim < 2 or name.endswith(NOT_MATRICES):
             vectors.append(p)
         else:
-            if "qkv_proj" in name:
-                c = model.config
-                heads, kv_heads, k = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-                parts = [heads * k, kv_heads * k, kv_heads * k]
-            elif "gate_up" in name:
-                parts = [shape[-2] // 2] * 2
-            else:
-                parts = [shape[-2]]
-            matrices.setdefault(tuple(parts), []).append(p)
+            matrices.setdefault(row_parts(name, shape[-2], model.config), []).append(p)
     adam_groups = [
         {"params": vectors, "lr": config.learning_rate, "weight_decay": 0.0},
         {"params": embeddings, "lr": config.embedding_rate or config.learning_rate, "weight_decay": 0.0},
     ]
-    if config.optimizer == "adamw":
+    if config.optimizer == "adamw" and matrices:
         every = [p for group in matrices.values() for p in group]
         adam_groups.append({"params": every, "lr": config.matrix_rate, "weight_decay": config.weight_decay})
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [g for g in adam_groups if g["params"]], betas=(config.beta1, config.beta2), eps=1e-10, fused=True
-        )
-    ]
-    if config.optimizer == "muon":
+    adam_groups = [g for g in adam_groups if g["params"]]
+    if not adam_groups and not matrices:
+        raise TrainingError("no weight of the model asks for gradients, so there is nothing to train; unfreeze some.")
+    optimizers: list[torch.optim.Optimizer] = []
+    if adam_groups:  # fused: 4 to 8 times quicker on a CPU than foreach (LOG.md, 2026-11-24)
+        adam = torch.optim.AdamW(adam_groups, betas=(config.beta1, config.beta2), eps=1e-10, fused=True)
+        optimizers.append(adam)
+    if config.optimizer == "muon" and matrices:
         groups = [{"params": ps, "parts": list(parts)} for parts, ps in matrices.items()]
         settings = (config.matrix_rate, config.momentum, config.weight_decay, config.newton_schulz_steps)
         if parallel is None:
@@ -115,9 +141,7 @@ def make_optimizers(
         else:
             from qwill.train.muon_shards import ShardedMuon
 
-            muon = ShardedMuon(groups, *settings)
-            muon.use(parallel)
-            optimizers.append(muon)
+            optimizers.append(ShardedMuon(groups, *settings, parallel))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -130,7 +154,10 @@ def rate_factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
     cool = round(schedule.decay * steps)
     factor = min(1.0, (step + 1) / warm)
     if cool and step >= steps - cool:
-        factor = min(factor, schedule.final + (1 - schedule.final) * (steps - step) / (cool + 1))
+        left = (steps - step) / (cool + 1)
+        if schedule.shape == "cosine":
+            left = (1 - math.cos(math.pi * left)) / 2
+        factor = min(factor, schedule.final + (1 - schedule.final) * left)
     return factor
 
 

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from qwill.base.errors import ConfigError
 from qwill.model.batch import Batch
 from qwill.model.cache import KVCache
-from qwill.model.transformer import Attention, Experts, FeedForward, Linear, Output, Transformer
+from qwill.model.transformer import Attention, Experts, FeedForward, GatedDeltaNet, Linear, Output, Transformer
 from qwill.train.collectives import all_sum, exchange_rows
 from qwill.train.context_parallel import ContextAttention, ContextBatch, context_batch, take
 from qwill.train.expert_parallel import ParallelExperts
 from qwill.train.mesh import AXES, DATA, TOKENS, Mesh, check_mesh
+from qwill.train.optim import row_parts
 from qwill.train.ranks import current
 from qwill.train.settings import StepConfig
 from qwill.train.sharded_checkpoint import ShardedCheckpoints
@@ -63,6 +64,11 @@ class Shard:
     whole: tuple[int, ...]
     cuts: tuple[Cut, ...]
     sums: tuple[str, ...]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is trained of it: frozen, or of the head that predicts ahead."""
+        return not self.local.requires_grad or self.name.startswith("mtp.")
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -141,7 +147,9 @@ class Parallel:
             if s.local is not s.parameter:
                 s.local.grad = None if grad is None else grad.to_local()  # type: ignore[attr-defined]
             if s.local.grad is None:
-                raise RuntimeError(f"{s.name} has no gradient")  # on one rank only would stop the others
+                if s.idle:
+                    continue
+                raise RuntimeError(f"{s.name} has no gradient")  # on one rank only, it would stop the others
             if s.sums:
                 waiting.setdefault((s.sums, s.local.grad.dtype), []).append(s.local.grad)
         for (axes, _), grads in waiting.items():
@@ -157,7 +165,8 @@ class Parallel:
         """Scale all gradients so that their norm over all parameters, each counted once, is at most `limit`."""
         squares: dict[tuple[str, ...], list[Tensor]] = {}
         for s in self.shards:
-            assert s.local.grad is not None
+            if s.local.grad is None:
+                continue
             # In double precision: PyTorch's own norm of 5 million float32 numbers is off by 1e-4 on a CPU.
             size = torch.linalg.vector_norm(s.local.grad, dtype=torch.float64)
             squares.setdefault(s.axes, []).append(size.square())
@@ -262,14 +271,23 @@ def _tensor_parallel(model: Transformer, mesh: Mesh, cuts: dict[str, tuple[Cut, 
     tp, group = mesh.sizes["tp"], mesh.group("tp")
     for name, module in list(model.named_modules()):
         if isinstance(module, Attention):
-            k, size = module.head_dim, module.qkv_proj.out_features
-            parts: tuple[int, ...] = (module.heads * k, module.kv_heads * k, module.kv_heads * k)
-            if size > sum(parts):  # gated attention: a gate for each query
-                parts = (*parts, size - sum(parts))
+            weight = f"{name}.qkv_proj.weight"
             module.heads, module.kv_heads = module.heads // tp, module.kv_heads // tp
+            module.gate_width //= tp
+            parts = row_parts(weight, module.qkv_proj.out_features, model.config)
             _column(module.qkv_proj, f"{name}.qkv_proj", parts, group, cuts)
             _row(module.o_proj, f"{name}.o_proj", group, cuts)
             partial |= {f"{name}.{norm}.weight" for norm in ("q_norm", "k_norm") if getattr(module, norm, None)}
+        elif isinstance(module, GatedDeltaNet):
+            keys, _, values = module.conv_widths
+            parts = row_parts(f"{name}.in_proj.weight", module.in_proj.out_features, model.config)
+            module.key_heads, module.heads = module.key_heads // tp, module.heads // tp
+            module.widths, module.conv_widths = ([w // tp for w in ws] for ws in (module.widths, module.conv_widths))
+            _column(module.in_proj, f"{name}.in_proj", parts, group, cuts)
+            _row(module.out_proj, f"{name}.out_proj", group, cuts)
+            cuts[f"{name}.conv1d"] = (Cut("tp", 0, (keys, keys, values)),)
+            cuts |= {f"{name}.{own}": (Cut("tp", 0, (module.heads * tp,)),) for own in ("A_log", "dt_bias")}
+            partial.add(f"{name}.norm.weight")
         elif isinstance(module, FeedForward):
             half = module.gate_up_proj.out_features // 2
             _column(module.gate_up_proj, f"{name}.gate_up_proj", (half, half), group, cuts)
@@ -311,15 +329,12 @@ def _expert_parallel(model: Transformer, mesh: Mesh, cuts: dict[str, tuple[Cut, 
 
 
 def _fully_shard(model: Transformer, mesh: Mesh) -> None:
-    """FSDP2 over attention and feed-forward of each layer, and over the rest (norms, embedding, head) as one."""
+    """FSDP2 over each layer, and over the rest (embedding, last norm, head) as one."""
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     assert mesh.devices is not None
     for layer in model.layers:
-        for block in layer.children():
-            if not isinstance(block, nn.Module) or not list(block.children()):
-                continue  # norms: the layer takes their weights without calling them
-            fully_shard(block, mesh=mesh.devices["fsdp"])
+        fully_shard(layer, mesh=mesh.devices["fsdp"])
     # The head is used after the forward pass.
     fully_shard(model, mesh=mesh.devices["fsdp"], reshard_after_forward=False)
     for module in model.modules():

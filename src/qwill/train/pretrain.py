@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
+from qwill.base.errors import ConfigError
 from qwill.base.files import write_json
 from qwill.base.stage import StageContext
 from qwill.data.packing import RowLoader, TokenStore, tokenize_corpus
 from qwill.evaluate.bits_per_byte import Compression, bits_per_byte
-from qwill.model.files import save_model
+from qwill.model.config import ModelConfig
+from qwill.model.files import load_model, save_model
+from qwill.model.rope import RopeScaling
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.horizon import derive
@@ -37,9 +40,20 @@ def heldout_texts(corpus: Path, limit_bytes: int) -> dict[str, list[str]]:
     return dict(sorted(texts.items()))
 
 
+def lengthened(model: ModelConfig, config: PretrainConfig) -> ModelConfig:
+    """`model` with positions stretched as `config.yarn` says, made for the longest context that anything asks for."""
+    context = max(model.max_position_embeddings, config.context)
+    if config.yarn is not None:
+        trained = config.yarn.trained or model.max_position_embeddings
+        context = max(context, round(trained * config.yarn.factor))
+        model = model.with_(rope_scaling=RopeScaling("yarn", config.yarn.factor, trained))
+    return model.with_(max_position_embeddings=context)
+
+
 def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
     tokenizer = Tokenizer.load(ctx.inputs["tokenizer"])
-    derived = derive(config, tokenizer.padded_vocab_size)
+    start = load_model(ctx.inputs["start"]) if "start" in ctx.inputs else None
+    derived = derive(config, tokenizer.padded_vocab_size, start.config if start else None)
     ranks = current()
     mesh = resolve_mesh(config.mesh, ranks.world if ranks else 1)
     check_mesh(mesh, derived.model)
@@ -52,13 +66,22 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
     store = ranks.first(tokenized) if ranks else tokenized()
     steps, batch_rows = derived.steps, derived.batch_rows
     loader = RowLoader(store, config.row_tokens, batch_rows, ctx.seed)
-    model_config = derived.model.with_(
-        eos_token_id=tokenizer.special("<|im_end|>"),
-        pad_token_id=tokenizer.special("<|endoftext|>"),
-        router_aux_loss_coef=config.balance,
-    )
-    model = Transformer(model_config)
-    model.init_weights(torch.Generator().manual_seed(ctx.seed))
+    model_config = lengthened(derived.model, config).with_(router_aux_loss_coef=config.balance)
+    if start is not None:
+        model = start
+        model.config = model_config
+        if tokenizer.vocab_size > model_config.vocab_size:
+            raise ConfigError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens and the model {ctx.inputs['start']} knows "
+                f"{model_config.vocab_size}; name the model's own: inputs: {{tokenizer: {ctx.inputs['start']}}}."
+            )
+    else:
+        model = Transformer(
+            model_config.with_(
+                eos_token_id=tokenizer.special("<|im_end|>"), pad_token_id=tokenizer.special("<|endoftext|>")
+            )
+        )
+        model.init_weights(torch.Generator().manual_seed(ctx.seed))
     parallel = None
     if ranks is not None:
         from qwill.train.mesh import make_mesh

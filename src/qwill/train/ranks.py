@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from qwill.base.errors import TrainingError
+from qwill.base.errors import QwillError
+from qwill.train.watch import GRACE_SECONDS, SILENCE_SECONDS, Watch
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-    from qwill.train.watch import Watch
-
 T = TypeVar("T")
+BROKEN = ("Gloo", "gloo", "NCCL", "Connection", "Broken pipe")  # in messages of communication that failed
 _current: Ranks | None = None
 
 
@@ -58,18 +59,53 @@ class Ranks:
         self.hear()
         return work()
 
-    def leave(self, error: str = "") -> None:
-        """Tell the others that this process ends, and why where that is an error; then stop watching."""
-        self.store.set(f"left/{self.rank}", error)
-        self.watch.stop()
+    def together(self, work: Callable[[], T]) -> T:
+        """`work()`, which all ranks do at the same time; ends this process where it fails or another rank dies.
 
-    def said_already(self, error: str) -> bool:
+        An error that all ranks meet is said once. Connections are not closed in order: that would wait for ranks that
+        have ended already.
+        """
+        try:
+            made = work()
+        except QwillError as error:
+            self._leave(str(error))
+            if not self._said_already(str(error)):
+                where = f"rank {self.rank} on {self.watch.host}: " if self.rank else ""
+                print(f"qwill: {where}{error}", file=sys.stderr)
+            _end(2)
+        except KeyboardInterrupt:
+            self._leave("stopped from the keyboard")
+            if self.rank == 0:
+                print("\nqwill: stopped; run the same command again to go on.", file=sys.stderr)
+            _end(130)
+        except BaseException as error:
+            if any(word in str(error) for word in BROKEN):
+                # Most likely a rank has died: the watch says which, and ends this process.
+                time.sleep(SILENCE_SECONDS + GRACE_SECONDS)
+            self._leave(f"{type(error).__name__}, see its traceback")
+            sys.excepthook(type(error), error, error.__traceback__)
+            _end(1)
+        self._leave("")
+        return made
+
+    def _leave(self, error: str) -> None:
+        """Tell the others that this process ends, and why where that is an error; then stop watching."""
+        self.watch.stop()
+        self.store.set(f"left/{self.rank}", error)
+
+    def _said_already(self, error: str) -> bool:
         """Whether rank 0 ends by the same error, and so says it."""
         for _ in range(20 if self.rank else 0):
             if self.store.check(["left/0"]):
                 return self.store.get("left/0").decode() == error
             time.sleep(0.1)
         return False
+
+
+def _end(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def started_by_torchrun() -> bool:
@@ -91,26 +127,13 @@ def join() -> Ranks:
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    from qwill.train.watch import Watch
-
     store, rank, world = next(iter(rendezvous("env://", timeout=timedelta(minutes=5))))
     # A rank may wait for long (rank 0 tokenises a corpus): dead ranks are the watch's to notice, not a timeout's.
     dist.init_process_group(
         "nccl" if torch.cuda.is_available() else "gloo", store=PrefixStore("groups", store.clone()), rank=rank,
         world_size=world, timeout=timedelta(days=1),
     )  # fmt: skip
-    watch = Watch(PrefixStore("watch", store.clone()), rank, world)
+    watch = Watch(PrefixStore("ranks", store.clone()), rank, world)
     watch.start()
     _current = Ranks(rank, world, PrefixStore("ranks", store.clone()), store, watch)
     return _current
-
-
-def wait_for_the_watch(error: BaseException) -> None:
-    """After an error of communication: most likely a rank has died, and the watch ends this process with its name.
-
-    Raises TrainingError where nobody has died for as long as the watch may need to notice.
-    """
-    from qwill.train.watch import SILENCE_SECONDS
-
-    time.sleep(SILENCE_SECONDS + 10)
-    raise TrainingError(f"the ranks cannot reach each other ({str(error).splitlines()[0][:200]}).") from error

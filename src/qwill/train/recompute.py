@@ -1,7 +1,7 @@
 """Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): a layer's insides are computed again in the backward
-pass instead of being kept, so that a forward pass keeps only the residual stream and its norms.
+pass instead of being kept, so that of each layer a forward pass keeps only what goes into it.
 
-The mathematics does not know of it: the layers' blocks are wrapped from outside, for as long as training lasts.
+The mathematics does not know of it: the layers are wrapped from outside, for as long as training lasts.
 """
 
 from __future__ import annotations
@@ -16,26 +16,22 @@ from torch.utils.checkpoint import checkpoint
 
 from qwill.model.transformer import Transformer
 
-BLOCKS = ("self_attn", "linear_attn", "mlp")
-
 
 @contextmanager
 def recomputing(model: Transformer, what: Literal["none", "layer"]) -> Iterator[None]:
-    """Within it, the backward pass of `model` runs attention and feed-forward of each layer once more (`layer`).
+    """Within it, the backward pass of `model` runs each layer once more (`layer`), or everything is kept (`none`).
 
     The same operations on the same numbers: loss and gradients keep every bit, and every token its experts. It costs
     about one more forward pass.
     """
-    blocks = [getattr(layer, name) for layer in model.layers for name in BLOCKS if hasattr(layer, name)]
-    if what == "none":
-        blocks = []
-    for block in blocks:
-        block.forward = _again(block.forward)
+    layers = list(model.layers) if what == "layer" else []
+    for layer in layers:
+        layer.forward = _again(layer.forward)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward  # the class's own is behind it
+        for layer in layers:
+            del layer.forward  # the class's own is behind it
 
 
 def _again(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -43,16 +43,24 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): shares of the whole run; decay is linear to `final`."""
+    """Warm-up, stable, decay (MiniCPM, arXiv 2404.06395): shares of the whole run; the decay goes to `final` in a
+    straight line, or down half a cosine. The plain cosine schedule is `shape: cosine` with warm-up and decay that
+    make up the whole run."""
 
     warmup: float = 0.02
     decay: float = 0.4
     final: float = 0.0
+    shape: Literal["linear", "cosine"] = field(default="linear", metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("warmup", "decay", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        if self.warmup + self.decay > 1 + 1e-9:
+            raise ConfigError(
+                f"warmup ({self.warmup}) and decay ({self.decay}) are more than the whole run; lower one so that "
+                "together they are at most 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -92,9 +100,27 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class YarnConfig:
+    """Stretch the model's positions `factor` times by YaRN (arXiv 2309.00071), static, as Qwen3 is released.
+
+    trained: the context in tokens that it was trained with; its max_position_embeddings where that is left out.
+    """
+
+    factor: float = 4.0
+    trained: int | None = None
+
+    def __post_init__(self) -> None:
+        need_positive(self, "trained")
+        if self.factor <= 1:
+            raise ConfigError(f"factor is {self.factor}; expected more than 1: how many times longer the context gets.")
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """`depth` derives the model, and `steps` and `batch_rows` where they are not set (train/horizon.py says how);
-    `steps` × `batch_rows` × `row_tokens` is the horizon.
+    `steps` × `batch_rows` × `row_tokens` is the horizon. With `inputs: {start: MODEL}` training goes on from that
+    model; `depth`, `experts` and `experts_per_token` then count for nothing, and `yarn` and `context` may lengthen the
+    context that it is made for.
 
     `validation_bytes` of each language are scored `validations` times during training, `heldout_bytes` at the end.
     `baselines` names what the result is compared with: xz, kneser_ney_byte5, kneser_ney_token5.
@@ -112,6 +138,7 @@ class PretrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
+    yarn: YarnConfig | None = field(default=None, metadata=LATER)
     dtype: Precision = "auto"
     validations: int = 4
     validation_bytes: int = 30_000

@@ -128,9 +128,11 @@ def _section(path: Path, stage: Stage, raw: Any, head: Head) -> Section:
     general = parse(SectionHead, common, where)
     config = parse(load(stage.config), own, where)
     needs = stage.inputs if isinstance(stage.inputs, tuple) else tuple(stage.inputs(config))
+    needs += tuple(name for name in stage.optional if name in general.inputs)
     for name in general.inputs:
         if name not in needs:
             hint = f"it needs {', '.join(needs)}" if needs else "it needs none"
+            hint += f" and takes {', '.join(stage.optional)}" if stage.optional else ""
             raise ConfigError(f"{where}.inputs: the stage has no input '{name}'; {hint}.")
     given = {name: resolve(ref) for name, ref in sorted(general.inputs.items())}
     seed = head.seed if general.seed is None else general.seed

@@ -37,6 +37,14 @@ from qwill.train.settings import MeshConfig, OptimizerConfig, ScheduleConfig, St
 from qwill.train.step import StepData, backward, split
 
 VOCAB = 48
+EXPERTS: dict[str, Any] = {
+    "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 8,
+}  # fmt: skip
+DELTA: dict[str, Any] = {
+    "layer_types": ("linear_attention", "full_attention", "linear_attention"), "partial_rotary_factor": 0.5,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 6, "linear_value_head_dim": 8,
+    "linear_conv_kernel_dim": 4,
+}  # fmt: skip
 MODELS = {
     "qwen3": ModelConfig("qwen3", VOCAB, 24, 2, 4, 2, 8, 36),
     "untied": ModelConfig("qwen3", VOCAB, 24, 2, 4, 2, 8, 36, attention_bias=True, tie_word_embeddings=False),
@@ -44,6 +52,13 @@ MODELS = {
     "qwen3_moe": ModelConfig(
         "qwen3_moe", VOCAB, 24, 3, 4, 2, 8, 20, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12,
         mlp_only_layers=(1,),
+    ),
+    "qwen2": ModelConfig("qwen2", VOCAB, 24, 2, 4, 2, 8, 36, qkv_bias=True),
+    "qwen2_moe": ModelConfig("qwen2_moe", VOCAB, 24, 2, 4, 2, 8, 20, qkv_bias=True, **EXPERTS, norm_topk_prob=False),
+    "qwen3_next": ModelConfig("qwen3_next", VOCAB, 24, 3, 4, 2, 8, 20, **EXPERTS, **DELTA),
+    "qwen3_5_text": ModelConfig("qwen3_5_text", VOCAB, 24, 3, 4, 2, 8, 20, mtp_layers=1, **DELTA),
+    "qwen3_5_moe_text": ModelConfig(
+        "qwen3_5_moe_text", VOCAB, 24, 3, 4, 2, 8, 20, tie_word_embeddings=False, mtp_layers=1, **EXPERTS, **DELTA
     ),
 }  # fmt: skip
 SCHEDULE = ScheduleConfig(0.2, 0.4)
@@ -75,7 +90,9 @@ def step_data(step: int, sequences: int, dtype: torch.dtype) -> StepData:
 
 
 def optimizer_config(job: dict[str, Any]) -> OptimizerConfig:
-    return OptimizerConfig(job.get("optimizer", "muon"), 3e-3, 0.01, weight_decay=0.1, clip=CLIP)
+    # Tiny DeltaNets at the others' rates are chaotic: their gradients jump a hundredfold, and rounding grows with them.
+    scale = 0.1 if MODELS[job["model"]].has_linear else 1.0
+    return OptimizerConfig(job.get("optimizer", "muon"), 3e-3 * scale, 0.01 * scale, weight_decay=0.1, clip=CLIP)
 
 
 def steps_of(job: dict[str, Any], model: Transformer, parallel: Parallel | None) -> list[list[float]]:

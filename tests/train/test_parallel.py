@@ -20,6 +20,7 @@ import pytest
 
 HERE = Path(__file__).parent
 EXACT, SINGLE = 1e-8, 1e-4  # float64, float32
+WHOLE = ("o_proj.bias", "gate.weight", "mtp.fc.weight")  # what tensor parallelism does not cut, beside norms
 
 TWO = [
     {"mesh": {"dp": 2}, "model": "qwen3"},
@@ -31,7 +32,13 @@ TWO = [
     {"mesh": {"fsdp": 2}, "model": "untied", "optimizer": "adamw"},
     {"mesh": {"tp": 2}, "model": "untied"},
     {"mesh": {"tp": 2}, "model": "llama"},
-    {"mesh": {"cp": 2}, "model": "llama"},
+    {"mesh": {"cp": 2}, "model": "qwen2"},
+    {"mesh": {"tp": 2}, "model": "qwen2_moe"},
+    {"mesh": {"dp": 2}, "model": "qwen3_next"},
+    {"mesh": {"tp": 2}, "model": "qwen3_next"},
+    {"mesh": {"ep": 2}, "model": "qwen3_next"},
+    {"mesh": {"fsdp": 2}, "model": "qwen3_5_moe_text"},
+    {"mesh": {"tp": 2}, "model": "qwen3_5_text"},
     {"mesh": {"fsdp": 2}, "model": "qwen3_moe", "dtype": "float32"},
     {"mesh": {"tp": 2}, "model": "qwen3_moe", "dtype": "float32"},
     {"mesh": {"ep": 2}, "model": "qwen3_moe", "dtype": "float32"},
@@ -79,7 +86,7 @@ def test_a_mesh_trains_as_one_process_does(job: dict[str, Any], trained: dict[st
     bound = SINGLE if job.get("dtype") == "float32" else EXACT
     assert len(result["found"]) == len(result["expected"]) == 20
     for found, expected in zip(result["found"], result["expected"], strict=True):
-        assert found == pytest.approx(expected, abs=bound)
+        assert found == pytest.approx(expected, rel=bound, abs=bound)
     assert result["weights"] < (1e-3 if job.get("dtype") == "float32" else EXACT)
     assert result["expected"][0][0] != result["expected"][-1][0]
     if job["model"] == "qwen3_moe":
@@ -91,12 +98,14 @@ def test_a_rank_holds_its_share(job: dict[str, Any], trained: dict[str, dict[str
     held, mesh = trained[label(job)]["held"], job["mesh"]
     fsdp, tp, ep = (mesh.get(axis, 1) for axis in ("fsdp", "tp", "ep"))
     for name, share in held.items():
-        if "norm" in name or name.endswith(("bias", "mlp.gate.weight")):
+        if fsdp == 1 and ("norm" in name or name.endswith(WHOLE)):
+            assert share == 1, name
             continue
         experts = name.endswith(("mlp.gate_up", "mlp.down"))
-        expected = 1 / (fsdp * tp * (ep if experts else 1))
-        # FSDP2 rounds up to whole rows (or experts).
-        assert expected <= share + 1e-9 and share <= (2 if fsdp > 1 else 1) * expected + 1e-9, name
+        cut = 1 if "norm" in name or name.endswith(WHOLE) else tp
+        expected = 1 / (fsdp * cut * (ep if experts else 1))
+        # FSDP2 rounds up to whole rows (or experts; 6 of them over 4 ranks are 2, 2, 2 and 0).
+        assert share == pytest.approx(expected) if fsdp == 1 else expected - 1e-9 <= share <= 1.4 * expected, name
 
 
 def curve(folder: Path) -> list[dict[str, float]]:

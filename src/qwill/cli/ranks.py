@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from qwill.base.errors import ConfigError, QwillError
+from qwill.cli.trouble import machine_trouble
 from qwill.train.ranks import join
 from qwill.workflow.follow import follow
 from qwill.workflow.recipe import Recipe
@@ -33,12 +34,17 @@ def run_on_ranks(load: Callable[[], Recipe], verb: str | None, only: str | None)
     ranks = join()
 
     def work() -> list[Made]:
-        if not first:
-            follow(recipe, ranks)
-            return []
-        made = run_recipe(recipe, only)
-        ranks.tell(None)
-        return made
+        try:
+            if not first:
+                follow(recipe, ranks)
+                return []
+            made = run_recipe(recipe, only)
+            ranks.tell(None)
+            return made
+        except Exception as error:
+            if sentence := machine_trouble(error):
+                raise QwillError(sentence) from error
+            raise
 
     made = ranks.together(work)
     if not first:

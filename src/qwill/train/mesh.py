@@ -118,7 +118,7 @@ def check_mesh(sizes: Mapping[str, int], model: ModelConfig) -> None:
     """Raise ConfigError with one sentence where the model cannot be cut like this."""
     c, ep = model, sizes["ep"]
     sparse = [i for i in range(c.num_hidden_layers) if c.is_sparse(i)]
-    linear = any(c.is_linear(i) for i in range(c.num_hidden_layers))
+    linear = c.has_linear
     if ep > 1 and not sparse:
         raise ConfigError(f"mesh: ep is {ep}, and this {c.model_type} model has no experts; leave ep out.")
     if linear and sizes["cp"] > 1:

@@ -43,9 +43,11 @@ class Ranks:
         self.messages += 1
 
     def hear(self) -> Any:
-        """The next message of rank 0, however long it takes."""
+        """The next message of rank 0, however long it takes. Raises what rank 0 ended by, where it has."""
         key = f"message/{self.messages}"
         while not self.store.check([key]):
+            if self.store.check(["left/0"]):
+                raise QwillError(self.store.get("left/0").decode())
             time.sleep(0.1)
         self.messages += 1
         return json.loads(self.store.get(key))
@@ -122,7 +124,6 @@ def current() -> Ranks | None:
 def join() -> Ranks:
     """Meet the other processes, and begin to watch over them."""
     global _current
-    import torch
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -130,9 +131,8 @@ def join() -> Ranks:
     store, rank, world = next(iter(rendezvous("env://", timeout=timedelta(minutes=5))))
     # A rank may wait for long (rank 0 tokenises a corpus): dead ranks are the watch's to notice, not a timeout's.
     dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo", store=PrefixStore("groups", store.clone()), rank=rank,
-        world_size=world, timeout=timedelta(days=1),
-    )  # fmt: skip
+        "gloo", store=PrefixStore("groups", store.clone()), rank=rank, world_size=world, timeout=timedelta(days=1)
+    )
     watch = Watch(PrefixStore("ranks", store.clone()), rank, world)
     watch.start()
     _current = Ranks(rank, world, PrefixStore("ranks", store.clone()), store, watch)

@@ -190,7 +190,8 @@ class ShardedCheckpoints:
                 tensors[key] = value[box.local].detach().to("cpu", copy=True).contiguous()
                 blocks[key] = (name, box.at, whole)
         said = json.dumps({"step": step, "extra": dict(extra)})
-        self._thread = threading.Thread(target=self._write, args=(step, said, tensors, json.dumps(blocks)))
+        arguments = (step, said, tensors, json.dumps(blocks))
+        self._thread = threading.Thread(target=self._write, args=arguments, daemon=True)
         self._thread.start()
 
     def finish(self) -> None:

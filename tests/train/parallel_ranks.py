@@ -90,8 +90,8 @@ def step_data(step: int, sequences: int, dtype: torch.dtype) -> StepData:
 
 
 def optimizer_config(job: dict[str, Any]) -> OptimizerConfig:
-    # Tiny DeltaNets at the others' rates are chaotic: their gradients jump a hundredfold, and rounding grows with them.
-    scale = 0.1 if MODELS[job["model"]].has_linear else 1.0
+    # Tiny DeltaNets at the others' rates are chaotic: gradients jump a hundredfold, and rounding grows with them.
+    scale = 0.01 if MODELS[job["model"]].has_linear else 1.0
     return OptimizerConfig(job.get("optimizer", "muon"), 3e-3 * scale, 0.01 * scale, weight_decay=0.1, clip=CLIP)
 
 

@@ -9,10 +9,16 @@ from torch import Tensor
 
 from qwill.model.files import released_names
 from qwill.model.ggml_blocks import TYPE_NAMES
-from qwill.model.gguf import LAYER_NAMES
 from qwill.model.transformer import Transformer
 from qwill.text.vocabulary import BYTE_TO_CHARACTER
 
+# What llama.cpp's converter calls the parts of a dense layer.
+LAYER_NAMES = {
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
 KINDS = {name: number for number, name in TYPE_NAMES.items()}
 # Which type number a Python value gets; lists of int become i32 arrays.
 INTEGER, FLOAT, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5

@@ -285,3 +285,27 @@ def test_going_on_from_a_model_of_another_vocabulary_is_refused(tmp_path: Path, 
 def test_a_stretch_that_makes_no_sense_is_refused(factor: float, trained: int | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         YarnConfig(factor, trained)
+
+
+@pytest.mark.parametrize("experts", [0, 3])
+def test_a_hybrid_is_trained_and_read_back(tmp_path: Path, inputs: dict[str, Path], experts: int) -> None:
+    config = replace(CONFIG, hybrid=True, depth=2, experts=experts, experts_per_token=2)
+    ctx = context(tmp_path, inputs)
+    metrics = pretrain.run(config, ctx)
+    model = load_model(ctx.out)
+    assert model.config.layer_types == ("linear_attention", "full_attention")
+    assert model.config.model_type == ("qwen3_next" if experts else "qwen3_5_text")
+    untrained = Transformer(model.config)
+    untrained.init_weights(torch.Generator().manual_seed(0))
+    assert all(bool((p != q).any()) for p, q in zip(model.parameters(), untrained.parameters(), strict=True))
+    texts = heldout_texts(inputs["corpus"], config.heldout_bytes)
+    scored = bits_per_byte(model, Tokenizer.load(ctx.out), texts["en"], config.row_tokens)
+    assert scored.bits_per_byte == pytest.approx(metrics["bits_per_byte"]["en"], abs=1e-3)
+
+
+@given(depth=st.integers(1, 12), experts=st.sampled_from([0, 8]))
+def test_a_hybrid_of_any_depth_is_a_model_that_files_can_hold(depth: int, experts: int) -> None:
+    config = ModelConfig.from_depth(depth, 512, experts=experts, hybrid=True)
+    read = ModelConfig.from_hf(config.to_hf())
+    assert read == (config if experts else config.with_(norm_topk_prob=False))  # nothing to renormalise
+    assert not config.is_linear(depth - 1)

@@ -144,6 +144,22 @@ def chat(model: str) -> int:
     return run_chat(model)
 
 
+@qwill.command(epilog=_examples("qwill export runs/demo/aligned --type q8_0", "qwill export smollm2 --type f16"))
+@click.argument("model")
+@click.option("--format", "form", type=click.Choice(["gguf"]), default="gguf", show_default=True, help="Kind of file.")
+@click.option(
+    "--type", "kind", type=click.Choice(["f32", "f16", "bf16", "q8_0", "q4_0"]), default="q8_0", show_default=True,
+    help="How weights are stored.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to; by default MODEL-TYPE.gguf.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def export(model: str, form: str, kind: str, out: Path | None, as_json: bool) -> int:
+    """Write MODEL as one file that llama.cpp and what is built on it run."""
+    from qwill.cli.export import export
+
+    return export(model, kind, out, as_json)
+
+
 @qwill.command(
     epilog=_examples("qwill lineage runs/demo/aligned --documents 3", "qwill lineage runs/demo/report --verify")
 )
@@ -167,6 +183,37 @@ def lineage(
     if documents or document:
         return show.documents(ancestors, documents, document, as_json)
     return show.tree(ancestors, as_json)
+
+
+@qwill.command(
+    epilog=_examples(
+        "qwill plan qwen3-30b-a3b --gpus 64 --tokens 1T",
+        "qwill plan qwen3-1t-plan --gpus 1024 --gpu h100 --tokens 36T --context 32768",
+    )
+)
+@click.argument("config", metavar="CONFIG")
+@click.option("--gpus", type=click.IntRange(1, 1_000_000), default=8, show_default=True, help="How many to train on.")
+@click.option("--gpu", default="h100", show_default=True, help="Their kind: h100, h800, h200, b200, a100, 4090, …")
+@click.option("--tokens", metavar="N", help="Tokens to train on, such as 36T.  [default: 20 an active parameter]")
+@click.option("--context", type=click.IntRange(min=1), metavar="N", help="Tokens of a sequence.  [default: 4096]")
+@click.option("--batch-tokens", metavar="N", help="Tokens of a step.  [default: 4M, from 5T tokens on 16M]")
+@click.option("--mesh", metavar="MESH", help="Look at this mesh only, such as fsdp=8,tp=4.")
+@click.option(
+    "--utilisation", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE", help="Time at this share of the peak."
+)
+@click.option("--meshes", "show", type=click.IntRange(min=1), default=10, show_default=True, help="How many to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with every mesh.")
+def plan(
+    config: str, gpus: int, gpu: str, tokens: str | None, context: int | None, batch_tokens: str | None,
+    mesh: str | None, utilisation: float | None, show: int, as_json: bool,
+) -> int:  # fmt: skip
+    """Work out what it takes to train and serve CONFIG.
+
+    CONFIG is the name of a configuration that comes with qwill (qwen3-0.6b, …), a config.json, or a model folder.
+    """
+    from qwill.cli.plan import plan
+
+    return plan(config, gpus, gpu, tokens, context, batch_tokens, mesh, utilisation, show, as_json)
 
 
 @qwill.command(epilog=_examples("qwill doctor", "qwill doctor --json"))

@@ -116,23 +116,41 @@ class ModelConfig:
 
     @classmethod
     def from_depth(
-        cls, depth: int, vocab_size: int, *, experts: int = 8, top_k: int = 2, context: int = 1024
+        cls, depth: int, vocab_size: int, *, experts: int = 8, top_k: int = 2, context: int = 1024, hybrid: bool = False
     ) -> ModelConfig:
-        """One dial: width = 64·depth (nanochat's aspect ratio), heads of 64, two query heads a key/value head.
+        """One dial: width = 64·depth (nanochat's aspect ratio), heads of 64, two query heads a key/value head (more
+        where their number is odd).
 
         The active feed-forward width is 3·hidden, as in Qwen3-0.6B, shared out over `top_k` of `experts` experts
         (`experts=0` gives the dense model of the same active size). RoPE θ is 1e4: 1e6 serves contexts of 32k.
+
+        `hybrid`: three Gated DeltaNet layers to one of full attention, as Qwen3-Next (with a shared expert, which has
+        its part of the active width) and dense Qwen3.5; DeltaNet heads are as many and as wide as attention's.
         """
         hidden = 64 * depth
         heads = max(2, hidden // 64)
         feed_forward = 3 * hidden
+        if hybrid:
+            plain = cls.from_depth(depth, vocab_size, experts=experts, top_k=top_k + 1, context=context)
+            return plain.with_(
+                model_type="qwen3_next" if experts else "qwen3_5_text",
+                num_experts_per_tok=top_k if experts else 0,
+                shared_expert_intermediate_size=plain.moe_intermediate_size,
+                partial_rotary_factor=0.25,
+                layer_types=tuple(FULL if i % 4 == 3 or i == depth - 1 else LINEAR for i in range(depth)),
+                linear_num_key_heads=plain.num_key_value_heads,
+                linear_num_value_heads=heads,
+                linear_key_head_dim=64,
+                linear_value_head_dim=64,
+                linear_conv_kernel_dim=4,
+            )
         return cls(
             model_type="qwen3_moe" if experts else "qwen3",
             vocab_size=vocab_size,
             hidden_size=hidden,
             num_hidden_layers=depth,
             num_attention_heads=heads,
-            num_key_value_heads=max(1, heads // 2),
+            num_key_value_heads=max(g for g in range(1, heads // 2 + 1) if heads % g == 0),
             head_dim=64,
             intermediate_size=feed_forward,
             max_position_embeddings=context,

@@ -1,15 +1,21 @@
-"""Weights as GGML stores them, to float32: plain and half floats, and the block formats of quantised GGUF files.
+"""Weights as GGML stores them, to float32 and back: plain and half floats, and the block formats of GGUF files.
 
 A block holds 32 or 256 neighbouring weights of a row with their scales; all numbers are little-endian. Source: the
-`block_*` structures and `dequantize_row_*` functions of ggml (ggml-common.h, ggml-quants.c).
+`block_*` structures and the `dequantize_row_*` and `quantize_row_*_ref` functions of ggml (ggml-common.h,
+ggml-quants.c). `blocks.c` has the way to float32 again, for speed.
 """
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from qwill.model import native_library
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -35,6 +41,34 @@ TYPE_NAMES = {
     20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
     29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
+
+
+NUMBERS = {name: number for number, name in TYPE_NAMES.items()}
+PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+AT_ONCE = 1 << 20  # weights of a tensor that are on their way at one time
+
+
+def row_bytes(weights: int, kind: str) -> int:
+    """Bytes of a row of weights, a whole number of blocks."""
+    return weights // BLOCKS[kind].weights * BLOCKS[kind].bytes
+
+
+def dequantize_to(data: Bytes, kind: str, out: Tensor) -> None:
+    """Fill `out`, contiguous and of any float type, with the weights in `data`; no other memory of its size is taken.
+
+    The same numbers as `dequantize`.
+    """
+    flat = out.view(-1)
+    if kind in PLAIN:
+        flat.copy_(torch.from_numpy(data).view(PLAIN[kind]))
+    elif native_library.suits(flat):
+        blocks = len(data) // BLOCKS[kind].bytes
+        name = f"dequantize_{kind.lower()}"
+        native_library.call(name, ctypes.c_void_p(data.ctypes.data), flat, blocks, native_library.threads())
+    else:
+        for at in range(0, len(flat), AT_ONCE):
+            some = data[row_bytes(at, kind) : row_bytes(at + AT_ONCE, kind)]
+            flat[at : at + AT_ONCE].copy_(torch.from_numpy(dequantize(some, kind)))
 
 
 def dequantize(data: Bytes, kind: str) -> Floats:
@@ -106,3 +140,44 @@ def _q6_k(blocks: Bytes) -> Floats:
     scales = blocks[:, 192:208].view(np.int8) * _half(blocks, 208)[:, None]
     out *= scales[:, :, None]
     return out
+
+
+def quantize(weights: Floats, kind: str) -> Bytes:
+    """The bytes of flat, finite float32 weights, whole blocks of them: what ggml's reference quantiser makes.
+
+    Writes F32, F16, BF16, Q8_0 and Q4_0. Scales and F16 weights that a half can't hold come out as infinities.
+    """
+    if kind in PLAIN:
+        return torch.from_numpy(weights).to(PLAIN[kind]).view(torch.uint8).numpy()
+    return {"Q8_0": _to_q8_0, "Q4_0": _to_q4_0}[kind](weights.reshape(-1, 32)).reshape(-1)
+
+
+def _scaled(blocks: Floats, scale: Floats) -> Floats:
+    """blocks · (1 / scale), as ggml has it: not blocks / scale, which rounds otherwise. A scale that is 0, or so small
+    that its inverse is infinite, is 0 as a half: its block's weights become 0 whatever q is."""
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.float32(1) / scale
+    inverse[np.isinf(inverse)] = 0
+    return blocks * inverse[:, None]
+
+
+def _halves(scale: Floats) -> Bytes:
+    with np.errstate(over="ignore"):
+        return scale.astype("<f2").view(np.uint8).reshape(-1, 2)
+
+
+def _to_q8_0(blocks: Floats) -> Bytes:
+    """scale = largest / 127; q rounded, halves away from zero."""
+    scale = np.abs(blocks).max(1) / np.float32(127)
+    q = _scaled(blocks, scale)
+    whole = np.trunc(q)
+    whole += np.trunc(2 * (q - whole))
+    return np.concatenate([_halves(scale), whole.astype(np.int8).view(np.uint8)], axis=1)
+
+
+def _to_q4_0(blocks: Floats) -> Bytes:
+    """scale = (the weight largest in size, with its sign) / −8, which thus has q = 0; q = ⌊w/scale + 8.5⌋ up to 15."""
+    largest = blocks[np.arange(len(blocks)), np.abs(blocks).argmax(1)]
+    scale = largest / np.float32(-8)
+    q = np.minimum((_scaled(blocks, scale) + np.float32(8.5)).astype(np.int8), 15).view(np.uint8)
+    return np.concatenate([_halves(scale), q[:, :16] | q[:, 16:] << 4], axis=1)

@@ -1,40 +1,37 @@
-"""Models in GGUF files (llama.cpp's format): dense Qwen3 and Llama, with the tokenizer that the file carries.
+"""Models in GGUF files (llama.cpp's format): Llama, Qwen2, Qwen3 and its mixture of experts, with their tokenizer.
 
-Weights come as float32 (or the dtype asked for); nothing is computed on the quantised ones.
+Read: weights come as float32 (or the type asked for); nothing is computed on the quantised ones. Written: a model
+folder becomes a file tensor by tensor. Not covered: files in several parts, other architectures, importance matrices.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from qwill.base.errors import ArtifactError, CheckpointError, ModelError
+from qwill.base.artifact import read_manifest
+from qwill.base.errors import ArtifactError, ConfigError, ModelError
 from qwill.base.files import write_bytes
 from qwill.base.packages import cache_folder, list_members, open_member
 from qwill.model.config import ModelConfig
-from qwill.model.files import float_dtype
-from qwill.model.gguf_file import GGUFFile, read_gguf
-from qwill.model.layout import released_names
+from qwill.model.files import fit, float_dtype, read_config
+from qwill.model.ggml_blocks import AT_ONCE, Bytes, quantize
+from qwill.model.gguf_file import read_gguf, write_gguf
+from qwill.model.gguf_metadata import read_gguf_config, write_gguf_config
+from qwill.model.gguf_tensors import Entry, entries, reorder, restore, type_of
+from qwill.model.gguf_tokenizer import read_gguf_tokenizer, write_gguf_tokenizer
+from qwill.model.layout import iter_slots
+from qwill.model.stored import StoredTensors
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
-from qwill.text.vocabulary import Family
 
-ARCHITECTURES = ("llama", "qwen3")
-# `tokenizer.ggml.pre`: how text is split into words before merging.
-SPLITS: dict[str, Family] = {"qwen2": "qwen", "smollm": "smollm"}
-CONTROL, USER_DEFINED = 3, 4
-
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
-}  # fmt: skip
+# What a file may be written as, with llama.cpp's number for it (`llama_ftype`).
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2}
+QUANTIZATION_VERSION = 2
 
 
 def load_gguf(
@@ -52,17 +49,15 @@ def load_gguf(
     with torch.device("meta"):
         model = Transformer(config)
     model = model.to(wanted).to_empty(device=device)
-    parameters = dict(model.named_parameters())
-    slots = released_names(config)
-    permuted = _permuted(config)
-    with torch.no_grad():
-        for name, released, _ in _expected(config):
-            weights = torch.from_numpy(file.weights(name))
-            kind = name.rpartition(".")[0].rpartition(".")[2]
-            if kind in permuted:
-                weights = _unpermuted(weights, permuted[kind])
-            slot = slots[released]
-            slot.write(parameters[slot.parameter], weights)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    for entry in entries(config):
+        target = entry.part(parameters[entry.slot.parameter])
+        if entry.heads:
+            weights = torch.empty(entry.shape, dtype=wanted)
+            file.copy_to(entry.name, weights)
+            target.copy_(restore(weights, entry.heads))
+        else:
+            file.copy_to(entry.name, target)
     return model.eval(), tokenizer
 
 
@@ -81,177 +76,114 @@ def smollm2_file(archive: Path) -> Path:
     return target
 
 
-def _permuted(config: ModelConfig) -> dict[str, int]:
-    """Tensors whose rows llama.cpp's converter reorders, with their numbers of heads.
+# -- writing
 
-    For `llama` it puts the pairs that RoPE turns together next to each other; Qwen's stay as they are.
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written: where, how large in bytes, how many tensors of which type."""
+
+    path: Path
+    bytes: int
+    types: dict[str, int]
+
+
+def export_gguf(folder: str | Path, path: str | Path, kind: str) -> Written:
+    """Write a model folder as a GGUF file of `kind` (F32, F16, BF16, Q8_0 or Q4_0).
+
+    Streams: besides the mapped folder a piece of one matrix is in memory at a time. Raises ConfigError for an unknown
+    kind, ModelError for a model or tokenizer that llama.cpp does not know or weights that are not finite.
     """
-    if config.model_type != "llama":
-        return {}
-    return {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    folder = Path(folder)
+    tokenizer = Tokenizer.load(folder)
+    manifest = read_manifest(folder)
+    with StoredTensors(folder) as stored:
+        config, slots = fit(stored, read_config(folder))
+
+        # `fit` keeps the order of `iter_slots`; a name in the files may be another than the released one.
+        names = dict(zip((released for released, _ in iter_slots(config, stored.names)), slots, strict=True))
+
+        def read(released: str, shape: tuple[int, ...]) -> Tensor:
+            return stored.read(names[released], shape)
+
+        def matrices(entry: Entry) -> Iterator[Tensor]:
+            if entry.rows is None:
+                yield read(entry.released, entry.shape)
+            elif entry.released in names:
+                yield from read(entry.released, entry.slot.shape)[:, entry.rows]
+            else:
+                stem = entry.released.rpartition(".")[0]
+                last = {"gate_exps": "gate_proj", "up_exps": "up_proj", "down_exps": "down_proj"}
+                name = last[entry.name.split(".")[2].removeprefix("ffn_")]
+                for e in range(entry.shape[0]):
+                    yield read(f"{stem}.{e}.{name}.weight", entry.shape[1:])
+
+        extra = {} if manifest is None else {"qwill.content_id": manifest.content_id}
+        return _write(config, tokenizer, Path(path), kind, matrices, str(folder), extra)
 
 
-def _unpermuted(weights_OI: Tensor, heads: int) -> Tensor:
-    """Rows of each head from (pair, half) back to (half, pair), which rotate-half RoPE expects."""
-    outputs, inputs = weights_OI.shape
-    return weights_OI.view(heads, outputs // heads // 2, 2, inputs).transpose(1, 2).reshape(outputs, inputs)
+def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, kind: str, name: str = "model") -> Written:
+    """`export_gguf` of a model in memory; `name` is what llama.cpp shows."""
+    parameters = {n: p.detach() for n, p in model.named_parameters()}
+
+    def matrices(entry: Entry) -> Iterator[Tensor]:
+        part = entry.part(parameters[entry.slot.parameter])
+        yield from part if part.ndim == 3 else (part,)
+
+    return _write(model.config, tokenizer, Path(path), kind, matrices, name, {})
 
 
-# -- configuration
+def _write(
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    path: Path,
+    kind: str,
+    matrices: Callable[[Entry], Iterator[Tensor]],
+    where: str,
+    extra: dict[str, str],
+) -> Written:
+    kind = kind.upper()
+    if kind not in FILE_TYPES:
+        raise ConfigError(f"{kind} is no type that Qwill writes; expected one of {', '.join(FILE_TYPES)}.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ArtifactError(f"{path}: not the name of a file in a folder that is there; give another with --out.")
+    metadata = {
+        **write_gguf_config(config, where),
+        "general.type": "model",
+        "general.name": Path(where).resolve().name if "/" in where else where,
+        "general.file_type": FILE_TYPES[kind],
+        "general.quantization_version": QUANTIZATION_VERSION,
+        **extra,
+        **write_gguf_tokenizer(tokenizer, config, where),
+    }
+    listed = {entry.name: (entry, type_of(entry, kind, config)) for entry in entries(config)}
+
+    def content() -> Iterator[tuple[str, Bytes]]:
+        for name, (entry, stored_as) in listed.items():
+            for matrix in matrices(entry):
+                for piece in _pieces(matrix, entry.heads):
+                    yield name, _bytes(piece, stored_as, f"{where}: tensor {entry.released}")
+
+    tensors = {name: (stored_as, entry.shape) for name, (entry, stored_as) in listed.items()}
+    size = write_gguf(path, metadata, tensors, content())
+    used = [stored_as for _, stored_as in listed.values()]
+    return Written(path, size, {t: used.count(t) for t in dict.fromkeys(used)})
 
 
-def read_gguf_config(file: GGUFFile) -> ModelConfig:
-    """The model that the metadata describe, every tensor checked to be there in its shape."""
-    arch = _text(file, "general.architecture")
-    if arch not in ARCHITECTURES:
-        raise ModelError(
-            f"{file.path}: architecture {arch!r} is not supported; Qwill reads {', '.join(ARCHITECTURES)} GGUF files."
-        )
-
-    def at_least_zero(key: str) -> float:
-        return float(_number(file, f"{arch}.{key}", lambda x: x >= 0, "a number that is not negative", 0))
-
-    # A factor alone means linear scaling; `scale_linear` is its older name.
-    alone = max(at_least_zero("rope.scaling.factor"), at_least_zero("rope.scale_linear")) not in (0, 1)
-    scaling = _text(file, f"{arch}.rope.scaling.type") or ("linear" if alone else "none")
-    if scaling != "none":
-        raise ModelError(f"{file.path}: rope scaling {scaling!r} is not supported; expected none.")
-    if at_least_zero("expert_count"):
-        raise ModelError(f"{file.path}: experts in a {arch} file are not supported; expected a dense model.")
-
-    def integer(key: str, default: int | None = None) -> int:
-        return _number(file, f"{arch}.{key}", lambda x: isinstance(x, int) and x > 0, "a positive integer", default)
-
-    def positive(key: str, default: float | None = None) -> float:
-        return float(_number(file, f"{arch}.{key}", lambda x: 0 < x < math.inf, "a positive number", default))
-
-    heads, hidden = integer("attention.head_count"), integer("embedding_length")
-    kv_heads = integer("attention.head_count_kv", heads)
-    head_dim = integer("attention.key_length", max(1, hidden // heads))
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if integer(key, head_dim) != head_dim:
-            raise ModelError(f"{file.path}: {arch}.{key} is not the {head_dim} of the keys, which is not supported.")
-    if heads % kv_heads or head_dim % 2:
-        raise CheckpointError(f"{file.path}: {heads} heads of {head_dim} with {kv_heads} for keys make no sense.")
-    embedding = file.tensors.get("token_embd.weight")
-    if embedding is None:
-        raise CheckpointError(f"{file.path}: tensor token_embd.weight is missing; fetch the file again.")
-    config = ModelConfig(
-        model_type=arch,
-        vocab_size=embedding.shape[0],
-        hidden_size=hidden,
-        num_hidden_layers=integer("block_count"),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        intermediate_size=integer("feed_forward_length"),
-        max_position_embeddings=integer("context_length"),
-        rms_norm_eps=positive("attention.layer_norm_rms_epsilon"),
-        rope_theta=positive("rope.freq_base", 10_000.0),
-        tie_word_embeddings="output.weight" not in file.tensors,
-        bos_token_id=_token_id(file, "bos", embedding.shape[0]),
-        eos_token_id=_token_id(file, "eos", embedding.shape[0]),
-        pad_token_id=_token_id(file, "padding", embedding.shape[0]),
-    )
-    left = set(file.tensors)
-    # One by one, so that an absurd number of layers ends at the first that is not there.
-    for name, _, shape in _expected(config):
-        if name not in file.tensors:
-            raise CheckpointError(f"{file.path}: tensor {name} is missing; fetch the file again.")
-        if file.tensors[name].shape != shape:
-            raise CheckpointError(
-                f"{file.path}: tensor {name} has shape {list(file.tensors[name].shape)}, but the metadata mean "
-                f"{list(shape)}."
-            )
-        left.discard(name)
-    if left:
-        raise ModelError(f"{file.path}: tensor {min(left)} is not part of a {arch} model as Qwill knows it.")
-    return config
+def _pieces(matrix: Tensor, heads: int) -> Iterator[Tensor]:
+    if heads:
+        matrix = reorder(matrix, heads)
+    if matrix.ndim < 2:
+        yield matrix
+        return
+    yield from matrix.split(max(1, AT_ONCE // matrix.shape[1]))
 
 
-def _expected(config: ModelConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """(name in the file, name in Hugging Face files, shape) of every tensor."""
-    c = config
-    d, f, k = c.hidden_size, c.intermediate_size, c.head_dim
-    q, kv = c.num_attention_heads * k, c.num_key_value_heads * k
-    shapes: dict[str, tuple[int, ...]] = {
-        "attn_norm": (d,), "attn_q": (q, d), "attn_k": (kv, d), "attn_v": (kv, d), "attn_output": (d, q),
-        "ffn_norm": (d,), "ffn_gate": (f, d), "ffn_up": (f, d), "ffn_down": (d, f),
-    }  # fmt: skip
-    if c.qk_norm:
-        shapes |= {"attn_q_norm": (k,), "attn_k_norm": (k,)}
-    yield "token_embd.weight", "model.embed_tokens.weight", (c.vocab_size, d)
-    yield "output_norm.weight", "model.norm.weight", (d,)
-    if not c.tie_word_embeddings:
-        yield "output.weight", "lm_head.weight", (c.vocab_size, d)
-    for i in range(c.num_hidden_layers):
-        for name, shape in shapes.items():
-            yield f"blk.{i}.{name}.weight", f"model.layers.{i}.{LAYER_NAMES[name]}.weight", shape
-
-
-def _number(file: GGUFFile, key: str, sound: Callable[[Any], bool], wanted: str, default: float | None) -> Any:
-    value = file.metadata.get(key, default)
-    if value is None:
-        raise CheckpointError(f"{file.path}: the metadata key {key} is missing; expected {wanted}.")
-    if not isinstance(value, int | float) or isinstance(value, bool) or not sound(value):
-        raise CheckpointError(f"{file.path}: {key} is {_shown(value)}; expected {wanted}.")
-    return value
-
-
-def _token_id(file: GGUFFile, role: str, limit: int) -> int | None:
-    key = f"tokenizer.ggml.{role}_token_id"
-    if key not in file.metadata:
-        return None
-    value: int = _number(file, key, lambda x: isinstance(x, int) and 0 <= x < limit, f"an id below {limit}", None)
-    return value
-
-
-def _text(file: GGUFFile, key: str) -> str | None:
-    value = file.metadata.get(key)
-    if value is not None and not isinstance(value, str):
-        raise CheckpointError(f"{file.path}: {key} is {_shown(value)}; expected a text.")
-    return value
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if len(repr(value)) < 60 else f"a {type(value).__name__}"
-
-
-# -- tokenizer
-
-
-def read_gguf_tokenizer(file: GGUFFile, config: ModelConfig) -> Tokenizer:
-    """The byte-level BPE that the metadata hold; text never becomes one of its special tokens."""
-    meta = file.metadata
-    model, split = _text(file, "tokenizer.ggml.model"), _text(file, "tokenizer.ggml.pre")
-    if model != "gpt2" or split not in SPLITS:
-        raise ModelError(
-            f"{file.path}: the tokenizer is {model!r} with split {split!r}; Qwill reads 'gpt2' with "
-            f"{' or '.join(SPLITS)}."
-        )
-    tokens, merges = _texts(file, "tokens"), _texts(file, "merges")
-    kinds = meta.get("tokenizer.ggml.token_type")
-    if kinds is None or isinstance(kinds, list) or getattr(kinds, "shape", None) != (len(tokens),):
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.token_type does not hold one type for each token.")
-    if len(set(tokens)) != len(tokens) or not 0 < len(tokens) <= config.vocab_size:
-        raise CheckpointError(
-            f"{file.path}: tokenizer.ggml.tokens holds {len(tokens)} tokens, {len(set(tokens))} of them different; "
-            f"expected up to {config.vocab_size}, all different."
-        )
-    template = _text(file, "tokenizer.chat_template")
-    special = [i for i, kind in enumerate(kinds.tolist()) if kind in (CONTROL, USER_DEFINED)]
-    try:
-        tokenizer = Tokenizer.from_bpe(tokens, merges, special, SPLITS[split], template)
-    except ArtifactError as error:
-        raise CheckpointError(f"{file.path}: its tokenizer can't be built: {error}") from None
-    for role, name in (("bos", "bos"), ("eos", "eos"), ("padding", "pad"), ("unknown", "unk")):
-        token = _token_id(file, role, len(tokens))
-        tokenizer.config[f"{name}_token"] = None if token is None else tokens[token]
-    return tokenizer
-
-
-def _texts(file: GGUFFile, name: str) -> list[str]:
-    value = file.metadata.get(f"tokenizer.ggml.{name}")
-    if not isinstance(value, list):
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.{name} is missing or not a list of texts.")
-    return value
+def _bytes(weights: Tensor, kind: str, what: str) -> Bytes:
+    wide = weights.cpu().float().contiguous().view(-1)
+    if not bool(torch.isfinite(wide).all()):
+        raise ModelError(f"{what} holds numbers that are not finite; mend the model before it is exported.")
+    largest = float(wide.abs().max())
+    if kind != "F32" and largest > {"F16": 65504, "Q8_0": 65504 * 127, "Q4_0": 65504 * 8}.get(kind, torch.inf):
+        raise ModelError(f"{what} holds {largest:.3g}, more than {kind} can; write another type.")
+    return quantize(wide.numpy(), kind)

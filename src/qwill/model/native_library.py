@@ -23,6 +23,7 @@ SOURCES = {
     "attention.c": [ROWS],
     "delta.c": [ROWS, ("chunk.h", "qwill.model")],
     "gates.c": [ROWS],
+    "blocks.c": [],
 }
 
 _enabled = os.environ.get("QWILL_NATIVE", "1") != "0"

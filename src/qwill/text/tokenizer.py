@@ -8,6 +8,7 @@ characters, because here special tokens are placed by the renderer (`chat.py`) a
 import codecs
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from qwill.text.vocabulary import (
     added_tokens,
     merges_from_ranks,
     read_ranks,
+    split_family,
     to_bytes,
     to_characters,
     tokenizer_document,
@@ -36,6 +38,17 @@ STOP_NAMES = ("<|im_end|>", "<|endoftext|>")
 def released_chat_template() -> str:
     """The chat template released with Qwen3 (see chat_template.NOTICE)."""
     return (package_files("qwill.text") / "chat_template.jinja").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Bpe:
+    """A vocabulary as plain lists: token of each id (None for an id without one), merges as "left right", special
+    tokens {id: whether decoded text leaves it out}, and how text is split (None: in a way of its own)."""
+
+    tokens: list[str | None]
+    merges: list[str]
+    specials: dict[int, bool]
+    family: Family | None
 
 
 class Tokenizer:
@@ -128,6 +141,17 @@ class Tokenizer:
             # transformers rebuilds a Qwen2Tokenizer with Qwen's own split; this class takes the file's.
             config["tokenizer_class"] = "PreTrainedTokenizerFast"
         return cls(document, config, chat_template)
+
+    def bpe(self) -> "Bpe":
+        """What `from_bpe` takes."""
+        model = self._document["model"]
+        tokens: list[str | None] = [None] * self._vocab_size
+        for token, i in [*model["vocab"].items(), *self.specials.items()]:
+            tokens[i] = token
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
+        specials = {i: i in self._hidden for i in self.specials.values()}
+        family = split_family(self._document.get("normalizer"), self._document.get("pre_tokenizer"))
+        return Bpe(tokens, merges, specials, family)
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and chat_template.jinja as transformers expects them."""

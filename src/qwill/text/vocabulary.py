@@ -7,7 +7,7 @@ Everything here is plain data. `tokenizer.py` turns the document into something 
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from qwill.base.errors import ArtifactError
 
@@ -126,6 +126,10 @@ def _byte_level(use_regex: bool = False) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": use_regex}
 
 
+def _normalizer_of(family: Family) -> dict[str, Any] | None:
+    return {"type": "NFC"} if family == "qwen" else None
+
+
 def _split_of(family: Family) -> dict[str, Any]:
     if family == "qwen":
         split = {"type": "Split", "pattern": {"Regex": QWEN_PATTERN}, "behavior": "Isolated", "invert": False}
@@ -133,6 +137,22 @@ def _split_of(family: Family) -> dict[str, Any]:
     # `smollm` in GGUF files: single digits, then GPT-2's own pattern.
     digits = {"type": "Digits", "individual_digits": True}
     return {"type": "Sequence", "pretokenizers": [digits, _byte_level(use_regex=True)]}
+
+
+def split_family(normalizer: Any, pre_tokenizer: Any) -> Family | None:
+    """Which family's way to split text a tokenizer.json has; None for another. Settings that only move offsets, and
+    prefixes that are not added, do not count."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            left = ("trim_offsets", "add_prefix_space") if value.get("add_prefix_space") is not True else ()
+            return {k: plain(v) for k, v in value.items() if k not in left}
+        return [plain(v) for v in value] if isinstance(value, list) else value
+
+    for family in get_args(Family):
+        if plain(pre_tokenizer) == plain(_split_of(family)) and normalizer == _normalizer_of(family):
+            return family
+    return None
 
 
 def added_tokens(names: Mapping[str, int], hidden: Sequence[str] = HIDDEN_SPECIALS) -> list[dict[str, Any]]:
@@ -164,7 +184,7 @@ def tokenizer_document(
         "truncation": None,
         "padding": None,
         "added_tokens": [dict(token) for token in added],
-        "normalizer": {"type": "NFC"} if family == "qwen" else None,
+        "normalizer": _normalizer_of(family),
         "pre_tokenizer": _split_of(family),
         "post_processor": _byte_level(),
         "decoder": _byte_level(),

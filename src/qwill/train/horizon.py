@@ -32,8 +32,9 @@ class Derived:
 def derive(config: PretrainConfig, vocab_size: int, start: ModelConfig | None = None) -> Derived:
     """Everything that follows from `depth` and the vocabulary, or from the model that training goes on from."""
     model = start or ModelConfig.from_depth(
-        config.depth, vocab_size, experts=config.experts, top_k=config.experts_per_token, context=config.context
-    )
+        config.depth, vocab_size, experts=config.experts, top_k=config.experts_per_token, context=config.context,
+        hybrid=config.hybrid,
+    )  # fmt: skip
     size = count(model)
     shape = (
         f"{'going on from a model' if start else f'depth {config.depth}'}: width {model.hidden_size}"

@@ -119,8 +119,8 @@ class YarnConfig:
 class PretrainConfig:
     """`depth` derives the model, and `steps` and `batch_rows` where they are not set (train/horizon.py says how);
     `steps` × `batch_rows` × `row_tokens` is the horizon. With `inputs: {start: MODEL}` training goes on from that
-    model; `depth`, `experts` and `experts_per_token` then count for nothing, and `yarn` and `context` may lengthen the
-    context that it is made for.
+    model; `depth`, `experts`, `experts_per_token` and `hybrid` then count for nothing, and `yarn` and `context` may
+    lengthen the context that it is made for. `hybrid`: three of four layers are Gated DeltaNets, as in Qwen3-Next.
 
     `validation_bytes` of each language are scored `validations` times during training, `heldout_bytes` at the end.
     `baselines` names what the result is compared with: xz, kneser_ney_byte5, kneser_ney_token5.
@@ -139,6 +139,7 @@ class PretrainConfig:
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     yarn: YarnConfig | None = field(default=None, metadata=LATER)
+    hybrid: bool = field(default=False, metadata=LATER)
     dtype: Precision = "auto"
     validations: int = 4
     validation_bytes: int = 30_000

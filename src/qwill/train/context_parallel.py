@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from qwill.model.batch import Batch
 from qwill.train.collectives import gather_rows
 
-BLOCK = 1024  # queries at a time: bounds the mask, which is BLOCK × keys
+BLOCK = 256  # queries at a time: bounds the mask, which is BLOCK × keys
 
 
 @dataclass
@@ -99,7 +99,7 @@ def _attend(q_THK: Tensor, k_SHK: Tensor, v_SHK: Tensor) -> Tensor:
     t, s = len(q_THK), len(k_SHK)
     mask_TS = None
     if t != s:
-        mask_TS = torch.ones(t, s, dtype=torch.bool, device=q_THK.device).tril(s - t)
+        mask_TS = q_THK.new_full((t, s), float("-inf")).triu_(s - t + 1)
     q_1HTK, k_1HSK, v_1HSK = (x.transpose(0, 1)[None] for x in (q_THK, k_SHK, v_SHK))
     grouped = q_THK.shape[1] != k_SHK.shape[1]
     out_1HTK = scaled_dot_product_attention(

@@ -85,13 +85,14 @@ def test_without_a_mesh_all_processes_are_data_parallel() -> None:
 
 @st.composite
 def cuts(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Cut], dict[str, int]]:
-    sizes = {axis: draw(st.integers(1, 3)) for axis in ("fsdp", "ep", "tp")}
+    sizes = {axis: draw(st.integers(1, 3)) for axis in ("dp", "fsdp", "ep", "tp")}
     shape, chosen = [], []
     for dim, axis in enumerate(draw(st.permutations(["ep", "tp"]))):
         parts = tuple(n * sizes[axis] for n in draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
         shape.append(sum(parts))
-        chosen.append(Cut(axis, dim, parts))
-    return tuple(shape), [*draw(st.permutations(chosen)), Cut("fsdp", 0)], sizes
+        chosen.append(Cut((axis,), dim, parts))
+    sharded = Cut(draw(st.sampled_from([("fsdp",), ("dp", "fsdp")])), 0)
+    return tuple(shape), [*draw(st.permutations(chosen)), sharded], sizes
 
 
 @given(cuts())
@@ -102,14 +103,18 @@ def test_the_ranks_shards_are_the_whole_each_number_once(
     whole, seen = torch.arange(math.prod(shape)).view(shape), torch.zeros(shape, dtype=torch.int64)
     for place in (dict(zip(sizes, at, strict=True)) for at in product(*(range(n) for n in sizes.values()))):
         expected = whole
+        if chosen[-1].axes == ("fsdp",) and place["dp"]:
+            continue  # the same once more
         for cut in chosen:  # what the words say: cut each part, take the piece, put the pieces together
             if cut.parts is None:
-                pieces = expected.split(max(1, -(-expected.shape[0] // sizes[cut.axis])))
-                empty = expected[:0]
-                expected = pieces[place[cut.axis]] if place[cut.axis] < len(pieces) else empty
+                ranks = math.prod(sizes[a] for a in cut.axes)
+                rank = place["dp"] * sizes["fsdp"] + place["fsdp"] if len(cut.axes) == 2 else place["fsdp"]
+                pieces = expected.split(max(1, -(-expected.shape[0] // ranks)))
+                expected = pieces[rank] if rank < len(pieces) else expected[:0]
             else:
+                (axis,) = cut.axes
                 parts = expected.split(list(cut.parts), dim=cut.dim)
-                expected = torch.cat([p.chunk(sizes[cut.axis], cut.dim)[place[cut.axis]] for p in parts], cut.dim)
+                expected = torch.cat([p.chunk(sizes[axis], cut.dim)[place[axis]] for p in parts], cut.dim)
         ranges = ranges_of(shape, chosen, place, sizes)
         assert shape_of(ranges) == expected.shape or expected.numel() == 0
         found = whole.new_empty(shape_of(ranges))

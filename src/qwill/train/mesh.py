@@ -3,12 +3,13 @@
 | axis | ranks apart on it hold |
 |---|---|
 | dp | other sequences, the same parameters |
-| fsdp | other sequences, a share of every parameter, gathered layer by layer (FSDP2; ZeRO-3, arXiv 1910.02054) |
+| fsdp | other sequences, another share of every parameter, gathered layer by layer (FSDP2; ZeRO-3, arXiv 1910.02054) |
 | ep | other sequences, other experts; tokens travel to their experts (GShard, arXiv 2006.16668) |
 | cp | other tokens of the same sequences; keys and values are gathered (Llama 3, arXiv 2407.21783 §3.3.2) |
 | tp | the same tokens, other heads, feed-forward columns and vocabulary rows (Megatron-LM, arXiv 1909.08053) |
 
-Ranks are numbered with tp fastest, so that tensor-parallel ranks, which talk most, are neighbours.
+Ranks of ep and cp are also more ranks of fsdp: they share the weights that they do not cut themselves. Ranks are
+numbered with tp fastest, so that tensor-parallel ranks, which talk most, are neighbours.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class ShardedMuon(Muon):
 
     def _cutting(self, shard: Shard) -> tuple[str, ...]:
         """The axes that cut through matrices, and not between those of a batch."""
-        inner = {c.axis for c in shard.cuts if c.dim >= len(shard.whole) - 2}
+        inner = {axis for c in shard.cuts if c.dim >= len(shard.whole) - 2 for axis in c.axes}
         return tuple(a for a in shard.axes if a in inner)
 
     def _directions(

@@ -72,7 +72,7 @@ class Shard:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        return tuple(a for a in AXES if a in {c.axis for c in self.cuts})
+        return tuple(a for a in AXES if any(a in c.axes for c in self.cuts))
 
     def ranges(self, mesh: Mesh, place: dict[str, int] | None = None) -> Ranges:
         return ranges_of(self.whole, self.cuts, place or mesh.at, mesh.sizes)
@@ -251,18 +251,16 @@ def parallelize(model: Transformer, mesh: Mesh) -> Parallel:
     model.__class__ = ParallelTransformer
     assert isinstance(model, ParallelTransformer)
     model.mesh = mesh
-    if mesh.sizes["fsdp"] > 1:
-        _fully_shard(model, mesh)
+    fully_sharded = _fully_shard(model, mesh)
     shards = []
     for name, p in model.named_parameters():
-        how = cuts.get(name, ())
-        local = p
-        if mesh.sizes["fsdp"] > 1:
-            how = (*how, Cut("fsdp", 0))
+        how, local = cuts.get(name, ()), p
+        if axes := fully_sharded[name]:
+            how = (*how, Cut(axes, 0))
             with torch.no_grad():
                 local = nn.Parameter(p.to_local())  # type: ignore[attr-defined]
-        axes = {c.axis for c in how}
-        sums = tuple(a for a in TOKENS if a not in axes and mesh.sizes[a] > 1)
+        done = {axis for c in how for axis in c.axes}
+        sums = tuple(a for a in TOKENS if a not in done and mesh.sizes[a] > 1)
         shards.append(Shard(name, p, local, whole[name], how, (*sums, "tp") if name in partial else sums))
     return Parallel(model, mesh, shards)
 
@@ -285,8 +283,8 @@ def _tensor_parallel(model: Transformer, mesh: Mesh, cuts: dict[str, tuple[Cut, 
             module.widths, module.conv_widths = ([w // tp for w in ws] for ws in (module.widths, module.conv_widths))
             _column(module.in_proj, f"{name}.in_proj", parts, group, cuts)
             _row(module.out_proj, f"{name}.out_proj", group, cuts)
-            cuts[f"{name}.conv1d"] = (Cut("tp", 0, (keys, keys, values)),)
-            cuts |= {f"{name}.{own}": (Cut("tp", 0, (module.heads * tp,)),) for own in ("A_log", "dt_bias")}
+            cuts[f"{name}.conv1d"] = (Cut(("tp",), 0, (keys, keys, values)),)
+            cuts |= {f"{name}.{own}": (Cut(("tp",), 0, (module.heads * tp,)),) for own in ("A_log", "dt_bias")}
             partial.add(f"{name}.norm.weight")
         elif isinstance(module, FeedForward):
             half = module.gate_up_proj.out_features // 2
@@ -296,21 +294,21 @@ def _tensor_parallel(model: Transformer, mesh: Mesh, cuts: dict[str, tuple[Cut, 
     embedding: Any = model.embed_tokens
     embedding.__class__ = VocabularyEmbedding
     embedding.group, embedding.first = group, model.config.vocab_size // tp * mesh.index("tp")
-    cuts["embed_tokens.weight"] = (Cut("tp", 0, vocabulary),)
+    cuts["embed_tokens.weight"] = (Cut(("tp",), 0, vocabulary),)
     if model.lm_head is not None:
-        cuts["lm_head.weight"] = (Cut("tp", 0, vocabulary),)
+        cuts["lm_head.weight"] = (Cut(("tp",), 0, vocabulary),)
 
 
 def _column(linear: Linear, name: str, parts: tuple[int, ...], group: Any, cuts: dict[str, tuple[Cut, ...]]) -> None:
-    cuts[f"{name}.weight"] = (Cut("tp", 0, parts),)
+    cuts[f"{name}.weight"] = (Cut(("tp",), 0, parts),)
     if linear.bias is not None:
-        cuts[f"{name}.bias"] = (Cut("tp", 0, parts),)
+        cuts[f"{name}.bias"] = (Cut(("tp",), 0, parts),)
     linear.__class__ = ColumnLinear
     linear.group = group  # type: ignore[assignment]
 
 
 def _row(linear: Linear, name: str, group: Any, cuts: dict[str, tuple[Cut, ...]]) -> None:
-    cuts[f"{name}.weight"] = (Cut("tp", 1, (linear.in_features,)),)
+    cuts[f"{name}.weight"] = (Cut(("tp",), 1, (linear.in_features,)),)
     linear.__class__ = RowLinear
     linear.group = group  # type: ignore[assignment]
 
@@ -324,20 +322,37 @@ def _expert_parallel(model: Transformer, mesh: Mesh, cuts: dict[str, tuple[Cut, 
         assert isinstance(module, ParallelExperts)
         module.ep_group, module.tp_group, module.ranks = mesh.group("ep"), mesh.group("tp"), mesh.sizes["ep"]
         for attribute, dim, parts in (("gate_up", 1, (wide // 2,) * 2), ("down", 2, (wide // 2,))):
-            both = (Cut("ep", 0, (experts,)), Cut("tp", dim, parts))
-            cuts[f"{name}.{attribute}"] = tuple(c for c in both if mesh.sizes[c.axis] > 1)
+            both = (Cut(("ep",), 0, (experts,)), Cut(("tp",), dim, parts))
+            cuts[f"{name}.{attribute}"] = tuple(c for c in both if mesh.size(*c.axes) > 1)
 
 
-def _fully_shard(model: Transformer, mesh: Mesh) -> None:
-    """FSDP2 over each layer, and over the rest (embedding, last norm, head) as one."""
+def _fully_shard(model: Transformer, mesh: Mesh) -> dict[str, tuple[str, ...]]:
+    """FSDP2 over each layer, and over the rest (embedding, last norm, head) as one; name → the axes that it cuts.
+
+    Ranks of fsdp, ep and cp share all weights, but not over ep those of a module of experts, which ep has cut already.
+    """
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    assert mesh.devices is not None
+    every, inner = (tuple(a for a in axes if mesh.sizes[a] > 1) for axes in (("fsdp", "ep", "cp"), ("fsdp", "cp")))
+    out = {name: every for name, _ in model.named_parameters()}
+    if not every:
+        return out
+    devices = {axes: DeviceMesh.from_group(mesh.group(*axes), "cpu") for axes in {every, inner} if axes}  # type: ignore[arg-type]
+    apart: set[nn.Parameter] = set()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Experts) and inner != every:
+            out |= {f"{name}.{own}": inner for own, _ in module.named_parameters()}
+            if inner:
+                fully_shard(module, mesh=devices[inner])
+            else:
+                apart |= set(module.parameters())
     for layer in model.layers:
-        fully_shard(layer, mesh=mesh.devices["fsdp"])
+        fully_shard(layer, mesh=devices[every], ignored_params=apart)
     # The head is used after the forward pass.
-    fully_shard(model, mesh=mesh.devices["fsdp"], reshard_after_forward=False)
+    fully_shard(model, mesh=devices[every], reshard_after_forward=False, ignored_params=apart)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # sums, not means
             module.set_force_sum_reduction_for_comms(True)
+    return out

@@ -16,10 +16,10 @@ Ranges = tuple[tuple[Range, ...], ...]  # of each dimension
 
 @dataclass(frozen=True)
 class Cut:
-    """One dimension cut over one axis: each of `parts` (sizes in the whole) evenly; without parts as FSDP2 does it, in
-    pieces of ceil(size / ranks), the last ones shorter or empty."""
+    """One dimension cut over axes of the mesh: each of `parts` (sizes in the whole) evenly; without parts as FSDP2 does
+    it, in pieces of ceil(size / ranks), the last ones shorter or empty."""
 
-    axis: str
+    axes: tuple[str, ...]
     dim: int
     parts: tuple[int, ...] | None = None
 
@@ -37,7 +37,9 @@ def ranges_of(shape: Sequence[int], cuts: Sequence[Cut], place: Mapping[str, int
     """What the rank at `place` holds of a parameter of `shape` after `cuts`, in their order."""
     ranges: list[tuple[Range, ...]] = [((0, n),) for n in shape]
     for cut in cuts:
-        rank, ranks = place[cut.axis], sizes[cut.axis]
+        rank, ranks = 0, 1
+        for axis in cut.axes:
+            rank, ranks = rank * sizes[axis] + place[axis], ranks * sizes[axis]
         held = length(ranges[cut.dim])
         pieces: list[Range] = []
         if cut.parts is None:

@@ -176,7 +176,6 @@ def rank_main(rank: int, folder: Path) -> None:
                 (folder / "results.json").write_text(json.dumps(out))
 
     ranks.together(work)
-    dist.barrier()
     os._exit(0)
 
 

@@ -101,9 +101,9 @@ def test_a_rank_holds_its_share(job: dict[str, Any], trained: dict[str, dict[str
         if name.endswith("shared_expert_gate.weight"):
             continue  # one row, which FSDP2 cannot cut
         cut = 1 if "norm" in name or name.endswith(WHOLE) else tp
-        # The router of a module of experts is sharded with it, over fsdp and cp.
-        router = name.endswith("mlp.gate.weight")
-        expected = 1 / (fsdp * cp * cut * (1 if router else ep))
+        # Router and shared expert are sharded with the experts' module, over fsdp and cp.
+        beside = name.endswith("mlp.gate.weight") or "shared_expert" in name
+        expected = 1 / (fsdp * cp * cut * (1 if beside else ep))
         # FSDP2 rounds up to whole rows (or experts; 6 of them over 4 ranks are 2, 2, 2 and 0).
         assert expected - 1e-9 <= share <= 1.4 * expected, name
 

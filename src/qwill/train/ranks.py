@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -74,6 +75,7 @@ class Ranks:
             if not self._said_already(str(error)):
                 where = f"rank {self.rank} on {self.watch.host}: " if self.rank else ""
                 print(f"qwill: {where}{error}", file=sys.stderr)
+            self._wait_for_others()
             _end(2)
         except KeyboardInterrupt:
             self._leave("stopped from the keyboard")
@@ -88,20 +90,33 @@ class Ranks:
             sys.excepthook(type(error), error, error.__traceback__)
             _end(1)
         self._leave("")
+        self._wait_for_others()
         return made
 
     def _leave(self, error: str) -> None:
         """Tell the others that this process ends, and why where that is an error; then stop watching."""
         self.watch.stop()
-        self.store.set(f"left/{self.rank}", error)
+        with suppress(RuntimeError):  # the store is gone, and rank 0 with it
+            self.store.set(f"left/{self.rank}", error)
 
     def _said_already(self, error: str) -> bool:
         """Whether rank 0 ends by the same error, and so says it."""
-        for _ in range(20 if self.rank else 0):
-            if self.store.check(["left/0"]):
-                return self.store.get("left/0").decode() == error
-            time.sleep(0.1)
+        try:
+            for _ in range(20 if self.rank else 0):
+                if self.store.check(["left/0"]):
+                    return self.store.get("left/0").decode() == error
+                time.sleep(0.1)
+        except RuntimeError:
+            return True  # rank 0 has ended
         return False
+
+    def _wait_for_others(self) -> None:
+        """Rank 0 may be what serves the store: the others get a moment to leave before it ends."""
+        left = [f"left/{rank}" for rank in range(self.world)]
+        for _ in range(30 if self.rank == 0 else 0):
+            if self.store.check(left):
+                break
+            time.sleep(0.1)
 
 
 def _end(code: int) -> NoReturn:

@@ -17,6 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tests.train.parallel_ranks import BALANCE, SCHEDULE, fresh, optimizer_config, step_data
+
+from qwill.base.progress import Display
+from qwill.base.stage import StageContext
+from qwill.train.loop import train
+from qwill.train.settings import StepConfig
+from qwill.train.step import StepData
 
 HERE = Path(__file__).parent
 EXACT, SINGLE = 1e-8, 1e-4  # float64, float32
@@ -125,11 +133,33 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on_as_if_nothing_had_bee
     assert "qwill: rank 1 (process " in killed.stderr and "has died; rank 0 ends too" in killed.stderr
     assert "Traceback" not in killed.stderr
     assert len(curve(tmp_path / "cut")) == 4
-    # Another mesh, and one process, read the same checkpoint.
+    # Another mesh, and one process, read the same checkpoint; and ranks read one of one process.
     for name in ("tp", "alone"):
         shutil.copytree(tmp_path / "cut", tmp_path / name)
-    resumed = launch(2, [TRAIN | mesh | {"at": "cut"}, TRAIN | {"mesh": {"tp": 2}, "at": "tp"}], tmp_path)
+    train_alone(tmp_path / "alone")
+    with pytest.raises(KeyboardInterrupt):
+        train_alone(tmp_path / "begun alone", until=3)
+    places = (("fsdp", "cut"), ("tp", "tp"), ("ep", "begun alone"))
+    resumed = launch(2, [TRAIN | {"mesh": {axis: 2}, "at": at} for axis, at in places], tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
-    for a, b in zip(curve(tmp_path / "tp"), curve(tmp_path / "whole"), strict=True):
-        assert a == pytest.approx(b, abs=EXACT)
+    for name in ("tp", "alone", "begun alone"):
+        for a, b in zip(curve(tmp_path / name), curve(tmp_path / "whole"), strict=True):
+            assert a == pytest.approx(b, abs=EXACT), name
+
+
+def train_alone(place: Path, until: int = 99) -> None:
+    """The same training in one process, from whatever checkpoint is there; stops when it asks for step `until`."""
+    (place / "work").mkdir(parents=True, exist_ok=True)
+    context = StageContext(place, place / "work", {}, 0, 1, Display(quiet=True), None, place / "metrics.jsonl")
+    model = fresh("qwen3_moe", torch.float64, seed=99 if any((place / "work").iterdir()) else 0)
+
+    def data(step: int) -> StepData:
+        if step == until:
+            raise KeyboardInterrupt
+        return step_data(step, 12, torch.float64)
+
+    train(
+        model, 6, data, optimizer_config(TRAIN), SCHEDULE, BALANCE, context, "test", checkpoint_seconds=0.0,
+        how=StepConfig(2),
+    )  # fmt: skip

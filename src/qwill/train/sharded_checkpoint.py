@@ -127,6 +127,8 @@ def open_checkpoint(path: Path) -> Saved:
             if saved.whole.setdefault(tensor, whole) != whole or len(at) != len(whole):
                 raise CheckpointError(f"{file}: tensor {tensor} has two shapes")
             saved.blocks.setdefault(tensor, []).append(Block(file, key, at, entries[key].shape))
+    if not saved.blocks:
+        raise CheckpointError(f"{path}: holds no tensor")
     for tensor, parts in saved.blocks.items():
         _check_cover(path, tensor, saved.whole[tensor], parts)
     return saved

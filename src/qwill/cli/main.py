@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import click
 
 from qwill import __version__
 from qwill.base.errors import QwillError
+from qwill.cli.trouble import machine_trouble
 
 STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
 
@@ -50,21 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sentence := machine_trouble(error):
             return _fail(sentence)
         raise
-
-
-def machine_trouble(error: BaseException) -> str | None:
-    """One sentence for an error that the machine is to blame for, however deep the library that met it; else None."""
-    chain: BaseException | None = error
-    while chain is not None:
-        number = chain.errno if isinstance(chain, OSError) else None
-        where = f" ({chain.filename})" if isinstance(chain, OSError) and chain.filename else ""
-        # Libraries written in Rust and C++ put the system's words into errors of their own.
-        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(chain):
-            return f"the disk is full{where}; make room and run the same command again to go on."
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return f"no permission{where}; choose another folder or change its permissions."
-        chain = chain.__cause__ or chain.__context__
-    return None
 
 
 def _fail(sentence: str) -> int:
@@ -148,6 +133,18 @@ _stage_command(qwill, "quantize", "Put the aligned model into int8 and measure w
 _stage_command(qwill, "eval", "Ask all models held-out problems; accuracies with intervals.", "problems=100")
 _stage_command(qwill, "arena", "Let the models compete in pairs; ratings with intervals.", "problems=50")
 _stage_command(qwill, "report", "Write one HTML file that shows the whole run.", "title=Mine")
+
+
+@qwill.command(epilog=_examples("qwill merge runs/demo/base runs/demo/sft/adapter --out merged"))
+@click.argument("model")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def merge(model: str, adapter: Path, out: Path, as_json: bool) -> int:
+    """Write MODEL with the LoRA adapter in the folder ADAPTER merged in."""
+    from qwill.cli.merge import merge
+
+    return merge(model, adapter, out, as_json)
 
 
 @qwill.command(epilog=_examples("qwill chat runs/demo/aligned", "qwill chat smollm2"))

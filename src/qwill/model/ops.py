@@ -94,6 +94,14 @@ def linear(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None = None) -> Ten
     return torch.nn.functional.linear(x_ND, weight_CD, bias_C)
 
 
+def grouped_linear(x_MD: Tensor, starts: Tensor, weight_ECD: Tensor) -> Tensor:
+    """x·W[e]ᵀ for the rows from starts[e] to starts[e + 1], for each e."""
+    if native.suits(x_MD):
+        return native.grouped_linear(x_MD, starts, weight_ECD)
+    parts_CD = zip(x_MD.tensor_split(starts[1:-1].tolist()), weight_ECD, strict=True)
+    return torch.cat([part @ weight_CD.T for part, weight_CD in parts_CD])
+
+
 def multiply(a_BRC: Tensor, b_BCD: Tensor, transposed: bool = False) -> Tensor:
     """a·b for each matrix of a batch, or a·bᵀ; has no gradient (optimisers use it)."""
     if native.suits(a_BRC):

@@ -214,6 +214,8 @@ def weight_paths(folder: Path) -> list[Path]:
     if not isinstance(where, Mapping) or not where or not all(isinstance(n, str) for n in where.values()):
         raise CheckpointError(f"{index}: holds no weight_map of tensor names to file names; copy the folder again.")
     for name in sorted(set(where.values())):
-        if Path(name).name != name or not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name}: is missing, but {INDEX} names it; copy the whole folder again.")
+        # os.path and not Path: what is too long for a name, or no name at all, is simply not there.
+        if os.path.basename(name) != name or not os.path.isfile(os.path.join(folder, name)):
+            shown = name if len(name) < 100 and name.isprintable() else ascii(name)[:100]
+            raise CheckpointError(f"{folder}: {shown} is missing, but {INDEX} names it; copy the whole folder again.")
     return [folder / name for name in sorted(set(where.values()))]

@@ -17,6 +17,7 @@ from qwill.base.artifact import content_id
 from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.cache import KVCache
+from qwill.model.config import ModelConfig
 from qwill.model.files import load_model, save_model
 from qwill.model.transformer import Transformer
 
@@ -70,6 +71,16 @@ def test_half_precision_survives_reading_and_saving(case: str, tmp_path: Path) -
     exact, through = load_model(RECORD / case), load_model(tmp_path)
     for (name, a), b in zip(exact.named_parameters(), through.parameters(), strict=True):
         assert torch.equal(a, b), name  # all drawn values fit the half type, also those stored wider
+
+
+@pytest.mark.parametrize("outer", [True, False, None])
+@pytest.mark.parametrize("inner", [True, False])
+def test_the_text_part_says_whether_the_head_is_the_embedding(outer: bool | None, inner: bool) -> None:
+    """transformers 5.23.0's text model reads text_config alone (asked of it with this folder, all six)."""
+    raw = json.loads((RECORD / "qwen3_5_mtp_bf16" / "config.json").read_text())
+    raw["text_config"]["tie_word_embeddings"] = inner
+    raw |= {"tie_word_embeddings": outer}
+    assert ModelConfig.from_hf(raw).tie_word_embeddings == inner
 
 
 def ahead(model: Transformer, tokens_BT: Tensor) -> Tensor:

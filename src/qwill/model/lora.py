@@ -46,8 +46,8 @@ class LowRank(nn.Module):
     def forward(self, x_NI: Tensor, starts: Tensor | None) -> Tensor:
         x_NI = x_NI.to(self.a.dtype)
         if starts is None:
-            return self.scale * ops.linear(ops.linear(x_NI, self.a), self.b)
-        return self.scale * ops.grouped_linear(ops.grouped_linear(x_NI, starts, self.a), starts, self.b)
+            return ops.linear(self.scale * ops.linear(x_NI, self.a), self.b)
+        return ops.grouped_linear(self.scale * ops.grouped_linear(x_NI, starts, self.a), starts, self.b)
 
     def add_to(self, weight: Tensor) -> None:
         """weight += scale·B·A, in place, summed in A's type."""
@@ -60,15 +60,25 @@ class Updates(nn.ModuleDict):
     """What an adapter adds to one fused projection: a `LowRank` for each released projection in it."""
 
     def forward(self, x_NI: Tensor, out_NC: Tensor, starts: Tensor | None = None) -> Tensor:
-        """`out_NC`, which nothing else may hold, with the updates added in place."""
-        for part in self.values():
-            assert isinstance(part, LowRank)
+        """`out_NC` with the updates added."""
+        parts = [part for part in self.values() if isinstance(part, LowRank)]
+        pieces: list[Tensor] = []
+        at = 0
+        for part in sorted(parts, key=lambda part: int(part.span.start)):
             added_NO = part(x_NI, starts).to(out_NC.dtype)
-            if part.together:
-                out_NC[:, part.span] += added_NO
-            else:
-                out_NC.index_add_(1, part.rows_O, added_NO)
-        return out_NC
+            if not part.together:
+                out_NC = out_NC.index_add(1, part.rows_O, added_NO)
+                continue
+            if part.span.start > at:
+                pieces.append(out_NC.new_zeros(len(out_NC), part.span.start - at))
+            pieces.append(added_NO)
+            at = part.span.stop
+        if not pieces:
+            return out_NC
+        if at < out_NC.shape[1]:
+            pieces.append(out_NC.new_zeros(len(out_NC), out_NC.shape[1] - at))
+        # Beside each other and added at once: adding to slices costs a copy of everything for each of them, backwards.
+        return out_NC + torch.cat(pieces, dim=1)
 
 
 @dataclass

@@ -99,10 +99,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"], choices=["float32", "float64"])
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder:
         out = Path(folder)
-        for name in ("float32", "float64"):
+        for name in arguments.dtypes:
             for world in (1, arguments.ranks):
                 with socket.socket() as s:
                     s.bind(("127.0.0.1", 0))

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
 from qwill.model.batch import Batch
 from qwill.train.collectives import gather_rows
 
-BLOCK = 256  # queries at a time: bounds the mask, which is BLOCK × keys
+BLOCK = 256  # queries at a time; the mask is BLOCK × keys
 
 
 @dataclass
@@ -68,18 +67,27 @@ class ContextAttention:
         self.held, self.pieces = batch.held, _pieces(batch)
         order = torch.cat([torch.arange(a, b) for a, b in batch.chunks])
         self.place_S = torch.argsort(order).to(batch.tokens_N.device)
+        self.mask_TS: Tensor | None = None
 
     def end(self) -> None: ...
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
         kv = gather_rows(torch.cat([k_NHK, v_NHK], dim=1), self.held, self.group)[self.place_S]
         k_SHK, v_SHK = kv.chunk(2, dim=1)
-        out = [
-            # Computed again in the backward pass: what is kept is queries, keys and values alone.
-            checkpoint(_attend, q_NHK[i:j], k_SHK[a:b], v_SHK[a:b], use_reentrant=False, preserve_rng_state=False)
-            for i, j, a, b in self.pieces
-        ]
+        if self.mask_TS is None:
+            self.mask_TS = self._mask(q_NHK)
+        out = []
+        for i, j, a, b in self.pieces:
+            # The last row and column of a piece's mask are those of the whole: the last query sees all keys.
+            mask_TS = None if j - i == b - a else self.mask_TS[BLOCK - (j - i) :, self.mask_TS.shape[1] - (b - a) :]
+            out.append(_attend(q_NHK[i:j], k_SHK[a:b], v_SHK[a:b], mask_TS))
         return torch.cat(out).flatten(1)
+
+    def _mask(self, q_NHK: Tensor) -> Tensor:
+        """Additive, for BLOCK queries of which each sees one key more than the one before, and the last all; made once
+        a forward pass: every piece takes a corner of it."""
+        keys = max(BLOCK, *(b - a for _, _, a, b in self.pieces))
+        return q_NHK.new_full((BLOCK, keys), float("-inf")).triu_(keys - BLOCK + 1)
 
 
 def _pieces(batch: ContextBatch) -> list[tuple[int, int, int, int]]:
@@ -95,11 +103,7 @@ def _pieces(batch: ContextBatch) -> list[tuple[int, int, int, int]]:
     return out
 
 
-def _attend(q_THK: Tensor, k_SHK: Tensor, v_SHK: Tensor) -> Tensor:
-    t, s = len(q_THK), len(k_SHK)
-    mask_TS = None
-    if t != s:
-        mask_TS = q_THK.new_full((t, s), float("-inf")).triu_(s - t + 1)
+def _attend(q_THK: Tensor, k_SHK: Tensor, v_SHK: Tensor, mask_TS: Tensor | None) -> Tensor:
     q_1HTK, k_1HSK, v_1HSK = (x.transpose(0, 1)[None] for x in (q_THK, k_SHK, v_SHK))
     grouped = q_THK.shape[1] != k_SHK.shape[1]
     out_1HTK = scaled_dot_product_attention(

@@ -29,34 +29,34 @@ from qwill.text.tokenizer import Tokenizer
 M = 2**20
 # Factors on the rates of recipes/evening.yaml that are compared, at three sizes and short horizons; then the one taken.
 RATES = (
-    (Rung(32, 3, (M // 2,), 1), (0.5, 1.0, 2.0, 4.0)),
-    (Rung(96, 4, (M // 4,), 1), (1.0, 2.0, 4.0)),
-    (Rung(192, 5, (M // 8,), 1), (2.0, 4.0)),
+    (Rung(32, 3, (M // 2,)), (0.5, 1.0, 2.0, 4.0)),
+    (Rung(96, 4, (M // 4,)), (1.0, 2.0, 4.0)),
+    (Rung(192, 5, (M // 8,)), (2.0, 4.0)),
 )
 RATE_FACTOR = 3.0
-# Of each rung with several seeds the first also has a longer horizon, which the best use of compute asks for.
+# Sizes with their seeds, in the order of training: where time runs out, the last are missed least. A size that comes
+# again with the same seed and longer horizons goes on from its trunk.
 LADDER = (
-    Rung(32, 3, (M // 2, M, 2 * M), 3),
-    Rung(64, 3, (M // 2, M, 2 * M), 3),
-    Rung(96, 4, (M // 2, M, 2 * M), 1),
-    Rung(128, 5, (3 * M // 8, 3 * M // 4, 3 * M // 2), 1),
-    Rung(192, 5, (3 * M // 16, 3 * M // 8, 3 * M // 4), 1),
+    (Rung(32, 3, (M // 2, M, 2 * M, 4 * M)), 1),
+    (Rung(64, 3, (M // 2, M, 2 * M, 4 * M)), 1),
+    (Rung(96, 4, (M // 2, M)), 1),
+    (Rung(32, 3, (M // 2, M, 2 * M)), 2),
+    (Rung(64, 3, (M // 2, M)), 2),
+    (Rung(192, 5, (M // 8, M // 4)), 1),
+    (Rung(128, 5, (M // 4, M // 2)), 1),
+    (Rung(32, 3, (M // 2, M, 2 * M)), 3),
+    (Rung(64, 3, (M // 2, M)), 3),
+    (Rung(96, 4, (M // 2, M, 2 * M)), 1),
+    (Rung(128, 5, (M // 4, M // 2, M)), 1),
 )
-LONGEST = {32: 4 * M, 64: 4 * M}
 HELDOUT_BYTES = 160_000
 RESAMPLES = 1000
 
 
 def plan() -> list[tuple[str, str, Rung, int, float]]:
-    """(folder, kind, rung, seed, rate factor) of every run, kinds taking turns, first seeds first."""
-    out = [(f"rate-{r.name}-{k}-{f:g}", k, r, 1, f) for r, factors in RATES for f in factors for k in KINDS]
-    for seed in range(1, 1 + max(r.seeds for r in LADDER)):
-        for rung in LADDER:
-            if seed == 1 and rung.width in LONGEST:
-                rung = Rung(rung.width, rung.layers, (*rung.horizons, LONGEST[rung.width]), rung.seeds)
-            if seed <= rung.seeds:
-                out += [(f"{rung.name}-{kind}-{seed}", kind, rung, seed, RATE_FACTOR) for kind in KINDS]
-    return out
+    """(folder, kind, rung, seed, rate factor) of every run, kinds taking turns."""
+    rates = [(f"rate-{r.name}-{k}-{f:g}", k, r, 1, f) for r, factors in RATES for f in factors for k in KINDS]
+    return rates + [(f"{r.name}-{k}-{seed}", k, r, seed, RATE_FACTOR) for r, seed in LADDER for k in KINDS]
 
 
 def train_all(run: Path, work: Path) -> None:
@@ -66,25 +66,23 @@ def train_all(run: Path, work: Path) -> None:
     data = Data(store, tokenizer, sample_documents(run / "corpus", HELDOUT_BYTES))
     for name, kind, rung, seed, factor in plan():
         started = time.monotonic()
-        points = run_one(work / name, kind, rung, seed, factor, data)["points"]
+        points = run_one(work / name, kind, rung, seed, factor, data)
         losses = [{k: round(v, 4) for k, v in p["bits_per_byte"].items()} for p in points]
         print(f"{name}: {json.dumps(losses)} in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def finished(work: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Points of the ladder's finished runs of which the other kind is finished too, and those of the comparison of
-    rates."""
-    ladder, rates = [], []
-    done = {name: read_json(work / name / "run.json")["points"] for name, *_ in plan() if _is_done(work, name)}
-    for name, kind, *_ in plan():
+    """Points of the ladder that both kinds have, and those of the comparison of rates."""
+    found = {}
+    for name, kind, rung, *_ in plan():
         twin = name.replace(f"-{kind}-", f"-{KINDS[1 - KINDS.index(kind)]}-")
-        if name in done and twin in done:
-            (rates if name.startswith("rate-") else ladder).extend(done[name])
-    return ladder, rates
-
-
-def _is_done(work: Path, name: str) -> bool:
-    return (work / name / "run.json").exists()
+        for horizon in rung.horizons:
+            point, other = (work / n / "points" / f"{horizon}.json" for n in (name, twin))
+            if point.exists() and other.exists():
+                found[name, horizon] = read_json(point)
+    return tuple(  # type: ignore[return-value]
+        [point for (name, _), point in found.items() if name.startswith("rate-") == rate] for rate in (False, True)
+    )
 
 
 def report(work: Path, picture: Path) -> None:

@@ -13,15 +13,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tests.engine.tiny import byte_tokenizer, tiny_model
 from tests.train.tiny_training import ROUNDING, Killed, context
 
 from qwill.base.artifact import content_id
+from qwill.base.config import parse, to_dict
 from qwill.base.errors import DataError
 from qwill.base.files import read_json
 from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.files import load_model, save_model
+from qwill.model.lora import merge
+from qwill.model.lora_config import LoraConfig
+from qwill.model.lora_files import load_adapter
 from qwill.model.transformer import Transformer
 from qwill.text.chat import Rendered, training_examples
 from qwill.train import sft
@@ -205,6 +210,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
 
 
 CONFIG = SFTConfig(steps=4, batch_tokens=160, max_tokens=100)
+LORA = replace(CONFIG, lora=LoraConfig(rank=3, targets=("q_proj", "v_proj", "down_proj")))
 
 
 def test_the_stage_tells_what_it_did(tmp_path: Path, inputs: dict[str, Path]) -> None:
@@ -224,11 +230,44 @@ def test_the_stage_tells_what_it_did(tmp_path: Path, inputs: dict[str, Path]) ->
     assert sft.run(CONFIG, other)["heldout_loss"] != metrics["heldout_loss"]
 
 
+def test_with_lora_only_an_adapter_is_trained_and_the_model_has_it_merged_in(
+    tmp_path: Path, inputs: dict[str, Path]
+) -> None:
+    ctx = context(tmp_path / "run", inputs)
+    metrics = sft.run(LORA, ctx)
+    base, tuned = load_model(inputs["base"]), load_model(ctx.out)
+    for (name, before), after in zip(base.named_parameters(), tuned.parameters(), strict=True):
+        trained = name.endswith(("qkv_proj.weight", "mlp.down"))
+        assert torch.equal(before, after) != trained, name
+    heldout = render_dialogues(inputs["dialogues"] / "heldout.jsonl", TOKENIZER, 100).rendered
+    assert metrics["heldout_loss"] < heldout_loss(base, heldout, 160)
+    adapter = load_adapter(base, ctx.out / "adapter")
+    assert adapter.config == LORA.lora
+    merge(base, adapter)
+    for before, after in zip(base.parameters(), tuned.parameters(), strict=True):
+        torch.testing.assert_close(before, after)
+    # The rest of the model is not written down again and again.
+    checkpoint = load_file(sorted(ctx.work.glob("*.safetensors"))[-1])
+    assert {name.split(".", 1)[0] for name in checkpoint} == {"model", "optimizer0"}
+    assert all(".updates." in name for name in checkpoint)
+
+
+def test_settings_that_came_later_leave_the_ids_of_older_recipes_alone() -> None:
+    from qwill.evaluate.quantize_stage import QuantizeConfig
+
+    assert "lora" not in to_dict(SFTConfig()) and to_dict(LORA)["lora"]["rank"] == 3
+    assert not {"bits", "group_size", "format"} & to_dict(QuantizeConfig()).keys()
+    assert to_dict(QuantizeConfig(bits=4))["bits"] == 4
+    given = parse(SFTConfig, {"lora": {"rank": 8, "targets": ["q_proj"]}}, "recipe: sft")
+    assert given.lora == LoraConfig(rank=8, targets=("q_proj",))
+
+
+@pytest.mark.parametrize("config", [CONFIG, LORA], ids=["all", "lora"])
 def test_the_stage_interrupted_after_training_goes_on_to_the_same_content(
-    tmp_path: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    config: SFTConfig, tmp_path: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = context(tmp_path / "straight", inputs)
-    metrics = sft.run(CONFIG, straight)
+    metrics = sft.run(config, straight)
 
     def killed(*_: object) -> float:
         raise Killed
@@ -236,9 +275,9 @@ def test_the_stage_interrupted_after_training_goes_on_to_the_same_content(
     monkeypatch.setattr(sft, "heldout_loss", killed)
     cut = context(tmp_path / "cut", inputs)
     with pytest.raises(Killed):
-        sft.run(CONFIG, cut)
+        sft.run(config, cut)
     monkeypatch.undo()
     again = replace(cut, out=tmp_path / "again")
     again.out.mkdir()
-    assert sft.run(CONFIG, again) == metrics
+    assert sft.run(config, again) == metrics
     assert content_id(again.out) == content_id(straight.out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import click
 
 from qwill import __version__
 from qwill.base.errors import QwillError
+from qwill.cli.trouble import machine_trouble
 
 STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
 
@@ -50,21 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sentence := machine_trouble(error):
             return _fail(sentence)
         raise
-
-
-def machine_trouble(error: BaseException) -> str | None:
-    """One sentence for an error that the machine is to blame for, however deep the library that met it; else None."""
-    chain: BaseException | None = error
-    while chain is not None:
-        number = chain.errno if isinstance(chain, OSError) else None
-        where = f" ({chain.filename})" if isinstance(chain, OSError) and chain.filename else ""
-        # Libraries written in Rust and C++ put the system's words into errors of their own.
-        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(chain):
-            return f"the disk is full{where}; make room and run the same command again to go on."
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return f"no permission{where}; choose another folder or change its permissions."
-        chain = chain.__cause__ or chain.__context__
-    return None
 
 
 def _fail(sentence: str) -> int:
@@ -150,6 +135,18 @@ _stage_command(qwill, "arena", "Let the models compete in pairs; ratings with in
 _stage_command(qwill, "report", "Write one HTML file that shows the whole run.", "title=Mine")
 
 
+@qwill.command(epilog=_examples("qwill merge runs/demo/base runs/demo/sft/adapter --out merged"))
+@click.argument("model")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def merge(model: str, adapter: Path, out: Path, as_json: bool) -> int:
+    """Write MODEL with the LoRA adapter in the folder ADAPTER merged in."""
+    from qwill.cli.merge import merge
+
+    return merge(model, adapter, out, as_json)
+
+
 @qwill.command(epilog=_examples("qwill chat runs/demo/aligned", "qwill chat smollm2"))
 @click.argument("model")
 def chat(model: str) -> int:
@@ -198,6 +195,39 @@ def lineage(
     if documents or document:
         return show.documents(ancestors, documents, document, as_json)
     return show.tree(ancestors, as_json)
+
+
+@qwill.command(
+    epilog=_examples(
+        "qwill plan qwen3-30b-a3b --gpus 64 --tokens 1T",
+        "qwill plan qwen3-1t-plan --gpus 1024 --gpu h100 --tokens 36T --context 32768",
+        "qwill plan qwen3-8b --mesh fsdp=4,tp=2 --check",
+    )
+)
+@click.argument("config", metavar="CONFIG")
+@click.option("--gpus", type=click.IntRange(1, 1_000_000), default=8, show_default=True, help="How many to train on.")
+@click.option("--gpu", default="h100", show_default=True, help="Their kind: h100, h800, h200, b200, a100, 4090, …")
+@click.option("--tokens", metavar="N", help="Tokens to train on, such as 36T.  [default: 20 an active parameter]")
+@click.option("--context", type=click.IntRange(min=1), metavar="N", help="Tokens of a sequence.  [default: 4096]")
+@click.option("--batch-tokens", metavar="N", help="Tokens of a step.  [default: 4M, from 5T tokens on 16M]")
+@click.option("--mesh", metavar="MESH", help="Look at this mesh only, such as fsdp=8,tp=4.")
+@click.option("--check", is_flag=True, help="Run that mesh on the meta device: each kind of rank, without memory.")
+@click.option(
+    "--utilisation", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE", help="Time at this share of the peak."
+)
+@click.option("--meshes", "show", type=click.IntRange(min=1), default=10, show_default=True, help="How many to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with every mesh.")
+def plan(
+    config: str, gpus: int, gpu: str, tokens: str | None, context: int | None, batch_tokens: str | None,
+    mesh: str | None, check: bool, utilisation: float | None, show: int, as_json: bool,
+) -> int:  # fmt: skip
+    """Work out what it takes to train and serve CONFIG.
+
+    CONFIG is the name of a configuration that comes with qwill (qwen3-0.6b, …), a config.json, or a model folder.
+    """
+    from qwill.cli.plan import plan
+
+    return plan(config, gpus, gpu, tokens, context, batch_tokens, mesh, check, utilisation, show, as_json)
 
 
 @qwill.command(epilog=_examples("qwill doctor", "qwill doctor --json"))

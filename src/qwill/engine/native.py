@@ -19,6 +19,7 @@ from qwill.base.native_build import compile_library
 from qwill.model import native as model_native
 from qwill.model import native_library, ops
 from qwill.model.config import HYBRID
+from qwill.model.project import is_plain
 from qwill.model.transformer import Experts
 
 if TYPE_CHECKING:
@@ -60,9 +61,10 @@ def library() -> ctypes.CDLL | None:
 
 
 def suits(model: Transformer) -> bool:
-    """Whether the native executor can run this model here: no Gated DeltaNet, gated attention or shared expert."""
+    """Whether the native executor can run this model here: no Gated DeltaNet, gated attention or shared expert, no
+    adapter and no quantised weights."""
     config = model.config
-    if config.model_type in HYBRID or config.shared_expert_intermediate_size:
+    if config.model_type in HYBRID or config.shared_expert_intermediate_size or not is_plain(model):
         return False
     weight, built = model.embed_tokens.weight, model_native.suits(model.embed_tokens.weight)
     lib = library() if built else None

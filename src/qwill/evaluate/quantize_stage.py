@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
 from qwill.base.files import read_json, write_json
 from qwill.base.stage import StageContext
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 class QuantizeConfig:
     """`problems` (greedy) and `heldout_documents` are for each language and each of the two models.
 
+    `bits` 8 has one scale a row, or one for each `group_size` columns of it; `bits` 4 has groups of 32 or `group_size`.
     Speed is one reply at a time, as in a chat: `speed_tokens` tokens, `speed_rounds` times, the models taking turns.
     """
 
@@ -35,20 +37,28 @@ class QuantizeConfig:
     window: int = 256
     speed_tokens: int = 64
     speed_rounds: int = 5
+    bits: Literal[8, 4] = field(default=8, metadata=LATER)
+    group_size: int | None = field(default=None, metadata=LATER)
+    format: Literal["pack-quantized", "int-quantized"] = field(default="pack-quantized", metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("problems", "max_tokens", "slots", "heldout_documents", "window", "speed_tokens", "speed_rounds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, and {getattr(self, name)} was given.")
+        if self.group_size is not None and self.group_size < 1:
+            raise ConfigError(f"group_size must be 1 or more, and {self.group_size} was given.")
+        if self.bits == 4 and self.format == "int-quantized":
+            raise ConfigError("int-quantized has a byte for each weight; set bits 8, or format pack-quantized.")
 
 
 def run(config: QuantizeConfig, ctx: StageContext) -> dict[str, Any]:
     """Write the quantised model folder and cost.json; speeds go to run.json, because no two runs measure the same."""
     from qwill.model import load_model
-    from qwill.model.quantize import quantize_folder
+    from qwill.model.quantize import Scheme, quantize_folder
     from qwill.text.tokenizer import Tokenizer
 
-    quantize_folder(ctx.inputs["aligned"], ctx.out, metadata={"recipe_id": ctx.recipe_id})
+    scheme = Scheme(config.bits, config.group_size or (32 if config.bits == 4 else None), config.format)
+    quantize_folder(ctx.inputs["aligned"], ctx.out, metadata={"recipe_id": ctx.recipe_id}, scheme=scheme)
     tokenizer = Tokenizer.load(ctx.inputs["aligned"])
     folders = {"original": ctx.inputs["aligned"], "quantized": ctx.out}
     models = {side: load_model(folder) for side, folder in folders.items()}

@@ -10,13 +10,16 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from qwill.base.errors import CheckpointError, DataError, ModelError
 from qwill.base.files import read_json, sync_folder, write_json
 from qwill.model.config import HYBRID, ModelConfig
 from qwill.model.layout import Slot, iter_slots, released_names
-from qwill.model.stored import INDEX, StoredTensors
+from qwill.model.packed import Kind, empty_codes
+from qwill.model.project import Quantized
+from qwill.model.stored import FLOATS, INDEX, StoredTensors
 from qwill.model.transformer import Transformer
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -45,6 +48,9 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     names = released_names(model.config)
+    for slot in names.values():
+        if slot.parameter not in parameters:
+            raise ModelError(f"{slot.parameter} is held quantised; load the model as floats to save it.")
     tensors = ((name, slot.read(parameters[slot.parameter])) for name, slot in names.items())
     write_tensors(folder, tensors, metadata, shard_bytes)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
@@ -129,23 +135,88 @@ def read_config(folder: Path) -> ModelConfig:
     return ModelConfig.from_hf(raw, str(path))
 
 
-def load_model(folder: str | Path, dtype: str | torch.dtype = "float32", device: str = "cpu") -> Transformer:
-    """A Hugging Face folder (also one that Qwill did not write, and compressed-tensors int8) as a Transformer.
+def load_model(
+    folder: str | Path, dtype: str | torch.dtype = "float32", device: str = "cpu", quantized: bool = False
+) -> Transformer:
+    """A Hugging Face folder (also one that Qwill did not write) as a Transformer.
 
-    Raises ModelError for a configuration that is not supported, CheckpointError naming the tensor for weights that do
-    not fit it; both before any memory is taken.
+    Weights that are stored quantised (compressed-tensors) become floats; with `quantized` they stay the integers that
+    they are, take that much memory and no gradient.
+
+    Raises ModelError for a configuration that is not supported and for `quantized` where the folder is not, and
+    CheckpointError naming the tensor for weights that do not fit it; all before any memory is taken.
     """
     wanted, folder = float_dtype(dtype), Path(folder)
     config = read_config(folder)
     with StoredTensors(folder) as stored:
         config, slots = fit(stored, config)
-        with torch.device("meta"):
-            model = Transformer(config)
-        model = model.to(wanted).to_empty(device=device)
+        if quantized:
+            with torch.device("meta"):
+                model = Transformer(config).to(wanted)
+            codes = hold_codes(model, stored, slots)
+            model = model.to_empty(device=device)
+        else:
+            model, codes = unfilled(config, wanted, device), {}
         parameters = {name: p.detach() for name, p in model.named_parameters()}
         for name, slot in slots.items():
-            slot.write(parameters[slot.parameter], stored.read(name, slot.shape))
+            if (weight := codes.get(slot.parameter)) is not None:
+                weight.write(slot, stored.codes(name, slot.shape))
+            elif slot.groups:
+                slot.write(parameters[slot.parameter], stored.read(name, slot.shape))
+            else:
+                stored.copy_to(name, parameters[slot.parameter][slot.index])
     return model.eval()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Modules are made without initial values: on the meta device these cost the import of torch's compiler."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
+
+
+def unfilled(config: ModelConfig, dtype: torch.dtype, device: str) -> Transformer:
+    """A model whose parameters have memory but no values yet.
+
+    `Module.to_empty` would do, but imports torch's compiler too, seconds of it.
+    """
+    with torch.device("meta"), _Undrawn():
+        model = Transformer(config)
+    for module in model.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty(p.shape, dtype=dtype, device=device)))
+    return model
+
+
+def hold_codes(model: Transformer, stored: StoredTensors, slots: Mapping[str, Slot]) -> dict[str, Quantized]:
+    """Put a `Quantized` in the place of each parameter of a model on the meta device that is stored as integers.
+
+    Raises ModelError when there is none, and for a parameter that is stored in parts of different kinds.
+    """
+    kinds: dict[str, set[Kind | None]] = {}
+    for name, slot in slots.items():
+        kinds.setdefault(slot.parameter, set()).add(stored.kind(name, slot.shape))
+    out: dict[str, Quantized] = {}
+    for parameter, (kind, *others) in ((name, tuple(found)) for name, found in kinds.items()):
+        if others:
+            raise ModelError(
+                f"{stored.folder}: the parts of {parameter} are quantised in different ways, so they can't be held "
+                "together; load the model as floats (quantized=False)."
+            )
+        if kind is not None:
+            owner, _, attribute = parameter.rpartition(".")
+            shape, module = model.get_parameter(parameter).shape, model.get_submodule(owner)
+            out[parameter] = Quantized(empty_codes(kind, shape))
+            delattr(module, attribute)
+            setattr(module, attribute, out[parameter])
+    if not out:
+        raise ModelError(f"{stored.folder}: holds no quantised weight; load it as floats, or quantise it first.")
+    return out
 
 
 def fit(stored: StoredTensors, config: ModelConfig) -> tuple[ModelConfig, dict[str, Slot]]:
@@ -154,7 +225,7 @@ def fit(stored: StoredTensors, config: ModelConfig) -> tuple[ModelConfig, dict[s
     A head stored beside the embedding that it should be tied to is left out when it is equal and kept when it is not,
     as transformers has it.
     """
-    _check_quantization(config, stored.folder)
+    stored.widths, stored.group_sizes = _quantization(config, stored.folder)
     alias = _released_names(stored)
     names = alias.keys()
     left = {name for name in names if not name.endswith("rotary_emb.inv_freq")}  # a constant in old Llama files
@@ -202,11 +273,13 @@ def _released_names(stored: StoredTensors) -> dict[str, str]:
     return out
 
 
-def _check_quantization(config: ModelConfig, folder: Path) -> None:
+def _quantization(config: ModelConfig, folder: Path) -> tuple[frozenset[int], frozenset[int]]:
+    """(bits of quantised weights, columns to a scale where it is not one a row) that config.json allows."""
     said = config.quantization_config
+    widths, sizes = set(), set()
     if said is None:
-        return
-    wanted = "expected compressed-tensors, int-quantized or pack-quantized, symmetric 8-bit integers"
+        return frozenset({8}), frozenset()
+    wanted = "expected compressed-tensors, int-quantized or pack-quantized, integers of 8 or 4 bits"
     if said.get("quant_method") != "compressed-tensors":
         raise ModelError(f"{folder}: quantisation {said.get('quant_method')!r} is not supported; {wanted}.")
     groups = said.get("config_groups")
@@ -214,9 +287,25 @@ def _check_quantization(config: ModelConfig, folder: Path) -> None:
         weights = group.get("weights") if isinstance(group, dict) else None
         if not isinstance(weights, dict):
             raise ModelError(f"{folder}: config_groups.{name} of quantization_config has no weights; {wanted}.")
-        for key, value in (("num_bits", 8), ("type", "int"), ("symmetric", True)):
-            if weights.get(key, value) != value:
+        for key, sound in (("num_bits", (8, 4)), ("type", ("int",)), ("actorder", (None, "weight"))):
+            if weights.get(key, sound[0]) not in sound:
                 raise ModelError(f"{folder}: weights with {key} {weights[key]!r} are not supported; {wanted}.")
+        widths.add(int(weights.get("num_bits", 8)))
+        if weights.get("strategy") == "group":
+            size = weights.get("group_size")
+            if not isinstance(size, int) or size < 1:
+                raise ModelError(f"{folder}: group_size {size!r} of quantised weights makes no sense; {wanted}.")
+            sizes.add(size)
+    return frozenset(widths) or frozenset({8}), frozenset(sizes)
+
+
+def stored_dtype(folder: Path) -> str:
+    """The type of a folder's embedding, which the rest of a model follows; float32 where it is another."""
+    with StoredTensors(folder) as stored:
+        named = _released_names(stored)
+        name = named.get(EMBEDDING, named.get(HEAD, ""))
+        found = stored.entries[name][1].dtype if name in stored.entries else ""
+    return str(FLOATS.get(found, torch.float32)).removeprefix("torch.")
 
 
 def float_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -18,7 +18,7 @@ from qwill.base.errors import ArtifactError, ConfigError, ModelError
 from qwill.base.files import write_bytes
 from qwill.base.packages import cache_folder, list_members, open_member
 from qwill.model.config import ModelConfig
-from qwill.model.files import fit, float_dtype, read_config
+from qwill.model.files import fit, float_dtype, read_config, unfilled
 from qwill.model.ggml_blocks import AT_ONCE, Bytes, quantize
 from qwill.model.gguf_file import read_gguf, write_gguf
 from qwill.model.gguf_metadata import read_gguf_config, write_gguf_config
@@ -46,9 +46,7 @@ def load_gguf(
     config = read_gguf_config(file)
     tokenizer = read_gguf_tokenizer(file, config)
     wanted = float_dtype(dtype)
-    with torch.device("meta"):
-        model = Transformer(config)
-    model = model.to(wanted).to_empty(device=device)
+    model = unfilled(config, wanted, device)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     for entry in entries(config):
         target = entry.part(parameters[entry.slot.parameter])

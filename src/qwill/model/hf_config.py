@@ -89,7 +89,8 @@ def read_hf(raw: dict[str, Any], where: str) -> ModelConfig:
     kind = raw.get("model_type")
     if isinstance(kind, str) and kind in WRAPPED:
         text = _Fields(raw, where).mapping("text_config")
-        tied = {"tie_word_embeddings": raw.get("tie_word_embeddings", text.get("tie_word_embeddings"))}
+        # As transformers' text model takes it; where only the outer part says so, that.
+        tied = {"tie_word_embeddings": text.get("tie_word_embeddings", raw.get("tie_word_embeddings"))}
         return read_hf(text | tied | {"model_type": WRAPPED[kind]}, f"{where}: text_config")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ModelError(f"{where}: model_type {kind!r} is not supported; Qwill reads {', '.join(ARCHITECTURES)}.")
@@ -99,10 +100,11 @@ def read_hf(raw: dict[str, Any], where: str) -> ModelConfig:
         raise ModelError(f"{where}: use_sliding_window is not supported; no released Qwen3 model uses it.")
     # transformers 5 writes num_local_experts, the released files num_experts.
     given = _Fields({"num_experts": raw.get("num_local_experts")} | raw, where)
-    rope = given.mapping("rope_parameters")
-    # transformers puts what stands at the top level below what rope_parameters holds.
-    turned = _Fields({n: raw.get(n) for n in ("rope_theta", "partial_rotary_factor", "mrope_section")} | rope, where)
-    scaling = given.mapping("rope_scaling") or rope
+    scaling = given.mapping("rope_scaling") or given.mapping("rope_parameters")
+    # As transformers has it: rope_scaling takes rope_parameters' place, and what either holds wins over the top level.
+    top = {n: raw.get(n) for n in ("rope_theta", "partial_rotary_factor", "mrope_section")}
+    turned = _Fields(top | scaling, where)
+    own_heads = kind == "llama" or (kind in ("qwen2", "qwen2_moe") and "num_key_value_heads" in raw)
     vocab, hidden, heads = (given.count(f) for f in ("vocab_size", "hidden_size", "num_attention_heads"))
     layers, positions = given.count("num_hidden_layers"), given.count("max_position_embeddings", 32768)
     several = isinstance(raw.get("eos_token_id"), list)
@@ -114,7 +116,7 @@ def read_hf(raw: dict[str, Any], where: str) -> ModelConfig:
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=given.count("num_key_value_heads", heads if kind == "llama" else None),
+        num_key_value_heads=given.count("num_key_value_heads", heads if own_heads else None),
         head_dim=given.count("head_dim", HEAD_DIM.get(kind, max(1, hidden // heads))),
         intermediate_size=0 if own_size else given.count("intermediate_size"),
         max_position_embeddings=positions,

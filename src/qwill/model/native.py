@@ -15,11 +15,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qwill.model.native_library import call, enable, libraries, suits, threads
-from qwill.model.native_products import attends, attention, linear, multiply, outer, padded, product, starts_of
+from qwill.model.native_products import (
+    attends,
+    attention,
+    grouped_linear,
+    linear,
+    multiply,
+    outer,
+    padded,
+    product,
+    starts_of,
+)
 
 __all__ = [
-    "add_rms_norm", "attends", "attention", "choose_experts", "cross_entropy", "enable", "experts", "libraries",
-    "linear", "multiply", "qk_norm_rope", "suits", "swiglu",
+    "add_rms_norm", "attends", "attention", "choose_experts", "cross_entropy", "enable", "experts",
+    "grouped_linear", "libraries", "linear", "multiply", "qk_norm_rope", "suits", "swiglu",
 ]  # fmt: skip
 
 
@@ -196,13 +206,17 @@ class _Experts(torch.autograd.Function):
         (m, f), (n, d), top_k = h_MF.shape, d_out_ND.shape, ctx.shape_Nk[1]
         dy_MD = torch.empty_like(x_MD)
         call("gather_rows", d_out_ND.contiguous(), token_M, m, d, dy_MD, threads())
-        dh_MF, d_down, d_gate_up = torch.empty_like(h_MF), torch.empty_like(down_EDF), torch.empty_like(gate_up_EFD)
+        dh_MF, d_down, d_gate_up = torch.empty_like(h_MF), None, None
         product(dy_MD, starts, down_EDF, dh_MF, transposed=True)
-        outer(dy_MD, h_MF, starts, d_down)
+        if ctx.needs_input_grad[2]:
+            d_down = torch.empty_like(down_EDF)
+            outer(dy_MD, h_MF, starts, d_down)
         d_gate_up_MF, d_weight_M = torch.empty_like(gate_up_MF), torch.empty_like(weight_M)
         call("swiglu_backward", dh_MF, gate_up_MF, weight_M, m, f, d_gate_up_MF, d_weight_M, threads())
         dx_MD = dy_MD
-        outer(d_gate_up_MF, x_MD, starts, d_gate_up)
+        if ctx.needs_input_grad[1]:
+            d_gate_up = torch.empty_like(gate_up_EFD)
+            outer(d_gate_up_MF, x_MD, starts, d_gate_up)
         product(d_gate_up_MF, starts, gate_up_EFD, dx_MD, transposed=True)
         dx_ND = torch.empty_like(d_out_ND, memory_format=torch.contiguous_format)
         call("combine_rows", dx_MD, place_M, n, top_k, d, dx_ND, threads())
@@ -232,7 +246,7 @@ class _CrossEntropy(torch.autograd.Function):
         (n, width), vocab = hidden_ND.shape, head_VD.shape[0]
         loss_N = hidden_ND.new_empty(n)
         d_hidden = torch.empty_like(hidden_ND) if gradient else None
-        d_head = torch.zeros_like(head_VD) if gradient else None
+        d_head = torch.zeros_like(head_VD) if gradient and ctx.needs_input_grad[1] else None
         buffer = hidden_ND.new_empty(min(chunk, n), vocab)
         packed = hidden_ND.new_empty(padded(vocab) * width)
         call("pack_weights", head_VD, 1, vocab, width, width, 1, packed, threads())
@@ -248,8 +262,9 @@ class _CrossEntropy(torch.autograd.Function):
                 "softmax_cross_entropy", logits, targets_N[part].contiguous(), weight_N[part], temperature, rows, vocab,
                 loss_N[part], gradient, threads(),
             )  # fmt: skip
-            if d_hidden is not None and d_head is not None:
+            if d_hidden is not None:
                 call("products", logits, start, 1, vocab, turned, width, None, 1, d_hidden[part], threads())
+            if d_head is not None:
                 outer(logits, hidden_ND[part], start, d_head, add=True)
         ctx.save_for_backward(d_hidden, d_head)
         ctx.mark_non_differentiable(loss_N)
@@ -260,7 +275,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, d_total: Tensor, _: Tensor) -> tuple[Any, ...]:
         d_hidden, d_head = ctx.saved_tensors
         if float(d_total) != 1.0:
-            d_hidden, d_head = d_hidden * d_total, d_head * d_total
+            d_hidden, d_head = d_hidden * d_total, None if d_head is None else d_head * d_total
         return d_hidden, d_head, None, None, None, None, None
 
 

@@ -90,6 +90,38 @@ def linear(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
     return _Linear.apply(x_ND, weight_CD, bias_C)
 
 
+class _GroupedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_MD: Tensor, starts: Tensor, weight_ECD: Tensor) -> Tensor:
+        x_MD, weight_ECD = x_MD.contiguous(), weight_ECD.contiguous()
+        out_MC = x_MD.new_empty(len(x_MD), weight_ECD.shape[1])
+        product(x_MD, starts, weight_ECD, out_MC)
+        # Weights without a gradient (under an adapter) need no x, and x without one no weights.
+        ctx.save_for_backward(
+            x_MD if ctx.needs_input_grad[2] else None, starts, weight_ECD if ctx.needs_input_grad[0] else None
+        )
+        ctx.shapes = x_MD.shape, weight_ECD.shape
+        return out_MC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out_MC: Tensor) -> tuple[Any, ...]:
+        x_MD, starts, weight_ECD = ctx.saved_tensors
+        d_out_MC = d_out_MC.contiguous()
+        d_x = d_weight = None
+        if weight_ECD is not None:
+            d_x = d_out_MC.new_empty(ctx.shapes[0])
+            product(d_out_MC, starts, weight_ECD, d_x, transposed=True)
+        if x_MD is not None:
+            d_weight = d_out_MC.new_empty(ctx.shapes[1])
+            outer(d_out_MC, x_MD, starts, d_weight)
+        return d_x, None, d_weight
+
+
+def grouped_linear(x_MD: Tensor, starts: Tensor, weight_ECD: Tensor) -> Tensor:
+    return _GroupedLinear.apply(x_MD, starts, weight_ECD)
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:

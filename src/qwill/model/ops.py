@@ -94,6 +94,14 @@ def linear(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor | None = None) -> Ten
     return torch.nn.functional.linear(x_ND, weight_CD, bias_C)
 
 
+def grouped_linear(x_MD: Tensor, starts: Tensor, weight_ECD: Tensor) -> Tensor:
+    """x·W[e]ᵀ for the rows from starts[e] to starts[e + 1], for each e."""
+    if native.suits(x_MD):
+        return native.grouped_linear(x_MD, starts, weight_ECD)
+    parts_CD = zip(x_MD.tensor_split(starts[1:-1].tolist()), weight_ECD, strict=True)
+    return torch.cat([part @ weight_CD.T for part, weight_CD in parts_CD])
+
+
 def multiply(a_BRC: Tensor, b_BCD: Tensor, transposed: bool = False) -> Tensor:
     """a·b for each matrix of a batch, or a·bᵀ; has no gradient (optimisers use it)."""
     if native.suits(a_BRC):
@@ -177,7 +185,9 @@ def experts_grouped(
     count, top_k = gate_up_EFD.shape[0], chosen_Nk.shape[1]
     order_M = chosen_Nk.flatten().argsort(stable=True)
     ends_E = torch.bincount(chosen_Nk.flatten(), minlength=count).cumsum(0).to(torch.int32)
-    kind = torch.get_autocast_dtype(x_ND.device.type) if torch.is_autocast_enabled(x_ND.device.type) else x_ND.dtype
+    # The meta device, on which `qwill plan` runs meshes, knows no autocast.
+    where = x_ND.device.type
+    kind = torch.get_autocast_dtype(where) if where != "meta" and torch.is_autocast_enabled(where) else x_ND.dtype
     x_MD = x_ND[order_M // top_k].to(kind)
     hidden_MF = swiglu(torch.nn.functional.grouped_mm(x_MD, gate_up_EFD.to(kind).mT, offs=ends_E))
     y_MD = torch.nn.functional.grouped_mm(hidden_MF, down_EDF.to(kind).mT, offs=ends_E)

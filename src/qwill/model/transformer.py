@@ -21,14 +21,18 @@ feed-forward.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from qwill.model import delta, ops
+from qwill.model import delta, ops, project
 from qwill.model.batch import AttentionPlan, Batch, plan_attention
 from qwill.model.cache import KVCache
 from qwill.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from qwill.model.lora import Updates
 
 __all__ = ["Batch", "Output", "RouterStats", "Transformer", "balancing_loss", "pooled_balancing_loss"]
 
@@ -68,8 +72,14 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
+    """x·Wᵀ + b; `updates` is what an adapter adds (lora.py), and `weight` may be held as codes (project.py)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.updates: Updates | None = None
+
     def forward(self, x_ND: Tensor) -> Tensor:
-        return ops.linear(x_ND, self.weight, self.bias)
+        return project.project(x_ND, self.weight, self.bias, self.updates)
 
 
 class Attention(nn.Module):
@@ -175,7 +185,10 @@ class FeedForward(nn.Module):
 
 class Experts(nn.Module):
     """Top-k of E feed-forwards: float32 softmax over all experts, the k largest, renormalised if `norm_topk_prob`; and
-    a feed-forward that every token passes through, times σ(w·x), where there is a shared expert."""
+    a feed-forward that every token passes through, times σ(w·x), where there is a shared expert.
+
+    `updates` and codes as in `Linear`.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -184,17 +197,21 @@ class Experts(nn.Module):
         self.gate = Linear(d, e, bias=False)
         self.gate_up = nn.Parameter(torch.empty(e, 2 * f, d))
         self.down = nn.Parameter(torch.empty(e, d, f))
+        self.updates: nn.ModuleDict | None = None
         shared = config.shared_expert_intermediate_size
         self.shared_expert = FeedForward(d, shared) if shared else None
         self.shared_expert_gate = Linear(d, 1, bias=False) if shared else None
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, RouterStats]:
         probability_NE, weight_Nk, chosen_Nk = ops.choose_experts(self.gate(x_ND), self.top_k, self.renormalise)
-        out_ND = ops.experts(x_ND, self.gate_up, self.down, weight_Nk.to(x_ND.dtype), chosen_Nk)
+        out_ND = self.routed(x_ND, weight_Nk.to(x_ND.dtype), chosen_Nk)
         if self.shared_expert is not None and self.shared_expert_gate is not None:
             out_ND = out_ND + torch.sigmoid(self.shared_expert_gate(x_ND)) * self.shared_expert(x_ND)
         load_E = torch.bincount(chosen_Nk.flatten(), minlength=probability_NE.shape[1]) / len(x_ND)
         return out_ND, RouterStats(load_E, probability_NE.mean(0))
+
+    def routed(self, x_ND: Tensor, weight_Nk: Tensor, chosen_Nk: Tensor) -> Tensor:
+        return project.experts(x_ND, self.gate_up, self.down, weight_Nk, chosen_Nk, self.updates)
 
 
 class Layer(nn.Module):
@@ -298,6 +315,10 @@ class Transformer(nn.Module):
 
     def head(self, hidden_ND: Tensor) -> Tensor:
         return ops.linear(hidden_ND, self.head_weight_VD)
+
+    def cross_entropy(self, hidden_ND: Tensor, targets_N: Tensor, weight_N: Tensor) -> tuple[Tensor, Tensor]:
+        """(Σ weight·loss, loss_N) of predicting `targets_N`, see `ops.cross_entropy`."""
+        return ops.cross_entropy(hidden_ND, self.head_weight_VD, targets_N, weight_N)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """float32 logits_BTV of rows of equal length; for people and tests (training never holds them whole)."""

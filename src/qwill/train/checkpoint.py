@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,11 +17,17 @@ from torch import Tensor, nn
 
 from qwill.base.errors import CheckpointError
 from qwill.base.files import sync_folder
+from qwill.train.sharded_checkpoint import found, open_checkpoint
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What training changes: under an adapter the rest of the model stays as its folder has it."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """Views of everything that must survive, by name; optimiser state under its parameter's name."""
-    named = dict(model.named_parameters())
+    named = _trained(model)
     names = {id(p): n for n, p in named.items()}
     out = {f"model.{n}": p.data for n, p in named.items()}
     for i, optimizer in enumerate(optimizers):
@@ -65,14 +72,9 @@ def load_checkpoint(
     Raises CheckpointError when files are there and none can be used; model and optimisers are then as they were.
     """
     problem = ""
-    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+    for path in found(folder):
         try:
-            with safe_open(path, framework="pt") as f:
-                metadata = f.metadata() or {}
-                saved = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-            if not metadata.keys() >= {"step", "extra"}:
-                raise CheckpointError("it was not written by a training run")
-            step, extra = int(metadata["step"]), json.loads(metadata["extra"])
+            step, extra, saved = _read(path)
             _check(saved, model, optimizers)
         except Exception as error:
             problem = problem or f"{path}: cannot be used ({error})"
@@ -84,9 +86,21 @@ def load_checkpoint(
     return None
 
 
+def _read(path: Path) -> tuple[int, dict[str, object], dict[str, Tensor]]:
+    if path.is_dir():  # of a run on many ranks
+        parts = open_checkpoint(path)
+        return parts.step, parts.extra, {name: parts.read_whole(name) for name in parts.whole}
+    with safe_open(path, framework="pt") as f:
+        metadata = f.metadata() or {}
+        saved = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+    if not metadata.keys() >= {"step", "extra"}:
+        raise CheckpointError("it was not written by a training run")
+    return int(metadata["step"]), json.loads(metadata["extra"]), saved
+
+
 def _check(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     """Raise CheckpointError for a tensor that is missing, of another shape, or of something else than these."""
-    shapes = {f"model.{name}": p.shape for name, p in model.named_parameters()}
+    shapes = {f"model.{name}": p.shape for name, p in _trained(model).items()}
     names = {id(p): name for name, p in model.named_parameters()}
     for i, optimizer in enumerate(optimizers):
         # Before its first step an optimiser has no state; afterwards every parameter has the same kinds of it.
@@ -106,7 +120,7 @@ def _check(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.op
 
 def _restore(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for name, p in _trained(model).items():
             p.copy_(saved[f"model.{name}"])
     names = {id(p): n for n, p in model.named_parameters()}
     for i, optimizer in enumerate(optimizers):
@@ -116,3 +130,20 @@ def _restore(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.
                 state = {k[len(prefix) :]: v for k, v in saved.items() if k.startswith(prefix)}
                 if state:
                     optimizer.state[p] = state
+
+
+@dataclass
+class Checkpoints:
+    """Saves and loads the state of a run in one process; ShardedCheckpoints does on many ranks."""
+
+    folder: Path
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+
+    def save(self, step: int, extra: dict[str, object]) -> None:
+        save_checkpoint(self.folder, step, self.model, self.optimizers, extra)
+
+    def load(self) -> tuple[int, dict[str, object]] | None:
+        return load_checkpoint(self.folder, self.model, self.optimizers)
+
+    def finish(self) -> None: ...

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
+from qwill.model.lora_config import LoraConfig
 
 # Of matrix products while training; weights, optimiser and files stay float32. `auto` is resolved once and recorded.
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -83,6 +84,23 @@ class StepConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """How many ranks each axis of the mesh has (train/mesh.py says what they hold); all 1: `dp` over what there is.
+
+    It changes rounding and nothing else, like another machine, so it is no part of a recipe's identity.
+    """
+
+    dp: int = 1
+    fsdp: int = 1
+    ep: int = 1
+    cp: int = 1
+    tp: int = 1
+
+    def __post_init__(self) -> None:
+        need_positive(self, "dp", "fsdp", "ep", "cp", "tp")
+
+
+@dataclass(frozen=True)
 class YarnConfig:
     """Stretch the model's positions `factor` times by YaRN (arXiv 2309.00071), static, as Qwen3 is released.
 
@@ -120,6 +138,7 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     yarn: YarnConfig | None = field(default=None, metadata=LATER)
     hybrid: bool = field(default=False, metadata=LATER)
     dtype: Precision = "auto"
@@ -144,7 +163,11 @@ def _finetuning() -> OptimizerConfig:
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted."""
+    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted.
+
+    With `lora` only an adapter is trained, by AdamW at `learning_rate`; it lies in the model's folder `adapter/`, and
+    the model has it merged in.
+    """
 
     steps: int = 100
     batch_tokens: int = 4096
@@ -153,6 +176,7 @@ class SFTConfig:
     optimizer: OptimizerConfig = field(default_factory=_finetuning)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
+    lora: LoraConfig | None = field(default=None, metadata=LATER)
     dtype: Precision = "auto"
 
     def __post_init__(self) -> None:

@@ -68,6 +68,7 @@ bench: $(STAMP) ## run the benchmarks (slow); results go to benchmarks/RESULTS.m
 	.venvs/transformers/bin/python -m pip install --quiet transformers==5.23.0
 	$(BIN)/python benchmarks/pretraining.py --peer-python .venvs/transformers/bin/python
 	$(BIN)/python benchmarks/generation.py --peer-python .venvs/transformers/bin/python
+	$(BIN)/python benchmarks/delta.py --peer-python .venvs/transformers/bin/python
 	if test -d runs/demo/sft; then $(BIN)/python benchmarks/alignment.py recipes/demo.yaml; else echo "benchmarks/alignment.py needs make demo first"; fi
 
 clean: ## remove caches and what tests and builds left behind; runs/ and .venv stay

@@ -27,36 +27,38 @@ from qwill.data.packing import tokenize_corpus
 from qwill.text.tokenizer import Tokenizer
 
 M = 2**20
-# Factors on the rates of recipes/evening.yaml that are compared, at three sizes and short horizons; then the one taken.
-RATES = (
-    (Rung(32, 3, (M // 2,), 1), (0.5, 1.0, 2.0, 4.0)),
-    (Rung(96, 4, (M // 4,), 1), (1.0, 2.0, 4.0)),
-    (Rung(192, 5, (M // 8,), 1), (2.0, 4.0)),
+RATE_FACTOR = 3.0  # of the ladder, on the rates of recipes/evening.yaml
+# Sizes, seeds and rates in the order of training: where time runs out, the last are missed least. First rates are
+# compared, later once more at a longer horizon, where lower ones do better. A run that comes again with longer
+# horizons goes on from its trunk.
+RUNS = (
+    *((Rung(32, 3, (M // 2,)), 1, factor) for factor in (0.5, 1.0, 2.0, 4.0)),
+    *((Rung(96, 4, (M // 4,)), 1, factor) for factor in (1.0, 2.0, 4.0)),
+    *((Rung(192, 5, (M // 8,)), 1, factor) for factor in (2.0, 4.0)),
+    (Rung(32, 3, (M // 2, M, 2 * M, 4 * M)), 1, RATE_FACTOR),
+    (Rung(64, 3, (M // 2, M, 2 * M, 4 * M)), 1, RATE_FACTOR),
+    (Rung(96, 4, (M // 2, M)), 1, RATE_FACTOR),
+    (Rung(32, 3, (M // 2, M, 2 * M)), 2, RATE_FACTOR),
+    (Rung(64, 3, (M // 2, M)), 2, RATE_FACTOR),
+    (Rung(192, 5, (M // 8, M // 4)), 1, RATE_FACTOR),
+    (Rung(32, 3, (M // 2, M, 2 * M)), 3, RATE_FACTOR),
+    (Rung(32, 3, (2 * M,)), 1, 1.5),
+    (Rung(64, 3, (M // 2, M)), 3, RATE_FACTOR),
+    (Rung(128, 5, (M // 4, M // 2)), 1, RATE_FACTOR),
+    (Rung(96, 4, (M // 2, M, 2 * M)), 1, RATE_FACTOR),
+    (Rung(128, 5, (M // 4, M // 2, M)), 1, RATE_FACTOR),
 )
-RATE_FACTOR = 3.0
-# Of each rung with several seeds the first also has a longer horizon, which the best use of compute asks for.
-LADDER = (
-    Rung(32, 3, (M // 2, M, 2 * M), 3),
-    Rung(64, 3, (M // 2, M, 2 * M), 3),
-    Rung(96, 4, (M // 2, M, 2 * M), 1),
-    Rung(128, 5, (3 * M // 8, 3 * M // 4, 3 * M // 2), 1),
-    Rung(192, 5, (3 * M // 16, 3 * M // 8, 3 * M // 4), 1),
-)
-LONGEST = {32: 4 * M, 64: 4 * M}
 HELDOUT_BYTES = 160_000
 RESAMPLES = 1000
 
 
 def plan() -> list[tuple[str, str, Rung, int, float]]:
-    """(folder, kind, rung, seed, rate factor) of every run, kinds taking turns, first seeds first."""
-    out = [(f"rate-{r.name}-{k}-{f:g}", k, r, 1, f) for r, factors in RATES for f in factors for k in KINDS]
-    for seed in range(1, 1 + max(r.seeds for r in LADDER)):
-        for rung in LADDER:
-            if seed == 1 and rung.width in LONGEST:
-                rung = Rung(rung.width, rung.layers, (*rung.horizons, LONGEST[rung.width]), rung.seeds)
-            if seed <= rung.seeds:
-                out += [(f"{rung.name}-{kind}-{seed}", kind, rung, seed, RATE_FACTOR) for kind in KINDS]
-    return out
+    """(folder, kind, rung, seed, rate factor) of every run, kinds taking turns."""
+    return [
+        (f"{r.name}-{k}-{seed}" if f == RATE_FACTOR else f"rate-{r.name}-{k}-{f:g}", k, r, seed, f)
+        for r, seed, f in RUNS
+        for k in KINDS
+    ]
 
 
 def train_all(run: Path, work: Path) -> None:
@@ -66,34 +68,36 @@ def train_all(run: Path, work: Path) -> None:
     data = Data(store, tokenizer, sample_documents(run / "corpus", HELDOUT_BYTES))
     for name, kind, rung, seed, factor in plan():
         started = time.monotonic()
-        points = run_one(work / name, kind, rung, seed, factor, data)["points"]
+        points = run_one(work / name, kind, rung, seed, factor, data)
         losses = [{k: round(v, 4) for k, v in p["bits_per_byte"].items()} for p in points]
         print(f"{name}: {json.dumps(losses)} in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def finished(work: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Points of the ladder's finished runs of which the other kind is finished too, and those of the comparison of
-    rates."""
-    ladder, rates = [], []
-    done = {name: read_json(work / name / "run.json")["points"] for name, *_ in plan() if _is_done(work, name)}
-    for name, kind, *_ in plan():
+def finished(work: Path) -> list[dict[str, Any]]:
+    """Every point that both kinds have, whatever its rate."""
+    found = {}
+    for name, kind, rung, *_ in plan():
         twin = name.replace(f"-{kind}-", f"-{KINDS[1 - KINDS.index(kind)]}-")
-        if name in done and twin in done:
-            (rates if name.startswith("rate-") else ladder).extend(done[name])
-    return ladder, rates
-
-
-def _is_done(work: Path, name: str) -> bool:
-    return (work / name / "run.json").exists()
+        for horizon in rung.horizons:
+            point, other = (work / n / "points" / f"{horizon}.json" for n in (name, twin))
+            if point.exists() and other.exists():
+                found[name, horizon] = read_json(point)
+    return list(found.values())
 
 
 def report(work: Path, picture: Path) -> None:
-    points, rates = finished(work)
-    result = analyse(points, RESAMPLES) | {"cost": cost(points)}
-    result["rates"] = [{k: p[k] for k in ("kind", "rung", "tokens", "rate_factor", "bits_per_byte")} for p in rates]
-    result["points"] = [{k: v for k, v in p.items() if not k.startswith("document_")} for p in points]
+    every = finished(work)
+    ladder = [p for p in every if p["rate_factor"] == RATE_FACTOR]
+    compared = {(p["rung"], p["tokens"]) for p in every if p["rate_factor"] != RATE_FACTOR}
+    told = ("kind", "rung", "tokens", "rate_factor", "bits_per_byte")
+    result = analyse(ladder, RESAMPLES) | {
+        "cost": cost(ladder),
+        "rate_factor": RATE_FACTOR,
+        "rates": [{k: p[k] for k in told} for p in every if p["seed"] == 1 and (p["rung"], p["tokens"]) in compared],
+        "points": [{k: v for k, v in p.items() if not k.startswith("document_")} for p in ladder],
+    }
     write_json(work / "scaling.json", result)
-    write_text(picture, draw(result, points))
+    write_text(picture, draw(result, ladder))
     body = section(result)
     print(body)
     write_section("Scaling: dense and sparse", body)

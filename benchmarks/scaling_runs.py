@@ -1,9 +1,9 @@
 """The ladder of the scaling study: its models, and one resumable training run with its points.
 
-A run is a folder: `points/<tokens>.json` as each horizon is finished, `run.json` when all are. A finished run is
-skipped, an interrupted one goes on where it was. All horizons of a run share one trunk at the full rate; each branches
-off for its decay, so that a point is what training with that horizon alone gives (warm-up, stable, decay; MiniCPM,
-arXiv 2404.06395).
+A run is a folder: `points/<tokens>.json` for each finished horizon, which is not trained again; an interrupted one goes
+on where it was, and longer horizons can be asked for later. All horizons of a run share one trunk at the full rate;
+each branches off for its decay, so that a point is what training with that horizon alone gives (warm-up, stable, decay;
+MiniCPM, arXiv 2404.06395).
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class Rung:
     width: int
     layers: int
     horizons: tuple[int, ...]
-    seeds: int
 
     @property
     def name(self) -> str:
@@ -122,14 +121,11 @@ def steps_of(tokens: int) -> int:
     return tokens // (ROW_TOKENS * BATCH_ROWS)
 
 
-def run_one(folder: Path, kind: str, rung: Rung, seed: int, rate_factor: float, data: Data) -> dict[str, Any]:
-    """Train one model at all horizons of its rung; returns (and leaves in `folder`/run.json) the points.
+def run_one(folder: Path, kind: str, rung: Rung, seed: int, rate_factor: float, data: Data) -> list[dict[str, Any]]:
+    """Train one model at all horizons of its rung; returns (and leaves in `folder`/points) a point for each.
 
     Both kinds with one seed read the same rows in the same order.
     """
-    done = folder / "run.json"
-    if done.exists():
-        return read_json(done)
     points = folder / "points"
     points.mkdir(parents=True, exist_ok=True)
     config = model_config(kind, rung, data.tokenizer.padded_vocab_size)
@@ -160,11 +156,9 @@ def run_one(folder: Path, kind: str, rung: Rung, seed: int, rate_factor: float, 
             "training_loss": last, "clock": asdict(clock),
         })  # fmt: skip
         shutil.rmtree(branch)
-    result = {"points": [read_json(points / f"{h}.json") for h in rung.horizons]}
-    write_json(done, result)
-    for left in (folder / "trunk", *folder.glob("branch-*")):
-        shutil.rmtree(left, ignore_errors=True)
-    return result
+    for left in folder.glob("branch-*"):
+        shutil.rmtree(left)
+    return [read_json(points / f"{h}.json") for h in rung.horizons]
 
 
 def _train(

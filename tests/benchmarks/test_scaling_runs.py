@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,14 @@ from hypothesis import strategies as st
 from scaling_runs import KINDS, Data, Rung, model_config, run_one, sample_documents, sizes, training_flops
 from tests.engine.tiny import byte_tokenizer
 
-from qwill.base.files import read_json, write_json
+from qwill.base.files import read_json
 from qwill.data.packing import RowLoader, TokenStore
 from qwill.model.transformer import Transformer
 
-TINY = Rung(32, 1, (8 * 16, 16 * 16), 1)
+TINY = Rung(32, 1, (8 * 16, 16 * 16))
 
 
-@pytest.mark.parametrize("rung", [*scaling.LADDER, *(r for r, _ in scaling.RATES)], ids=lambda r: r.name)
+@pytest.mark.parametrize("rung", list(dict.fromkeys(r for r, *_ in scaling.RUNS)), ids=lambda r: r.name)
 @pytest.mark.parametrize("vocab_size", [512, 8192])
 def test_both_kinds_have_the_same_active_size(rung: Rung, vocab_size: int) -> None:
     dense, sparse = (sizes(kind, rung, vocab_size) for kind in KINDS)
@@ -38,11 +40,17 @@ def test_both_kinds_have_the_same_active_size(rung: Rung, vocab_size: int) -> No
 
 
 def test_the_ladder_is_the_one_that_was_asked_for() -> None:
-    active = [sizes("dense", r, 8192)["active"] / 1e6 for r in scaling.LADDER]
-    assert active == sorted(active) and active[0] < 0.35 and active[-1] > 3.5
-    assert [r.seeds >= 3 for r in scaling.LADDER[:2]] == [True, True]
-    names = [name for name, *_ in scaling.plan()]
-    assert len(set(names)) == len(names)
+    ladder = [run for run in scaling.RUNS if run[2] == scaling.RATE_FACTOR]
+    active = {r.name: sizes("dense", r, 8192)["active"] / 1e6 for r, *_ in ladder}
+    seeds = {name: {seed for r, seed, _ in ladder if r.name == name} for name in active}
+    smallest = sorted(active, key=lambda name: active[name])
+    assert active[smallest[0]] < 0.35 and active[smallest[-1]] > 3.5 and len(active) == 5
+    assert all(len(seeds[name]) == 3 for name in smallest[:2])
+    named: dict[str, list[Rung]] = {}
+    for name, _, rung, _, _ in scaling.plan():
+        named.setdefault(name, []).append(rung)
+    for again in named.values():  # the same model with longer horizons, whose trunk goes on
+        assert all(replace(b, horizons=b.horizons[: len(a.horizons)]) == a for a, b in pairwise(again))
     pairs = {(r.name, seed, h) for _, kind, r, seed, f in scaling.plan() for h in r.horizons if kind == "dense"}
     assert pairs == {(r.name, seed, h) for _, k, r, seed, f in scaling.plan() for h in r.horizons if k == "sparse"}
 
@@ -85,7 +93,8 @@ def data(monkeypatch: pytest.MonkeyPatch) -> Data:
 
 def results(folder: Path) -> list[dict[str, Any]]:
     """The points without what they took."""
-    return [{k: v for k, v in p.items() if k != "clock"} for p in read_json(folder / "run.json")["points"]]
+    points = [read_json(folder / "points" / f"{h}.json") for h in TINY.horizons]
+    return [{k: v for k, v in p.items() if k != "clock"} for p in points]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,38 +117,43 @@ def test_a_killed_run_goes_on_to_the_same_bits(
 
         return dies
 
-    attempts = 0
-    while not (tmp_path / "cut" / "run.json").exists():
+    attempts, finished = 0, False
+    while not finished:
         calls, attempts = 0, attempts + 1
         with monkeypatch.context() as m:
             m.setattr(RowLoader, "step", until(3))
             try:
                 run_one(tmp_path / "cut", kind, TINY, 1, 1.0, data)
+                finished = True
             except KeyboardInterrupt:
                 continue
     # 5 steps of trunk, 3 of the branch, 5 more of trunk, 6 of the branch, three at a time and no step twice.
     assert attempts == 7
     assert results(tmp_path / "cut") == results(tmp_path / "whole")
-    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["points", "run.json"]
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["points", "trunk"]
 
 
-def test_a_finished_run_is_skipped(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_horizon_is_not_trained_again(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_one(tmp_path, "dense", TINY, 1, 1.0, data)
-    monkeypatch.setattr(scaling_runs, "_train", None)  # calling it would fail
-    assert run_one(tmp_path, "dense", TINY, 1, 1.0, data) == first
-    # A finished horizon too, when the run is not.
-    (tmp_path / "run.json").unlink()
-    assert run_one(tmp_path, "dense", TINY, 1, 1.0, data) == first
-    write_json(tmp_path / "points" / f"{TINY.horizons[0]}.json", {})
-    (tmp_path / "points" / f"{TINY.horizons[1]}.json").unlink()
-    (tmp_path / "run.json").unlink()
-    with pytest.raises(TypeError):
-        run_one(tmp_path, "dense", TINY, 1, 1.0, data)
+    with monkeypatch.context() as m:
+        m.setattr(scaling_runs, "_train", None)  # calling it would fail
+        assert run_one(tmp_path, "dense", TINY, 1, 1.0, data) == first
+        with pytest.raises(TypeError):
+            run_one(tmp_path, "dense", replace(TINY, horizons=(*TINY.horizons, 20 * 16)), 1, 1.0, data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_longer_horizons_go_on_from_the_trunk(kind: str, data: Data, tmp_path: Path) -> None:
+    run_one(tmp_path / "grown", kind, replace(TINY, horizons=TINY.horizons[:1]), 1, 1.0, data)
+    grown = run_one(tmp_path / "grown", kind, TINY, 1, 1.0, data)
+    run_one(tmp_path / "once", kind, TINY, 1, 1.0, data)
+    assert results(tmp_path / "grown") == results(tmp_path / "once")
+    assert grown[1]["clock"]["steps"] == 16 - 5  # all but the trunk of the first
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_branch_is_the_same_as_a_run_with_that_horizon_alone(kind: str, data: Data, tmp_path: Path) -> None:
-    both = run_one(tmp_path / "both", kind, TINY, 1, 1.0, data)["points"]
+    both = run_one(tmp_path / "both", kind, TINY, 1, 1.0, data)
     for horizon, point in zip(TINY.horizons, both, strict=True):
         loader = RowLoader(data.store, 16, 1, 1)
         alone = tmp_path / f"alone-{horizon}"
@@ -154,7 +168,7 @@ def test_a_branch_is_the_same_as_a_run_with_that_horizon_alone(kind: str, data: 
 
 def test_seeds_and_rates_change_the_outcome(data: Data, tmp_path: Path) -> None:
     found = {
-        (seed, factor): run_one(tmp_path / f"{seed}-{factor}", "sparse", TINY, seed, factor, data)["points"][1]
+        (seed, factor): run_one(tmp_path / f"{seed}-{factor}", "sparse", TINY, seed, factor, data)[1]
         for seed, factor in ((1, 1.0), (2, 1.0), (1, 2.0))
     }
     assert len({str(p["bits_per_byte"]) for p in found.values()}) == 3

@@ -47,6 +47,15 @@ def test_one_mesh(capsys: pytest.CaptureFixture[str]) -> None:
     assert mesh["mesh"] == {"dp": 1, "fsdp": 4, "ep": 1, "tp": 2, "cp": 1, "pp": 1}
 
 
+def test_check_runs_the_mesh(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "qwen3-0.6b", "--gpus", "4", "--context", "256", "--mesh", "tp=2,pp=2", "--check"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("as planned") == 2 and "NOT" not in shown and "stage 1: 14 layers, 187,924,992 weights" in shown
+    assert main([*arguments, "--json"]) == 0
+    assert [c["agrees"] for c in json.loads(capsys.readouterr().out)["checked"]] == [True, True]
+
+
 def test_what_fits_nowhere_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "qwen3-1t-plan", "--gpus", "8", "--gpu", "4090"]) == 0
     shown = capsys.readouterr().out
@@ -74,6 +83,7 @@ def test_a_folder_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["qwen3-8b", "--mesh", "tp=3"], "mesh tp=3: that is 3 ranks; expected 8"),
         (["qwen3-8b", "--mesh", "zp=3"], "mesh 'zp=3': 'zp=3' is not understood; expected axes"),
         (["qwen3-8b", "--gpus", "16", "--mesh", "tp=16"], "mesh tp=16: tp=16 does not divide the 8 key/value heads"),
+        (["qwen3-8b", "--check"], "--check runs one mesh; say which with --mesh"),
         (["qwen3-8b", "--gpus", "9973"], "--gpus 9973: no mesh of that many ranks fits"),
     ],
 )

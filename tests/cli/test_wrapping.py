@@ -36,3 +36,4 @@ def test_nothing_is_lost_and_words_that_fit_are_whole(text, width):
 def test_a_word_longer_than_a_line_is_left_to_the_terminal():
     assert wrapped(["aaaaaaaaaaaa", " bb"], 5) == "aaaaaaaaaaaa bb"
     assert wrapped(["ab cdef gh"], 6) == "ab \ncdef \ngh"
+    assert wrapped(["aaaa", "a"], 4) == wrapped(["aaaa", "", "a"], 4) == "aaaaa"

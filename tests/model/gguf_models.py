@@ -15,16 +15,17 @@ from qwill.text.tokenizer import Tokenizer
 from qwill.text.vocabulary import BYTE_TO_CHARACTER, to_characters
 
 WORDS = [
-    " the", " The", " quick", " brown", " fox", " of", " and", "ing", " 12", "don't", "'s", "'LL", " a", "  ", "\n\n", "def",
-    "你好", "世界", "，", "。", "请问", "什么", "的", "是", "中文",
+    " the", " The", " quick", " brown", " fox", " of", " and", "ing", " 12", "don't", "'s", "'LL", " a", "  ", "\n\n",
+    "def", "你好", "世界", "，", "。", "请问", "什么", "的", "是", "中文",
 ]  # fmt: skip
 SMOLLM_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>"]
 PROMPTS = [
-    "The quick brown fox", "def f(x):\n    return", "Don't stop, 12 + 30 = ", "你好，世界！请问中文是什么？", "the the the the",
-    "<|im_start|>user\n你好。<|im_end|>\n<|im_start|>assistant\n",
+    "The quick brown fox", "def f(x):\n    return", "Don't stop, 12 + 30 = ", "你好，世界！请问中文是什么？",
+    "the the the the", "<|im_start|>user\n你好。<|im_end|>\n<|im_start|>assistant\n",
 ]  # fmt: skip
 AWKWARD = [
-    "", " ", "  two  spaces \n\n\ttab\r\nend ", "3.14159 and 2024年, ٣٤ ½ ²", "I'll DON'T WE'VE 'tis 'S", "你好，世界！日本語 한국어",
+    "", " ", "  two  spaces \n\n\ttab\r\nend ", "3.14159 and 2024年, ٣٤ ½ ²", "I'll DON'T WE'VE 'tis 'S",
+    "你好，世界！日本語 한국어",
     "café ﬁ Ａ", "👩‍👩‍👧 🇨🇳 \u00a0\u2003x", "def f(a_b: int) -> None:  # no\n    return a[1:-1]", "https://a.b/c?d=e%20f",
     "<|im_end|> <|endoftext|> text", "\x00\x01\x7f\ufffd", "   \n   \n", "\r\n\r\n x", "a" * 70, "中" * 40,
 ]  # fmt: skip

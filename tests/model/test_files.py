@@ -267,7 +267,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], type[QwillError], str]] = [
     ("both layouts", tensors(lambda t: (u := dict(t), stack(t), t.update(u))), CheckpointError, "is not part of"),
     ("no map", sharded(lambda i: i.pop("weight_map")), CheckpointError, "holds no weight_map"),
     ("map of numbers", sharded(lambda i: i.update(weight_map={"a": 1})), CheckpointError, "holds no weight_map"),
-    ("shard missing", sharded(lambda i: i["weight_map"].update(a="b.safetensors")), CheckpointError, "b.safetensors: "),
+    ("shard missing", sharded(lambda i: i["weight_map"].update(a="b.saf")), CheckpointError, "b.saf is missing"),
     ("shard elsewhere", sharded(lambda i: i["weight_map"].update(a="../m")), CheckpointError, "is missing, but"),
     ("scale missing", quantized(lambda t: t.pop(f"{Q0}_scale")), CheckpointError, f"{Q0}_scale is missing"),
     ("size missing", quantized(lambda t: t.pop(f"{Q0}_shape")), CheckpointError, f"{Q0}_shape is missing"),

@@ -234,7 +234,7 @@ BAD = {
     "chat_template is 1; expected a text": with_metadata(tokenizer__chat_template=1),
     "token_embd.weight is missing": with_tensor("token_embd.weight", None),
     "output_norm.weight is missing": with_tensor("output_norm.weight", None),
-    "tensor 'rope_freqs.weight' is not part of a llama model": with_tensor("rope_freqs.weight", ("F32", (1,), bytes(4))),
+    "'rope_freqs.weight' is not part of a llama model": with_tensor("rope_freqs.weight", ("F32", (1,), bytes(4))),
     "is of type Q5_K, which Qwill can't read; it reads F32": with_tensor("x", ("Q5_K", (256,), bytes(176))),
     "claims Q8_0 .* which makes no sense": with_tensor("x", ("Q8_0", (48,), bytes(51))),
     "claims F32 .0. at": with_tensor("x", ("F32", (0,), b"")),
@@ -277,7 +277,7 @@ def raw_files() -> Iterator[tuple[str, bytes]]:
     one = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
     yield "not UTF-8", one + struct.pack("<Q", 2) + b"\xff\xfe" + bytes(40)
     yield "unknown type 99", one + text("k") + struct.pack("<I", 99) + bytes(40)
-    yield "'k' is an array of arrays", one + text("k") + struct.pack("<IIQ", 9, 9, 1) + bytes(40)
+    yield "array of arrays", one + text("k") + struct.pack("<IIQ", 9, 9, 1) + bytes(40)
     yield "cut off or damaged", one + text("k") + struct.pack("<IIQ", 9, 12, 2**61) + bytes(40)
     twice = b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * (text("k") + struct.pack("<II", 4, 7))
     yield "key 'k' is there twice", twice + bytes(40)

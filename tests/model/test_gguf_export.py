@@ -214,7 +214,8 @@ def test_a_tokenizer_that_splits_otherwise(tmp_path: Path) -> None:
 def test_weights_that_a_type_cannot_hold(value: float, kind: str, says: str, tmp_path: Path) -> None:
     model, tokenizer = tiny("qwen3")
     with torch.no_grad():
-        model.layers[1].self_attn.qkv_proj.weight[model.config.num_attention_heads * model.config.head_dim + 3, 7] = value
+        first_of_k = model.config.num_attention_heads * model.config.head_dim
+        model.layers[1].self_attn.qkv_proj.weight[first_of_k + 3, 7] = value
     with pytest.raises(ModelError) as caught:
         save_gguf(model, tokenizer, tmp_path / "m.gguf", kind, "m")
     assert says in str(caught.value) and list(tmp_path.iterdir()) == []

@@ -174,13 +174,18 @@ def test_merging_is_adding_b_times_a_to_the_released_matrix(seed: int, end: str)
 
 
 def test_half_models_keep_adapters_in_float32_and_merge() -> None:
+    exact = load("moe")
+    attach(exact, drawn("stacked_experts", exact))
     model = load("moe").to(torch.bfloat16)
     adapter = drawn("stacked_experts", model)
     attach(model, adapter)
     assert {p.dtype for p in adapter.parts["model.layers.0.self_attn.q_proj"].parameters()} == {torch.float32}
-    unmerged = model.logits(TOKENS)
+    # The median token: rounding may send one to other experts.
+    truth = exact.logits(TOKENS)
+    unmerged = float((model.logits(TOKENS) - truth).abs().amax(-1).median())
     merge(model, adapter)
-    assert distance(model.logits(TOKENS), unmerged) <= 0.1
+    merged = float((model.logits(TOKENS) - truth).abs().amax(-1).median())
+    assert merged <= 2 * unmerged < 0.05 * float(truth.abs().max())
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 

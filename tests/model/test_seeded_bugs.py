@@ -1,26 +1,36 @@
-"""The comparison with transformers is itself tested: every seeded bug must be seen in every model that it touches."""
+"""The comparison with transformers is itself tested: every seeded bug must be seen in every model that it touches.
 
-from collections.abc import Callable, Iterator
+Here what all types share: attention, norms, RoPE, feed-forwards, experts, the losses. What only some of them have is in
+test_seeded_bugs_family.py and test_seeded_bugs_delta.py.
+"""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from qwill.model import ops, transformer
-from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
 
 from .parity import CASES, differences, load
-
-# Each is a change to a good model or to an operation.
-Bug = Callable[[Transformer, pytest.MonkeyPatch], None]
-
-
-def reconfigure(**changes: object) -> Bug:
-    def bug(model: Transformer, patch: pytest.MonkeyPatch) -> None:
-        model.config = model.config.with_(**changes)
-
-    return bug
+from .seeded import (
+    Bug,
+    Where,
+    assert_caught,
+    attentions,
+    bias_in,
+    biased,
+    everywhere,
+    grouped,
+    normed,
+    reconfigure,
+    routed,
+    routed_twice,
+    sparse,
+    square,
+    untied,
+)
 
 
 def eps(model: Transformer, patch: pytest.MonkeyPatch) -> None:
@@ -72,9 +82,9 @@ def swap_halves(parameter: str) -> Bug:
 def swap_keys_and_values(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     c = model.config
     q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    for layer in model.layers:
-        w = layer.self_attn.qkv_proj.weight
-        w.data = torch.cat([w.data[:q], w.data[q + kv :], w.data[q : q + kv]])
+    for m in attentions(model):
+        w = m.qkv_proj.weight
+        w.data = torch.cat([w.data[:q], w.data[q + kv : q + 2 * kv], w.data[q : q + kv], w.data[q + 2 * kv :]])
 
 
 def norm_offset(model: Transformer, patch: pytest.MonkeyPatch) -> None:
@@ -82,20 +92,20 @@ def norm_offset(model: Transformer, patch: pytest.MonkeyPatch) -> None:
 
 
 def swap_q_and_k_norm(model: Transformer, patch: pytest.MonkeyPatch) -> None:
-    a = model.layers[0].self_attn
+    a = attentions(model)[0]
     a.q_norm, a.k_norm = a.k_norm, a.q_norm
 
 
 def no_qk_norm(model: Transformer, patch: pytest.MonkeyPatch) -> None:
-    for layer in model.layers:
-        layer.self_attn.q_norm = layer.self_attn.k_norm = None
+    for m in attentions(model):
+        m.q_norm = m.k_norm = None
 
 
 def rope_interleaved(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     def wrong(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = rope[0][:, None], rope[1][:, None]
-        a, b = x[..., ::2], x[..., 1::2]
-        return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
+        a, b, rest = x[..., : 2 * cos.shape[-1] : 2], x[..., 1 : 2 * cos.shape[-1] : 2], x[..., 2 * cos.shape[-1] :]
+        return torch.cat([torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2), rest], -1)
 
     patch.setattr(ops, "rotate", wrong)
 
@@ -114,9 +124,9 @@ def norm_after_rope(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     def wrong(
         qkv: Tensor, qw: Tensor, kw: Tensor, rope: tuple[Tensor, Tensor], h: int, g: int, eps: float, centred: bool
     ) -> object:
-        q, k, v = qkv.view(len(qkv), -1, 2 * rope[0].shape[1]).split([h, g, g], dim=1)
+        q, k, v = qkv.unflatten(1, (h + 2 * g, -1)).split([h, g, g], dim=1)
         q, k = ops.rotate(q, rope), ops.rotate(k, rope)
-        return ops.rms_norm(q, qw, eps), ops.rms_norm(k, kw, eps), v
+        return ops.rms_norm(q, qw, eps, centred), ops.rms_norm(k, kw, eps, centred), v
 
     patch.setattr(ops, "qk_norm_rope", wrong)
 
@@ -130,7 +140,7 @@ def drop_residual(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     real, skipped = ops.add_rms_norm, model.layers[1].input_layernorm.weight
 
     def wrong(x: Tensor, delta: Tensor | None, w: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
-        return real(torch.zeros_like(x) if w is skipped else x, delta, w, eps)
+        return real(torch.zeros_like(x) if w is skipped else x, delta, w, eps, centred)
 
     patch.setattr(ops, "add_rms_norm", wrong)
 
@@ -139,8 +149,8 @@ def no_final_norm(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     real = ops.add_rms_norm
 
     def wrong(x: Tensor, delta: Tensor | None, w: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
-        total, normed = real(x, delta, w, eps)
-        return total, total if w is model.norm.weight else normed
+        total, after = real(x, delta, w, eps, centred)
+        return total, total if w is model.norm.weight else after
 
     patch.setattr(ops, "add_rms_norm", wrong)
 
@@ -153,13 +163,18 @@ def scaled_embedding(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     model.embed_tokens.register_forward_hook(lambda m, i, out: out * 24**0.5)
 
 
-def no_bias(model: Transformer, patch: pytest.MonkeyPatch) -> None:
-    model.layers[2].self_attn.o_proj.bias.data.zero_()
+def no_output_bias(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+    attentions(model)[-1].o_proj.bias.data.zero_()
 
 
-def no_value_bias(model: Transformer, patch: pytest.MonkeyPatch) -> None:
-    kv = model.config.num_key_value_heads * model.config.head_dim
-    model.layers[0].self_attn.qkv_proj.bias.data[-kv:] = 0
+def no_bias_of(part: int) -> Bug:
+    def bug(model: Transformer, patch: pytest.MonkeyPatch) -> None:
+        c = model.config
+        q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        start, size = [(0, q), (q, kv), (q + kv, kv)][part]
+        attentions(model)[0].qkv_proj.bias.data[start : start + size] = 0
+
+    return bug
 
 
 def transposed(parameter: str) -> Bug:
@@ -174,7 +189,7 @@ def transposed(parameter: str) -> Bug:
 
 def queries_one_position_ahead(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     real, heads, kv_heads = ops.rotate, model.config.num_attention_heads, model.config.num_key_value_heads
-    one = ops.rope_tables(torch.ones(1), model.config.head_dim, model.config.rope_theta, torch.float32)
+    one = ops.rope_tables(torch.ones(1), model.config.rotary_dim, model.config.rope_theta, torch.float32)
     turn = iter(range(10**9))
 
     def wrong(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
@@ -186,7 +201,7 @@ def queries_one_position_ahead(model: Transformer, patch: pytest.MonkeyPatch) ->
 
 def eps_outside_the_root(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     def wrong(x: Tensor, weight: Tensor, eps: float, centred: bool) -> Tensor:
-        return weight * x / (x.pow(2).mean(-1, keepdim=True).sqrt() + eps)
+        return (weight + centred) * x / (x.pow(2).mean(-1, keepdim=True).sqrt() + eps)
 
     patch.setattr(ops, "rms_norm", wrong)
 
@@ -199,7 +214,7 @@ def layer_norm(model: Transformer, patch: pytest.MonkeyPatch) -> None:
 def norm_over_all_heads(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     def wrong(x: Tensor, weight: Tensor, eps: float, centred: bool) -> Tensor:
         axes = tuple(range(1, x.ndim))
-        return weight * x * torch.rsqrt(x.pow(2).mean(axes, keepdim=True) + eps)
+        return (weight + centred) * x * torch.rsqrt(x.pow(2).mean(axes, keepdim=True) + eps)
 
     patch.setattr(ops, "rms_norm", wrong)
 
@@ -214,15 +229,6 @@ def gelu(model: Transformer, patch: pytest.MonkeyPatch) -> None:
 
 def layers_swapped(model: Transformer, patch: pytest.MonkeyPatch) -> None:
     model.layers[0], model.layers[1] = model.layers[1], model.layers[0]
-
-
-def sparse(change: Callable[[transformer.Experts], None]) -> Bug:
-    def bug(model: Transformer, patch: pytest.MonkeyPatch) -> None:
-        for m in model.modules():
-            if isinstance(m, transformer.Experts):
-                change(m)
-
-    return bug
 
 
 def toggle_renormalise(m: transformer.Experts) -> None:
@@ -260,46 +266,11 @@ def loss_weights_ignored_in_gradient(model: Transformer, patch: pytest.MonkeyPat
     real = ops.cross_entropy
 
     def wrong(h: Tensor, w: Tensor, t: Tensor, weight: Tensor, chunk: int = 9) -> tuple[Tensor, Tensor]:
-        flat, losses = real(h, w, t, torch.full_like(weight, float(weight.mean())), chunk)
-        total = real(h.detach(), w.detach(), t, weight, chunk)[0]
+        flat, losses = real(h, w, t, torch.full_like(weight, float(weight.mean())), chunk=chunk)
+        total = real(h.detach(), w.detach(), t, weight, chunk=chunk)[0]
         return flat + (total - flat).detach(), losses
 
     patch.setattr(ops, "cross_entropy", wrong)
-
-
-Where = Callable[[ModelConfig], bool]
-
-
-def everywhere(c: ModelConfig) -> bool:
-    return True
-
-
-def normed(c: ModelConfig) -> bool:
-    return c.qk_norm
-
-
-def grouped(c: ModelConfig) -> bool:
-    return c.num_attention_heads > c.num_key_value_heads
-
-
-def biased(c: ModelConfig) -> bool:
-    return c.attention_bias
-
-
-def untied(c: ModelConfig) -> bool:
-    return not c.tie_word_embeddings
-
-
-def routed(c: ModelConfig) -> bool:
-    return c.num_experts > 0
-
-
-def routed_twice(c: ModelConfig) -> bool:
-    return sum(c.is_sparse(i) for i in range(c.num_hidden_layers)) > 1
-
-
-def square(c: ModelConfig) -> bool:
-    return c.hidden_size == c.intermediate_size
 
 
 BUGS: list[tuple[str, Where, Bug]] = [
@@ -313,7 +284,7 @@ BUGS: list[tuple[str, Where, Bug]] = [
     ("query heads interleaved over key heads", grouped, query_heads_interleaved),
     ("gate and up swapped", everywhere, swap_halves("mlp.gate_up")),
     ("keys and values swapped", everywhere, swap_keys_and_values),
-    ("rope theta", everywhere, reconfigure(rope_theta=310.0)),
+    ("rope theta", everywhere, reconfigure(lambda c: c.with_(rope_theta=310.0))),
     ("rope interleaved", everywhere, rope_interleaved),
     ("rope backwards", everywhere, rope_backwards),
     ("rope denominator", everywhere, rope_wrong_denominator),
@@ -327,8 +298,10 @@ BUGS: list[tuple[str, Where, Bug]] = [
     ("final norm skipped", everywhere, no_final_norm),
     ("untied head ignored", untied, head_from_embedding),
     ("embedding scaled", everywhere, scaled_embedding),
-    ("bias of the output projection dropped", biased, no_bias),
-    ("bias of the values dropped", biased, no_value_bias),
+    ("bias of the output projection dropped", biased, no_output_bias),
+    ("bias of the queries dropped", bias_in, no_bias_of(0)),
+    ("bias of the keys dropped", bias_in, no_bias_of(1)),
+    ("bias of the values dropped", bias_in, no_bias_of(2)),
     ("down projection transposed", square, transposed("mlp.down_proj")),
     ("gate and up transposed", square, transposed("mlp.gate_up_proj")),
     ("output projection transposed", square, transposed("o_proj")),
@@ -339,11 +312,13 @@ BUGS: list[tuple[str, Where, Bug]] = [
     ("sigmoid for softmax in the router", routed, sigmoid_router),
     ("one expert too few", routed, sparse(one_expert_less)),
     ("experts in another order", routed, sparse(experts_in_other_order)),
-    ("router gets no gradient", routed, router_without_gradient),
     ("weights of the wrong experts", routed, weights_on_input),
-    ("balancing loss of each layer", routed_twice, balance_for_each_layer),
-    ("balancing loss without gradient", routed, balance_without_gradient),
-    ("loss weights missing from the gradient", everywhere, loss_weights_ignored_in_gradient),
+]
+SEEN_IN_LOSSES: list[tuple[str, Where, Bug, str]] = [
+    ("router gets no gradient", routed, router_without_gradient, "gradient of"),
+    ("balancing loss of each layer", routed_twice, balance_for_each_layer, "balancing loss"),
+    ("balancing loss without gradient", routed, balance_without_gradient, "gradient of"),
+    ("loss weights missing from the gradient", everywhere, loss_weights_ignored_in_gradient, "gradient of"),
 ]
 
 
@@ -351,13 +326,14 @@ BUGS: list[tuple[str, Where, Bug]] = [
 def test_is_caught_in_every_model_that_it_touches(
     name: str, where: Where, bug: Bug, monkeypatch: pytest.MonkeyPatch, one_thread_without_kernels: None
 ) -> None:
-    models = {case: load(case) for case in CASES}
-    touched = [case for case, model in models.items() if where(model.config)]
-    assert touched
-    for case in touched:
-        with monkeypatch.context() as patch:
-            bug(models[case], patch)
-            assert differences(case, models[case]) != [], f"{name} hides in {case}"
+    assert_caught(name, where, bug, monkeypatch)
+
+
+@pytest.mark.parametrize(("name", "where", "bug", "seen"), SEEN_IN_LOSSES, ids=[b[0] for b in SEEN_IN_LOSSES])
+def test_what_leaves_logits_alone_is_caught(
+    name: str, where: Where, bug: Bug, seen: str, monkeypatch: pytest.MonkeyPatch, one_thread_without_kernels: None
+) -> None:
+    assert_caught(name, where, bug, monkeypatch, seen)
 
 
 def test_a_patch_alone_is_no_bug(monkeypatch: pytest.MonkeyPatch, one_thread_without_kernels: None) -> None:
@@ -369,7 +345,7 @@ def test_a_patch_alone_is_no_bug(monkeypatch: pytest.MonkeyPatch, one_thread_wit
         model = load(case)
         for p in model.parameters():
             p.data = p.data.clone()
-        assert differences(case, model) == []
+        assert list(differences(case, model)) == []
 
 
 @pytest.fixture

@@ -127,7 +127,8 @@ def main() -> None:
         quantized(folder / "wide.gguf", stored, "Q4_K_M")
         quantized(stored, folder / "back.gguf", "F32")
         theirs = opened(folder / "back.gguf")
-        out["q4_k_m"] = {"as_f32": tensor_hashes(folder / "back.gguf"), "prompts": [greedy(theirs, prompt) for prompt in PROMPTS]}
+        prompts = [greedy(theirs, prompt) for prompt in PROMPTS]
+        out["q4_k_m"] = {"as_f32": tensor_hashes(folder / "back.gguf"), "prompts": prompts}
     weights = awkward_weights()
     out["blocks"] = {
         kind: hashlib.sha256(quants.quantize(weights, GGMLQuantizationType[kind]).tobytes()).hexdigest()

@@ -123,7 +123,7 @@ def test_times_of_a_step(name: str, ranks: int, data: st.DataObject) -> None:
     config, gpu = config_of(name), find_gpu("h100")
     mesh = data.draw(st.sampled_from(list(meshes(config, ranks, 4096, 64, 8))))
     job = Job(ranks, gpu, 4096, 64, 1e9)
-    schedule = data.draw(st.sampled_from(schedules(mesh, job)))
+    schedule = data.draw(st.sampled_from(schedules(config, mesh, job, A)))
     estimate = evaluate(config, mesh, schedule, job, STATE, A)
     # Nothing is faster than the products alone at the highest share of the peak.
     assert 0 < estimate.utilisation <= max(A.products, A.experts, A.attention, A.delta)
@@ -153,7 +153,9 @@ def test_volumes_by_hand() -> None:
     assert sent(Mesh(dp=2))["dp"] == pytest.approx(2 * 4 * total / 2)
     assert sent(Mesh(fsdp=4))["fsdp"] == pytest.approx((2 + 4) * total * 3 / 4)
     assert sent(Mesh(fsdp=4), hold=False)["fsdp"] == pytest.approx((2 + 2 + 4) * total * 3 / 4)
-    assert sent(Mesh(pp=2))["pp"] == 4 * 2 * hidden  # in four interleaved parts
+    assert sent(Mesh(pp=2))["pp"] == 2 * hidden
+    interleaved = Schedule(1, 4096, True, "none", parts=4)
+    assert step_time(config, Mesh(pp=2), interleaved, 4096, gpu, STATE, A).sent["pp"] == 4 * 2 * hidden
     sparse, each = config_of("qwen3-30b-a3b"), 4096 * 2048 * 2
     found = step_time(sparse, Mesh(ep=2), Schedule(1, 4096, True, "none"), 4096, gpu, STATE, A).sent
     assert found["ep"] == 48 * 4 * 8 * each / 2
@@ -169,7 +171,7 @@ def test_ranking() -> None:
     assert {e.mesh for e in fitting + others} == set(meshes(config, 16, 4096, 256, 8))
     # Each is the quickest of its ways that fit.
     for e in fitting[:5]:
-        ways = [evaluate(config, e.mesh, s, job, STATE, A) for s in schedules(e.mesh, job)]
+        ways = [evaluate(config, e.mesh, s, job, STATE, A) for s in schedules(config, e.mesh, job, A)]
         assert e.times.step <= 1.001 * min(w.times.step for w in ways if w.fits)
     with pytest.raises(ConfigError, match="no mesh of that many ranks fits") as caught:
         rank_meshes(config, replace(job, ranks=10007), STATE, A)

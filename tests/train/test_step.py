@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qwill.base.config import parse, to_dict
 from qwill.base.errors import ConfigError
+from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.transformer import RouterStats, Transformer, balancing_loss
 from qwill.train import balance, step
@@ -111,7 +112,7 @@ def test_a_part_of_one_is_what_it_was_before_steps_could_be_cut() -> None:
     for kind in KINDS:
         data, twin = step_data(0), fresh(kind)
         output = twin(data.batch)
-        total, _ = step.ops.cross_entropy(output.hidden_ND, twin.head_weight_VD, data.targets_N, data.weight_N)
+        total, _ = ops.cross_entropy(output.hidden_ND, twin.head_weight_VD, data.targets_N, data.weight_N)
         if output.router_stats:
             total = total + 0.01 * balancing_loss(output.router_stats)
         total.backward()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import click
 
 from qwill import __version__
 from qwill.base.errors import QwillError
+from qwill.cli.trouble import machine_trouble
 
 STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
 
@@ -50,21 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sentence := machine_trouble(error):
             return _fail(sentence)
         raise
-
-
-def machine_trouble(error: BaseException) -> str | None:
-    """One sentence for an error that the machine is to blame for, however deep the library that met it; else None."""
-    chain: BaseException | None = error
-    while chain is not None:
-        number = chain.errno if isinstance(chain, OSError) else None
-        where = f" ({chain.filename})" if isinstance(chain, OSError) and chain.filename else ""
-        # Libraries written in Rust and C++ put the system's words into errors of their own.
-        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(chain):
-            return f"the disk is full{where}; make room and run the same command again to go on."
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return f"no permission{where}; choose another folder or change its permissions."
-        chain = chain.__cause__ or chain.__context__
-    return None
 
 
 def _fail(sentence: str) -> int:
@@ -216,6 +201,7 @@ def lineage(
     epilog=_examples(
         "qwill plan qwen3-30b-a3b --gpus 64 --tokens 1T",
         "qwill plan qwen3-1t-plan --gpus 1024 --gpu h100 --tokens 36T --context 32768",
+        "qwill plan qwen3-8b --mesh fsdp=4,tp=2 --check",
     )
 )
 @click.argument("config", metavar="CONFIG")
@@ -225,6 +211,7 @@ def lineage(
 @click.option("--context", type=click.IntRange(min=1), metavar="N", help="Tokens of a sequence.  [default: 4096]")
 @click.option("--batch-tokens", metavar="N", help="Tokens of a step.  [default: 4M, from 5T tokens on 16M]")
 @click.option("--mesh", metavar="MESH", help="Look at this mesh only, such as fsdp=8,tp=4.")
+@click.option("--check", is_flag=True, help="Run that mesh on the meta device: each kind of rank, without memory.")
 @click.option(
     "--utilisation", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE", help="Time at this share of the peak."
 )
@@ -232,7 +219,7 @@ def lineage(
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with every mesh.")
 def plan(
     config: str, gpus: int, gpu: str, tokens: str | None, context: int | None, batch_tokens: str | None,
-    mesh: str | None, utilisation: float | None, show: int, as_json: bool,
+    mesh: str | None, check: bool, utilisation: float | None, show: int, as_json: bool,
 ) -> int:  # fmt: skip
     """Work out what it takes to train and serve CONFIG.
 
@@ -240,7 +227,7 @@ def plan(
     """
     from qwill.cli.plan import plan
 
-    return plan(config, gpus, gpu, tokens, context, batch_tokens, mesh, utilisation, show, as_json)
+    return plan(config, gpus, gpu, tokens, context, batch_tokens, mesh, check, utilisation, show, as_json)
 
 
 @qwill.command(epilog=_examples("qwill doctor", "qwill doctor --json"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwill.base.errors import ConfigError
 from qwill.model.config import ModelConfig
@@ -17,6 +17,9 @@ from qwill.train.plan_memory import State
 from qwill.train.plan_mesh import AXES, check_mesh, only_planned, parse_mesh
 from qwill.train.plan_serve import servings
 from qwill.train.plan_time import Assumptions
+
+if TYPE_CHECKING:
+    from qwill.train.plan_check import Checked
 
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (arXiv 2203.15556), table 3
@@ -31,6 +34,7 @@ def plan(
     context: int | None,
     batch_tokens: str | None,
     mesh: str | None,
+    check: bool,
     utilisation: float | None,
     show: int,
     as_json: bool,
@@ -44,6 +48,9 @@ def plan(
     batch = quantity("--batch-tokens", batch_tokens) if batch_tokens else 2.0**24 if horizon >= 5e12 else 2.0**22
     job = Job(gpus, find_gpu(gpu), length, max(1, round(batch / length)), horizon)
     state, assumed = State(), Assumptions()
+    checked: list[Checked] = []
+    if check and mesh is None:
+        raise ConfigError("--check runs one mesh; say which with --mesh, such as --mesh fsdp=8.")
     if mesh is None:
         fitting, others = rank_meshes(config, job, state, assumed)
     else:
@@ -51,13 +58,21 @@ def plan(
         check_mesh(config, chosen, gpus, length, job.rows, job.gpu.node)
         estimate = best(config, chosen, job, state, assumed)
         fitting, others = ([estimate], []) if estimate.fits else ([], [estimate])
+        if check:
+            from qwill.train.plan_check import run_on_meta
+
+            checked = run_on_meta(config, chosen, length)
     if as_json:
-        print(json.dumps(_record(name, config, job, fitting, others, utilisation, state, assumed), indent=2))
+        record = _record(name, config, job, fitting, others, utilisation, state, assumed)
+        if check:
+            record["checked"] = [asdict(c) | {"agrees": c.agrees} for c in checked]
+        print(json.dumps(record, indent=2))
         return 0
     _show_model(name, config, job)
     _show_meshes(config, job, fitting, others, show, state, assumed)
     if utilisation is not None:
         _show_duration(f"at {utilisation:.1%} of the peak, as given", duration_at(config, job, utilisation))
+    _show_checked(checked)
     print("\nassumed: " + "; ".join(assumed.sentences()) + ".")
     print(f"{job.gpu.name}: {job.gpu.tflops:g} TFLOP/s bf16, {job.gpu.memory:g} GB at {job.gpu.bandwidth:g} TB/s, "
           f"{job.gpu.link:g} GB/s in a node of {job.gpu.node}, {job.gpu.network:g} GB/s beyond ({job.gpu.source}).")
@@ -117,13 +132,14 @@ def _show_meshes(
         return
     shown = fitting[:show]
     marks = {e.mesh: " *" if only_planned(config, e.mesh) else "" for e in shown}
-    times = [["mesh", "rows", "again", "whole", "step s", "of peak", "tokens/day", "days", "GPU-hours"]]
+    times = [["mesh", "rows", "again", "whole", "parts", "step s", "of peak", "tokens/day", "days", "GPU-hours"]]
     for e in shown:
         d = duration(job, e.times.step, assumed.goodput)
         rows = job.rows // e.mesh.readers // e.schedule.micro_batches
         whole = "weights" if e.schedule.hold else "-"
         figures = f"{e.times.step:.2f}", f"{e.utilisation:.0%}"
-        times.append([f"{e.mesh}{marks[e.mesh]}", str(rows), e.schedule.recompute, whole, *figures,
+        way = str(rows), e.schedule.recompute, whole, str(e.schedule.parts)
+        times.append([f"{e.mesh}{marks[e.mesh]}", *way, *figures,
                       f"{d.tokens_a_day:.3g}", f"{d.days:,.4g}", f"{d.gpu_hours:,.4g}"])  # fmt: skip
     _table(times)
     axes = [axis for axis in AXES if any(e.times.sent[axis] for e in shown)]
@@ -139,6 +155,18 @@ def _show_meshes(
     if any(marks.values()):
         print("  * planned only: `qwill pretrain` runs no pipeline, and no tp or cp of Gated DeltaNet layers")
     _show_duration(f"with {fitting[0].mesh}", duration(job, fitting[0].times.step, assumed.goodput))
+
+
+def _show_checked(checked: list[Checked]) -> None:
+    if not checked:
+        return
+    print("\n  ran on the meta device, one sequence forward and backward, each kind of stage (no communication):")
+    for c in checked:
+        word = "as planned" if c.agrees else "NOT as planned"
+        print(
+            f"  stage {c.stage}: {c.layers} layers, {c.weights:,} weights (planned {c.planned_weights:,.0f}), "
+            f"{c.flops / 1e12:,.2f} TFLOP of {c.tokens:,} tokens (planned {c.planned_flops / 1e12:,.2f}): {word}"
+        )
 
 
 def _table(rows: list[list[str]]) -> None:

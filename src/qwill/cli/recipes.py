@@ -8,7 +8,9 @@ from pathlib import Path
 
 from qwill.base.errors import ConfigError
 from qwill.base.progress import Display
-from qwill.workflow.recipe import load_recipe
+from qwill.cli.ranks import run_on_ranks
+from qwill.train.ranks import started_by_torchrun
+from qwill.workflow.recipe import Recipe, load_recipe
 from qwill.workflow.run import run_recipe
 from qwill.workflow.stages import STAGES
 from qwill.workflow.summary import print_summary, summary_json
@@ -17,10 +19,18 @@ from qwill.workflow.summary import print_summary, summary_json
 def run(path: Path, overrides: Sequence[str], verb: str | None, as_json: bool) -> int:
     """Make all stages of a recipe, or the one whose command is `verb`, and print what came of it."""
     only = next((stage.name for stage in STAGES if stage.verb == verb), None)
-    recipe = load_recipe(path, overrides, only=only)
-    if only is not None and recipe.section(only) is None:
-        raise ConfigError(f"{path}: `qwill {verb}` needs a section '{only}:', and the recipe has none.")
-    made = run_recipe(recipe, only)
+
+    def load() -> Recipe:
+        recipe = load_recipe(path, overrides, only=only)
+        if only is not None and recipe.section(only) is None:
+            raise ConfigError(f"{path}: `qwill {verb}` needs a section '{only}:', and the recipe has none.")
+        return recipe
+
+    if started_by_torchrun():
+        recipe, made = run_on_ranks(load, verb, only)
+    else:
+        recipe = load()
+        made = run_recipe(recipe, only)
     if as_json:
         print(json.dumps(summary_json(made), indent=2, ensure_ascii=False))
     else:

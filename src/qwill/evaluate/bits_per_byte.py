@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
@@ -73,7 +72,7 @@ def bits_per_byte(
         batch = Batch.pack([streams[d][a:b] for d, a, b, _ in part])
         targets = torch.cat([streams[d][a + 1 : b + 1] for d, a, b, _ in part])
         hidden = model(batch).hidden_ND
-        _, loss_N = ops.cross_entropy(hidden, model.head_weight_VD, targets, torch.ones(len(targets)))
+        _, loss_N = model.cross_entropy(hidden, targets, torch.ones(len(targets)))
         for (d, a, _, first), losses in zip(part, loss_N.split([b - a for _, a, b, _ in part]), strict=True):
             bits[d] += float(losses[first - a :].double().sum()) / math.log(2)
         done += size

@@ -14,12 +14,14 @@ INLINE int64_t up(int64_t n) { return panels_of(n) * PANEL; }
 
 // ---- small matrices
 
+#define ONCE __attribute__((noinline)) static  // copies for every call would compile longer and run no quicker
+
 typedef enum { WHOLE, TERMS_TO_ROW, TERMS_FROM_ROW, LOWER } Part;  // of a product with or into a lower triangle
 
 // out[r] = keep · out[r] + scale[r] · Σ_i a[r · row + i · step] · b[i], b in panels `depth` rows long
-static void times(Part part, int64_t rows, int64_t terms, int64_t columns, const float *a, int64_t row, int64_t step,
-                  const float *b, int64_t depth, const float *scale, float keep, float *out, int64_t out_row,
-                  int64_t out_panel) {
+ONCE void times(Part part, int64_t rows, int64_t terms, int64_t columns, const float *a, int64_t row, int64_t step,
+                const float *b, int64_t depth, const float *scale, float keep, float *out, int64_t out_row,
+                int64_t out_panel) {
     for (int64_t p = 0; p < panels_of(columns); p++) {
         int64_t width = least(PANEL, columns - p * PANEL);
         for (int64_t r = 0; r < rows; r += ROWS) {
@@ -51,7 +53,7 @@ static void times(Part part, int64_t rows, int64_t terms, int64_t columns, const
 }
 
 // x ← (I + m)⁻¹·x, or its transpose's; m strictly lower with rows of CHUNK, x in panels of CHUNK rows
-static void solve(int transposed, const float *m, int64_t rows, float *x, int64_t columns) {
+ONCE void solve(int transposed, const float *m, int64_t rows, float *x, int64_t columns) {
     int64_t row = transposed ? 1 : CHUNK, term = transposed ? CHUNK : 1, blocks = (rows + ROWS - 1) / ROWS;
     for (int64_t p = 0; p < panels_of(columns); p++) {
         float *b = x + p * CHUNK * PANEL;

@@ -18,6 +18,9 @@ P = W − 1 past inputs. In chunks: M chunks of all sequences, I and J positions
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
@@ -31,6 +34,10 @@ EPS = 1e-6  # of the L2 norm of q and k; not the model's rms_norm_eps
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def decay(a_NH: Tensor, A_log_H: Tensor, dt_bias_H: Tensor) -> Tensor:
@@ -74,7 +81,9 @@ def _last_inputs(x_NC: Tensor, past: int, cu_seqlens: Tensor, state_RCP: Tensor 
     at_RP = cu_seqlens[1:, None].long() + torch.arange(-past, 0)
     new_RP = at_RP >= cu_seqlens[:-1, None]
     last_RPC = x_NC.new_zeros(*at_RP.shape, x_NC.shape[1])
-    last_RPC[new_RP.to(x_NC.device)] = x_NC[at_RP[new_RP].to(x_NC.device)]
+    # Places by number, not by mask: a mask on an accelerator would have to be counted first.
+    row_M, place_M = torch.where(new_RP)
+    last_RPC[row_M, place_M] = x_NC[at_RP[new_RP]]
     if state_RCP is not None:
         row_M, place_M = torch.where(~new_RP)
         old_M = (at_RP - cu_seqlens[:-1, None] + past)[~new_RP]
@@ -102,7 +111,8 @@ def gated_delta(
         return native_delta.gated_delta(*inputs, cu_seqlens, state_RHKV, new_state)
     longest = int(cu_seqlens.diff().max())
     rule = gated_delta_chunked if longest > 1 else gated_delta_recurrent
-    return rule(q_NGK, k_NGK, v_NHV, log_decay_NH, beta_NH, cu_seqlens, state_RHKV, new_state)
+    with _no_autocast(v_NHV.device.type):  # its products of float32 would be taken in less
+        return rule(q_NGK, k_NGK, v_NHV, log_decay_NH, beta_NH, cu_seqlens, state_RHKV, new_state)
 
 
 def gated_delta_recurrent(

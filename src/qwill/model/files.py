@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from qwill.base.errors import CheckpointError, DataError, ModelError
 from qwill.base.files import read_json, sync_folder, write_json
@@ -149,17 +150,47 @@ def load_model(
     config = read_config(folder)
     with StoredTensors(folder) as stored:
         config, slots = fit(stored, config)
-        with torch.device("meta"):
-            model = Transformer(config).to(wanted)
-        codes = hold_codes(model, stored, slots) if quantized else {}
-        model = model.to_empty(device=device)
+        if quantized:
+            with torch.device("meta"):
+                model = Transformer(config).to(wanted)
+            codes = hold_codes(model, stored, slots)
+            model = model.to_empty(device=device)
+        else:
+            model, codes = unfilled(config, wanted, device), {}
         parameters = {name: p.detach() for name, p in model.named_parameters()}
         for name, slot in slots.items():
             if (weight := codes.get(slot.parameter)) is not None:
                 weight.write(slot, stored.codes(name, slot.shape))
-            else:
+            elif slot.groups:
                 slot.write(parameters[slot.parameter], stored.read(name, slot.shape))
+            else:
+                stored.copy_to(name, parameters[slot.parameter][slot.index])
     return model.eval()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Modules are made without initial values: on the meta device these cost the import of torch's compiler."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
+
+
+def unfilled(config: ModelConfig, dtype: torch.dtype, device: str) -> Transformer:
+    """A model whose parameters have memory but no values yet.
+
+    `Module.to_empty` would do, but imports torch's compiler too, seconds of it.
+    """
+    with torch.device("meta"), _Undrawn():
+        model = Transformer(config)
+    for module in model.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty(p.shape, dtype=dtype, device=device)))
+    return model
 
 
 def hold_codes(model: Transformer, stored: StoredTensors, slots: Mapping[str, Slot]) -> dict[str, Quantized]:

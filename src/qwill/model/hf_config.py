@@ -89,7 +89,8 @@ def read_hf(raw: dict[str, Any], where: str) -> ModelConfig:
     kind = raw.get("model_type")
     if isinstance(kind, str) and kind in WRAPPED:
         text = _Fields(raw, where).mapping("text_config")
-        tied = {"tie_word_embeddings": raw.get("tie_word_embeddings", text.get("tie_word_embeddings"))}
+        # As transformers' text model takes it; where only the outer part says so, that.
+        tied = {"tie_word_embeddings": text.get("tie_word_embeddings", raw.get("tie_word_embeddings"))}
         return read_hf(text | tied | {"model_type": WRAPPED[kind]}, f"{where}: text_config")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ModelError(f"{where}: model_type {kind!r} is not supported; Qwill reads {', '.join(ARCHITECTURES)}.")

@@ -185,7 +185,9 @@ def experts_grouped(
     count, top_k = gate_up_EFD.shape[0], chosen_Nk.shape[1]
     order_M = chosen_Nk.flatten().argsort(stable=True)
     ends_E = torch.bincount(chosen_Nk.flatten(), minlength=count).cumsum(0).to(torch.int32)
-    kind = torch.get_autocast_dtype(x_ND.device.type) if torch.is_autocast_enabled(x_ND.device.type) else x_ND.dtype
+    # The meta device, on which `qwill plan` runs meshes, knows no autocast.
+    where = x_ND.device.type
+    kind = torch.get_autocast_dtype(where) if where != "meta" and torch.is_autocast_enabled(where) else x_ND.dtype
     x_MD = x_ND[order_M // top_k].to(kind)
     hidden_MF = swiglu(torch.nn.functional.grouped_mm(x_MD, gate_up_EFD.to(kind).mT, offs=ends_E))
     y_MD = torch.nn.functional.grouped_mm(hidden_MF, down_EDF.to(kind).mT, offs=ends_E)

@@ -9,6 +9,7 @@
 
 #define ROW_BLOCK 256   // rows a task: a · that many rows stays in the second cache
 #define TERM_BLOCK 1024 // terms of a sum at a time where the order of sums is nobody else's business
+#define SLICE (8 * ROWS) // columns a task of an outer product; with TERM_BLOCK rows they fill a quarter of the second cache
 #define SMALL 1000000   // multiplications; below, waking a second thread costs more than it brings
 
 int64_t panel_width(void) { return PANEL; }
@@ -42,6 +43,22 @@ void products(const float *a, const int64_t *start, int64_t groups, int64_t k, c
     }
 }
 
+// The same of weights that are not packed (see pack_weights; k at most TERM_BLOCK): a panel is packed by the task that
+// multiplies by it, so it never leaves the second cache. For experts, which have few rows each; many rows would want
+// their own block to stay there.
+void products_of(const float *a, const int64_t *start, int64_t groups, int64_t k, const float *w, int64_t column_step,
+                 int64_t k_step, int64_t c, float *out, int threads) {
+    int64_t panels = panels_of(c);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (start[groups] * c * k > SMALL)
+    for (int64_t t = 0; t < groups * panels; t++) {
+        int64_t g = t / panels, p = t % panels, rows = start[g + 1] - start[g];
+        float weights[TERM_BLOCK * PANEL];
+        if (rows == 0) continue;
+        pack_panel(w + g * c * k, c, k, column_step, k_step, 0, p, weights);
+        panel((Rows){a + start[g] * k, k, NULL}, rows, k, weights, p, NULL, 0, out + start[g] * c, c);
+    }
+}
+
 // Rows of x[n, c] by group and panel, for `outer_products`: group g begins at start[g] · panels · PANEL.
 void pack_rows(const float *x, const int64_t *start, int64_t groups, int64_t c, float *packed, int threads) {
     int64_t panels = panels_of(c);
@@ -52,30 +69,37 @@ void pack_rows(const float *x, const int64_t *start, int64_t groups, int64_t c, 
     }
 }
 
-// out[group][d, c] (+)= a[rows, d]ᵀ · x[rows, c] of each group's rows, x packed by `pack_rows`
+// out[group][d, c] (+)= a[rows, d]ᵀ · x[rows, c] of each group's rows, x packed by `pack_rows`.
+// A task takes SLICE columns of a: they are laid side by side first, since down a wide matrix every element of a column
+// is another cache line and another page.
 void outer_products(const float *a, const int64_t *start, int64_t groups, int64_t d, const float *packed, int64_t c,
                     int64_t add, float *out, int threads) {
-    int64_t panels = panels_of(c);
+    int64_t panels = panels_of(c), slices = (d + SLICE - 1) / SLICE;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (start[groups] * c * d > SMALL)
-    for (int64_t t = 0; t < groups * panels; t++) {
-        int64_t g = t / panels, p = t % panels, n = start[g + 1] - start[g], width = least(PANEL, c - p * PANEL);
-        const float *from = a + start[g] * d, *x = packed + (start[g] * panels + p * n) * PANEL;
-        float *to = out + g * d * c + p * PANEL;
-        if (n == 0 && !add)
-            for (int64_t r = 0; r < d; r++) memset(to + r * c, 0, sizeof(float) * width);
-        for (int64_t i = 0; i < n; i += TERM_BLOCK)
-            for (int64_t r = 0; r < d; r += ROWS) {
-                const float *columns[ROWS];
-                vec sum[ROWS][2];
-                int64_t count = least(ROWS, d - r);
-                for (int64_t j = 0; j < count; j++) columns[j] = from + i * d + r + j;
-                tile_with(count, columns, d, least(TERM_BLOCK, n - i), x + i * PANEL, sum);
-                for (int64_t j = 0; j < count; j++) {
-                    const float *value = (const float *)sum[j];
-                    float *row = to + (r + j) * c;
-                    if (i || add) for (int64_t l = 0; l < width; l++) row[l] += value[l];
-                    else memcpy(row, value, sizeof(float) * width);
+    for (int64_t t = 0; t < groups * slices; t++) {
+        int64_t g = t / slices, r = t % slices * SLICE, n = start[g + 1] - start[g], wide = least(SLICE, d - r);
+        const float *from = a + start[g] * d + r, *x = packed + start[g] * panels * PANEL;
+        float *to = out + (g * d + r) * c, laid[SLICE * TERM_BLOCK];
+        if (n == 0 && !add) memset(to, 0, sizeof(float) * wide * c);
+        for (int64_t i = 0; i < n; i += TERM_BLOCK) {
+            int64_t terms = least(TERM_BLOCK, n - i);
+            for (int64_t k = 0; k < terms; k++)
+                for (int64_t j = 0; j < wide; j++)
+                    laid[(j / ROWS * terms + k) * ROWS + j % ROWS] = from[(i + k) * d + j];
+            for (int64_t p = 0; p < panels; p++)
+                for (int64_t q = 0; q < wide; q += ROWS) {
+                    const float *columns[ROWS];
+                    vec sum[ROWS][2];
+                    int64_t count = least(ROWS, wide - q), width = least(PANEL, c - p * PANEL);
+                    for (int64_t j = 0; j < count; j++) columns[j] = laid + q * terms + j;
+                    tile_with(count, columns, ROWS, terms, x + (p * n + i) * PANEL, sum);
+                    for (int64_t j = 0; j < count; j++) {
+                        const float *value = (const float *)sum[j];
+                        float *row = to + (q + j) * c + p * PANEL;
+                        if (i || add) for (int64_t l = 0; l < width; l++) row[l] += value[l];
+                        else memcpy(row, value, sizeof(float) * width);
+                    }
                 }
-            }
+        }
     }
 }

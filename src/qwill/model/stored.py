@@ -1,4 +1,4 @@
-"""The tensors in a model folder's safetensors files, read one at a time from mapped files.
+"""The tensors in a model folder's safetensors files, read one at a time: from mapped files, or straight to their place.
 
 Weights quantised in `compressed-tensors` form (`int-quantized`: a byte each; `pack-quantized`: 8 or 4 bits in int32
 words; one scale for each row or group of a row) come as `Codes`, or as the floats that they stand for.
@@ -7,6 +7,7 @@ words; one scale for each row or group of a row) come as `Codes`, or as the floa
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +44,7 @@ class StoredTensors:
         # What config.json says of quantised weights: their bits, and columns to a scale where it is not one a row.
         self.widths, self.group_sizes = frozenset({8}), frozenset[int]()
         self._open: dict[Path, Any] = {}
+        self._files: dict[Path, int] = {}
         self.names = set(self.entries)
         for name in self.entries:
             weight = name.removesuffix(PACKED)
@@ -57,6 +59,9 @@ class StoredTensors:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._open.clear()
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """That a float tensor of this name and shape, or one that stands for it, is there; reads headers only."""
@@ -151,6 +156,31 @@ class StoredTensors:
             raise CheckpointError(f"{path}: cannot be read ({error}); copy or make it again.") from None
         return tensor
 
+    def copy_to(self, name: str, out: Tensor) -> None:
+        """Fill `out`, of a shape that `check` found in order, with the tensor.
+
+        Where it is stored as `out` holds it, the file is read straight into that memory, and nothing else is taken:
+        each byte is touched once. Mapping it would cost a fault for every page of the file besides.
+        """
+        path, entry = self.entries.get(name) or self.entries[name + PACKED]
+        straight = out.is_contiguous() and out.device.type == "cpu" and FLOATS.get(entry.dtype) == out.dtype
+        if not straight or not out.numel():
+            out.copy_(self.read(name, tuple(out.shape)))
+            return
+        # As bytes through NumPy, which knows no bfloat16.
+        memory = out.reshape(-1).view(torch.uint8).numpy().data
+        try:
+            if path not in self._files:
+                self._files[path] = os.open(path, os.O_RDONLY)
+            file, at = self._files[path], 0
+            while at < len(memory):
+                count = os.preadv(file, [memory[at : at + CHUNK]], entry.start + at)
+                if count == 0:
+                    raise CheckpointError(f"{path}: cut off within tensor {name!r}; copy or make it again.")
+                at += count
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); copy or make it again.") from None
+
     def same_bytes(self, one: str, two: str) -> bool:
         """Whether two tensors are equal in type, shape and every byte."""
         if one not in self.entries or two not in self.entries:
@@ -184,6 +214,8 @@ def weight_paths(folder: Path) -> list[Path]:
     if not isinstance(where, Mapping) or not where or not all(isinstance(n, str) for n in where.values()):
         raise CheckpointError(f"{index}: holds no weight_map of tensor names to file names; copy the folder again.")
     for name in sorted(set(where.values())):
-        if Path(name).name != name or not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name}: is missing, but {INDEX} names it; copy the whole folder again.")
+        # os.path and not Path: what is too long for a name, or no name at all, is simply not there.
+        if os.path.basename(name) != name or not os.path.isfile(os.path.join(folder, name)):
+            shown = name if len(name) < 100 and name.isprintable() else ascii(name)[:100]
+            raise CheckpointError(f"{folder}: {shown} is missing, but {INDEX} names it; copy the whole folder again.")
     return [folder / name for name in sorted(set(where.values()))]

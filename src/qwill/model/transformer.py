@@ -204,12 +204,14 @@ class Experts(nn.Module):
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, RouterStats]:
         probability_NE, weight_Nk, chosen_Nk = ops.choose_experts(self.gate(x_ND), self.top_k, self.renormalise)
-        weight_Nk = weight_Nk.to(x_ND.dtype)
-        out_ND = project.experts(x_ND, self.gate_up, self.down, weight_Nk, chosen_Nk, self.updates)
+        out_ND = self.routed(x_ND, weight_Nk.to(x_ND.dtype), chosen_Nk)
         if self.shared_expert is not None and self.shared_expert_gate is not None:
             out_ND = out_ND + torch.sigmoid(self.shared_expert_gate(x_ND)) * self.shared_expert(x_ND)
         load_E = torch.bincount(chosen_Nk.flatten(), minlength=probability_NE.shape[1]) / len(x_ND)
         return out_ND, RouterStats(load_E, probability_NE.mean(0))
+
+    def routed(self, x_ND: Tensor, weight_Nk: Tensor, chosen_Nk: Tensor) -> Tensor:
+        return project.experts(x_ND, self.gate_up, self.down, weight_Nk, chosen_Nk, self.updates)
 
 
 class Layer(nn.Module):
@@ -313,6 +315,10 @@ class Transformer(nn.Module):
 
     def head(self, hidden_ND: Tensor) -> Tensor:
         return ops.linear(hidden_ND, self.head_weight_VD)
+
+    def cross_entropy(self, hidden_ND: Tensor, targets_N: Tensor, weight_N: Tensor) -> tuple[Tensor, Tensor]:
+        """(Σ weight·loss, loss_N) of predicting `targets_N`, see `ops.cross_entropy`."""
+        return ops.cross_entropy(hidden_ND, self.head_weight_VD, targets_N, weight_N)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """float32 logits_BTV of rows of equal length; for people and tests (training never holds them whole)."""

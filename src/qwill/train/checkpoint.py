@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from qwill.base.errors import CheckpointError
 from qwill.base.files import sync_folder
+from qwill.train.sharded_checkpoint import found, open_checkpoint
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -70,14 +72,9 @@ def load_checkpoint(
     Raises CheckpointError when files are there and none can be used; model and optimisers are then as they were.
     """
     problem = ""
-    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+    for path in found(folder):
         try:
-            with safe_open(path, framework="pt") as f:
-                metadata = f.metadata() or {}
-                saved = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-            if not metadata.keys() >= {"step", "extra"}:
-                raise CheckpointError("it was not written by a training run")
-            step, extra = int(metadata["step"]), json.loads(metadata["extra"])
+            step, extra, saved = _read(path)
             _check(saved, model, optimizers)
         except Exception as error:
             problem = problem or f"{path}: cannot be used ({error})"
@@ -87,6 +84,18 @@ def load_checkpoint(
     if problem:
         raise CheckpointError(f"{problem}; delete {folder} to train this stage again.")
     return None
+
+
+def _read(path: Path) -> tuple[int, dict[str, object], dict[str, Tensor]]:
+    if path.is_dir():  # of a run on many ranks
+        parts = open_checkpoint(path)
+        return parts.step, parts.extra, {name: parts.read_whole(name) for name in parts.whole}
+    with safe_open(path, framework="pt") as f:
+        metadata = f.metadata() or {}
+        saved = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+    if not metadata.keys() >= {"step", "extra"}:
+        raise CheckpointError("it was not written by a training run")
+    return int(metadata["step"]), json.loads(metadata["extra"]), saved
 
 
 def _check(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -121,3 +130,20 @@ def _restore(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.
                 state = {k[len(prefix) :]: v for k, v in saved.items() if k.startswith(prefix)}
                 if state:
                     optimizer.state[p] = state
+
+
+@dataclass
+class Checkpoints:
+    """Saves and loads the state of a run in one process; ShardedCheckpoints does on many ranks."""
+
+    folder: Path
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+
+    def save(self, step: int, extra: dict[str, object]) -> None:
+        save_checkpoint(self.folder, step, self.model, self.optimizers, extra)
+
+    def load(self) -> tuple[int, dict[str, object]] | None:
+        return load_checkpoint(self.folder, self.model, self.optimizers)
+
+    def finish(self) -> None: ...

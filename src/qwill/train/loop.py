@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,11 +15,14 @@ from qwill.base.errors import TrainingError
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
 from qwill.model.transformer import Transformer
-from qwill.train.checkpoint import load_checkpoint, save_checkpoint
+from qwill.train.checkpoint import Checkpoints
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
 from qwill.train.recompute import recomputing
 from qwill.train.settings import OptimizerConfig, ScheduleConfig, StepConfig
 from qwill.train.step import StepData, backward, split
+
+if TYPE_CHECKING:
+    from qwill.train.parallel import Parallel
 
 LOAD_MEMORY = 0.98  # expert load is averaged over about the last 50 steps
 
@@ -59,18 +62,21 @@ def train(
     validate_every: int = 0,
     checkpoint_seconds: float = 20.0,
     how: StepConfig = StepConfig(),  # noqa: B008 (frozen)
+    parallel: Parallel | None = None,
 ) -> History:
-    """Train in place; resumes from ctx.work and leaves checkpoints there.
+    """Train in place; resumes from ctx.work and leaves checkpoints there. With `parallel`, which holds `model`, every
+    rank calls this with the same arguments, and rank 0 alone writes metrics.
 
     Raises TrainingError on a loss or gradient that is not finite, naming the step and its batch; the last checkpoint,
     which is good, stays where it is.
     """
-    optimizers = make_optimizers(model, optimizer)
+    optimizers = make_optimizers(model, optimizer, parallel)
+    kept = Checkpoints(ctx.work, model, optimizers) if parallel is None else parallel.checkpoints(ctx.work, optimizers)
     history, first = History(), 0
-    if (found := load_checkpoint(ctx.work, model, optimizers)) is not None:
+    if (found := kept.load()) is not None:
         first, extra = found
         history = History(**extra)  # type: ignore[arg-type]
-    log = MetricsLog(ctx.metrics_path, resume_step=first)
+    log = MetricsLog(ctx.metrics_path, resume_step=first) if parallel is None or parallel.mesh.rank == 0 else None
     model.train()
     saved_at = time.monotonic()
     with (
@@ -82,9 +88,13 @@ def train(
             data = step_data(step)
             factor = rate_factor(step, steps, schedule)
             set_rates(optimizers, factor)
-            done = backward(model, split(data, how.micro_batches), balance, how.balance_over, ctx.dtype)
+            if parallel is None:
+                done = backward(model, split(data, how.micro_batches), balance, how.balance_over, ctx.dtype)
+                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip, foreach=True))
+            else:
+                done = parallel.backward(data, balance, how, ctx.dtype)
+                norm = parallel.clip(optimizer.clip)
             loss, numbers = done.loss, done.numbers()
-            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip, foreach=True))
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise TrainingError(
                     f"{title}: the {'loss' if not math.isfinite(loss) else 'gradient'} of step {step} is not finite "
@@ -94,19 +104,26 @@ def train(
             for o in optimizers:
                 o.step()
                 o.zero_grad(set_to_none=True)
+            if parallel is not None:
+                parallel.zero_gradients()
             history.tokens += len(data.targets_N)
             history.curve.append({"step": step + 1, **numbers, "gradient_norm": norm, "rate": factor})
             _remember_load(history, done.load_LE)
-            log.log(step + 1, **numbers, gradient_norm=norm, rate=factor, tokens=history.tokens)
+            if log is not None:
+                log.log(step + 1, **numbers, gradient_norm=norm, rate=factor, tokens=history.tokens)
             bar.update(step + 1, loss=loss, tokens=history.tokens)
             if validate is not None and validate_every and (step + 1) % validate_every == 0 and step + 1 < steps:
                 history.validation.append({"step": step + 1, **validate(step + 1)})
                 model.train()
-            if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < steps:
-                save_checkpoint(ctx.work, step + 1, model, optimizers, vars(history))
+                if parallel is not None:
+                    parallel.release()
+            due = time.monotonic() - saved_at > checkpoint_seconds
+            if (due if parallel is None else parallel.agree(due)) and step + 1 < steps:
+                kept.save(step + 1, vars(history))
                 saved_at = time.monotonic()
     if first < steps:
-        save_checkpoint(ctx.work, steps, model, optimizers, vars(history))
+        kept.save(steps, vars(history))
+    kept.finish()
     return history
 
 

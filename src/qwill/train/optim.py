@@ -7,7 +7,7 @@ matrix: fewer tokens to the same loss than AdamW. Embeddings, head, norms, biase
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from qwill.model import ops
 from qwill.model.config import ModelConfig
 from qwill.model.transformer import Transformer
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
+
+if TYPE_CHECKING:
+    from qwill.train.parallel import Parallel
 
 # Newton–Schulz steps p(x) = a·x + b·x³ + c·x⁵ that bring singular values from [1e-3, 1] near 1 (Polar Express,
 # arXiv 2505.16932, table 1); the last pair is repeated for further steps.
@@ -87,15 +90,22 @@ def row_parts(name: str, rows: int, config: ModelConfig) -> tuple[int, ...]:
     return (rows,)
 
 
-def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers of every parameter that asks for gradients; frozen ones (under an adapter) are left alone.
+def make_optimizers(
+    model: Transformer, config: OptimizerConfig, parallel: Parallel | None = None
+) -> list[torch.optim.Optimizer]:
+    """The optimisers of every parameter that asks for gradients; frozen ones (under an adapter) are left alone. With
+    `parallel` they work on this rank's shards.
 
     Raises TrainingError when nothing is to be trained, or a weight that is has fewer bits than float32: an update is
     often smaller than bfloat16's step at the weight (2^-8 of it) and would be rounded away.
     """
     matrices: dict[tuple[int, ...], list[nn.Parameter]] = {}
     vectors, embeddings = [], []
-    for name, p in model.named_parameters():
+    if parallel is None:
+        named = [(name, p, tuple(p.shape)) for name, p in model.named_parameters()]
+    else:
+        named = [(s.name, s.local, s.whole) for s in parallel.shards]
+    for name, p, shape in named:
         if not p.requires_grad or name.startswith("mtp."):  # nothing is computed from the head that predicts ahead
             continue
         if p.dtype not in (torch.float32, torch.float64):
@@ -108,7 +118,7 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
         elif p.ndim < 2 or name.endswith(NOT_MATRICES) or ".updates." in name:  # the last: of an adapter
             vectors.append(p)
         else:
-            matrices.setdefault(row_parts(name, p.shape[-2], model.config), []).append(p)
+            matrices.setdefault(row_parts(name, shape[-2], model.config), []).append(p)
     adam_groups = [
         {"params": vectors, "lr": config.learning_rate, "weight_decay": 0.0},
         {"params": embeddings, "lr": config.embedding_rate or config.learning_rate, "weight_decay": 0.0},
@@ -125,9 +135,13 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
         optimizers.append(adam)
     if config.optimizer == "muon" and matrices:
         groups = [{"params": ps, "parts": list(parts)} for parts, ps in matrices.items()]
-        optimizers.append(
-            Muon(groups, config.matrix_rate, config.momentum, config.weight_decay, config.newton_schulz_steps)
-        )
+        settings = (config.matrix_rate, config.momentum, config.weight_decay, config.newton_schulz_steps)
+        if parallel is None:
+            optimizers.append(Muon(groups, *settings))
+        else:
+            from qwill.train.muon_shards import ShardedMuon
+
+            optimizers.append(ShardedMuon(groups, *settings, parallel))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 
 from qwill.base.errors import ConfigError
 from qwill.model.config import ModelConfig
@@ -57,7 +58,7 @@ def peak_memory(
     config: ModelConfig, mesh: Mesh, schedule: Schedule, context: int, state: State, a: Assumptions
 ) -> Memory:
     """Of the stage that needs most: the first has most in flight, the last the head, one in the middle more layers."""
-    v, every = virtual_stages(config, mesh.pp, a.interleave), stages(config, mesh.pp, context)
+    v, every = schedule.parts, stages(config, mesh.pp, context)
     longest = max(range(mesh.pp), key=lambda s: every[s].layers)
     found = []
     for s in sorted({0, longest, mesh.pp - 1}):
@@ -72,14 +73,15 @@ def peak_memory(
     return max(found, key=lambda m: m.total)
 
 
-def schedules(mesh: Mesh, job: Job) -> list[Schedule]:
-    """Ways to run a mesh: rows a micro-batch, what is kept whole between micro-batches, what is done again."""
+def schedules(config: ModelConfig, mesh: Mesh, job: Job, a: Assumptions) -> list[Schedule]:
+    """Ways to run a mesh: rows a micro-batch, what is kept whole between micro-batches, what is done again, and a
+    pipeline's stages interleaved (a shorter bubble) or not (fewer activations in flight)."""
     rows, found, micro = job.rows // mesh.readers, [], 1
+    parts = {1, virtual_stages(config, mesh.pp, a.interleave)}
     holds = (False, True) if mesh.fsdp * mesh.ep * mesh.cp > 1 else (True,)
     while rows % micro == 0 and micro * job.context <= max(job.context, 65536):
-        for hold in holds:
-            for again in RECOMPUTE:
-                found.append(Schedule(rows // micro, micro * job.context / mesh.cp, hold, again))
+        tokens = micro * job.context / mesh.cp
+        found += [Schedule(rows // micro, tokens, *way) for way in product(holds, RECOMPUTE, sorted(parts))]
         micro *= 2
     return found
 
@@ -87,7 +89,7 @@ def schedules(mesh: Mesh, job: Job) -> list[Schedule]:
 def best(config: ModelConfig, mesh: Mesh, job: Job, state: State, a: Assumptions) -> Estimate:
     """The quickest way that fits in memory; if none does, the one that needs least."""
     room = a.usable * job.gpu.memory * 1e9
-    sizes = [(peak_memory(config, mesh, s, job.context, state, a).total, s) for s in schedules(mesh, job)]
+    sizes = [(peak_memory(config, mesh, s, job.context, state, a).total, s) for s in schedules(config, mesh, job, a)]
     ways = [schedule for size, schedule in sizes if size <= room] or [min(sizes, key=lambda pair: pair[0])[1]]
     found = [evaluate(config, mesh, schedule, job, state, a) for schedule in ways]
     return min(found, key=_order)

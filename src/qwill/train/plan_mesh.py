@@ -97,8 +97,8 @@ def misfit(config: ModelConfig, mesh: Mesh, context: int, rows: int, node: int) 
 
 
 def only_planned(config: ModelConfig, mesh: Mesh) -> bool:
-    """Whether `qwill pretrain` does not run this mesh: it has no pipeline, and cuts no Gated DeltaNet."""
-    return mesh.pp > 1 or (config.has_linear and (mesh.tp > 1 or mesh.cp > 1))
+    """Whether `qwill pretrain` does not run this mesh: it has no pipeline, and cuts no sequence of a Gated DeltaNet."""
+    return mesh.pp > 1 or (config.has_linear and mesh.cp > 1)
 
 
 def meshes(config: ModelConfig, ranks: int, context: int, rows: int, node: int) -> Iterator[Mesh]:

@@ -43,7 +43,7 @@ class Assumptions:
     link: float = _say(0.75, "collectives reach {:.0%} of the published link and network rates")
     tp_hidden: float = _say(0.4, "{:.0%} of tensor-parallel communication hides behind products")
     ep_hidden: float = _say(0.6, "{:.0%} of the experts' all-to-all")
-    interleave: float = _say(4, "pipeline stages run in up to {:.0f} interleaved parts")
+    interleave: float = _say(4, "a pipeline stage runs in 1 or {:.0f} interleaved parts, as memory allows")
     selective: float = _say(1.03, "selective recomputation makes a micro-batch {:.2f} times as long")
     usable: float = _say(0.92, "a rank may fill {:.0%} of its GPU's memory")
     reserve: float = _say(3.5e9, "of it {:.1e} bytes are the runtime's (context, collectives)")
@@ -70,12 +70,13 @@ class Times:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a rank does in a step: `micro_batches` of `tokens` (its own, after cp) each."""
+    """What a rank does in a step: `micro_batches` of `tokens` (its own, after cp) each, its stage in `parts`."""
 
     micro_batches: int
     tokens: float
     hold: bool
     recompute: Recompute
+    parts: int = 1
 
 
 def virtual_stages(config: ModelConfig, pp: int, wish: float) -> int:
@@ -115,15 +116,14 @@ def step_time(
         seconds = volume / (1e9 * a.link * _rate(axis, mesh, gpu))
         once += max(0.0, seconds - left[behind])
         left[behind] = max(0.0, left[behind] - seconds)
-    parts = virtual_stages(config, mesh.pp, a.interleave)
-    sent["pp"] *= parts
+    sent["pp"] *= schedule.parts
     busy = forward + backward + per_micro
     rest, experts = weights_of_rank(slowest, mesh)
     share_rest, share_experts = sharers(mesh)
     touched = 2 * (state.optimizer + state.weight + state.gradient) * (rest / share_rest + experts / share_experts)
     return Times(
         compute=m * (forward + backward),
-        bubble=busy * (mesh.pp - 1) / parts,
+        bubble=busy * (mesh.pp - 1) / schedule.parts,
         exposed=m * per_micro + once,
         update=touched / (gpu.bandwidth * 1e12),
         sent=sent,

@@ -20,6 +20,8 @@ from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.horizon import derive
 from qwill.train.loop import train
+from qwill.train.mesh import check_mesh, resolve_mesh
+from qwill.train.ranks import current
 from qwill.train.settings import PretrainConfig
 from qwill.train.step import StepData
 
@@ -50,11 +52,18 @@ def lengthened(model: ModelConfig, config: PretrainConfig) -> ModelConfig:
 
 def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
     tokenizer = Tokenizer.load(ctx.inputs["tokenizer"])
-    store = tokenize_corpus(ctx.inputs["corpus"] / "train.parquet", tokenizer, ctx.work / "tokens")
     start = load_model(ctx.inputs["start"]) if "start" in ctx.inputs else None
     derived = derive(config, tokenizer.padded_vocab_size, start.config if start else None)
+    ranks = current()
+    mesh = resolve_mesh(config.mesh, ranks.world if ranks else 1)
+    check_mesh(mesh, derived.model)
     for sentence in derived.sentences:
         ctx.display.say(f"  {sentence}")
+
+    def tokenized() -> TokenStore:
+        return tokenize_corpus(ctx.inputs["corpus"] / "train.parquet", tokenizer, ctx.work / "tokens")
+
+    store = ranks.first(tokenized) if ranks else tokenized()
     steps, batch_rows = derived.steps, derived.batch_rows
     loader = RowLoader(store, config.row_tokens, batch_rows, ctx.seed)
     model_config = lengthened(derived.model, config).with_(router_aux_loss_coef=config.balance)
@@ -73,6 +82,13 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
             )
         )
         model.init_weights(torch.Generator().manual_seed(ctx.seed))
+    parallel = None
+    if ranks is not None:
+        from qwill.train.mesh import make_mesh
+        from qwill.train.parallel import parallelize
+
+        parallel = parallelize(model, make_mesh(mesh))
+        ctx.display.say(f"  mesh: {parallel.mesh}")
     heldout = heldout_texts(ctx.inputs["corpus"], config.heldout_bytes)
     glimpse = heldout_texts(ctx.inputs["corpus"], config.validation_bytes)
     uniform = torch.full((batch_rows * config.row_tokens,), 1.0 / (batch_rows * config.row_tokens))
@@ -87,14 +103,17 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
 
     history = train(
         model, steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "pretrain",
-        validate, max(1, steps // (config.validations + 1)), how=config.step,
+        validate, max(1, steps // (config.validations + 1)), how=config.step, parallel=parallel,
     )  # fmt: skip
     final = _score(model, tokenizer, heldout, config.row_tokens, ctx)
+    whole = model if parallel is None else parallel.whole_model()
+    if whole is None:
+        return {}  # rank 0 writes the artifact
     history.validation.append({"step": steps, "bits_per_byte": {k: c.bits_per_byte for k, c in final.items()}})
     comparison = compare(config, steps, ctx, loader, store, tokenizer, heldout, final)
     write_json(ctx.out / "training.json", history.thinned())
     write_json(ctx.out / "compression.json", comparison)
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
     return {
         "tokens": history.tokens,
         "bits_per_byte": {k: round(c.bits_per_byte, 4) for k, c in final.items()},

@@ -84,6 +84,23 @@ class StepConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """How many ranks each axis of the mesh has (train/mesh.py says what they hold); all 1: `dp` over what there is.
+
+    It changes rounding and nothing else, like another machine, so it is no part of a recipe's identity.
+    """
+
+    dp: int = 1
+    fsdp: int = 1
+    ep: int = 1
+    cp: int = 1
+    tp: int = 1
+
+    def __post_init__(self) -> None:
+        need_positive(self, "dp", "fsdp", "ep", "cp", "tp")
+
+
+@dataclass(frozen=True)
 class YarnConfig:
     """Stretch the model's positions `factor` times by YaRN (arXiv 2309.00071), static, as Qwen3 is released.
 
@@ -121,6 +138,7 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     yarn: YarnConfig | None = field(default=None, metadata=LATER)
     hybrid: bool = field(default=False, metadata=LATER)
     dtype: Precision = "auto"

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.transformer import Output, Transformer
 from qwill.train.balance import balancing_loss, count_assignments, load
@@ -44,9 +43,9 @@ class StepResult:
 
 
 def split(data: StepData, parts: int) -> list[StepData]:
-    """Cut at the borders of sequences (of rows, where the batch has rows) that are nearest to equal shares.
+    """Cut at the borders of sequences (of rows, where the batch has enough) that are nearest to equal shares.
 
-    No part is empty: there are fewer than `parts` where there are not enough borders. Nothing is copied.
+    No part is empty: there are fewer than `parts` only where there are fewer sequences. Nothing is copied.
     """
     if parts == 1:
         return [data]
@@ -54,8 +53,13 @@ def split(data: StepData, parts: int) -> list[StepData]:
     borders = batch.cu_seqlens.tolist()
     if batch.row_length and len(rows := [b for b in borders if b % batch.row_length == 0]) > parts:
         borders = rows
-    wanted = [tokens * i / parts for i in range(1, parts)]
-    cuts = sorted({0, tokens, *(min(borders, key=lambda b: abs(b - w)) for w in wanted)})
+    parts = min(parts, len(borders) - 1)
+    cuts = [0]
+    for i in range(1, parts):
+        # What is left must suffice for the parts that follow.
+        free = borders[borders.index(cuts[-1]) + 1 : len(borders) - (parts - i)]
+        cuts.append(min(free, key=lambda b: abs(b - tokens * i / parts)))
+    cuts.append(tokens)
     out = []
     for start, end in pairwise(cuts):
         inside = batch.cu_seqlens[(batch.cu_seqlens >= start) & (batch.cu_seqlens <= end)] - start
@@ -88,7 +92,7 @@ def backward(
     for part in parts:
         with _precision(part, dtype):
             output: Output = model(part.batch)
-            total, _ = ops.cross_entropy(output.hidden_ND, model.head_weight_VD, part.targets_N, part.weight_N)
+            total, _ = model.cross_entropy(output.hidden_ND, part.targets_N, part.weight_N)
         result.loss += float(total.detach())
         if stats := output.router_stats:
             own_LX = count_assignments(stats, len(part.targets_N))

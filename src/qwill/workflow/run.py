@@ -21,6 +21,8 @@ from qwill.base.errors import ArtifactError
 from qwill.base.files import new_folder, read_json, write_json, write_text
 from qwill.base.progress import Display, clock
 from qwill.base.stage import StageContext
+from qwill.train.ranks import current
+from qwill.workflow.follow import orders
 from qwill.workflow.lock import folder_lock
 from qwill.workflow.recipe import Recipe, Section
 from qwill.workflow.stages import load
@@ -94,6 +96,8 @@ def make_plan(recipe: Recipe, section: Section) -> Plan:
             command = f"`qwill {maker.stage.verb} {recipe.path}`" if maker else "the command that makes it"
             raise ArtifactError(f"{section.stage.name} needs {folder}, which is not there; run {command} first.")
     stage, config = section.stage, to_dict(section.config)
+    # Over how many ranks a stage is spread is like the machine that it runs on: it changes rounding alone.
+    config.pop("mesh", None)
     libraries, dtype = numeric_libraries(stage.libraries), training_dtype(getattr(section.config, "dtype", "float32"))
     identity = recipe_id(
         stage=stage.name,
@@ -151,10 +155,11 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
         display.say("  going on where an earlier run stopped")
     work.mkdir(parents=True, exist_ok=True)
     # Both: a stage may have torch imported already, or import it only when it runs.
-    os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
+    threads = max(1, recipe.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     function = load(stage.run)
     if "torch" in sys.modules:
-        set_threads(recipe.threads)
+        set_threads(threads)
     _remove(recipe.folder, f".{stage.name}.*")
     with new_folder(recipe.folder / stage.name) as out:
         context = StageContext(
@@ -162,13 +167,15 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
             work=work,
             inputs=plan.inputs,
             seed=section.seed,
-            threads=recipe.threads,
+            threads=threads,
             display=display,
             budget_s=section.budget_s,
             metrics_path=recipe.folder / "logs" / stage.name / "metrics.jsonl",
             recipe_id=plan.recipe_id,
             dtype=plan.dtype,
         )
+        if (ranks := current()) is not None:
+            ranks.tell(orders(stage.name, context))
         metrics = function(section.config, context)
         # Speeds that a stage measured: they may differ between two honest runs, so they stand beside the content.
         speeds = read_json(out / RUN) if (out / RUN).is_file() else {}

@@ -143,27 +143,43 @@ def _rows(slot: Slot, shape: torch.Size) -> Tensor:
 def new_adapter(model: Transformer, config: LoraConfig, generator: torch.Generator | None = None) -> Adapter:
     """An adapter that changes nothing yet: A uniform in ±1/√inputs as PEFT draws it, B zero.
 
-    Raises ConfigError for a target that the model has not.
+    Experts are stacked, as transformers 5 has them, gate and up with one A; the adapter's own configuration names them
+    so that PEFT finds them. Raises ConfigError for a target that the model has not.
     """
     known = projections(model)
     for end in (*config.targets, *config.parameters):
-        if not any(named(module, (end,)) for module in known):
+        if not any(named(module, (end,)) or named(f"{module}.weight", (end,)) for module in known):
             ends = ", ".join(sorted({module.rpartition(".")[2] for module in known}))
             raise ConfigError(f"no projection of this {model.config.model_type} is called {end!r}; it has {ends}.")
-    parts: dict[str, LowRank] = {}
-    for module, target in known.items():
+
+    def asked(module: str) -> bool:
         container, _, last = module.rpartition(".")
-        fused = f"{container}.gate_up_proj" if last in ("gate_proj", "up_proj") else module
-        stacked = bool(target.experts) and named(fused, config.parameters)
-        wanted = module == fused if stacked else last != "gate_up_proj" and named(module, config.targets)
-        if not wanted:
-            continue
-        spelled = module if stacked or not target.experts else f"{container}.0.{last}"
+        if known[module].experts and last in ("gate_proj", "up_proj"):
+            return False  # in gate_up_proj
+        names = [f"{container}.{n}" for n in ("gate_proj", "up_proj")] if last == "gate_up_proj" else [module]
+        both = (module, f"{module}.weight")
+        return any(named(n, config.targets) for n in names) or any(named(n, config.parameters) for n in both)
+
+    chosen = [module for module in known if asked(module)]
+    if model.config.num_experts:
+        # PEFT 0.21 takes any gate_proj, up_proj, down_proj or gate of `target_modules` to be of experts; what is not,
+        # it finds as a parameter.
+        places = [".".join(m.split(".")[-2:]) + ("" if known[m].experts else ".weight") for m in chosen if _is_mlp(m)]
+        config = replace(
+            config, targets=tuple(t for t in config.targets if not _is_mlp(t)), parameters=tuple(dict.fromkeys(places))
+        )
+    parts: dict[str, LowRank] = {}
+    for module in chosen:
+        target, spelled = known[module], config.spelled(module)
         stack, rank = (target.experts,) if target.experts else (), config.rank_of(spelled)
         a = torch.empty(*stack, rank, target.inputs).uniform_(-1, 1, generator=generator) * target.inputs**-0.5
         b = torch.zeros(*stack, target.outputs, rank)
         parts[module] = LowRank(a, b, config.scale_of(spelled), target.rows_O)
     return Adapter(config, parts)
+
+
+def _is_mlp(module: str) -> bool:
+    return module.rpartition(".")[2] in ("gate_proj", "up_proj", "gate_up_proj", "down_proj", "gate")
 
 
 def _targets(model: Transformer, adapter: Adapter) -> dict[str, Target]:

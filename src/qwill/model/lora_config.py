@@ -16,7 +16,7 @@ EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 @dataclass(frozen=True)
 class LoraConfig:
     """`targets` are ends of released module names (PEFT's `target_modules`; its list form); `parameters` (its
-    `target_parameters`) name stacked experts: `experts.gate_up_proj`, one A for gate and up, and `experts.down_proj`.
+    `target_parameters`) name stacked experts, `experts.gate_up_proj` and `experts.down_proj`, and matrices.
 
     scale = alpha / rank, or alpha / √rank with `rslora` (arXiv 2312.03732). `ranks` and `alphas` override both for
     modules whose names match a pattern (PEFT's `rank_pattern` and `alpha_pattern`).
@@ -34,6 +34,10 @@ class LoraConfig:
         for rank in (self.rank, *self.ranks.values()):
             if rank < 1:
                 raise ConfigError(f"rank is {rank}; expected 1 or more.")
+
+    def spelled(self, module: str) -> str:
+        """The name that PEFT compares with patterns: a matrix that it has as a parameter ends in `.weight`."""
+        return f"{module}.weight" if named(f"{module}.weight", self.parameters) else module
 
     def rank_of(self, module: str) -> int:
         return int(_matched(self.ranks, module, self.rank))

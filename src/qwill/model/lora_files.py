@@ -43,14 +43,8 @@ OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 def save_adapter(
     adapter: Adapter, folder: str | Path, base: str | None = None, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write the adapter into the (existing or new) folder. `base` names the model that it is for.
-
-    Raises ModelError for experts one by one with `rslora`: PEFT 0.21 stacks gate and up when it loads them, which
-    doubles their rank, and would scale them by another root.
-    """
+    """Write the adapter into the (existing or new) folder. `base` names the model that it is for."""
     config, folder = adapter.config, Path(folder)
-    if config.rslora and any(module.endswith(".experts.gate_proj") for module in adapter.parts):
-        raise ModelError("PEFT scales rslora adapters of single experts wrongly; give parameters experts.gate_up_proj.")
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{WEIGHTS}.tmp"
     try:
@@ -127,7 +121,7 @@ def load_adapter(model: Transformer, folder: str | Path) -> Adapter:
         target = known[key]
         stack = max(1, target.experts) if -1 in modules else 1
         for module in modules.values():
-            rank = ranks.setdefault(key, config.rank_of(key if -1 in modules else module))
+            rank = ranks.setdefault(key, config.rank_of(config.spelled(key) if -1 in modules else module))
             if -1 not in modules and (rank, config.scale_of(module)) != _same(config, modules):
                 raise ModelError(f"{folder}: the experts of {key} have different ranks or alphas; expected the same.")
             shapes = {"A": (stack * rank, target.inputs), "B": (target.outputs, stack * rank)}
@@ -158,7 +152,7 @@ def _part(
         a, b = of(modules[-1])
         if target.experts:
             a, b = a.unflatten(0, (target.experts, rank)), b.unflatten(1, (rank, target.experts)).permute(2, 0, 1)
-        return LowRank(a.contiguous(), b.contiguous(), config.scale_of(key), target.rows_O)
+        return LowRank(a.contiguous(), b.contiguous(), config.scale_of(config.spelled(key)), target.rows_O)
     # Experts that the file leaves out have zeros: they are not changed, and training does not begin to.
     one = of(next(iter(modules.values())))
     a, b = (t.new_zeros(target.experts, *t.shape) for t in one)

@@ -97,7 +97,7 @@ def misfit(config: ModelConfig, mesh: Mesh, context: int, rows: int, node: int) 
 
 
 def only_planned(config: ModelConfig, mesh: Mesh) -> bool:
-    """Whether `qwill pretrain` does not run this mesh: it has no pipeline, and cp cuts the heads of a Gated DeltaNet."""
+    """Whether `qwill pretrain` does not run this mesh: it has no pipeline, and cuts a Gated DeltaNet by whole heads."""
     return mesh.pp > 1 or (config.has_linear and config.linear_num_key_heads % (mesh.tp * mesh.cp) > 0)
 
 

@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/plan_memory.py [--only NAME]
 
 Each configuration trains for two steps of the real loop's step (`train/step.py`, AdamW, clipping) in a fresh process,
-one thread, float32, native kernels. Growth is the peak of resident memory less what was resident before the model was
-made, after a tiny model of the same kind has trained. Claim: runs that grow by 2 GB and more, dense and sparse, at several
+one thread, float32, native kernels. Growth is the peak of resident memory less what was resident before the model
+was made, after a tiny model of the same kind has trained. Claim: runs that grow by 2 GB and more, dense and sparse, at several
 context lengths, are within 10 % of the estimate.
 """
 

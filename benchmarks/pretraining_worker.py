@@ -23,7 +23,7 @@ from qwill.train.step import StepData, backward
 ROUND_STEPS = 3
 SIDE = 2048
 PARTS = ("matrix products", "attention", "elementwise", "loss: products", "loss: the rest", "optimiser", "other")
-PRODUCTS = ("products", "outer_products", "pack_weights", "pack_rows")
+PRODUCTS = ("products", "products_of", "outer_products", "pack_weights", "pack_rows")
 
 
 class Run:

@@ -27,27 +27,26 @@ from qwill.data.packing import tokenize_corpus
 from qwill.text.tokenizer import Tokenizer
 
 M = 2**20
-# Factors on the rates of recipes/evening.yaml that are compared, at three sizes and short horizons; then the one taken.
-RATES = (
-    (Rung(32, 3, (M // 2,)), (0.5, 1.0, 2.0, 4.0)),
-    (Rung(96, 4, (M // 4,)), (1.0, 2.0, 4.0)),
-    (Rung(192, 5, (M // 8,)), (2.0, 4.0)),
-)
-RATE_FACTOR = 3.0
-# Sizes with their seeds, in the order of training: where time runs out, the last are missed least. A size that comes
-# again with the same seed and longer horizons goes on from its trunk.
-LADDER = (
-    (Rung(32, 3, (M // 2, M, 2 * M, 4 * M)), 1),
-    (Rung(64, 3, (M // 2, M, 2 * M, 4 * M)), 1),
-    (Rung(96, 4, (M // 2, M)), 1),
-    (Rung(32, 3, (M // 2, M, 2 * M)), 2),
-    (Rung(64, 3, (M // 2, M)), 2),
-    (Rung(192, 5, (M // 8, M // 4)), 1),
-    (Rung(128, 5, (M // 4, M // 2)), 1),
-    (Rung(32, 3, (M // 2, M, 2 * M)), 3),
-    (Rung(64, 3, (M // 2, M)), 3),
-    (Rung(96, 4, (M // 2, M, 2 * M)), 1),
-    (Rung(128, 5, (M // 4, M // 2, M)), 1),
+RATE_FACTOR = 3.0  # of the ladder, on the rates of recipes/evening.yaml
+# Sizes, seeds and rates in the order of training: where time runs out, the last are missed least. First rates are
+# compared, later once more at a longer horizon, where lower ones do better. A run that comes again with longer
+# horizons goes on from its trunk.
+RUNS = (
+    *((Rung(32, 3, (M // 2,)), 1, factor) for factor in (0.5, 1.0, 2.0, 4.0)),
+    *((Rung(96, 4, (M // 4,)), 1, factor) for factor in (1.0, 2.0, 4.0)),
+    *((Rung(192, 5, (M // 8,)), 1, factor) for factor in (2.0, 4.0)),
+    (Rung(32, 3, (M // 2, M, 2 * M, 4 * M)), 1, RATE_FACTOR),
+    (Rung(64, 3, (M // 2, M, 2 * M, 4 * M)), 1, RATE_FACTOR),
+    (Rung(96, 4, (M // 2, M)), 1, RATE_FACTOR),
+    (Rung(32, 3, (M // 2, M, 2 * M)), 2, RATE_FACTOR),
+    (Rung(64, 3, (M // 2, M)), 2, RATE_FACTOR),
+    (Rung(192, 5, (M // 8, M // 4)), 1, RATE_FACTOR),
+    (Rung(32, 3, (M // 2, M, 2 * M)), 3, RATE_FACTOR),
+    (Rung(32, 3, (2 * M,)), 1, 1.5),
+    (Rung(64, 3, (M // 2, M)), 3, RATE_FACTOR),
+    (Rung(128, 5, (M // 4, M // 2)), 1, RATE_FACTOR),
+    (Rung(96, 4, (M // 2, M, 2 * M)), 1, RATE_FACTOR),
+    (Rung(128, 5, (M // 4, M // 2, M)), 1, RATE_FACTOR),
 )
 HELDOUT_BYTES = 160_000
 RESAMPLES = 1000
@@ -55,8 +54,11 @@ RESAMPLES = 1000
 
 def plan() -> list[tuple[str, str, Rung, int, float]]:
     """(folder, kind, rung, seed, rate factor) of every run, kinds taking turns."""
-    rates = [(f"rate-{r.name}-{k}-{f:g}", k, r, 1, f) for r, factors in RATES for f in factors for k in KINDS]
-    return rates + [(f"{r.name}-{k}-{seed}", k, r, seed, RATE_FACTOR) for r, seed in LADDER for k in KINDS]
+    return [
+        (f"{r.name}-{k}-{seed}" if f == RATE_FACTOR else f"rate-{r.name}-{k}-{f:g}", k, r, seed, f)
+        for r, seed, f in RUNS
+        for k in KINDS
+    ]
 
 
 def train_all(run: Path, work: Path) -> None:
@@ -71,8 +73,8 @@ def train_all(run: Path, work: Path) -> None:
         print(f"{name}: {json.dumps(losses)} in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def finished(work: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Points of the ladder that both kinds have, and those of the comparison of rates."""
+def finished(work: Path) -> list[dict[str, Any]]:
+    """Every point that both kinds have, whatever its rate."""
     found = {}
     for name, kind, rung, *_ in plan():
         twin = name.replace(f"-{kind}-", f"-{KINDS[1 - KINDS.index(kind)]}-")
@@ -80,18 +82,22 @@ def finished(work: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             point, other = (work / n / "points" / f"{horizon}.json" for n in (name, twin))
             if point.exists() and other.exists():
                 found[name, horizon] = read_json(point)
-    return tuple(  # type: ignore[return-value]
-        [point for (name, _), point in found.items() if name.startswith("rate-") == rate] for rate in (False, True)
-    )
+    return list(found.values())
 
 
 def report(work: Path, picture: Path) -> None:
-    points, rates = finished(work)
-    result = analyse(points, RESAMPLES) | {"cost": cost(points)}
-    result["rates"] = [{k: p[k] for k in ("kind", "rung", "tokens", "rate_factor", "bits_per_byte")} for p in rates]
-    result["points"] = [{k: v for k, v in p.items() if not k.startswith("document_")} for p in points]
+    every = finished(work)
+    ladder = [p for p in every if p["rate_factor"] == RATE_FACTOR]
+    compared = {(p["rung"], p["tokens"]) for p in every if p["rate_factor"] != RATE_FACTOR}
+    told = ("kind", "rung", "tokens", "rate_factor", "bits_per_byte")
+    result = analyse(ladder, RESAMPLES) | {
+        "cost": cost(ladder),
+        "rate_factor": RATE_FACTOR,
+        "rates": [{k: p[k] for k in told} for p in every if p["seed"] == 1 and (p["rung"], p["tokens"]) in compared],
+        "points": [{k: v for k, v in p.items() if not k.startswith("document_")} for p in ladder],
+    }
     write_json(work / "scaling.json", result)
-    write_text(picture, draw(result, points))
+    write_text(picture, draw(result, ladder))
     body = section(result)
     print(body)
     write_section("Scaling: dense and sparse", body)

@@ -113,9 +113,8 @@ def _rates(result: dict[str, Any]) -> str:
     for (rung, tokens), factors in groups.items():
         told = ", ".join(f"×{f:g} {v['dense']:.3f} and {v['sparse']:.3f}" for f, v in sorted(factors.items()))
         parts.append(f"{rung} at {tokens / 1e6:.2f} M tokens: {told}")
-    chosen = result["points"][0]["rate_factor"]
     return (
         "Learning rates, as multiples of the evening recipe's (AdamW 0.003, Muon 0.02), loss of dense and sparse: "
         + "; ".join(parts)
-        + f". The ladder has ×{chosen:g} for both kinds at every size."
+        + f". The ladder has ×{result['rate_factor']:g} for both kinds at every size."
     )

@@ -206,16 +206,13 @@ def test_points_of_different_documents_are_refused() -> None:
 def test_the_section_has_a_row_for_each_pair_and_disclaims_the_rest() -> None:
     points = made_up(np.random.default_rng(6), gain=1.6, noise=0.01, spread=0.002)
     clock = {"steps": 10, "wall": 2.0, "cpu": 1.0}
-    points = [
-        p | {"steps": 5, "rate_factor": 3.0, "clock": clock | {"cpu": 1.5 if p["kind"] == "sparse" else 1.0}}
-        for p in points
-    ]
+    points = [p | {"steps": 5, "clock": clock | {"cpu": 1.5 if p["kind"] == "sparse" else 1.0}} for p in points]
     result = analyse(points, resamples=12)
     spent = cost(points)
     assert {c["ratio"] for c in spent.values()} == {1.5}
     assert spent["n0.3"]["dense"] == pytest.approx(3 * 3 * 1.0 / (3 * 3 * 10 * points[0]["tokens"] / 5) * 1e6)
     rates = [p | {"rate_factor": f} for p in points if p["rung"] == "n0.3" and p["tokens"] == 1e6 for f in (1.0, 3.0)]
-    text = section(result | {"cost": spent, "rates": rates, "points": points})
+    text = section(result | {"cost": spent, "rates": rates, "points": points, "rate_factor": 3.0})
     assert "nan" not in text and "None" not in text and "extrapolated" in text
     assert len(re.findall(r"^\| \d\.\d\d M \|", text, re.M)) == len(result["cells"]) == 12
     for cell in result["cells"]:

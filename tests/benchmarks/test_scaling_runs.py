@@ -28,7 +28,7 @@ from qwill.model.transformer import Transformer
 TINY = Rung(32, 1, (8 * 16, 16 * 16))
 
 
-@pytest.mark.parametrize("rung", [r for r, _ in (*scaling.LADDER, *scaling.RATES)], ids=lambda r: r.name)
+@pytest.mark.parametrize("rung", list(dict.fromkeys(r for r, *_ in scaling.RUNS)), ids=lambda r: r.name)
 @pytest.mark.parametrize("vocab_size", [512, 8192])
 def test_both_kinds_have_the_same_active_size(rung: Rung, vocab_size: int) -> None:
     dense, sparse = (sizes(kind, rung, vocab_size) for kind in KINDS)
@@ -40,8 +40,9 @@ def test_both_kinds_have_the_same_active_size(rung: Rung, vocab_size: int) -> No
 
 
 def test_the_ladder_is_the_one_that_was_asked_for() -> None:
-    active = {r.name: sizes("dense", r, 8192)["active"] / 1e6 for r, _ in scaling.LADDER}
-    seeds = {name: {seed for r, seed in scaling.LADDER if r.name == name} for name in active}
+    ladder = [run for run in scaling.RUNS if run[2] == scaling.RATE_FACTOR]
+    active = {r.name: sizes("dense", r, 8192)["active"] / 1e6 for r, *_ in ladder}
+    seeds = {name: {seed for r, seed, _ in ladder if r.name == name} for name in active}
     smallest = sorted(active, key=lambda name: active[name])
     assert active[smallest[0]] < 0.35 and active[smallest[-1]] > 3.5 and len(active) == 5
     assert all(len(seeds[name]) == 3 for name in smallest[:2])

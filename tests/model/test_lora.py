@@ -4,10 +4,11 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -391,6 +392,29 @@ def test_bad_adapters_end_with_a_sentence(
     with pytest.raises(error, match=message) as raised:
         load_adapter(model, folder)
     assert "\n" not in str(raised.value)
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.text(max_size=5))
+KNOWN = sorted(json.loads((LORA / "stacked" / CONFIG).read_text()))
+
+
+@example(key="lora_alpha", value=10**400, cut=None)
+@example(key="r", value=float("inf"), cut=None)
+@given(
+    key=st.sampled_from([*KNOWN, "new"]),
+    value=VALUES | st.dictionaries(st.text(max_size=9), VALUES),
+    cut=st.none() | st.integers(0, 20_000),
+)
+def test_any_config_loads_or_says_why(key: str, value: object, cut: int | None) -> None:
+    model = load("moe")
+    with TemporaryDirectory() as name:
+        folder = Path(shutil.copytree(LORA / "stacked", Path(name) / "a"))
+        setting(**{key: value})(folder)
+        (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:cut])
+        try:
+            load_adapter(model, folder)
+        except QwillError as error:
+            assert str(folder) in str(error) and "\n" not in str(error)
 
 
 def test_an_adapter_of_another_model_is_named(tmp_path: Path) -> None:

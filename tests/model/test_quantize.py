@@ -143,6 +143,30 @@ def test_weights_held_as_integers_take_their_bytes_and_no_more(scheme: str, tmp_
     assert not any(name.endswith(("_proj.weight", "gate_up", "down")) for name in left)
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_generation_from_integers_and_under_an_adapter_is_the_floats(scheme: str, tmp_path: Path) -> None:
+    """The native executor packs float matrices: it must leave these models to the other one."""
+    from qwill.engine.generate import generate
+    from qwill.engine.sampler import Sampling
+
+    floats, held = pair("moe", scheme, tmp_path)
+    adapter = new_adapter(floats, LoraConfig(rank=2), torch.Generator().manual_seed(1))
+    for part in adapter.parts.values():
+        torch.nn.init.normal_(part.b, generator=torch.Generator().manual_seed(2), std=0.3)
+
+    def tokens(model: Transformer) -> list[int]:
+        greedy = Sampling(max_tokens=12, temperature=0.0)
+        [[reply]] = generate(model, [[1, 2, 3]], greedy, slots=1, stop_ids=[], seed=0, vocab_size=61)
+        return list(reply.token_ids)
+
+    plain = tokens(floats)
+    assert tokens(held) == plain
+    attach(held, adapter)
+    adapted = tokens(held)
+    merge(floats, adapter)
+    assert adapted == tokens(floats) != plain
+
+
 def test_what_integers_cannot_do_is_said(tmp_path: Path) -> None:
     _, held = pair("moe", "int4", tmp_path)
     with pytest.raises(ModelError, match="is held quantised; load the model as floats"):

@@ -138,7 +138,8 @@ def _show_meshes(
         rows = job.rows // e.mesh.readers // e.schedule.micro_batches
         whole = "weights" if e.schedule.hold else "-"
         figures = f"{e.times.step:.2f}", f"{e.utilisation:.0%}"
-        times.append([f"{e.mesh}{marks[e.mesh]}", str(rows), e.schedule.recompute, whole, str(e.schedule.parts), *figures,
+        way = str(rows), e.schedule.recompute, whole, str(e.schedule.parts)
+        times.append([f"{e.mesh}{marks[e.mesh]}", *way, *figures,
                       f"{d.tokens_a_day:.3g}", f"{d.days:,.4g}", f"{d.gpu_hours:,.4g}"])  # fmt: skip
     _table(times)
     axes = [axis for axis in AXES if any(e.times.sent[axis] for e in shown)]

@@ -116,8 +116,10 @@ def export_gguf(folder: str | Path, path: str | Path, kind: str) -> Written:
                 for e in range(entry.shape[0]):
                     yield read(f"{stem}.{e}.{name}.weight", entry.shape[1:])
 
-        extra = {} if manifest is None else {"qwill.content_id": manifest.content_id}
-        return _write(config, tokenizer, Path(path), kind, matrices, str(folder), extra)
+        named = {"general.name": folder.resolve().name}
+        if manifest is not None:
+            named["qwill.content_id"] = manifest.content_id
+        return _write(config, tokenizer, Path(path), kind, matrices, str(folder), named)
 
 
 def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, kind: str, name: str = "model") -> Written:
@@ -128,7 +130,7 @@ def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, kind: 
         part = entry.part(parameters[entry.slot.parameter])
         yield from part if part.ndim == 3 else (part,)
 
-    return _write(model.config, tokenizer, Path(path), kind, matrices, name, {})
+    return _write(model.config, tokenizer, Path(path), kind, matrices, name, {"general.name": name})
 
 
 def _write(
@@ -138,7 +140,7 @@ def _write(
     kind: str,
     matrices: Callable[[Entry], Iterator[Tensor]],
     where: str,
-    extra: dict[str, str],
+    named: dict[str, str],
 ) -> Written:
     kind = kind.upper()
     if kind not in FILE_TYPES:
@@ -148,10 +150,9 @@ def _write(
     metadata = {
         **write_gguf_config(config, where),
         "general.type": "model",
-        "general.name": Path(where).resolve().name if "/" in where else where,
+        **named,
         "general.file_type": FILE_TYPES[kind],
         "general.quantization_version": QUANTIZATION_VERSION,
-        **extra,
         **write_gguf_tokenizer(tokenizer, config, where),
     }
     listed = {entry.name: (entry, type_of(entry, kind, config)) for entry in entries(config)}

@@ -231,7 +231,7 @@ def read_lora_config(folder: Path) -> tuple[LoraConfig, str | None]:
         return value
 
     def number(x: Any) -> bool:
-        return isinstance(x, int | float) and not isinstance(x, bool)
+        return isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < 1e9
 
     def count(x: Any) -> bool:
         return number(x) and x == int(x) and x > 0

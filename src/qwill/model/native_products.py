@@ -18,6 +18,7 @@ from qwill.model.native_library import call, lanes, threads
 
 # Tokens of a sequence whose gradient is made here: every thread then holds two squares of that side (2 × 64 MiB).
 LONGEST = 4096
+TERM_BLOCK = 1024  # as in products.c
 
 
 def padded(columns: int) -> int:
@@ -35,6 +36,9 @@ def product(
     """out = a · weightᵀ (or a · weight), each row with its group's of the weights [groups, C, D]."""
     groups, rows, terms = weight.shape
     c, k = (terms, rows) if transposed else (rows, terms)
+    if groups > 1 and bias is None and k <= TERM_BLOCK:
+        call("products_of", a, start, groups, k, weight, *((1, c) if transposed else (k, 1)), c, out, threads())
+        return
     packed = a.new_empty(groups * padded(c) * k)
     steps = (1, c) if transposed else (k, 1)
     call("pack_weights", weight, groups, c, k, *steps, packed, threads())

@@ -43,6 +43,22 @@ void products(const float *a, const int64_t *start, int64_t groups, int64_t k, c
     }
 }
 
+// The same of weights that are not packed (see pack_weights; k at most TERM_BLOCK): a panel is packed by the task that
+// multiplies by it, so it never leaves the second cache. For experts, which have few rows each; many rows would want
+// their own block to stay there.
+void products_of(const float *a, const int64_t *start, int64_t groups, int64_t k, const float *w, int64_t column_step,
+                 int64_t k_step, int64_t c, float *out, int threads) {
+    int64_t panels = panels_of(c);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (start[groups] * c * k > SMALL)
+    for (int64_t t = 0; t < groups * panels; t++) {
+        int64_t g = t / panels, p = t % panels, rows = start[g + 1] - start[g];
+        float weights[TERM_BLOCK * PANEL];
+        if (rows == 0) continue;
+        pack_panel(w + g * c * k, c, k, column_step, k_step, 0, p, weights);
+        panel((Rows){a + start[g] * k, k, NULL}, rows, k, weights, p, NULL, 0, out + start[g] * c, c);
+    }
+}
+
 // Rows of x[n, c] by group and panel, for `outer_products`: group g begins at start[g] · panels · PANEL.
 void pack_rows(const float *x, const int64_t *start, int64_t groups, int64_t c, float *packed, int threads) {
     int64_t panels = panels_of(c);

@@ -61,7 +61,8 @@ def test_members_of_a_group_differ_on_its_axes_alone_and_know_their_number(
         ({"tp": 3}, 3, "qwen3", "tp is 3, and num_attention_heads is 4"),
         ({"ep": 2}, 2, "qwen3", "ep is 2, and this qwen3 model has no experts"),
         ({"ep": 4}, 4, "qwen3_moe", "ep is 4, and num_experts is 6"),
-        ({"cp": 2}, 2, "qwen3_next", "cp is 2, and qwen3_next has layers of linear attention"),
+        ({"cp": 4}, 4, "qwen3_next", "tp 1 × cp 4 cuts the heads of a Gated DeltaNet, and qwen3_next has 2 for keys"),
+        ({"cp": 2, "tp": 2}, 4, "qwen3_5_text", "tp 2 × cp 2 cuts the heads of a Gated DeltaNet"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused_in_a_sentence(

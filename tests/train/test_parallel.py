@@ -45,6 +45,7 @@ TWO = [
     {"mesh": {"dp": 2}, "model": "qwen3_next"},
     {"mesh": {"tp": 2}, "model": "qwen3_next"},
     {"mesh": {"ep": 2}, "model": "qwen3_next"},
+    {"mesh": {"cp": 2}, "model": "qwen3_next"},
     {"mesh": {"fsdp": 2}, "model": "qwen3_5_moe_text"},
     {"mesh": {"tp": 2}, "model": "qwen3_5_text"},
     {"mesh": {"fsdp": 2}, "model": "qwen3_moe", "dtype": "float32"},

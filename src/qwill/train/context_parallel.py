@@ -1,9 +1,10 @@
-"""Context parallelism: the tokens of a sequence over several ranks; queries stay, keys and values are gathered.
+"""Context parallelism: the tokens of a sequence over several ranks; queries stay, keys and values are gathered, and a
+Gated DeltaNet gathers tokens and cuts heads.
 
 A packed batch is cut into 2·ranks chunks, and rank r takes chunks r and 2·ranks − 1 − r: causal attention costs as much
 on every rank (Llama 3, arXiv 2407.21783 §3.3.2). Everything else in the model works on single tokens.
 
-Shape suffixes as in model/transformer.py: N this rank's tokens, S all tokens.
+Shape suffixes as in model/transformer.py: N this rank's tokens, S all tokens, R ranks.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn.functional import scaled_dot_product_attention
 
+from qwill.model import delta
 from qwill.model.batch import Batch
-from qwill.train.collectives import gather_rows
+from qwill.model.cache import KVCache
+from qwill.model.transformer import GatedDeltaNet
+from qwill.train.collectives import exchange, gather_rows
 
 BLOCK = 256  # queries at a time; the mask is BLOCK × keys
 
@@ -65,8 +69,9 @@ class ContextAttention:
     def begin(self, batch: Batch) -> None:
         assert isinstance(batch, ContextBatch)
         self.held, self.pieces = batch.held, _pieces(batch)
-        order = torch.cat([torch.arange(a, b) for a, b in batch.chunks])
-        self.place_S = torch.argsort(order).to(batch.tokens_N.device)
+        self.order_S = torch.cat([torch.arange(a, b) for a, b in batch.chunks]).to(batch.tokens_N.device)
+        self.place_S = torch.argsort(self.order_S)
+        self.cu_seqlens, self.rank = torch.tensor(batch.whole, dtype=torch.int32), batch.rank
         self.mask_TS: Tensor | None = None
 
     def end(self) -> None: ...
@@ -83,11 +88,51 @@ class ContextAttention:
             out.append(_attend(q_NHK[i:j], k_SHK[a:b], v_SHK[a:b], mask_TS))
         return torch.cat(out).flatten(1)
 
+    def to_heads(self, x_NRC: Tensor) -> Tensor:
+        """From one's own tokens of all ranks' columns to all tokens of one's own columns, in the sequence's order."""
+        n, ranks, _ = x_NRC.shape
+        return exchange(x_NRC.transpose(0, 1).flatten(0, 1), [n] * ranks, self.held, self.group)[self.place_S]
+
+    def to_tokens(self, x_SC: Tensor) -> Tensor:
+        """Back: one's own tokens, with the columns of all ranks side by side."""
+        n, ranks = self.held[self.rank], len(self.held)
+        rows = exchange(x_SC[self.order_S], self.held, [n] * ranks, self.group)
+        return rows.view(ranks, n, -1).transpose(0, 1).flatten(1)
+
     def _mask(self, q_NHK: Tensor) -> Tensor:
         """Additive, for BLOCK queries of which each sees one key more than the one before, and the last all; made once
         a forward pass: every piece takes a corner of it."""
         keys = max(BLOCK, *(b - a for _, _, a, b in self.pieces))
         return q_NHK.new_full((BLOCK, keys), float("-inf")).triu_(keys - BLOCK + 1)
+
+
+class ContextDeltaNet(GatedDeltaNet):
+    """A Gated DeltaNet walks through a sequence in one piece, but each head for itself: every rank takes some heads
+    through all tokens (as DeepSpeed-Ulysses does attention, arXiv 2309.14509)."""
+
+    def forward(self, x_ND: Tensor, cu_seqlens: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+        if not isinstance(cache, ContextAttention):
+            return super().forward(x_ND, cu_seqlens, cache, layer)
+        ranks, rank = len(cache.held), cache.rank
+        qkv_NC, z_NC, b_NH, a_NH = self.in_proj(x_ND).split(self.widths, dim=1)
+        columns = [x.unflatten(1, (ranks, -1)) for x in (*qkv_NC.split(self.conv_widths, dim=1), b_NH, a_NH)]
+        own = cache.to_heads(torch.cat(columns, dim=2)).split([x.shape[2] for x in columns], dim=1)
+        conv_CW = torch.cat([w.chunk(ranks)[rank] for w in self.conv1d[:, 0].split(self.conv_widths)])
+        qkv_SC, _ = delta.causal_conv_silu(torch.cat(own[:3], dim=1), conv_CW, cache.cu_seqlens, None, False)
+        q_SC, k_SC, v_SC = qkv_SC.split([x.shape[1] for x in own[:3]], dim=1)
+        o_SHV, _ = delta.gated_delta(
+            q_SC.unflatten(1, (self.key_heads // ranks, -1)),
+            k_SC.unflatten(1, (self.key_heads // ranks, -1)),
+            v_SC.unflatten(1, (self.heads // ranks, -1)),
+            delta.decay(own[4], self.A_log.chunk(ranks)[rank], self.dt_bias.chunk(ranks)[rank]),
+            torch.sigmoid(own[3]),
+            cache.cu_seqlens,
+            None,
+            False,
+        )
+        o_NHV = cache.to_tokens(o_SHV.flatten(1)).unflatten(1, (self.heads, -1))
+        gated_NHV = delta.gated_rms_norm(o_NHV, z_NC.view_as(o_NHV), self.norm.weight, self.norm.eps)
+        return self.out_proj(gated_NHV.flatten(1))
 
 
 def _pieces(batch: ContextBatch) -> list[tuple[int, int, int, int]]:

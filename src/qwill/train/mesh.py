@@ -122,10 +122,12 @@ def check_mesh(sizes: Mapping[str, int], model: ModelConfig) -> None:
     linear = c.has_linear
     if ep > 1 and not sparse:
         raise ConfigError(f"mesh: ep is {ep}, and this {c.model_type} model has no experts; leave ep out.")
-    if linear and sizes["cp"] > 1:
+    together = sizes["tp"] * sizes["cp"]
+    if linear and (c.linear_num_key_heads % together or c.linear_num_value_heads % together):
         raise ConfigError(
-            f"mesh: cp is {sizes['cp']}, and {c.model_type} has layers of linear attention, which walk through a "
-            "sequence in one piece; use dp, fsdp, ep or tp."
+            f"mesh: tp {sizes['tp']} × cp {sizes['cp']} cuts the heads of a Gated DeltaNet, and {c.model_type} has "
+            f"{c.linear_num_key_heads} for keys and {c.linear_num_value_heads} for values there; expected tp × cp to "
+            "divide both."
         )
     whole = {
         "tp": {
@@ -135,8 +137,6 @@ def check_mesh(sizes: Mapping[str, int], model: ModelConfig) -> None:
             "intermediate_size": c.intermediate_size if len(sparse) < c.num_hidden_layers else 0,
             "moe_intermediate_size": c.moe_intermediate_size if sparse else 0,
             "shared_expert_intermediate_size": c.shared_expert_intermediate_size if sparse else 0,
-            "linear_num_key_heads": c.linear_num_key_heads if linear else 0,
-            "linear_num_value_heads": c.linear_num_value_heads if linear else 0,
         },
         "ep": {"num_experts": c.num_experts},
     }

@@ -21,7 +21,7 @@ from qwill.model.batch import Batch
 from qwill.model.cache import KVCache
 from qwill.model.transformer import Attention, Experts, FeedForward, GatedDeltaNet, Linear, Output, Transformer
 from qwill.train.collectives import all_sum, exchange_rows
-from qwill.train.context_parallel import ContextAttention, ContextBatch, context_batch, take
+from qwill.train.context_parallel import ContextAttention, ContextBatch, ContextDeltaNet, context_batch, take
 from qwill.train.expert_parallel import ParallelExperts
 from qwill.train.mesh import AXES, DATA, TOKENS, Mesh, check_mesh
 from qwill.train.optim import row_parts
@@ -248,6 +248,9 @@ def parallelize(model: Transformer, mesh: Mesh) -> Parallel:
         with torch.no_grad():
             part = cut_shard(getattr(owner, attribute), ranges_of(whole[name], how, mesh.at, mesh.sizes))
         setattr(owner, attribute, nn.Parameter(part))
+    for block in model.modules():
+        if isinstance(block, GatedDeltaNet) and mesh.sizes["cp"] > 1:
+            block.__class__ = ContextDeltaNet
     model.__class__ = ParallelTransformer
     assert isinstance(model, ParallelTransformer)
     model.mesh = mesh

@@ -97,8 +97,8 @@ def misfit(config: ModelConfig, mesh: Mesh, context: int, rows: int, node: int) 
 
 
 def only_planned(config: ModelConfig, mesh: Mesh) -> bool:
-    """Whether `qwill pretrain` does not run this mesh: it has no pipeline, and cuts no sequence of a Gated DeltaNet."""
-    return mesh.pp > 1 or (config.has_linear and mesh.cp > 1)
+    """Whether `qwill pretrain` does not run this mesh: it has no pipeline, and cuts a Gated DeltaNet by whole heads."""
+    return mesh.pp > 1 or (config.has_linear and config.linear_num_key_heads % (mesh.tp * mesh.cp) > 0)
 
 
 def meshes(config: ModelConfig, ranks: int, context: int, rows: int, node: int) -> Iterator[Mesh]:

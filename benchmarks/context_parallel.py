@@ -25,6 +25,7 @@ import torch
 from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
+from qwill.model.initial import init_weights
 from qwill.model.transformer import Transformer
 from qwill.train.mesh import make_mesh, resolve_mesh
 from qwill.train.optim import make_optimizers
@@ -78,7 +79,7 @@ def run(rank: int, world: int, arguments: argparse.Namespace, name: str, out: Pa
     torch.set_num_threads(1)
     ops.use_native(name == "float32")
     model = Transformer(config(arguments.tokens))
-    model.init_weights(torch.Generator().manual_seed(0))
+    init_weights(model, torch.Generator().manual_seed(0))
     model = model.to(getattr(torch, name))
     if world == 1:
         result = train(arguments.tokens, arguments.steps, name, None, model)

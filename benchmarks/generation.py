@@ -95,6 +95,7 @@ def main() -> None:
 
     from qwill.model.config import ModelConfig
     from qwill.model.files import save_model
+    from qwill.model.initial import init_weights
     from qwill.model.size import count_parameters
     from qwill.model.transformer import Transformer
     from qwill.workflow.recipe import load_recipe
@@ -107,7 +108,7 @@ def main() -> None:
     length = arguments.length or most // 2
     model = Transformer(ModelConfig.from_depth(c.depth, vocab, experts=c.experts, top_k=c.experts_per_token))
     generator = torch.Generator().manual_seed(0)
-    model.init_weights(generator)
+    init_weights(model, generator)
     replies = 2 * batch  # so that finished places are filled again, as in a training step
     prompts = torch.randint(0, vocab, (batch, arguments.prompt), generator=generator).tolist()
     with tempfile.TemporaryDirectory() as folder:

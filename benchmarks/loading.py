@@ -106,6 +106,7 @@ def make(folder: Path, mebibytes: int) -> int:
     import torch
 
     from qwill.model import ModelConfig, save_model
+    from qwill.model.initial import init_weights
     from qwill.model.transformer import Transformer
 
     layers = max(1, round(mebibytes / 88))
@@ -114,7 +115,7 @@ def make(folder: Path, mebibytes: int) -> int:
         moe_intermediate_size=1152, tie_word_embeddings=False,
     )  # fmt: skip
     model = Transformer(config)
-    model.init_weights(torch.Generator().manual_seed(0))
+    init_weights(model, torch.Generator().manual_seed(0))
     save_model(model, folder)
     return sum(p.nbytes for p in model.parameters())
 

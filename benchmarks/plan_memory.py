@@ -60,6 +60,7 @@ def work(name: str) -> None:
     from qwill.model import native
     from qwill.model.batch import Batch
     from qwill.model.config import ModelConfig
+    from qwill.model.initial import init_weights
     from qwill.model.transformer import Transformer
     from qwill.train.optim import make_optimizers
     from qwill.train.plan_local import local_memory
@@ -68,7 +69,7 @@ def work(name: str) -> None:
 
     def train(config: ModelConfig, rows: int, context: int) -> None:
         model = Transformer(config)
-        model.init_weights(torch.Generator().manual_seed(0))
+        init_weights(model, torch.Generator().manual_seed(0))
         optimizers = make_optimizers(model, OptimizerConfig(optimizer="adamw"))
         tokens = torch.randint(0, config.vocab_size, (rows, context + 1), generator=torch.Generator().manual_seed(1))
         weight = torch.full((rows * context,), 1.0 / (rows * context))

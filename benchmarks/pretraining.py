@@ -43,11 +43,12 @@ def make(config: ModelConfig, folder: Path) -> int:
     import torch
 
     from qwill.model.files import save_model
+    from qwill.model.initial import init_weights
     from qwill.model.size import count
     from qwill.model.transformer import Transformer
 
     model = Transformer(config)
-    model.init_weights(torch.Generator().manual_seed(0))
+    init_weights(model, torch.Generator().manual_seed(0))
     save_model(model, folder)
     return count(config).active
 

@@ -24,6 +24,7 @@ from qwill.base.stage import StageContext
 from qwill.data.packing import RowLoader, TokenStore
 from qwill.evaluate.bits_per_byte import bits_per_byte
 from qwill.model.config import ModelConfig
+from qwill.model.initial import init_weights
 from qwill.model.size import count
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
@@ -168,7 +169,7 @@ def _train(
     """Up to `steps` in `work` with the product's loop, from the checkpoint there if there is one; the model, and the
     mean training loss of its last 20 steps."""
     model = Transformer(config)
-    model.init_weights(torch.Generator().manual_seed(seed))
+    init_weights(model, torch.Generator().manual_seed(seed))
     uniform = torch.full((BATCH_ROWS * ROW_TOKENS,), 1.0 / (BATCH_ROWS * ROW_TOKENS))
 
     def step_data(step: int) -> StepData:

@@ -29,13 +29,14 @@ def work(parts: int, recompute: str, rows: int, width: int, threads: int) -> Non
     from pretraining import DENSE
 
     from qwill.model.batch import Batch
+    from qwill.model.initial import init_weights
     from qwill.model.transformer import Transformer
     from qwill.train.recompute import recomputing
     from qwill.train.step import StepData, backward, split
 
     torch.set_num_threads(threads)
     model = Transformer(DENSE)
-    model.init_weights(torch.Generator().manual_seed(0))
+    init_weights(model, torch.Generator().manual_seed(0))
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     tokens = torch.randint(0, DENSE.vocab_size, (rows, width + 1), generator=torch.Generator().manual_seed(1))

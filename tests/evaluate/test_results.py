@@ -15,6 +15,7 @@ from qwill.engine.sampler import Sampling
 from qwill.evaluate.results import ResultsConfig, grade, heldout_documents, reply_to, run
 from qwill.evaluate.task_data import TasksConfig, make_tasks
 from qwill.model import ModelConfig, Transformer, load_model, save_model
+from qwill.model.initial import init_weights
 from qwill.text.tokenizer import Tokenizer
 from qwill.text.train_tokenizer import train
 
@@ -52,7 +53,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             max_position_embeddings=256,
         )
         model = Transformer(config)
-        model.init_weights(torch.Generator().manual_seed(seed))
+        init_weights(model, torch.Generator().manual_seed(seed))
         (root / name).mkdir()
         save_model(model, root / name, tokenizer)
     (root / "tasks").mkdir()

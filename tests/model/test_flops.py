@@ -15,6 +15,7 @@ from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
 from qwill.model.flops import backward_flops, forward_flops, kv_cache_bytes, training_flops
 from qwill.model.hf_config import ARCHITECTURES
+from qwill.model.initial import init_weights
 from qwill.model.shipped import find_config
 from qwill.model.size import count
 from qwill.model.transformer import Transformer
@@ -43,7 +44,7 @@ def tiny(kind: str, **more: Any) -> ModelConfig:
 def measured(config: ModelConfig) -> tuple[float, float]:
     """(forward, backward) FLOPs a token that torch's counter sees."""
     model = Transformer(config)
-    model.init_weights(torch.Generator().manual_seed(0))
+    init_weights(model, torch.Generator().manual_seed(0))
     tokens = torch.randint(0, config.vocab_size, (ROWS, T), generator=torch.Generator().manual_seed(1))
     # The counter knows nothing of the CPU's fused attention.
     with sdpa_kernel(SDPBackend.MATH):

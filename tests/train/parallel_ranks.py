@@ -27,6 +27,7 @@ from qwill.base.stage import StageContext
 from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
+from qwill.model.initial import init_weights
 from qwill.model.transformer import Transformer
 from qwill.train.loop import train
 from qwill.train.mesh import make_mesh, resolve_mesh
@@ -70,7 +71,7 @@ def fresh(name: str, dtype: torch.dtype, seed: int = 0) -> Transformer:
     """Every parameter redrawn, norms and biases too, so that nothing is trivial."""
     model = Transformer(MODELS[name])
     g = torch.Generator().manual_seed(seed)
-    model.init_weights(g)
+    init_weights(model, g)
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim == 1:

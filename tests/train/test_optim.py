@@ -12,6 +12,7 @@ from tests.train.tiny_training import CONFIGS
 from qwill.base.config import parse, to_dict
 from qwill.base.errors import ConfigError, TrainingError
 from qwill.model.config import ModelConfig
+from qwill.model.initial import init_weights
 from qwill.model.transformer import Transformer
 from qwill.train.optim import make_optimizers, orthogonalize, rate_factor
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
@@ -21,7 +22,7 @@ CONFIG = ModelConfig("qwen3_moe", 50, 24, 2, 2, 1, 12, 0, num_experts=3, num_exp
 
 def model(seed: int = 0) -> Transformer:
     made = Transformer(CONFIG)
-    made.init_weights(torch.Generator().manual_seed(seed))
+    init_weights(made, torch.Generator().manual_seed(seed))
     return made
 
 
@@ -140,7 +141,7 @@ def test_every_parameter_is_trained_by_exactly_one_optimizer(kind: str, config: 
 def test_muon_takes_the_matrices_of_the_model_and_nothing_else() -> None:
     """By the names and shapes of the released files: each fused parameter is cut where they are cut."""
     made = Transformer(HYBRID)
-    made.init_weights(torch.Generator().manual_seed(0))
+    init_weights(made, torch.Generator().manual_seed(0))
     _, muon = make_optimizers(made, OptimizerConfig())
     names = {id(p): name for name, p in made.named_parameters()}
     cut = {names[id(p)]: tuple(g["parts"]) for g in muon.param_groups for p in g["params"]}

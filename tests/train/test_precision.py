@@ -9,6 +9,7 @@ from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
+from qwill.model.initial import init_weights
 from qwill.model.transformer import Transformer
 from qwill.train.loop import History, train
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
@@ -30,7 +31,7 @@ def learned(folder: Path, dtype: str, sparse: bool) -> tuple[Transformer, Histor
     model = Transformer(
         ModelConfig(**SHAPE, **(kind if sparse else {"model_type": "qwen3"}), intermediate_size=48)  # type: ignore[arg-type]
     )
-    model.init_weights(torch.Generator().manual_seed(1))
+    init_weights(model, torch.Generator().manual_seed(1))
     (folder / dtype / "work").mkdir(parents=True)
     ctx = StageContext(
         folder, folder / dtype / "work", {}, 0, 1, Display(quiet=True), None, folder / "metrics.jsonl", dtype=dtype

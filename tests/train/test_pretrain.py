@@ -28,6 +28,7 @@ from qwill.evaluate import compression, kneser_ney
 from qwill.evaluate.bits_per_byte import Compression, bits_per_byte
 from qwill.model.config import ModelConfig
 from qwill.model.files import load_model, save_model
+from qwill.model.initial import init_weights
 from qwill.model.rope import RopeScaling
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
@@ -274,7 +275,7 @@ def test_training_goes_on_from_a_model_with_a_longer_context(tmp_path: Path, inp
 
 def test_going_on_from_a_model_of_another_vocabulary_is_refused(tmp_path: Path, inputs: dict[str, Path]) -> None:
     other = Transformer(ModelConfig.from_depth(1, 64, experts=0))
-    other.init_weights(torch.Generator().manual_seed(0))
+    init_weights(other, torch.Generator().manual_seed(0))
     (tmp_path / "other").mkdir()
     save_model(other, tmp_path / "other")
     with pytest.raises(ConfigError, match=r"the tokenizer has \d+ tokens and the model .*other knows 64; name"):
@@ -296,7 +297,7 @@ def test_a_hybrid_is_trained_and_read_back(tmp_path: Path, inputs: dict[str, Pat
     assert model.config.layer_types == ("linear_attention", "full_attention")
     assert model.config.model_type == ("qwen3_next" if experts else "qwen3_5_text")
     untrained = Transformer(model.config)
-    untrained.init_weights(torch.Generator().manual_seed(0))
+    init_weights(untrained, torch.Generator().manual_seed(0))
     assert all(bool((p != q).any()) for p, q in zip(model.parameters(), untrained.parameters(), strict=True))
     texts = heldout_texts(inputs["corpus"], config.heldout_bytes)
     scored = bits_per_byte(model, Tokenizer.load(ctx.out), texts["en"], config.row_tokens)

@@ -15,6 +15,7 @@ from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
+from qwill.model.initial import init_weights
 from qwill.model.transformer import Transformer
 from qwill.train.loop import History, train
 from qwill.train.settings import OptimizerConfig, ScheduleConfig, StepConfig
@@ -69,7 +70,7 @@ class Outcome:
 
 def fresh(kind: str, seed: int = 0) -> Transformer:
     model = Transformer(CONFIGS[kind])
-    model.init_weights(torch.Generator().manual_seed(seed))
+    init_weights(model, torch.Generator().manual_seed(seed))
     return model
 
 

@@ -15,6 +15,7 @@ from qwill.data.packing import RowLoader, TokenStore, tokenize_corpus
 from qwill.evaluate.bits_per_byte import Compression, bits_per_byte
 from qwill.model.config import ModelConfig
 from qwill.model.files import load_model, save_model
+from qwill.model.initial import init_weights
 from qwill.model.rope import RopeScaling
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
@@ -81,7 +82,7 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
                 eos_token_id=tokenizer.special("<|im_end|>"), pad_token_id=tokenizer.special("<|endoftext|>")
             )
         )
-        model.init_weights(torch.Generator().manual_seed(ctx.seed))
+        init_weights(model, torch.Generator().manual_seed(ctx.seed))
     parallel = None
     if ranks is not None:
         from qwill.train.mesh import make_mesh

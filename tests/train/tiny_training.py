@@ -30,6 +30,8 @@ CONFIGS = {
     "moe": ModelConfig(
         "qwen3_moe", VOCAB, 24, 2, 2, 1, 12, 0, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8
     ),
+    # Heads that the native attention takes on any processor.
+    "wide": ModelConfig("qwen3", VOCAB, 24, 2, 2, 1, 16, 32),
     # Both kinds of layers, gates, a shared expert: for tests of what no layer may change.
     "hybrid": ModelConfig(
         "qwen3_next", VOCAB, 24, 2, 2, 1, 12, 16, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8,

@@ -139,8 +139,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out_NC: Tensor) -> tuple[Any, ...]:
-        q_NHK, k_NHK, v_NHK = ctx.saved_tensors
-        gradients, borders = tuple(torch.empty_like(x) for x in ctx.saved_tensors), ctx.plan.cu_seqlens
+        q_NHK, k_NHK, v_NHK = saved = ctx.saved_tensors  # once: asked again, recomputed activations are refused
+        gradients, borders = tuple(torch.empty_like(x) for x in saved), ctx.plan.cu_seqlens
         call(
             "attention_backward", q_NHK, k_NHK, v_NHK, d_out_NC.contiguous(), borders, len(borders) - 1,
             ctx.plan.longest, *q_NHK.shape[1:2], *k_NHK.shape[1:], *gradients, threads(),

@@ -1,123 +1,77 @@
 """What the points of the scaling study say: fitted curves, what sparsity gains, and how sure that is.
 
-L(N, D) = E + A·(N/1e6)^-α + B·(D/1e6)^-β for each kind (Hoffmann et al. 2022, arXiv 2203.15556, eq. 2), least squares,
-coefficients from zero up. The curve of loss against compute is its least loss for C = 6·N·D over sizes and horizons
-between the smallest and the largest that were trained: no other is looked at.
+Loss against compute is L(C) = E + a·(C/1e12)^-b for each kind (Kaplan et al. 2020, arXiv 2001.08361, with the constant
+of Hoffmann et al. 2022, arXiv 2203.15556), through the cells (size, horizon) that no cell of less compute betters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from qwill.base.errors import DataError
 
 Array = NDArray[np.float64]
-EXPONENTS = (0.02, 3.0)  # of both, searched on a grid of logarithms
-UNIT = 1e6
+EXPONENTS = (0.01, 2.0)
+UNIT = 1e12
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The five constants; `residual` is the root mean square of what is left, in the unit of the loss."""
+class Curve:
+    """The three constants; `residual` is the root mean square of what is left, in the unit of the loss."""
 
     e: float
     a: float
     b: float
-    alpha: float
-    beta: float
     residual: float
 
-    def loss(self, n: Array | float, d: Array | float) -> Array:
-        return np.asarray(
-            self.e + self.a * (np.asarray(n) / UNIT) ** -self.alpha + self.b * (np.asarray(d) / UNIT) ** -self.beta
-        )
+    def loss(self, compute: Array) -> Array:
+        return self.e + self.a * (compute / UNIT) ** -self.b
 
 
-@dataclass(frozen=True)
-class Box:
-    """The sizes and horizons that were trained, smallest and largest."""
+def fit(compute: Array, loss: Array) -> Curve:
+    """Least squares with E from zero up. For a given exponent the rest is linear; it is searched on ever finer grids.
 
-    n_low: float
-    n_high: float
-    d_low: float
-    d_high: float
-
-    @property
-    def compute(self) -> tuple[float, float]:
-        return 6 * self.n_low * self.d_low, 6 * self.n_high * self.d_high
-
-
-def fit(n: Array, d: Array, loss: Array) -> Fit:
-    """Least squares. For given exponents the rest is linear; they are searched on a grid and refined from its best.
-
-    Raises DataError with fewer than six points, or without three sizes and three horizons.
+    Raises DataError for fewer than four different budgets.
     """
-    if len(loss) < 6 or len(set(n.tolist())) < 3 or len(set(d.tolist())) < 3:
+    if len(set(compute.tolist())) < 4:
         raise DataError(
-            f"{len(loss)} points of {len(set(n.tolist()))} sizes and {len(set(d.tolist()))} horizons cannot tell five "
-            "constants apart; train at least six, of three sizes and three horizons."
+            f"{len(set(compute.tolist()))} budgets cannot tell three constants apart; train at least four of which "
+            "none is bettered by a smaller one."
         )
-    grid = np.geomspace(*EXPONENTS, 13)
-    pairs = np.array(list(product(grid, grid)))
-    start = pairs[int((_linear(n, d, loss, pairs)[1] ** 2).sum(1).argmin())]
-    found = least_squares(
-        lambda logs: _linear(n, d, loss, np.exp(logs)[None])[1][0],
-        np.log(start), bounds=np.log(EXPONENTS), xtol=1e-10, ftol=1e-10, gtol=1e-12,
-    )  # fmt: skip
-    constants, left = _linear(n, d, loss, np.exp(found.x)[None])
-    e, a, b = constants[0].tolist()
-    alpha, beta = np.exp(found.x).tolist()
-    return Fit(e, a, b, alpha, beta, float(np.sqrt((left**2).mean())))
+    low, high = np.log(EXPONENTS)
+    middle, width = (low + high) / 2, (high - low) / 2
+    for _ in range(7):
+        logs = np.clip(np.linspace(middle - width, middle + width, 33), low, high)
+        e, a, left = _linear(compute, loss, np.exp(logs))
+        i = int((left**2).sum(1).argmin())
+        middle, width = float(logs[i]), width / 8
+    return Curve(float(e[i]), float(a[i]), float(np.exp(middle)), float(np.sqrt((left[i] ** 2).mean())))
 
 
-def _linear(n: Array, d: Array, loss: Array, pairs: Array) -> tuple[Array, Array]:
-    """E, A, B from zero up for each pair of exponents, and what they leave of each loss.
-
-    E or A may be zero; B is not, for more data helps.
-    """
-    columns = [np.ones((len(pairs), len(n))), (n / UNIT) ** -pairs[:, :1], (d / UNIT) ** -pairs[:, 1:]]
-    x = np.stack(columns, axis=-1)
-    constants, least = np.zeros((len(pairs), 3)), np.full(len(pairs), np.inf)
-    for subset in ([0, 1, 2], [1, 2], [0, 2], [2]):
-        part = x[:, :, subset]
-        gram = part.mT @ part + 1e-13 * np.eye(len(subset))
-        solved = np.linalg.solve(gram, (part.mT @ loss)[..., None])[..., 0]
-        squares = ((loss - (part @ solved[..., None])[..., 0]) ** 2).sum(1)
-        better = (solved >= 0).all(1) & (squares < least)
-        least[better] = squares[better]
-        full = np.zeros((len(pairs), 3))
-        full[:, subset] = solved
-        constants[better] = full[better]
-    return constants, loss - (x @ constants[..., None])[..., 0]
+def _linear(compute: Array, loss: Array, exponents: Array) -> tuple[Array, Array, Array]:
+    """E from zero up and `a` for each exponent, and what they leave of each loss [exponents, losses]."""
+    x = (compute / UNIT) ** -exponents[:, None]
+    centred = x - x.mean(1, keepdims=True)
+    a = centred @ (loss - loss.mean()) / (centred**2).sum(1)
+    e = loss.mean() - a * x.mean(1)
+    a = np.where(e < 0, x @ loss / (x * x).sum(1), a)
+    e = np.maximum(e, 0.0)
+    return e, a, loss - e[:, None] - a[:, None] * x
 
 
-def frontier(curve: Fit, compute: Array, box: Box, points: int = 128) -> Array:
-    """Least loss at each compute, over sizes inside the box whose horizon C / 6N is inside it too; NaN if none is."""
-    n = np.geomspace(box.n_low, box.n_high, points)[None]
-    # The ends are inside: what rounding does to them must not put them out.
-    d = compute[:, None] / (6 * n)
-    inside = (d >= box.d_low * (1 - 1e-9)) & (d <= box.d_high * (1 + 1e-9))
-    losses = np.where(inside, curve.loss(n, d), np.inf).min(axis=1)
-    return np.where(np.isfinite(losses), losses, np.nan)
-
-
-def multiplier(dense: Fit, sparse: Fit, compute: Array, box: Box) -> Array:
-    """How many times a sparse model's compute a dense one needs for the same loss; NaN where the box does not reach.
-
-    Above 1: sparsity saves compute. Both curves are frontiers inside the same box.
-    """
-    grid = np.geomspace(*box.compute, 400)
-    curve = np.minimum.accumulate(frontier(dense, grid, box))
-    wanted = frontier(sparse, compute, box)
-    needed = np.exp(np.interp(-wanted, -curve, np.log(grid), left=np.nan, right=np.nan))
-    return needed / compute
+def multiplier(dense: Curve, sparse: Curve, compute: Array, low: float, high: float) -> Array:
+    """How many times the compute of a sparse model a dense one of this compute has for the same loss; above 1, sparsity
+    saves. NaN where the sparse one's would lie outside [low, high], which were trained."""
+    grid = np.geomspace(low, high, 400)
+    curve = sparse.loss(grid)
+    wanted = dense.loss(compute)
+    needed = np.interp(-wanted, -curve, np.log(grid), left=np.nan, right=np.nan)
+    return compute / np.exp(needed)
 
 
 @dataclass(frozen=True)
@@ -151,11 +105,6 @@ class Study:
 
     def mask(self, **wanted: Any) -> NDArray[np.bool_]:
         return np.array([all(p[k] == v for k, v in wanted.items()) for p in self.points])
-
-    def box(self) -> Box:
-        n, d = self.column("active"), self.column("tokens")
-        # Sizes of the two kinds differ by their routers, so the box is that of sizes which both have, nearly.
-        return Box(float(n.min()), float(n.max()), float(d.min()), float(d.max()))
 
     def losses(self, weights: dict[str, Array] | None = None) -> dict[str, Array]:
         """Bits per byte of each point by language, and their mean; `weights` counts how often a document was drawn."""
@@ -208,53 +157,72 @@ def interval(values: Array, confidence: float = 0.95) -> tuple[float, float] | N
     return float(low), float(high)
 
 
-def _known(values: Array) -> list[float | None]:
-    """For JSON, which has no NaN."""
-    return [v if np.isfinite(v) else None for v in values.tolist()]
+Cell = dict[str, NDArray[np.int64]]
+
+
+def cells_of(study: Study) -> list[Cell]:
+    """The points of each size and horizon by kind, where both kinds have the same seeds."""
+    out = []
+    for rung, tokens in dict.fromkeys((p["rung"], p["tokens"]) for p in study.points):
+        cell = {k: np.flatnonzero(study.mask(kind=k, rung=rung, tokens=tokens)) for k in ("dense", "sparse")}
+        dense, sparse = ({study.points[i]["seed"] for i in c} for c in cell.values())
+        if dense and dense == sparse:
+            out.append(cell)
+    return out
+
+
+def frontier(study: Study, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that no cell of less compute betters, least compute first, judged by the mean of both kinds so that
+    they are the same for both."""
+    loss, flops = study.losses()["mean"], study.column("flops")
+    out: list[Cell] = []
+    best = np.inf
+    for cell in sorted(cells, key=lambda c: float(flops[c["dense"][0]])):
+        mean = float(np.mean([loss[i].mean() for i in cell.values()]))
+        if mean < best:
+            best = mean
+            out.append(cell)
+    return out
 
 
 def analyse(points: Sequence[dict[str, Any]], resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Everything that the report says, from the points of both kinds: `cells` (pairs of runs) and `curves` (fits)."""
     study = Study.of(points)
-    box = study.box()
     found, again = study.losses(), draws(study, resamples, seed)
-    side = {kind: study.mask(kind=kind) for kind in ("dense", "sparse")}
-    n, d = study.column("active"), study.column("tokens")
-
-    def fits(losses: dict[str, Array], name: str) -> dict[str, Fit]:
-        return {kind: fit(n[m], d[m], losses[name][m]) for kind, m in side.items()}
-
-    result: dict[str, Any] = {"box": vars(box), "seed_spread": seed_spread(study), "resamples": resamples}
-    result["cells"] = _cells(study, found, again)
+    cells = cells_of(study)
+    best = frontier(study, cells)
     flops = study.column("flops")
-    grid = np.geomspace(flops.min(), flops.max(), 60)
-    levels = np.array(_round_levels(flops.min(), flops.max()))
-    for name in found:
-        fitted = fits(found, name)
-        drawn = [fits(losses, name) for losses in again]
+    compute = {k: np.array([flops[c[k][0]] for c in best]) for k in ("dense", "sparse")}
+    low, high = float(compute["dense"].min()), float(compute["dense"].max())
+    grid, levels = np.geomspace(low, high, 60), np.array(_round_levels(low, high))
+
+    def fits(losses: Array) -> dict[str, Curve]:
+        return {k: fit(compute[k], np.array([losses[c[k]].mean() for c in best])) for k in compute}
+
+    result: dict[str, Any] = {"seed_spread": seed_spread(study), "resamples": resamples}
+    result["cells"] = [_pair(study, cell, found, again) for cell in cells]
+    result["frontier"] = [[study.points[c["dense"][0]][k] for k in ("rung", "tokens")] for c in best]
+    for name, losses in found.items():
+        fitted, drawn = fits(losses), [fits(x[name]) for x in again]
         curves: dict[str, Any] = {"compute": grid.tolist()}
         for kind, curve in fitted.items():
-            band = np.array([frontier(f[kind], grid, box) for f in drawn])
+            band = np.array([f[kind].loss(grid) for f in drawn])
             curves[kind] = {
                 "constants": vars(curve),
-                "intervals": {
-                    c: interval(np.array([getattr(f[kind], c) for f in drawn]))
-                    for c in ("e", "a", "b", "alpha", "beta")
-                },
-                "loss": _known(frontier(curve, grid, box)),
-                "band": [list(interval(column) or (None, None)) for column in band.T],
+                "intervals": {c: interval(np.array([getattr(f[kind], c) for f in drawn])) for c in ("e", "a", "b")},
+                "loss": curve.loss(grid).tolist(),
+                "band": [interval(column) for column in band.T],
             }
-        gain = {kind: _known(frontier(f, levels, box)) for kind, f in fitted.items()}
-        gains = np.array([frontier(f["sparse"], levels, box) - frontier(f["dense"], levels, box) for f in drawn])
-        factor = _known(multiplier(fitted["dense"], fitted["sparse"], levels, box))
-        factors = np.array([multiplier(f["dense"], f["sparse"], levels, box) for f in drawn])
+        gains = np.array([f["sparse"].loss(levels) - f["dense"].loss(levels) for f in drawn])
+        factor = multiplier(fitted["dense"], fitted["sparse"], levels, low, high)
+        factors = np.array([multiplier(f["dense"], f["sparse"], levels, low, high) for f in drawn])
         curves["levels"] = [
             {
                 "compute": c,
-                "dense": gain["dense"][i],
-                "sparse": gain["sparse"][i],
+                "dense": float(fitted["dense"].loss(levels)[i]),
+                "sparse": float(fitted["sparse"].loss(levels)[i]),
                 "difference_interval": interval(gains[:, i]),
-                "multiplier": factor[i],
+                "multiplier": float(factor[i]) if np.isfinite(factor[i]) else None,
                 "multiplier_interval": interval(factors[:, i]),
             }
             for i, c in enumerate(levels.tolist())
@@ -268,25 +236,18 @@ def _round_levels(low: float, high: float) -> list[float]:
     return [2.0**i * 1e12 for i in range(-8, 24) if low <= 2.0**i * 1e12 <= high]
 
 
-def _cells(study: Study, found: dict[str, Array], again: list[dict[str, Array]]) -> list[dict[str, Any]]:
-    """Dense and sparse at the same size, horizon and seeds: means over seeds, and the difference with its interval."""
-    out = []
-    for rung, tokens in dict.fromkeys((p["rung"], p["tokens"]) for p in study.points):
-        dense, sparse = (study.mask(kind=k, rung=rung, tokens=tokens) for k in ("dense", "sparse"))
-        seeds = [{study.points[i]["seed"] for i in np.flatnonzero(m)} for m in (dense, sparse)]
-        if not seeds[0] or seeds[0] != seeds[1]:
-            continue
-        first = study.points[int(np.flatnonzero(dense)[0])]
-        cell: dict[str, Any] = {
-            "rung": rung, "tokens": tokens, "active": first["active"], "flops": first["flops"], "seeds": len(seeds[0]),
+def _pair(study: Study, cell: Cell, found: dict[str, Array], again: list[dict[str, Array]]) -> dict[str, Any]:
+    """Means over seeds of dense and sparse at the same size, horizon and seeds; their difference with its interval."""
+    dense, sparse = cell["dense"], cell["sparse"]
+    first = study.points[dense[0]]
+    out: dict[str, Any] = {k: first[k] for k in ("rung", "tokens", "active", "flops")} | {"seeds": len(dense)}
+    for name, v in found.items():
+        drawn = np.array([losses[name][sparse].mean() - losses[name][dense].mean() for losses in again])
+        out[name] = {
+            "dense": float(v[dense].mean()), "sparse": float(v[sparse].mean()),
+            "difference": float(v[sparse].mean() - v[dense].mean()), "interval": interval(drawn),
+            "by_seed": (v[sparse] - v[dense]).tolist(),
         }  # fmt: skip
-        for name, v in found.items():
-            drawn = np.array([losses[name][sparse].mean() - losses[name][dense].mean() for losses in again])
-            cell[name] = {
-                "dense": float(v[dense].mean()), "sparse": float(v[sparse].mean()),
-                "difference": float(v[sparse].mean() - v[dense].mean()), "interval": interval(drawn),
-            }  # fmt: skip
-        out.append(cell)
     return out
 
 

@@ -107,7 +107,6 @@ def _against_compute(curves: dict[str, Any], points: Sequence[dict[str, Any]]) -
         inside = [
             (c, v, *band)
             for c, v, band in zip(curves["compute"], curves[kind]["loss"], curves[kind]["band"], strict=True)
-            if v is not None and None not in band
         ]
         edge = [(c, low) for c, _, low, _ in inside] + [(c, high) for c, _, _, high in reversed(inside)]
         body.append(f'<polygon points="{axes.at(edge)}" class="band {css}"/>')

@@ -11,18 +11,18 @@ def section(result: dict[str, Any]) -> str:
     """Markdown, from `scaling_fit.analyse` with `cost` and `rates` added."""
     return "\n\n".join([
         _method(result), _pairs(result), _levels(result), _constants(result), _cost(result), _rates(result),
-        "Nothing here is extrapolated: the curves are looked at only between the smallest and the largest size and "
-        "horizon that were trained, and say nothing about models, corpora or budgets beyond them.",
+        "Nothing here is extrapolated: the curves are looked at only between the least and the most compute of the "
+        "cells that they go through, and say nothing about models, corpora or budgets beyond them.",
     ])  # fmt: skip
 
 
 def _method(result: dict[str, Any]) -> str:
     runs = {(p["kind"], p["rung"], p["seed"]) for p in result["points"]}
     spread = result["seed_spread"]
-    box = result["box"]
+    active = [c["active"] / 1e6 for c in result["cells"]]
     return (
         f"{len(runs)} runs with {len(result['points'])} horizons: Qwen3 (dense) and Qwen3-MoE (two of eight experts) "
-        f"of equal width, depth and active size (within 2 %), {box['n_low'] / 1e6:.2f} to {box['n_high'] / 1e6:.2f} M "
+        f"of equal width, depth and active size (within 2 %), {min(active):.2f} to {max(active):.2f} M "
         "active weights with the head, on the evening recipe's corpus and tokenizer (8,192 tokens), the same rows in "
         "the same order, 2,048 tokens a step, Muon and AdamW, warm-up, stable and 40 % decay for each horizon. Loss "
         "is bits per byte of held-out documents, the mean of English and Chinese unless it says which. Compute is "
@@ -62,8 +62,6 @@ def _levels(result: dict[str, Any]) -> str:
     ]
     curves = result["curves"]
     for i, level in enumerate(curves["mean"]["levels"]):
-        if level["dense"] is None or level["sparse"] is None:
-            continue
         factors = [curves[k]["levels"][i] for k in ("mean", *LANGUAGES)]
         factor = [_span(f["multiplier"], f["multiplier_interval"], ".2f") for f in factors]
         gap = _span(level["sparse"] - level["dense"], level["difference_interval"], "+.3f")
@@ -71,22 +69,24 @@ def _levels(result: dict[str, Any]) -> str:
             f"| {level['compute'] / 1e12:.3g} | {level['dense']:.3f} | {level['sparse']:.3f} | {gap} | "
             f"{' | '.join(factor)} |"
         )
+    best = ", ".join(f"{rung} {tokens / 1e6:.2f} M" for rung, tokens in result["frontier"])
     return (
-        "The best size at each compute, by the fitted curves (the multiplier is how many times the sparse model's "
-        "compute a dense one needs for the same loss; below 1, sparsity costs):\n\n" + "\n".join(rows)
+        f"The best cells at their compute (width, layers and tokens: {best}), by the curves fitted through them. The "
+        "multiplier is how many times the sparse model's compute a dense one of this compute has for the same loss; "
+        "below 1, sparsity costs; 'outside' and [–]: the sparse model's would lie outside what was trained.\n\n"
+        + "\n".join(rows)
     )
 
 
 def _constants(result: dict[str, Any]) -> str:
-    names = {"e": "E", "a": "A", "alpha": "α", "b": "B", "beta": "β"}
-    rows = ["| | " + " | ".join(names.values()) + " | residual |", "|---" * 7 + "|"]
+    rows = ["| | E | a | b | residual |", "|---|---|---|---|---|"]
     for kind in ("dense", "sparse"):
         curve = result["curves"]["mean"][kind]
-        cells = [_span(curve["constants"][k], curve["intervals"][k], ".2f") for k in names]
+        cells = [_span(curve["constants"][k], curve["intervals"][k], ".2f") for k in ("e", "a", "b")]
         rows.append(f"| {kind} | {' | '.join(cells)} | {curve['constants']['residual']:.4f} |")
     return (
-        "L = E + A·(N/10⁶)^−α + B·(D/10⁶)^−β, fitted to each kind (a range this short cannot tell E from the rest; the "
-        "curve inside the range is what it is good for):\n\n" + "\n".join(rows)
+        "L(C) = E + a·(C/10¹²)^−b (a range this short cannot tell E from the rest; the curve inside the range is what "
+        "it is good for):\n\n" + "\n".join(rows)
     )
 
 

@@ -24,6 +24,7 @@ from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.train.loop import train
 from qwill.train.settings import StepConfig
+from qwill.train.sharded_checkpoint import found, open_checkpoint
 from qwill.train.step import StepData
 
 HERE = Path(__file__).parent
@@ -94,8 +95,8 @@ def test_a_mesh_trains_as_one_process_does(job: dict[str, Any], trained: dict[st
     result = trained[label(job)]
     bound = SINGLE if job.get("dtype") == "float32" else EXACT
     assert len(result["found"]) == len(result["expected"]) == 20
-    for found, expected in zip(result["found"], result["expected"], strict=True):
-        assert found == pytest.approx(expected, rel=bound, abs=bound)
+    for here, alone in zip(result["found"], result["expected"], strict=True):
+        assert here == pytest.approx(alone, rel=bound, abs=bound)
     assert result["weights"] < (1e-3 if job.get("dtype") == "float32" else EXACT)
     assert result["expected"][0][0] != result["expected"][-1][0]
     if job["model"] == "qwen3_moe":
@@ -144,6 +145,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on_as_if_nothing_had_bee
     resumed = launch(2, [TRAIN | {"mesh": {axis: 2}, "at": at} for axis, at in places], tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    assert all(open_checkpoint(found(tmp_path / at / "work")[0]).step == 6 for _, at in places)
     for name in ("tp", "alone", "begun alone"):
         for a, b in zip(curve(tmp_path / name), curve(tmp_path / "whole"), strict=True):
             assert a == pytest.approx(b, abs=EXACT), name

@@ -216,14 +216,14 @@ class ShardedCheckpoints:
                 os.fsync(f.fileno())
             os.replace(temporary, path)
             sync_folder(target)
-            self.store.set(f"written/{step}/{self.rank}", str(path.stat().st_size))
+            self.store.set(f"written/{target}/{self.rank}", str(path.stat().st_size))
             if self.rank == 0:
                 self._commit(target, step, said)
         except BaseException as error:
             self._error = error
 
     def _commit(self, target: Path, step: int, said: str) -> None:
-        keys = [f"written/{step}/{rank}" for rank in range(self.world)]
+        keys = [f"written/{target}/{rank}" for rank in range(self.world)]
         while not self.store.check(keys):
             time.sleep(0.02)
         files = {f"rank-{rank:05d}.safetensors": int(self.store.get(key)) for rank, key in enumerate(keys)}

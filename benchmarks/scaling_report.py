@@ -73,7 +73,8 @@ def _levels(result: dict[str, Any]) -> str:
     return (
         f"The best cells at their compute (width, layers and tokens: {best}), by the curves fitted through them. The "
         "multiplier is how many times the sparse model's compute a dense one of this compute has for the same loss; "
-        "below 1, sparsity costs; 'outside' and [–]: the sparse model's would lie outside what was trained.\n\n"
+        "below 1, sparsity costs; 'outside' and [–]: the sparse model's would lie outside what was trained. "
+        "Both kinds are scored on the same documents, so differences are surer than the curves' own bands.\n\n"
         + "\n".join(rows)
     )
 

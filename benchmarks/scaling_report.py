@@ -95,7 +95,7 @@ def _cost(result: dict[str, Any]) -> str:
     active = {c["rung"]: c["active"] for c in result["cells"]}
     parts = [
         f"{active[rung] / 1e6:.2f} M {c['dense']:.0f} and {c['sparse']:.0f} ({c['ratio']:.2f}×)"
-        for rung, c in result["cost"].items()
+        for rung, c in sorted(result["cost"].items(), key=lambda item: active[item[0]])
     ]
     return (
         "What it costs (processor seconds for a million tokens on one thread of a shared machine, dense and sparse): "

@@ -46,7 +46,7 @@ class Axes:
 
     def y(self, value: float) -> float:
         share = (self.turn(value) - self.y_low) / (self.y_high - self.y_low)
-        return HEIGHT - FOOT - share * (HEIGHT - FOOT - TOP)
+        return float(HEIGHT - FOOT - share * (HEIGHT - FOOT - TOP))
 
     def at(self, points: Sequence[tuple[float, float]]) -> str:
         return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
@@ -92,7 +92,7 @@ def draw(result: dict[str, Any], points: Sequence[dict[str, Any]]) -> str:
 def loss_of(point: dict[str, Any]) -> float:
     """Bits per byte, the mean of the languages."""
     values = point["bits_per_byte"].values()
-    return sum(values) / len(values)
+    return float(sum(values) / len(values))
 
 
 def _against_compute(curves: dict[str, Any], points: Sequence[dict[str, Any]]) -> list[str]:
@@ -134,17 +134,19 @@ def _differences(cells: Sequence[dict[str, Any]]) -> list[str]:
     )  # fmt: skip
     y = axes.y(0.0)
     body.append(f'<line x1="{axes.left}" x2="{axes.right}" y1="{y:.1f}" y2="{y:.1f}" class="zero"/>')
-    rungs = list(dict.fromkeys(c["rung"] for c in cells))
+    rungs = list(dict.fromkeys(c["rung"] for c in sorted(cells, key=lambda c: c["active"])))
     for i, rung in enumerate(rungs):
         mine = sorted((c for c in cells if c["rung"] == rung), key=lambda c: c["tokens"])
         # Sizes share horizons: side by side, or their whiskers would cover each other.
-        shift = 5.0 * (i - (len(rungs) - 1) / 2)
+        shift = 3.5 * (i - (len(rungs) - 1) / 2)
         at = [(axes.x(c["tokens"]) + shift, axes.y(c["mean"]["difference"])) for c in mine]
         body.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in at)}" class="size"/>')
         for (x, y), c in zip(at, mine, strict=True):
             low, high = (axes.y(v) for v in c["mean"]["interval"])
             body.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" class="whisker"/>')
             body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2.0 + 0.6 * i:.1f}" class="mean"/>')
+        # Names above and below by turns, and inside the panel, as ends of lines lie close together.
         x, y = at[-1]
-        body.append(_text(x + 5, y - 5, f"{mine[0]['active'] / 1e6:.2g} M"))
+        side, up = (-6, "end") if x > axes.right - 40 else (6, "start"), i % 2 == 1
+        body.append(_text(x + side[0], y - 6 if up else y + 15, f"{mine[0]['active'] / 1e6:.2g} M", anchor=side[1]))
     return body

@@ -73,7 +73,8 @@ def _levels(result: dict[str, Any]) -> str:
     return (
         f"The best cells at their compute (width, layers and tokens: {best}), by the curves fitted through them. The "
         "multiplier is how many times the sparse model's compute a dense one of this compute has for the same loss; "
-        "below 1, sparsity costs; 'outside' and [–]: the sparse model's would lie outside what was trained.\n\n"
+        "below 1, sparsity costs; 'outside' and [–]: the sparse model's would lie outside what was trained. "
+        "Both kinds are scored on the same documents, so differences are surer than the curves' own bands.\n\n"
         + "\n".join(rows)
     )
 
@@ -94,7 +95,7 @@ def _cost(result: dict[str, Any]) -> str:
     active = {c["rung"]: c["active"] for c in result["cells"]}
     parts = [
         f"{active[rung] / 1e6:.2f} M {c['dense']:.0f} and {c['sparse']:.0f} ({c['ratio']:.2f}×)"
-        for rung, c in result["cost"].items()
+        for rung, c in sorted(result["cost"].items(), key=lambda item: active[item[0]])
     ]
     return (
         "What it costs (processor seconds for a million tokens on one thread of a shared machine, dense and sparse): "

@@ -1,10 +1,10 @@
 """Does sparsity pay here? A ladder of dense and sparse models of equal active size on a real corpus.
 
-    .venv/bin/python benchmarks/scaling.py runs/evening --work runs/scaling      (after `make evening`; under 90 minutes)
+    .venv/bin/python benchmarks/scaling.py runs/evening --work runs/scaling    (after `make evening`; under 90 minutes)
 
-Reads the corpus and tokenizer of that run and trains on one thread: first the rates at the smallest size, then the
-ladder. Killed, it goes on where it was when it is started again. Leaves WORK/scaling.json, a picture and a section of
-RESULTS.md; `--report` makes them of the runs that are finished and trains nothing.
+Reads the corpus and tokenizer of that run and trains on one thread: first a comparison of rates at three sizes, then
+the ladder. Killed, it goes on where it was when it is started again. Leaves WORK/scaling.json, a picture and a section
+of RESULTS.md; `--report` makes them of the runs that are finished and trains nothing.
 """
 
 from __future__ import annotations

@@ -242,4 +242,4 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
         import torch
 
         with pytest.raises(CheckpointError, match=f"cut off within tensor '{name}'"):
-            stored.copy_to(name, torch.empty(stored.entries[name][1].shape))
+            stored.fill([(name, torch.empty(stored.entries[name][1].shape))])

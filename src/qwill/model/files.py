@@ -158,13 +158,15 @@ def load_model(
         else:
             model, codes = unfilled(config, wanted, device), {}
         parameters = {name: p.detach() for name, p in model.named_parameters()}
+        straight: list[tuple[str, Tensor]] = []
         for name, slot in slots.items():
             if (weight := codes.get(slot.parameter)) is not None:
                 weight.write(slot, stored.codes(name, slot.shape))
             elif slot.groups:
                 slot.write(parameters[slot.parameter], stored.read(name, slot.shape))
             else:
-                stored.copy_to(name, parameters[slot.parameter][slot.index])
+                straight.append((name, parameters[slot.parameter][slot.index]))
+        stored.fill(straight)
     return model.eval()
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +24,7 @@ from qwill.base.files import read_json
 from qwill.base.tensorfile import CHUNK, TensorEntry, read_header
 from qwill.model.packed import Codes, Kind, unpack
 
+PIECE, AHEAD, READERS = 1 << 23, 1 << 26, 4  # bytes a reader takes at a time, and asks the system for beforehand
 INDEX = "model.safetensors.index.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SCALE, ZERO, PACKED, SHAPE = "_scale", "_zero_point", "_packed", "_shape"
@@ -45,6 +48,7 @@ class StoredTensors:
         self.widths, self.group_sizes = frozenset({8}), frozenset[int]()
         self._open: dict[Path, Any] = {}
         self._files: dict[Path, int] = {}
+        self._lock = Lock()
         self.names = set(self.entries)
         for name in self.entries:
             weight = name.removesuffix(PACKED)
@@ -156,25 +160,38 @@ class StoredTensors:
             raise CheckpointError(f"{path}: cannot be read ({error}); copy or make it again.") from None
         return tensor
 
-    def copy_to(self, name: str, out: Tensor) -> None:
-        """Fill `out`, of a shape that `check` found in order, with the tensor.
+    def fill(self, wanted: Iterable[tuple[str, Tensor]]) -> None:
+        """Fill each tensor, of a shape that `check` found in order, with what is stored under its name.
 
-        Where it is stored as `out` holds it, the file is read straight into that memory, and nothing else is taken:
-        each byte is touched once. Mapping it would cost a fault for every page of the file besides.
+        Where it is stored as the tensor holds it, the file is read straight into that memory and nothing else is taken:
+        each byte is touched once. (Mapping it would cost a fault for every page of the file besides.) Several threads
+        read, in the order of the file: one alone waits for the disk and for fresh memory in turns.
         """
-        path, entry = self.entries.get(name) or self.entries[name + PACKED]
-        straight = out.is_contiguous() and out.device.type == "cpu" and FLOATS.get(entry.dtype) == out.dtype
-        if not straight or not out.numel():
-            out.copy_(self.read(name, tuple(out.shape)))
-            return
-        # As bytes through NumPy, which knows no bfloat16.
-        memory = out.reshape(-1).view(torch.uint8).numpy().data
+        pieces: list[tuple[Path, int, memoryview, str]] = []
+        for name, out in wanted:
+            path, entry = self.entries.get(name) or self.entries[name + PACKED]
+            straight = out.is_contiguous() and out.device.type == "cpu" and FLOATS.get(entry.dtype) == out.dtype
+            if not straight or not out.numel():
+                out.copy_(self.read(name, tuple(out.shape)))
+                continue
+            # As bytes through NumPy, which knows no bfloat16.
+            memory = out.reshape(-1).view(torch.uint8).numpy().data
+            pieces += [(path, entry.start + i, memory[i : i + PIECE], name) for i in range(0, len(memory), PIECE)]
+        pieces.sort(key=lambda piece: piece[:2])
+        with ThreadPoolExecutor(READERS) as pool:
+            for _ in pool.map(self._read_piece, pieces):
+                pass
+
+    def _read_piece(self, piece: tuple[Path, int, memoryview, str]) -> None:
+        path, start, memory, name = piece
         try:
-            if path not in self._files:
-                self._files[path] = os.open(path, os.O_RDONLY)
+            with self._lock:
+                if path not in self._files:
+                    self._files[path] = os.open(path, os.O_RDONLY)
             file, at = self._files[path], 0
+            os.posix_fadvise(file, start + len(memory), AHEAD, os.POSIX_FADV_WILLNEED)
             while at < len(memory):
-                count = os.preadv(file, [memory[at : at + CHUNK]], entry.start + at)
+                count = os.preadv(file, [memory[at:]], start + at)
                 if count == 0:
                     raise CheckpointError(f"{path}: cut off within tensor {name!r}; copy or make it again.")
                 at += count

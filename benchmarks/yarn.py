@@ -161,7 +161,7 @@ def main() -> None:
             scores[language][name] = found
             print(f"{language}, {name}: " + ", ".join(f"{k}× {interval(c)}" for k, c in found.items()), flush=True)
     about = (
-        f"{arguments.run / 'base'}, trained on rows of {trained} tokens (RoPE θ {model.config.rope_theta:g}, heads of "
+        f"{arguments.run.name}/base, trained on rows of {trained} tokens (RoPE θ {model.config.rope_theta:g}, heads of "
         f"{model.config.head_dim}); bits per byte of held-out streams of {trained * factor} tokens, "
         + ", ".join(f"{k} {len(v)}" for k, v in heldout.items())
         + f". YaRN static, factor {factor}. Trained on: {arguments.steps} steps of {arguments.rows} training streams "

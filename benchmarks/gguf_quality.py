@@ -83,8 +83,9 @@ def perplexity(theirs: llama_cpp.Llama, windows: list[list[int]]) -> float:
 def measure(reference: str, texts: dict[str, list[str]], window: int, windows: int, tokens: int) -> list[str]:
     """Rows of the table for one model."""
     source = resolve(reference)
-    with tempfile.TemporaryDirectory() as name:
-        files = {kind: Path(name) / f"{kind}.gguf" for kind in KINDS}
+    shown_as = "/".join(Path(reference).parts[-2:])
+    with tempfile.TemporaryDirectory() as folder:
+        files = {kind: Path(folder) / f"{kind}.gguf" for kind in KINDS}
         if source.is_dir():
             for kind, path in files.items():
                 export_gguf(source, path, kind)

@@ -116,7 +116,7 @@ def measure(reference: str, texts: dict[str, list[str]], window: int, windows: i
                 f"{language} {p:.2f} ({100 * (p / found['F32'][language] - 1):+.2f} %)"
                 for language, p in found[kind].items()
             )
-            rows.append(f"| {"/".join(Path(reference).parts[-2:])} | {kind} | {path.stat().st_size / 1e6:.1f} | {shown} |")
+            rows.append(f"| {shown_as} | {kind} | {path.stat().st_size / 1e6:.1f} | {shown} |")
             print(rows[-1], flush=True)
         worst_of_q8 = max(abs(found["Q8_0"][lang] / found["F32"][lang] - 1) for lang in pieces)
         rows.append(

@@ -153,7 +153,7 @@ def _show_meshes(
         parts.append([f"{e.mesh}{marks[e.mesh]}", f"{m.total / GB:.1f}", "=", *memory, *sent])
     _table(parts)
     if any(marks.values()):
-        print("  * planned only: `qwill pretrain` runs no pipeline, and divides the key heads of a Gated DeltaNet by tp × cp")
+        print("  * planned only: `qwill pretrain` has no pipeline; tp × cp must divide a DeltaNet's key heads")
     _show_duration(f"with {fitting[0].mesh}", duration(job, fitting[0].times.step, assumed.goodput))
 
 

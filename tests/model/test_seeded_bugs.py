@@ -4,7 +4,6 @@ Here what all types share: attention, norms, RoPE, feed-forwards, experts, the l
 test_seeded_bugs_family.py and test_seeded_bugs_delta.py.
 """
 
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -346,13 +345,3 @@ def test_a_patch_alone_is_no_bug(monkeypatch: pytest.MonkeyPatch, one_thread_wit
         for p in model.parameters():
             p.data = p.data.clone()
         assert list(differences(case, model)) == []
-
-
-@pytest.fixture
-def one_thread_without_kernels() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    ops.use_native(False)
-    yield
-    ops.use_native(True)
-    torch.set_num_threads(threads)

@@ -2,7 +2,7 @@
 the record that it touches."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qwill.model import delta, ops
+from qwill.model import delta
 from qwill.model.batch import Batch
 from qwill.model.cache import KVCache
 from qwill.model.layout import released_names
@@ -254,14 +254,7 @@ BUGS: list[tuple[str, Where, Bug]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread_without_kernels() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    ops.use_native(False)
-    yield
-    ops.use_native(True)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread_without_kernels")
 
 
 @pytest.mark.parametrize(("name", "where", "bug"), BUGS, ids=[b[0] for b in BUGS])

@@ -1,7 +1,7 @@
 """Seeded bugs in what only some types have: shared experts, partial and stretched RoPE, gated attention, zero-centred
 norms. Each must be seen in every model of the record that it touches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -262,16 +262,6 @@ def final_norm_not_centred(model: Transformer, patch: pytest.MonkeyPatch) -> Non
 
 
 BUGS.append(("final norm not zero-centred", centred, final_norm_not_centred))
-
-
-@pytest.fixture
-def one_thread_without_kernels() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    ops.use_native(False)
-    yield
-    ops.use_native(True)
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("name", "where", "bug"), BUGS, ids=[b[0] for b in BUGS])

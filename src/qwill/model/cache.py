@@ -116,9 +116,6 @@ class KVCache:
         self.inputs, self.states, self.marked = old.inputs, old.states, old.marked
         self.lengths, self.marks = old.lengths, old.marks
 
-    def free(self, slots: list[int]) -> None:
-        self.lengths[slots] = 0
-
     def begin(self, batch: Batch) -> None:
         """Work out once a forward pass, for all layers, where new keys go and what each query may see."""
         new_R = batch.lengths.long()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qwill.train.collectives import exchange_rows
-from qwill.train.optim import Muon, orthogonalize
+from qwill.train.optim import Muon, decay_and_update, orthogonalize
 from qwill.train.parallel import Parallel, Shard, cut_shard, place_shard
 from qwill.train.shards import Ranges, shape_of
 
@@ -35,12 +35,7 @@ class ShardedMuon(Muon):
         for group in self.param_groups:
             together: dict[tuple[str, ...], list[tuple[nn.Parameter, Tensor]]] = {}
             for p in group["params"]:
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(buffer, group["momentum"])
-                p.mul_(1 - group["lr"] * group["weight_decay"])
+                update = decay_and_update(p, p.grad, self.state[p], group)
                 together.setdefault(self._cutting(self.shards[p]), []).append((p, update))
             for axes, work in together.items():
                 for p, direction in self._directions(axes, work, group["parts"], group["steps"]):

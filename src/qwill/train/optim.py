@@ -47,6 +47,15 @@ def orthogonalize(g: Tensor, steps: int) -> Tensor:
     return (x.mT if g.shape[-2] > g.shape[-1] else x).reshape(g.shape)
 
 
+def decay_and_update(p: nn.Parameter, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    """Decay the weight, take the gradient into its momentum, and return Nesterov's look ahead."""
+    if not state:
+        state["momentum"] = torch.zeros_like(p)
+    buffer = state["momentum"].lerp_(grad, 1 - group["momentum"])
+    p.mul_(1 - group["lr"] * group["weight_decay"])
+    return grad.lerp(buffer, group["momentum"])
+
+
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, scaled by 0.2·sqrt(max(rows, columns)) so that one rate fits AdamW's scale
     (Moonlight, arXiv 2502.16982, eq. 4). `parts` cuts fused matrices into the model's own: q, k, v; gate, up."""
@@ -62,12 +71,7 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(buffer, group["momentum"])
-                p.mul_(1 - group["lr"] * group["weight_decay"])
+                update = decay_and_update(p, p.grad, self.state[p], group)
                 for part, target in zip(
                     update.split(group["parts"], dim=-2), p.split(group["parts"], dim=-2), strict=True
                 ):

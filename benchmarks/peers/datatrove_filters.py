@@ -1,10 +1,10 @@
 """datatrove's side of filter_parity.py and of the record tests/oracles/filters_*.jsonl.xz: decisions and values.
 
 requirements: datatrove==0.10.1 spacy==3.8.18 jieba==0.42.1 nltk
-run by the benchmark: python datatrove_filters.py DOCUMENTS.jsonl SAID.jsonl CODE   (a line is a string, an object)
+run by the benchmark: python datatrove_filters.py DOCUMENTS.jsonl SAID.jsonl CODE
 
-Values come from datatrove's own expressions: a filter is built with probes for limits, which note what they are compared
-with and let the document go on. Decisions come from the filters with their real limits, one after the other.
+Values come from datatrove's own expressions: a filter is built with probes for limits, which note what they are
+compared with and let the document go on. Decisions come from the filters with their real limits, one after the other.
 """
 
 import json

@@ -63,8 +63,8 @@ OTHER_FAMILIES = ("c4", "fineweb", "gopher_repetition", "gopher_quality")
 def presets() -> dict[str, tuple[tuple[str, ...], dict[str, object]]]:
     """Name → (families in order, their limits)."""
     return {
-        "en": (families.default_families("en"), families.resolve_limits(language("en"))),
-        "zh": (families.default_families("zh"), families.resolve_limits(language("zh"))),
+        "en": (language("en").families, families.resolve_limits(language("en"))),
+        "zh": (language("zh").families, families.resolve_limits(language("zh"))),
         "other": (OTHER_FAMILIES, families.resolve_limits(language("en"), "", OTHER)),
     }
 
@@ -72,8 +72,8 @@ def presets() -> dict[str, tuple[tuple[str, ...], dict[str, object]]]:
 @cache
 def rows(code: str) -> list[dict[str, Any]]:
     """The record of a language, a document each."""
-    lines = lzma.decompress((RECORDS / f"filters_{code}.jsonl.xz").read_bytes()).decode().splitlines()
-    return [json.loads(line) for line in lines]
+    lines = lzma.decompress((RECORDS / f"filters_{code}.jsonl.xz").read_bytes()).decode().split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,9 @@ def _sentences(line: str, rule: str) -> int:
 def unequal_values(ours: dict[str, float], said: dict[str, Any]) -> str:
     """Names and numbers of the first value that is not datatrove's to the last bit. One it did not reach is free."""
     for name, value in said.items():
-        if name not in ("reason", "text") and not (ours[name] == value or math.isnan(ours[name]) and math.isnan(value)):
-            return f"{name}: {ours[name]!r} instead of {value!r}"
+        if name in ("reason", "text") or ours[name] == value or (math.isnan(ours[name]) and math.isnan(value)):
+            continue
+        return f"{name}: {ours[name]!r} instead of {value!r}"
     return ""
 
 

@@ -187,7 +187,10 @@ def digits(rng: random.Random, lines: Lines, code: str) -> Lines:
     share = rng.uniform(0.1, 0.35)
     if code == "zh":
         return insert(rng, lines, f" {number} ", round(size(lines, code) * share), code)
-    return [" ".join(str(rng.randrange(9999)) if rng.random() < share else w for w in line.split(" ")) for line in lines]
+    return [
+        " ".join(str(rng.randrange(9999)) if rng.random() < share else word for word in line.split(" "))
+        for line in lines
+    ]
 
 
 def symbols(rng: random.Random, lines: Lines, code: str) -> Lines:
@@ -307,7 +310,8 @@ def one_line(rng: random.Random, lines: Lines, code: str) -> Lines:
 
 MUTATIONS: tuple[Mutation, ...] = (
     repeat_line, repeat_longest, paragraphs, paragraphs_repeated, paragraphs_repeated, phrase, phrase, passages,
-    passages, passages, bullets, ellipsis_ends, hashes, ellipses, braces, lorem, javascript, policy, long_word, citations,
+    passages, passages, bullets, ellipsis_ends, hashes, ellipses, braces, lorem, javascript, policy, long_word,
+    citations,
     short_lines, no_full_stop, other_ends, digits, symbols, strange, strange_spaces, line_ends, indented, blank_lines,
     many_lines, cut_short, glued, letters, no_stop_words, few_sentences, more_stops, upper, padded, one_line,
     tall, spaced, spaced,

@@ -30,7 +30,7 @@ from qwill.data.decontaminate import Overlap, build_index, leak, read_questions
 from qwill.data.dedup import Duplicate, NearDuplicates, exact_duplicates, near_duplicates
 from qwill.data.documents import CorpusArtifact, Document, Reject, write_parquet
 from qwill.data.filters import ChineseLimits, Limits
-from qwill.data.funnel import Funnel
+from qwill.data.funnel import Account
 from qwill.data.judge import Criteria, judged, sample
 from qwill.data.sources import TEXT_SOURCES, Loaded, Package, SourceChoice, find_source, load, merge_origins
 from qwill.data.split import Choice, HeldOut, choose
@@ -77,7 +77,7 @@ class _Corpus:
 
     documents: list[Document]
     units: list[Hashes]
-    funnel: Funnel
+    funnel: Account
 
     def drop(self, rejects: Mapping[int, Reject]) -> None:
         for index, reject in sorted(rejects.items()):
@@ -135,7 +135,7 @@ def _read(config: CurateConfig, ctx: StageContext) -> tuple[_Corpus, list[dict[s
     for choice in config.sources:
         loaded = load(choice)
         sources.append((loaded, sample(list(loaded.records()), choice.max_bytes)))
-    corpus, done = _Corpus([], [], Funnel()), 0
+    corpus, done, noted = _Corpus([], [], Account(each=config.rejects)), 0, 0
     with ctx.display.stage("curate", sum(len(r) for _, r in sources), "documents", ctx.budget_s) as bar:
         for loaded, records in sources:
 
@@ -148,7 +148,8 @@ def _read(config: CurateConfig, ctx: StageContext) -> tuple[_Corpus, list[dict[s
                 corpus.funnel.read(document)
                 if document.reject is None:
                     corpus.documents.append(document)
-                elif document.reject.step == "unreadable" and len(corpus.funnel.rejects) <= 3:
+                elif document.reject.step == "unreadable" and noted < 3:
+                    noted += 1
                     bar.note(f"{document.id} is not readable: {document.reject.value}")
     corpus.documents.sort(key=lambda document: document.id)
     known: dict[str, Hashes] = {}
@@ -194,7 +195,7 @@ def _write(
     for part, documents in parts.items():
         write_parquet(ctx.out / f"{part}.parquet", documents)
     write_json(ctx.out / "funnel.json", account)
-    write_jsonl(ctx.out / "rejects.jsonl", corpus.funnel.sample(config.rejects))
+    write_jsonl(ctx.out / "rejects.jsonl", corpus.funnel.sample())
     write_json(ctx.out / "sources.json", merge_origins(origins))
     return {
         f"{part}_{what}_{language}": account["split"][language][part][what]

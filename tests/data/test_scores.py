@@ -1,0 +1,140 @@
+"""Histograms and samples against plain counting over all documents."""
+
+import json
+import math
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwill.data.documents import Document, Reject
+from qwill.data.scores import CLASSES, Limit, Scores
+
+LIMITS = {
+    ("en", "web"): {"a.low": Limit(least=0.8), "a.both": Limit(-1.0, 3.0), "b.high": Limit(most=0.1), "free": Limit()},
+    ("zh", "web"): {"a.low": Limit(least=5.0), "b.high": Limit(most=0.0)},
+}
+special = st.sampled_from([0.0, -0.0, 0.1, 0.8, 3.0, -1.0, 5.0, math.nextafter(0.1, 1), 0.0999, 1e9, -2.5, 4.0, 1e-300])
+values = st.one_of(special, st.floats(allow_nan=True, allow_infinity=True), st.floats(-6, 6))
+rows = st.lists(
+    st.tuples(
+        st.sampled_from(["en", "zh", "other"]),
+        st.fixed_dictionaries({}, optional={name: values for name in ("a.low", "a.both", "b.high", "free", "more")}),
+        st.sampled_from(["first", "second", "third"]),
+        st.sampled_from([None, None, None, "language"]),
+    ),
+    max_size=25,
+)
+
+
+def outside(value: float, limit: Limit) -> bool:
+    low = limit.least is not None and value < limit.least
+    return low or (limit.most is not None and value > limit.most)
+
+
+def judged(data: list[Any]) -> list[Document]:
+    """Dropped by the first limit that fails, in order of name, or by another step."""
+    made = []
+    for i, (language, scores, text, other) in enumerate(data):
+        limits = LIMITS.get((language, "web"), {})
+        failing = [n for n in sorted(limits) if n in scores and outside(scores[n], limits[n])]
+        reject = Reject(failing[0].split(".")[0], failing[0], 0.0) if failing else None
+        reject = Reject(other, "no language", 0.0) if other else reject
+        made.append(Document(f"s/{i}", "s", "web", language, text, 9, scores=scores, reject=reject))
+    return made
+
+
+def counted(documents: list[Document], near: int = 2) -> Scores:
+    scores = Scores(LIMITS, sample=3, near=near)
+    scores.add(documents)
+    return scores
+
+
+def expected_class(document: Document, limits: dict[str, Limit], name: str) -> int:
+    if document.reject is None:
+        return 0
+    failing = [n for n in limits if n in document.scores and outside(document.scores[n], limits[n])]
+    return 1 if failing == [name] and document.reject.step == name.split(".")[0] else 2
+
+
+@given(rows)
+@settings(max_examples=200)
+def test_cells_say_exactly_what_any_threshold_at_their_edges_drops(data: list[Any]) -> None:
+    documents = judged(data)
+    for part, name, cells in counted(documents).cells():
+        limits = LIMITS[part]
+        mine = [d for d in documents if d.language == part[0] and not math.isnan(d.scores.get(name, math.nan))]
+        starts = [cell.start for cell in cells]
+        assert starts == sorted(set(starts))
+        least, most = limits[name].least, limits[name].most
+        bounds = [least, None if most is None else math.nextafter(most, math.inf)]
+        edges = starts + [bound for bound in bounds if bound is not None]
+        for edge in edges:
+            for kind in range(len(CLASSES)):
+                under = [d for d in mine if d.scores[name] < edge and expected_class(d, limits, name) == kind]
+                found = [c for c in cells if c.start < edge]
+                assert sum(c.documents[kind] for c in found) == len(under)
+                assert sum(c.bytes[kind] for c in found) == sum(d.bytes for d in under)
+        if most is not None:
+            over = sum(sum(c.documents) for c in cells if c.start > most)
+            assert over == sum(d.scores[name] > most for d in mine)
+    got = {(part, name) for part, name, _ in counted(documents).cells()}
+    assert got == {
+        ((d.language, "web"), name)
+        for d in documents
+        for name, value in d.scores.items()
+        if name in LIMITS.get((d.language, "web"), {}) and not math.isnan(value)
+    }
+
+
+@given(rows, st.lists(st.integers(0, 3), max_size=25), st.randoms())
+def test_parts_add_up_to_the_whole_in_any_grouping(data: list[Any], groups: list[int], shuffle: Any) -> None:
+    documents = judged(data)
+    parts: list[list[Document]] = [[], [], [], []]
+    for i, document in enumerate(documents):
+        parts[groups[i] if i < len(groups) else 0].append(document)
+    for part in parts:
+        shuffle.shuffle(part)
+    shuffle.shuffle(parts)
+    a, b, c, d = (Scores.from_json(json.loads(json.dumps(counted(part).to_json()))) for part in parts)
+    b.merge(c)
+    a.merge(b)
+    a.merge(d)
+    assert json.dumps(a.to_json()) == json.dumps(counted(documents).to_json())
+
+
+@given(rows)
+def test_the_documents_nearest_to_a_threshold_are_shown_on_their_sides(data: list[Any]) -> None:
+    documents = judged(data)
+    found = {(part, name, bound, side): shown for part, name, bound, side, shown in counted(documents, 50).near()}
+    for (part, name, bound, side), shown in found.items():
+        limit = LIMITS[part][name]
+        threshold = limit.least if bound == "least" else limit.most
+        assert threshold is not None
+        distances = [abs(row["value"] - threshold) for row in shown]
+        assert distances == sorted(distances)
+        assert len({row["text"] for row in shown}) == len(shown)
+        for row in shown:
+            beyond = row["value"] < threshold if bound == "least" else row["value"] > threshold
+            assert beyond == (side == "dropped")
+            assert (row["step"] == "") == (side == "kept")
+    for document in documents:
+        for name, limit in LIMITS.get((document.language, "web"), {}).items():
+            value = document.scores.get(name, math.nan)
+            if limit.most is not None and value > limit.most:
+                shown = found[(document.language, "web"), name, "most", "dropped"]
+                nearest = min(row["value"] for row in shown if row["text"] == document.text)
+                assert nearest <= value
+
+
+def test_the_sample_is_the_lowest_hashes_with_values_in_order_of_the_limits() -> None:
+    scores = [{"a.low": 0.9, "a.both": i / 7, "b.high": 0.0, "free": math.inf} for i in range(9)]
+    documents = [Document(str(i), "s", "web", "en", f"text {i}", 9, scores=own) for i, own in enumerate(scores)]
+    sample = [row for _, row in counted(documents).sample()]
+    assert len(sample) == 3
+    for row in sample:
+        both, low, high, free = row["values"]
+        assert (low, high, free) == (0.9, 0.0, None)
+        assert both == float(f"{int(row['id']) / 7:.6g}")
+    again = [row for _, row in counted(documents[::-1]).sample()]
+    assert again == sample

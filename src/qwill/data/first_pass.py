@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from qwill.data.blocks import Block, parse
 from qwill.data.chunks import Chunk, write_chunk
 from qwill.data.documents import Document
-from qwill.data.families import judge_batch, resolve_limits
+from qwill.data.families import judge_batch
+from qwill.data.filter_rules import filter_rules
 from qwill.data.fold import convert
-from qwill.data.funnel import Account
 from qwill.data.language import identify_batch, paragraph_languages
-from qwill.data.languages import Language, language
+from qwill.data.languages import language
 from qwill.data.minhash import band_keys
 from qwill.data.quality import load_quality, score_batch
 from qwill.data.readers import Bad
@@ -30,7 +30,7 @@ from qwill.data.sources import SourceChoice
 from qwill.data.toxicity import score_toxicity
 from qwill.data.units import text_key
 
-EXCERPT = 600  # characters shown of what could not be read
+BEFORE, AFTER = 6000, 2400  # characters of an extraction shown: of the page, of its text
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,7 @@ def first_pass(config: CurateConfig, folder: Path, job: Job) -> int:
     for document in live:
         if not document.text.strip():
             document.drop("redact", "nothing left", 0.0)
-    account = Account(config.shown)
-    for document in documents:
-        account.read(document)
-    meta = {"digest": job.digest, "source": job.choice.name, "account": account.to_json(), "redacted": counts, **shown}
-    if config.rejects != "keep":
-        for document in documents:
-            if document.reject is not None:
-                document.text = ""
+    meta = {"digest": job.digest, "source": job.choice.name, "redacted": counts, **shown}
     write_chunk(chunk_path(folder, job.number), Chunk(documents, _keys(documents, config), meta))
     return job.number
 
@@ -87,8 +80,8 @@ def _read(job: Job) -> tuple[list[Document], dict[str, Any]]:
             if document.bytes != record.raw_bytes:
                 document.changed["extract"] = document.bytes - record.raw_bytes
             if record.html is not None and len(extraction) < 2:
-                before = record.html[: 10 * EXCERPT]
-                extraction.append({"id": identity, "before": before, "after": text[: 4 * EXCERPT], "labels": record.labels})
+                before = record.html[:BEFORE]
+                extraction.append({"id": identity, "before": before, "after": text[:AFTER], "labels": record.labels})
         documents.append(document)
     return documents, {"extraction": extraction}
 
@@ -167,15 +160,6 @@ def _pieces(document: Document, config: CurateConfig) -> Iterator[Document]:
     document.changed["language"] = document.changed.get("language", 0) + document.bytes - before
     yield document
     yield from others
-
-
-def filter_rules(config: CurateConfig, register: str, rules: Language) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The families that judge a document of this register and language, in order, and their limits."""
-    own = config.registers.get(register)
-    families = own.filters if own is not None and own.filters is not None else config.filters
-    layers = [config.limits.get(rules.code, {}), own.limits.get(rules.code, {}) if own is not None else {}]
-    chosen = tuple(rules.families if families is None else families)
-    return chosen, resolve_limits(rules, chosen, layers)
 
 
 def _filter(documents: Sequence[Document], config: CurateConfig) -> None:

@@ -22,12 +22,18 @@ from qwill.data.sampling import Lowest, by_hash, excerpt
 
 STEPS = (
     "unreadable",
+    "extract",
     "repair",
     "language",
-    "quality",
+    "filter",
+    "redact",
     "exact_duplicates",
     "near_duplicates",
+    "lines",
+    "substrings",
     "decontamination",
+    "score",
+    "mix",
 )
 
 Column = tuple[str, str, str]  # source, language, register

@@ -89,6 +89,12 @@ class CurateConfig:
         return [find_source(choice.name).package for choice in self.sources if choice.path is None]
 
 
+def registers(config: CurateConfig) -> list[str]:
+    """The registers of the sources, sorted."""
+    found = {choice.register for choice in config.sources if choice.path is not None}
+    return sorted(found | {find_source(choice.name).register for choice in config.sources if choice.path is None})
+
+
 def check(config: CurateConfig) -> None:
     """Raises ConfigError for settings that make no sense together."""
     names = [choice.name for choice in config.sources]
@@ -101,10 +107,9 @@ def check(config: CurateConfig) -> None:
         raise ConfigError(f"corpus.languages is empty; expected some of {', '.join(shipped())}.")
     for code in config.languages:
         language(code)
-    registers = {choice.register for choice in config.sources if choice.path is not None}
-    registers |= {find_source(choice.name).register for choice in config.sources if choice.path is None}
+    known = registers(config)
     for register in config.registers:
-        if register not in registers:
-            raise ConfigError(f"corpus.registers.{register} is no register of a source; {nearest(register, sorted(registers))}")
+        if register not in known:
+            raise ConfigError(f"corpus.registers.{register} is no register of a source; {nearest(register, known)}")
     if config.shown < 0 or config.workers < 0 or config.memory_mb < 64:
         raise ConfigError("corpus: shown and workers can't be negative, and memory_mb is at least 64.")

@@ -18,14 +18,13 @@ from qwill.data.chunks import Chunk, read_chunk, write_chunk
 from qwill.data.decontaminate import Index, find_leaks, without
 from qwill.data.documents import Document
 from qwill.data.first_pass import chunk_path
+from qwill.data.filter_rules import score_limits
 from qwill.data.funnel import Account
-from qwill.data.languages import language
 from qwill.data.quality import bits_per_byte
+from qwill.data.scores import Scores
 from qwill.data.second_pass import Decisions, cut, read_decisions, spans
-from qwill.data.settings import CurateConfig
-from qwill.data.units import hashes, split, text_key
-
-EXCERPT = 600  # characters kept of a document that goes, unless `rejects: keep`
+from qwill.data.settings import CurateConfig, registers
+from qwill.data.units import text_key
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,20 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
             document.scores["bits_per_byte"] = value
     for document in live:
         _thresholds(document, config)
-    account = Account(config.shown)
+    account, scores = Account(each=config.shown), Scores(score_limits(config, registers(config)))
     for document in chunk.documents:
-        account.read(document)
-    meta = {"fingerprint": fingerprint, "account": account.to_json(), "leaks": leaks}
+        account.read(document, document.changed)
+        if document.reject is None:
+            account.keep(document)
+    scores.add(chunk.documents)
+    meta = {"fingerprint": fingerprint, "account": account.to_json(), "scores": scores.to_json(), "leaks": leaks}
     meta |= {name: chunk.meta[name] for name in ("extraction", "redacted", "source")}
-    write_chunk(chunk_path(third, number), Chunk(chunk.documents, _arrays(chunk.documents), meta))
+    arrays = _arrays(chunk.documents, config)
+    if config.rejects != "keep":
+        for document in chunk.documents:
+            if document.reject is not None:
+                document.text = ""
+    write_chunk(chunk_path(third, number), Chunk(chunk.documents, arrays, meta))
     return number
 
 
@@ -105,8 +112,9 @@ def _thresholds(document: Document, config: CurateConfig) -> None:
         document.drop("score", "bits per byte", score["bits_per_byte"])
 
 
-def _arrays(documents: Sequence[Document]) -> dict[str, Any]:
-    """For the hold-out and the mixture: live, bytes, key (of equal units)."""
+def _arrays(documents: Sequence[Document], config: CurateConfig) -> dict[str, Any]:
+    """For the hold-out and the mixture: live, bytes, key (of equal units), language (index into those asked for)."""
+    numbers = {code: number for number, code in enumerate(config.languages)}
     key = np.zeros((len(documents), 2), dtype=np.uint64)
     for row, document in enumerate(documents):
         if document.reject is None:
@@ -115,6 +123,7 @@ def _arrays(documents: Sequence[Document]) -> dict[str, Any]:
         "live": np.array([d.reject is None for d in documents], dtype=bool),
         "bytes": np.array([d.bytes if d.reject is None else 0 for d in documents], dtype=np.int64),
         "key": key,
+        "language": np.array([numbers.get(d.language, -1) for d in documents], dtype=np.int16),
     }
 
 

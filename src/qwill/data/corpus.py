@@ -26,15 +26,15 @@ from qwill.base.errors import DataError
 from qwill.base.files import new_folder, write_json
 from qwill.base.progress import Bar, Display
 from qwill.base.stage import StageContext
+from qwill.data.account_files import write_account
 from qwill.data.blocks import Block, Source, open_source
 from qwill.data.chunks import read_meta
 from qwill.data.decontaminate import build_index, read_questions
 from qwill.data.documents import CorpusArtifact
-from qwill.data.finish import Columns, columns, hold_out, write_parts
+from qwill.data.finish import Columns, columns, hold_out, mixture, write_parts
 from qwill.data.first_pass import Job, chunk_path, first_pass
 from qwill.data.languages import language
-from qwill.data.mix import mix
-from qwill.data.second_pass import second_pass
+from qwill.data.second_pass import read_decisions, second_pass
 from qwill.data.settings import CurateConfig, check
 from qwill.data.sources import merge_origins
 from qwill.data.third_pass import Shared, third_pass, write_ids
@@ -72,14 +72,16 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     rows = columns(done)
     _check_languages(config, rows)
     held, choices = hold_out(config, done, rows, ctx.work, workers)
-    copies, mixture = mix(config.mixture, done, rows, held)
+    copies, mixed = mixture(config, done, rows, held)
     with ctx.display.stage("write", 2, "files", ctx.budget_s) as bar:
         write_parts(done, rows, held, copies, ctx.out)
         bar.update(2)
-    account = _account(config, done, rows, held, copies, ctx)
+    account = write_account(
+        config, chunks, done, rows, held, copies, index, read_decisions(decisions), ctx.out
+    )
     account["split"] = {code: _sizes(config, rows, held, copies, code) | asdict(choices[code]) for code in choices}
     account["questions_too_short_to_seek"] = index.unsought
-    account["mixture"] = mixture
+    account["mixture"] = mixed
     write_json(ctx.out / "funnel.json", account)
     write_json(ctx.out / "sources.json", merge_origins(origins))
     return {

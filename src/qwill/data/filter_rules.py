@@ -32,13 +32,13 @@ def score_limits(config: CurateConfig, registers: Sequence[str]) -> dict[tuple[s
             for family, its in rules(limits, families).items():
                 for rule in its:
                     name = f"{family}.{rule.value}"
-                    known = part.get(name, Limit(step="filter"))
-                    if rule.below:
-                        part[name] = Limit(rule.limit, known.most, "filter")
-                    else:
-                        part[name] = Limit(known.least, rule.limit, "filter")
-            part["quality"] = Limit(config.score.min_quality, None, "score")
-            part["bits_per_byte"] = Limit(None, config.score.max_bits_per_byte, "score")
-            part["toxicity"] = Limit(step="score")
+                    known = part.get(name, Limit())
+                    part[name] = Limit(rule.limit, known.most) if rule.below else Limit(known.least, rule.limit)
+            if config.score.quality is not None:
+                part["quality"] = Limit(config.score.min_quality, None)
+            if config.score.perplexity is not None:
+                part["bits_per_byte"] = Limit(None, config.score.max_bits_per_byte)
+            if config.score.toxicity:
+                part["toxicity"] = Limit()
             found[code, register] = part
     return found

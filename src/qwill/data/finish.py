@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from qwill.base.files import new_file
 from qwill.data.chunks import read_arrays, read_chunk, read_table
 from qwill.data.documents import ROW_GROUP, corpus_schema
+from qwill.data.mix import mix
 from qwill.data.settings import CurateConfig
 from qwill.data.split import HeldOut, candidates, present, runs, settle
 from qwill.data.units import distinct, hashes, split
@@ -45,7 +46,7 @@ class Columns:
     first: NDArray[np.int64]
     live: NDArray[np.bool_]
     size: NDArray[np.int64]
-    key: Hashes
+    key: NDArray[np.uint8]
     language: NDArray[np.int16]
 
 
@@ -114,6 +115,35 @@ def _runs_seen(config: HeldOut, file: Path, job: tuple[int, Path]) -> Hashes:
             grams = runs(hashes(split(document.text)), config)
             found.append(grams[present(grams, known["runs"])])
     return distinct(np.concatenate(found))
+
+
+def mixture(
+    config: CurateConfig, chunks: Sequence[Path], rows: Columns, held: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], dict[str, Any] | None]:
+    """How often each row goes into the training part, and what was asked for and given; once where nothing is asked."""
+    copies = np.ones(len(rows.live), dtype=np.int32)
+    if config.mixture is None:
+        return copies, None
+    chosen = np.flatnonzero(rows.live & ~held)
+    names = list(dict.fromkeys((*config.mixture.weights, *config.mixture.caps)))
+    labels: dict[str, list[str]] = {name: [] for name in names}
+    for number, path in enumerate(chunks):
+        first, last = rows.first[number : number + 2]
+        mask = (rows.live & ~held)[first:last]
+        if mask.any():
+            table = read_table(path).filter(pa.array(mask))
+            for name in names:
+                labels[name] += _label(table, name)
+    keys = np.ascontiguousarray(rows.key[chosen]).view(">u8")[:, 0].astype(np.uint64)
+    found = mix(rows.size[chosen], labels, keys, config.mixture)
+    copies[chosen] = found.copies
+    return copies, found.report
+
+
+def _label(table: pa.Table, name: str) -> list[str]:
+    if name in ("language", "register", "source"):
+        return [str(value) for value in table[name].to_pylist()]
+    return [dict(row).get(name, "") for row in table["labels"].to_pylist()]
 
 
 def write_parts(

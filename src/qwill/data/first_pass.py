@@ -173,10 +173,9 @@ def _filter(documents: Sequence[Document], config: CurateConfig) -> None:
         verdicts = judge_batch([d.text for d in group], rules, families, limits)
         for document, verdict in zip(group, verdicts, strict=True):
             document.scores.update(verdict.values)
-            document.change("filter", verdict.text)
+            document.change("c4", verdict.text)  # the one family that takes lines out
             if verdict.drop is not None:
-                family, reason, value = verdict.drop
-                document.drop("filter", f"{family}: {reason}", value)
+                document.drop(*verdict.drop)
 
 
 def _score(documents: Sequence[Document], config: CurateConfig) -> None:
@@ -193,21 +192,25 @@ def _score(documents: Sequence[Document], config: CurateConfig) -> None:
 
 
 def _keys(documents: Sequence[Document], config: CurateConfig) -> dict[str, NDArray[Any]]:
-    """One row a document for the global steps: live, bytes, key (of equal units), bands (of MinHash), quality."""
+    """One row a document for the global steps: live, bytes, key (of equal units), bands and sketches (of MinHash),
+    banded (whether there are any), quality."""
+    count = len(documents)
     live = np.array([d.reject is None for d in documents], dtype=bool)
     arrays: dict[str, NDArray[Any]] = {
         "live": live,
         "bytes": np.array([d.bytes for d in documents], dtype=np.int64),
-        "quality": np.array([d.scores.get("quality", 0.0) for d in documents], dtype=np.float64),
-        "key": np.zeros((len(documents), 2), dtype=np.uint64),
+        "quality": np.array([d.scores.get("quality", 0.0) for d in documents], dtype=np.float32),
+        "key": np.zeros((count, 16), dtype=np.uint8),
     }
     for row in np.flatnonzero(live).tolist():
-        arrays["key"][row] = np.frombuffer(text_key(documents[row].text), dtype="<u8")
+        arrays["key"][row] = np.frombuffer(text_key(documents[row].text), dtype=np.uint8)
     if config.near is not None:
-        arrays["bands"] = np.zeros((len(documents), config.near.bands), dtype=np.uint64)
-        arrays["banded"] = np.zeros(len(documents), dtype=bool)
+        near = config.near
+        arrays["bands"] = np.zeros((count, near.bands), dtype=np.uint64)
+        arrays["sketches"] = np.zeros((count, near.bands * near.rows), dtype=np.uint8)
+        arrays["banded"] = np.zeros(count, dtype=bool)
         for code in sorted({d.language for d in documents if d.reject is None}):
             rows = [i for i in np.flatnonzero(live).tolist() if documents[i].language == code]
-            keys, has = band_keys([documents[i].text for i in rows], None, config.near, language(code).words)
-            arrays["bands"][rows], arrays["banded"][rows] = keys, has
+            found = band_keys([documents[i].text for i in rows], None, near, language(code).words)
+            arrays["bands"][rows], arrays["sketches"][rows], arrays["banded"][rows] = found.keys, found.sketches, found.has
     return arrays

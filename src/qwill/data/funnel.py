@@ -22,18 +22,12 @@ from qwill.data.sampling import Lowest, by_hash, excerpt
 
 STEPS = (
     "unreadable",
-    "extract",
     "repair",
     "language",
-    "filter",
-    "redact",
+    "quality",
     "exact_duplicates",
     "near_duplicates",
-    "lines",
-    "substrings",
     "decontamination",
-    "score",
-    "mix",
 )
 
 Column = tuple[str, str, str]  # source, language, register
@@ -51,19 +45,12 @@ class Account:
         self._counts: dict[Key, list[int]] = defaultdict(lambda: [0, 0])
         self._rejects = Lowest(each)
 
-    def read(self, document: Document, changes: Mapping[str, int] | None = None) -> None:
-        """Count a document that has gone through the first steps; its `reject` says whether and why it goes already.
-
-        changes: bytes that each step which altered the text added to it (a negative number where it cut), so that
-        `raw_bytes` and these make `document.bytes`; None stands for a document that at most was repaired. A document
-        that was unreadable counts with its raw bytes."""
+    def read(self, document: Document) -> None:
+        """Count a document that has gone through the first steps: `changed` says what they added to its raw bytes, and
+        `reject`, where it is set, that it goes already."""
         size = document.raw_bytes
         self._count(document, "read", "", "", size)
-        unreadable = document.reject is not None and document.reject.step == "unreadable"
-        if changes is None:
-            added = 0 if unreadable else document.bytes - size
-            changes = {"repair": added} if added or (document.repaired and not unreadable) else {}
-        for step, added in changes.items():
+        for step, added in document.changed.items():
             self.change(document, step, added)
             size += added
         if document.reject is not None:
@@ -92,6 +79,13 @@ class Account:
     def keep(self, document: Document) -> None:
         """Count a document of the finished corpus."""
         self._count(document, "kept", "", "", document.bytes)
+
+    def withdraw(self, document: Document) -> None:
+        """Count a document that goes though it was kept before; its `reject` is set."""
+        count = self._counts[document.source, document.language, document.register, "kept", "", ""]
+        count[0] -= 1
+        count[1] -= document.bytes
+        self._drop(document, document.bytes)
 
     def _count(self, document: Document, what: str, step: str, reason: str, size: int) -> None:
         count = self._counts[document.source, document.language, document.register, what, step, reason]

@@ -10,15 +10,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from qwill.base.files import new_file
 from qwill.data.chunks import read_arrays, read_chunk
-from qwill.data.clusters import BandFile, duplicates, exact_duplicates
+from qwill.data.clusters import exact_duplicates, near_duplicates
 from qwill.data.lines import line_cuts
+from qwill.data.minhash import BandKeys
 from qwill.data.settings import CurateConfig
 from qwill.data.substrings import substring_cuts
 
@@ -33,6 +32,7 @@ class Decisions:
     first: NDArray[np.int64]
     exact: NDArray[np.int64]
     near: NDArray[np.int64]
+    likeness: NDArray[np.float32]
     lines: Cuts
     passages: Cuts
 
@@ -53,19 +53,22 @@ def second_pass(
 def _decide(
     config: CurateConfig, chunks: Sequence[Path], work: Path, progress: Callable[[str, int], None]
 ) -> Decisions:
-    columns = [read_arrays(path, ("live", "bytes", "quality", "key")) for path in chunks]
+    columns = [read_arrays(path, ("live", "bytes", "quality")) for path in chunks]
     first = np.cumsum([0, *(len(part["live"]) for part in columns)], dtype=np.int64)
-    live, size, quality = (_joined(columns, name) for name in ("live", "bytes", "quality"))
+    live, size, quality = (np.concatenate([part[n] for part in columns]) for n in ("live", "bytes", "quality"))
     itself = np.arange(len(live), dtype=np.int64)
-    exact, near = itself, itself
+    exact, near, likeness = itself.copy(), itself, np.ones(len(live), dtype=np.float32)
     if config.exact:
-        exact = exact_duplicates(_joined(columns, "key"), live, quality, size)
-    del columns
+        rows = np.flatnonzero(live)
+        keys = (read_arrays(path, ("key", "live")) for path in chunks)
+        live_keys = (part["key"][part["live"]] for part in keys)
+        clusters = exact_duplicates(live_keys, quality[rows], size[rows], work, config.memory_mb)
+        exact[rows] = rows[clusters.representative]
     stays = live & (exact == itself)
     progress("exact duplicates", int(stays.sum()))
     if config.near is not None:
-        bands = [BandFile(path, read_bands) for path in chunks]
-        near = duplicates(bands, stays, quality, size, config.near, work, config.memory_mb)
+        found = near_duplicates(_bands(chunks, first, stays), quality, size, config.near, work, config.memory_mb)
+        near, likeness = found.representative, found.similarity
         stays &= near == itself
         progress("near duplicates", int(stays.sum()))
     lines = passages = _no_cuts(len(live))
@@ -76,13 +79,14 @@ def _decide(
         texts = _texts(chunks, first, stays, lines)
         passages = substring_cuts(texts, len(live), config.substrings, work, config.memory_mb)
         progress("passages", int(stays.sum()))
-    return Decisions(first, exact, near, lines, passages)
+    return Decisions(first, exact, near, likeness, lines, passages)
 
 
-def read_bands(path: Path) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """Band keys [documents, bands] of a chunk, and which documents have any."""
-    arrays = read_arrays(path, ("bands", "banded"))
-    return arrays["bands"], arrays["banded"]
+def _bands(chunks: Sequence[Path], first: NDArray[np.int64], stays: NDArray[np.bool_]) -> Iterator[BandKeys]:
+    """The band keys of each chunk, of the documents that still stay."""
+    for path, start, end in zip(chunks, first[:-1].tolist(), first[1:].tolist(), strict=True):
+        arrays = read_arrays(path, ("bands", "sketches", "banded"))
+        yield BandKeys(arrays["bands"], arrays["sketches"], arrays["banded"] & stays[start:end])
 
 
 def _texts(
@@ -116,10 +120,6 @@ def _no_cuts(count: int) -> Cuts:
     return np.zeros(count + 1, dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
 
 
-def _joined(columns: Sequence[dict[str, NDArray[Any]]], name: str) -> NDArray[Any]:
-    return np.concatenate([part[name] for part in columns])
-
-
 def _write(path: Path, found: Decisions) -> None:
     with new_file(path) as file:
         np.savez(
@@ -127,6 +127,7 @@ def _write(path: Path, found: Decisions) -> None:
             first=found.first,
             exact=found.exact,
             near=found.near,
+            likeness=found.likeness,
             lines=found.lines[0],
             line_spans=found.lines[1],
             passages=found.passages[0],
@@ -141,6 +142,7 @@ def read_decisions(path: Path) -> Decisions:
             arrays["first"],
             arrays["exact"],
             arrays["near"],
+            arrays["likeness"],
             (arrays["lines"], arrays["line_spans"]),
             (arrays["passages"], arrays["passage_spans"]),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from qwill.base.config import SPREAD, nearest
 from qwill.base.errors import ConfigError
@@ -11,7 +11,7 @@ from qwill.data.decontaminate import Overlap
 from qwill.data.languages import language, shipped
 from qwill.data.lines import LineDuplicates
 from qwill.data.minhash import MinHash
-from qwill.data.mix import Mixture
+from qwill.data.mix import MixSettings
 from qwill.data.redact import Redaction
 from qwill.data.sources import TEXT_SOURCES, Package, SourceChoice, find_source
 from qwill.data.split import HeldOut
@@ -76,7 +76,7 @@ class CurateConfig:
     questions: list[str] = field(default_factory=list)
     overlap: Overlap = field(default_factory=Overlap)
     score: Scoring = field(default_factory=Scoring)
-    mixture: Mixture | None = None
+    mixture: MixSettings | None = None
     heldout: HeldOut = field(default_factory=HeldOut)
     rejects: Literal["keep", "sample", "drop"] = "sample"
     shown: int = 5
@@ -93,6 +93,27 @@ def registers(config: CurateConfig) -> list[str]:
     """The registers of the sources, sorted."""
     found = {choice.register for choice in config.sources if choice.path is not None}
     return sorted(found | {find_source(choice.name).register for choice in config.sources if choice.path is None})
+
+
+def steps(config: CurateConfig) -> tuple[str, ...]:
+    """The steps of the funnel, in order: those that this configuration has."""
+    given = [config.filters, *(rules.filters for rules in config.registers.values())]
+    named = {family for families in given if families is not None for family in families}
+    if None in given:
+        named |= {family for code in config.languages for family in language(code).families}
+    optional = {
+        "redact": config.redact is not None,
+        "exact_duplicates": config.exact,
+        "near_duplicates": config.near is not None,
+        "line_duplicates": config.lines is not None,
+        "substring_duplicates": config.substrings is not None,
+        "decontamination": True,
+        "quality": config.score.min_quality is not None,
+        "bits_per_byte": config.score.max_bits_per_byte is not None,
+        "mixture": config.mixture is not None,
+    }
+    own = [family for family in get_args(Family) if family in named]
+    return ("unreadable", "extract", "repair", "language", *own, *(name for name, there in optional.items() if there))
 
 
 def check(config: CurateConfig) -> None:

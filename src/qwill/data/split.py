@@ -31,19 +31,19 @@ class HeldOut:
     max_overlap: float = 0.1
 
 
-def candidates(sizes: NDArray[np.int64], keys: NDArray[np.uint64], config: HeldOut) -> tuple[NDArray[np.int64], str]:
+def candidates(sizes: NDArray[np.int64], keys: NDArray[np.uint8], config: HeldOut) -> tuple[NDArray[np.int64], str]:
     """Documents of one language that might be held out, and the cut in hexadecimal: the first key not below.
 
-    sizes [n]: bytes. keys [n, 2]: `units.text_key` as two little-endian words. Of fewer than two documents none is."""
+    sizes [n]: bytes. keys [n, 16]: `units.text_key` as bytes. Of fewer than two documents none is."""
     total = int(sizes.sum())
     target = min(max(config.share * total, config.min_bytes), config.max_bytes, config.max_share * total)
-    swapped = keys.astype("<u8").view(">u8")  # keys compare as their bytes do
-    order = np.lexsort((swapped[:, 1], swapped[:, 0]))
+    words = np.ascontiguousarray(keys).view(">u8")  # so that numbers compare as the bytes do
+    order = np.lexsort((words[:, 1], words[:, 0]))
     before = np.concatenate(([0], np.cumsum(sizes[order])))[:-1]
     count = min(int(np.count_nonzero(before < target)), len(order) - 1)
     if count <= 0:
         return np.empty(0, dtype=np.int64), ""
-    return np.sort(order[:count]), keys[order[count]].astype("<u8").tobytes().hex()
+    return np.sort(order[:count]), keys[order[count]].tobytes().hex()
 
 
 def runs(unit_hashes: Hashes, config: HeldOut) -> Hashes:

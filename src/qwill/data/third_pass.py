@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from qwill.data.chunks import Chunk, read_chunk, write_chunk
+from qwill.base.files import new_file
+from qwill.data.chunks import Chunk, read_chunk, read_table, write_chunk
 from qwill.data.decontaminate import Index, find_leaks, without
 from qwill.data.documents import Document
 from qwill.data.first_pass import chunk_path
@@ -23,7 +24,7 @@ from qwill.data.funnel import Account
 from qwill.data.quality import bits_per_byte
 from qwill.data.scores import Scores
 from qwill.data.second_pass import Decisions, cut, read_decisions, spans
-from qwill.data.settings import CurateConfig, registers
+from qwill.data.settings import CurateConfig, registers, steps
 from qwill.data.units import text_key
 
 
@@ -57,7 +58,7 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
             document.scores["bits_per_byte"] = value
     for document in live:
         _thresholds(document, config)
-    account, scores = Account(each=config.shown), Scores(score_limits(config, registers(config)))
+    account, scores = Account(steps(config), config.shown), Scores(score_limits(config, registers(config)))
     for document in chunk.documents:
         account.read(document, document.changed)
         if document.reject is None:
@@ -77,13 +78,14 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
 def _duplicate(document: Document, row: int, decisions: Decisions, shared: Shared) -> None:
     for step, kept in (("exact_duplicates", decisions.exact), ("near_duplicates", decisions.near)):
         if kept[row] != row:
+            likeness = 1.0 if step == "exact_duplicates" else float(decisions.likeness[row])
             same = "same text" if step == "exact_duplicates" else "nearly the same"
-            document.drop(step, same, f"like {_ids(shared.ids)[int(kept[row])]}")
+            document.drop(step, same, f"{likeness:.2f} like {_ids(shared.ids)[int(kept[row])]}")
             return
 
 
 def _cut(document: Document, row: int, decisions: Decisions, config: CurateConfig) -> None:
-    for step, cuts in (("lines", decisions.lines), ("substrings", decisions.passages)):
+    for step, cuts in (("line_duplicates", decisions.lines), ("substring_duplicates", decisions.passages)):
         document.change(step, cut(document.text, spans(cuts, row)).strip("\n"))
         if not document.text.strip():
             document.drop(step, "nothing left", 0.0)
@@ -107,24 +109,34 @@ def _leak(document: Document, index: Index, config: CurateConfig, leaks: list[di
 def _thresholds(document: Document, config: CurateConfig) -> None:
     score, limits = document.scores, config.score
     if limits.min_quality is not None and score.get("quality", limits.min_quality) < limits.min_quality:
-        document.drop("score", "quality", score["quality"])
+        document.drop("quality", "low quality", score["quality"])
     elif limits.max_bits_per_byte is not None and score.get("bits_per_byte", 0.0) > limits.max_bits_per_byte:
-        document.drop("score", "bits per byte", score["bits_per_byte"])
+        document.drop("bits_per_byte", "surprising text", score["bits_per_byte"])
 
 
 def _arrays(documents: Sequence[Document], config: CurateConfig) -> dict[str, Any]:
     """For the hold-out and the mixture: live, bytes, key (of equal units), language (index into those asked for)."""
     numbers = {code: number for number, code in enumerate(config.languages)}
-    key = np.zeros((len(documents), 2), dtype=np.uint64)
+    key = np.zeros((len(documents), 16), dtype=np.uint8)
     for row, document in enumerate(documents):
         if document.reject is None:
-            key[row] = np.frombuffer(text_key(document.text), dtype="<u8")
+            key[row] = np.frombuffer(text_key(document.text), dtype=np.uint8)
     return {
         "live": np.array([d.reject is None for d in documents], dtype=bool),
         "bytes": np.array([d.bytes if d.reject is None else 0 for d in documents], dtype=np.int64),
         "key": key,
         "language": np.array([numbers.get(d.language, -1) for d in documents], dtype=np.int16),
     }
+
+
+def write_ids(chunks: Sequence[Path], path: Path) -> Path:
+    """The ids of all documents in order of reading as an Arrow file, which workers map and do not hold."""
+    import pyarrow as pa
+
+    with new_file(path) as file, pa.ipc.new_file(file, pa.schema([("id", pa.string())])) as writer:
+        for chunk in chunks:
+            writer.write_table(read_table(chunk).select(["id"]))
+    return path
 
 
 @lru_cache(maxsize=2)

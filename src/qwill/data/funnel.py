@@ -45,19 +45,12 @@ class Account:
         self._counts: dict[Key, list[int]] = defaultdict(lambda: [0, 0])
         self._rejects = Lowest(each)
 
-    def read(self, document: Document, changes: Mapping[str, int] | None = None) -> None:
-        """Count a document that has gone through the first steps; its `reject` says whether and why it goes already.
-
-        changes: bytes that each step which altered the text added to it (a negative number where it cut), so that
-        `raw_bytes` and these make `document.bytes`; None stands for a document that at most was repaired. A document
-        that was unreadable counts with its raw bytes."""
+    def read(self, document: Document) -> None:
+        """Count a document that has gone through the first steps: `changed` says what they added to its raw bytes, and
+        `reject`, where it is set, that it goes already."""
         size = document.raw_bytes
         self._count(document, "read", "", "", size)
-        unreadable = document.reject is not None and document.reject.step == "unreadable"
-        if changes is None:
-            added = 0 if unreadable else document.bytes - size
-            changes = {"repair": added} if added or (document.repaired and not unreadable) else {}
-        for step, added in changes.items():
+        for step, added in document.changed.items():
             self.change(document, step, added)
             size += added
         if document.reject is not None:

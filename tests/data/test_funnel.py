@@ -29,7 +29,8 @@ def documents(rows: list[tuple[str, str, str, int, str | None, str]]) -> list[Do
     for i, (source, language, text, raw, step, reason) in enumerate(rows):
         size = len(text.encode()) if step == "unreadable" else raw
         reject = Reject(step, reason, 1.0) if step else None
-        made.append(Document(f"{i}", source, "r", language, text, size, repaired=True, reject=reject))
+        changed = {} if step == "unreadable" else {"repair": len(text.encode()) - size}
+        made.append(Document(f"{i}", source, "r", language, text, size, changed=changed, reject=reject))
     return made
 
 
@@ -86,10 +87,11 @@ def test_accounts_add_up_in_any_grouping(rows, groups) -> None:
     def told(documents: list[Document]) -> Account:
         account = Account(steps, each=2)
         for document in documents:
-            unreadable = document.reject is not None and document.reject.step == "unreadable"
-            changes = {"extract": -5, "repair": document.bytes - document.raw_bytes + 5}
-            account.read(document, {} if unreadable else changes)
+            if document.changed:
+                document = replace(document, changed={"extract": -5, "repair": document.changed["repair"] + 5})
+            account.read(document)
             if document.reject is None:
+                # What is cut after the document has been read counts as a change of its own.
                 account.change(document, "near_duplicates", -len(document.text[:1].encode()))
                 account.keep(replace(document, text=document.text[1:]))
         return account

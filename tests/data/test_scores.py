@@ -8,11 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwill.data.documents import Document, Reject
-from qwill.data.scores import CLASSES, Limit, Scores
+from qwill.data.rules import Rule
+from qwill.data.scores import CLASSES, Limit, Scores, limits_of
 
 LIMITS = {
-    ("en", "web"): {"a.low": Limit(least=0.8), "a.both": Limit(-1.0, 3.0), "b.high": Limit(most=0.1), "free": Limit()},
-    ("zh", "web"): {"a.low": Limit(least=5.0), "b.high": Limit(most=0.0)},
+    ("en", "web"): {
+        "a.low": Limit(0.8, step="a"),
+        "a.both": Limit(-1.0, 3.0, "a"),
+        "b.high": Limit(most=0.1, step="b"),
+        "free": Limit(),
+    },
+    ("zh", "web"): {"a.low": Limit(least=5.0, step="a"), "b.high": Limit(most=0.0, step="b")},
 }
 special = st.sampled_from([0.0, -0.0, 0.1, 0.8, 3.0, -1.0, 5.0, math.nextafter(0.1, 1), 0.0999, 1e9, -2.5, 4.0, 1e-300])
 values = st.one_of(special, st.floats(allow_nan=True, allow_infinity=True), st.floats(-6, 6))
@@ -62,7 +68,7 @@ def expected_class(document: Document, limits: dict[str, Limit], name: str) -> i
 def test_cells_say_exactly_what_any_threshold_at_their_edges_drops(data: list[Any]) -> None:
     documents = judged(data)
     for part, name, cells in counted(documents).cells():
-        limits = LIMITS[part]
+        limits = LIMITS[part] | {"more": Limit()} | {"free": Limit(), "a.both": LIMITS[part].get("a.both", Limit())}
         mine = [d for d in documents if d.language == part[0] and not math.isnan(d.scores.get(name, math.nan))]
         starts = [cell.start for cell in cells]
         assert starts == sorted(set(starts))
@@ -83,7 +89,7 @@ def test_cells_say_exactly_what_any_threshold_at_their_edges_drops(data: list[An
         ((d.language, "web"), name)
         for d in documents
         for name, value in d.scores.items()
-        if name in LIMITS.get((d.language, "web"), {}) and not math.isnan(value)
+        if d.language != "other" and not math.isnan(value)
     }
 
 
@@ -127,14 +133,40 @@ def test_the_documents_nearest_to_a_threshold_are_shown_on_their_sides(data: lis
                 assert nearest <= value
 
 
-def test_the_sample_is_the_lowest_hashes_with_values_in_order_of_the_limits() -> None:
+def test_the_sample_is_the_lowest_hashes_with_all_values() -> None:
     scores = [{"a.low": 0.9, "a.both": i / 7, "b.high": 0.0, "free": math.inf} for i in range(9)]
     documents = [Document(str(i), "s", "web", "en", f"text {i}", 9, scores=own) for i, own in enumerate(scores)]
     sample = [row for _, row in counted(documents).sample()]
     assert len(sample) == 3
     for row in sample:
-        both, low, high, free = row["values"]
-        assert (low, high, free) == (0.9, 0.0, None)
-        assert both == float(f"{int(row['id']) / 7:.6g}")
+        both = float(f"{int(row['id']) / 7:.6g}")
+        assert row["values"] == {"a.low": 0.9, "a.both": both, "b.high": 0.0, "free": None}
     again = [row for _, row in counted(documents[::-1]).sample()]
     assert again == sample
+
+
+def test_rules_become_limits_and_conditions_stay() -> None:
+    """A document fails a limit exactly when one of its rules fails."""
+    rules = [
+        Rule("short", "units", True, 5, "min"),
+        Rule("long", "units", False, 50, "max"),
+        Rule("dup", "dup", False, 0.3, "a", ("units", 0, 20)),
+        Rule("dup", "dup", False, 0.1, "b", ("units", 20, math.inf)),
+        Rule("ended", "ended", True, 0.5, "c", ("units", 10, 30)),
+    ]
+    limits = limits_of({"f": rules})
+    assert sorted(limits) == ["f.dup (units < 20)", "f.dup (units >= 20)", "f.ended", "f.units"]
+    assert (limits["f.units"].least, limits["f.units"].most) == (5, 50)
+    for units in (3, 5, 10, 19, 20, 30, 51):
+        for dup in (0.05, 0.2, 0.4):
+            for ended in (0.4, 0.5):
+                values = {"units": units, "dup": dup, "ended": ended}
+                scores = {f"f.{name}": value for name, value in values.items()}
+                failing = {f"f.{rule.value}" for rule in rules if rule.fails(values)}
+                assert failing == {
+                    limit.of or name for name, limit in limits.items() if outside(limit.value(name, scores), limit)
+                }
+    scores_of = Scores({("en", "web"): limits})
+    scores_of.add([Document("1", "s", "web", "en", "x", 1, scores={"f.units": 12, "f.dup": 0.2, "f.ended": 1, "g": 2})])
+    assert [name for _, name, _ in scores_of.cells()] == ["f.dup (units < 20)", "f.ended", "f.units", "g"]
+    assert Scores.from_json(json.loads(json.dumps(scores_of.to_json()))).limits == scores_of.limits

@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwill.data.documents import Document
+from qwill.data.rules import Rule
 from qwill.data.sampling import Lowest, Rank, by_hash, excerpt
 
 CLASSES = ("passed", "only_this", "others_too")
@@ -37,11 +38,50 @@ Part = tuple[str, str]  # language, register
 class Limit:
     """What passes: `least` <= value <= `most`; None is no bound, and both None a score that drops nothing.
 
-    step: the step of the funnel that drops by it, by default the score's name before its first dot."""
+    step: the step of the funnel that drops by it. of: the score that is measured, "" where the limit has its name. only:
+    (score, low, high): the limit is for documents alone whose other score is low <= … < high."""
 
     least: float | None = None
     most: float | None = None
     step: str = ""
+    of: str = ""
+    only: tuple[str, float, float] | None = None
+
+    def value(self, name: str, scores: Mapping[str, float]) -> float:
+        """What this limit, called `name`, judges of a document; nan where it does not judge it."""
+        if self.only is not None and not self.only[1] <= scores.get(self.only[0], math.nan) < self.only[2]:
+            return math.nan
+        return scores.get(self.of or name, math.nan)
+
+
+def limits_of(families: Mapping[str, Sequence[Rule]], step: str = "filter") -> dict[str, Limit]:
+    """The limits of filter families' rules, by the name of the score: "family.value".
+
+    Rules on one value under different conditions become limits of their own, the condition in their names."""
+    found: dict[str, Limit] = {}
+    for family, rules in families.items():
+        for rule in rules:
+            name = of = f"{family}.{rule.value}"
+            only = None if rule.only is None else (f"{family}.{rule.only[0]}", *rule.only[1:])
+            if len({other.only for other in rules if other.value == rule.value}) > 1:
+                name = f"{of} ({_condition(rule)})"
+            known = found.get(name, Limit(step=step, of=of if name != of else "", only=only))
+            bound = [b for b in (known.least if rule.below else known.most, rule.limit) if b is not None]
+            found[name] = replace(known, least=max(bound)) if rule.below else replace(known, most=min(bound))
+    return found
+
+
+def _condition(rule: Rule) -> str:
+    if rule.only is None:
+        return "always"
+    name, low, high = rule.only
+    return (
+        f"{name} < {high:g}"
+        if low <= 0
+        else f"{name} >= {low:g}"
+        if math.isinf(high)
+        else f"{low:g} <= {name} < {high:g}"
+    )
 
 
 @dataclass(frozen=True)
@@ -54,7 +94,8 @@ class Cell:
 
 
 class Scores:
-    """Counts values; `limits` has for each language and register every score that is to be counted.
+    """Counts values; `limits` has the limits of each language and register that is to be counted, by name, usually that
+    of a score. A score without a limit is counted too: it may get one.
 
     sample: documents of each language and register kept with all values; near: documents on either side of each
     threshold."""
@@ -68,8 +109,8 @@ class Scores:
     def add(self, documents: Sequence[Document]) -> None:
         """Count documents once they have been judged: `scores` measured, `reject` set for those that go.
 
-        A document of a language and register without limits is not counted, nor is a score that it lacks or that is
-        not a number."""
+        A document of a language and register that `limits` does not have is not counted, nor is a score that is not a
+        number."""
         parts: dict[Part, list[Document]] = defaultdict(list)
         for document in documents:
             if (document.language, document.register) in self.limits and document.scores:
@@ -78,31 +119,34 @@ class Scores:
             self._add(part, own)
 
     def _add(self, part: Part, documents: Sequence[Document]) -> None:
-        limits = self.limits[part]
-        values = np.array([[d.scores.get(name, math.nan) for name in limits] for d in documents], np.float64) + 0.0
+        limits = self._all_limits(part, documents)
+        table = [[limit.value(name, d.scores) for name, limit in limits.items()] for d in documents]
+        values = np.array(table, np.float64) + 0.0  # no -0
         sizes = np.array([d.bytes for d in documents], np.float64)
         passed = np.array([d.reject is None for d in documents])
-        fails = np.zeros(values.shape, bool)
-        for j, limit in enumerate(limits.values()):
-            fails[:, j] = _outside(values[:, j], limit)
+        fails = np.stack([_outside(values[:, j], limit) for j, limit in enumerate(limits.values())], axis=1)
         ranks = [by_hash(document.id) for document in documents]
         hashes = np.array([int(str(rank[0]), 16) for rank in ranks], np.uint64)
         single = ~passed & (fails.sum(axis=1) == 1)
+        steps = [document.reject.step if document.reject else "" for document in documents]
         for j, (name, limit) in enumerate(limits.items()):
-            column = values[:, j]
-            step = limit.step or name.partition(".")[0]
-            alone = single & fails[:, j]
-            for i in np.flatnonzero(alone).tolist():
-                reject = documents[i].reject
-                alone[i] = reject is not None and reject.step == step
+            alone = single & fails[:, j] & np.array([step == limit.step for step in steps])
             classes = np.where(passed, 0, np.where(alone, 1, 2))
-            self._count((*part, name), column, limit, classes, sizes)
-            self._add_near((*part, name), limit, documents, ranks, hashes, column, passed, fails[:, j])
-        for document, rank, row in zip(documents, ranks, values, strict=True):
+            self._count((*part, name), values[:, j], limit, classes, sizes)
+            self._add_near((*part, name), limit, documents, ranks, hashes, values[:, j], passed, fails[:, j])
+        for document, rank, row in zip(documents, ranks, values.tolist(), strict=True):
             if self._sample.wants(part, rank):
-                self._sample.add(
-                    part, rank, _described(document, SAMPLE_EXCERPT) | {"values": [_rounded(v) for v in row]}
-                )
+                known = {name: _rounded(v) for name, v in zip(limits, row, strict=True) if not math.isnan(v)}
+                self._sample.add(part, rank, _described(document, SAMPLE_EXCERPT) | {"values": known})
+
+    def _all_limits(self, part: Part, documents: Sequence[Document]) -> dict[str, Limit]:
+        limited = {limit.of or name for name, limit in self.limits[part].items()}
+        free = sorted({name for d in documents for name in d.scores} - limited)
+        return self.limits[part] | {name: Limit() for name in free}
+
+    def limit(self, part: Part, name: str) -> Limit:
+        """The limit of that name for a language and register; one without bounds for a score that has none."""
+        return self.limits[part].get(name, Limit())
 
     def _count(
         self, key: tuple[str, str, str], column: Floats, limit: Limit, classes: NDArray[Any], sizes: Floats
@@ -150,8 +194,9 @@ class Scores:
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads; equal counts give equal data."""
         return {
+            "parts": [list(part) for part in self.limits],
             "limits": [
-                [*part, name, limit.least, limit.most, limit.step]
+                [*part, name, limit.least, limit.most, limit.step, limit.of, limit.only]
                 for part, own in self.limits.items()
                 for name, limit in own.items()
             ],
@@ -165,9 +210,9 @@ class Scores:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Scores:
         limits: dict[Part, dict[str, Limit]] = defaultdict(dict)
-        for language, register, name, least, most, step in value["limits"]:
-            limits[language, register][name] = Limit(least, most, step)
-        result = cls(limits)
+        for language, register, name, least, most, step, of, only in value["limits"]:
+            limits[language, register][name] = Limit(least, most, step, of, tuple(only) if only else None)
+        result = cls({tuple(part): limits[tuple(part)] for part in value["parts"]})
         for language, register, name, bins in value["bins"]:
             result._bins[language, register, name] = {key: row for key, *row in bins}
         result._sample = Lowest.from_json(value["sample"])
@@ -177,7 +222,7 @@ class Scores:
     def cells(self) -> Iterator[tuple[Part, str, list[Cell]]]:
         """Language and register, score, and its cells by ascending value."""
         for (language, register, name), bins in sorted(self._bins.items()):
-            limit = self.limits[language, register][name]
+            limit = self.limit((language, register), name)
             yield (
                 (language, register),
                 name,
@@ -188,7 +233,7 @@ class Scores:
             )
 
     def sample(self) -> Iterator[tuple[Part, dict[str, Any]]]:
-        """Documents by hash of id: id, source, bytes, text, step, reason, and `values` in the order of the limits."""
+        """Documents by hash of id: id, source, bytes, text, step, reason, and `values` by the limits' names."""
         for (language, register), rows in self._sample.groups():
             for row in rows:
                 yield (language, register), row

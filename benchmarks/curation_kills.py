@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "data"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from compare import machine, write_section
+from compare import write_section
 from made_up_text import altered, chinese, english
 
 RECIPE = """name: kills
@@ -126,10 +126,9 @@ def main() -> None:
             f"{2 * arguments.documents} documents), then given again: **{different} of {arguments.trials} differed** in any "
             f"byte of {', '.join(expected)}; {late} left a worker alive for 5 s.",
             "Where they were: " + ", ".join(f"{what} {n}" for what, n in sorted(states.items())) + ".",
-            machine(),
         ]
         print("\n".join(lines))
-        write_section("Curation: killed at any moment", "benchmarks/curation_kills.py", lines)
+        write_section("Curation: killed at any moment (`benchmarks/curation_kills.py`)", "\n\n".join(lines))
         raise SystemExit(different > 0 or late > 0)
 
 

@@ -117,6 +117,8 @@ def _on_ray(function: Callable[[Item], Answer], items: Iterable[Item], workers: 
 
     Items go in waves of a few for each core: a data set is planned over what it is given, and all of the raw text at
     once would have to fit into the object store."""
+    import logging
+
     try:
         import ray
         import ray.data
@@ -126,6 +128,7 @@ def _on_ray(function: Callable[[Item], Answer], items: Iterable[Item], workers: 
     if not ray.is_initialized():
         local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers}
         ray.init(include_dashboard=False, log_to_driver=False, **local)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
     slots = max(workers, int(ray.cluster_resources().get("CPU", 1)))
 
@@ -133,6 +136,6 @@ def _on_ray(function: Callable[[Item], Answer], items: Iterable[Item], workers: 
         return {"answer": pickle.dumps(function(pickle.loads(row["item"])))}
 
     source = iter(items)
-    while wave := [{"item": pickle.dumps(item)} for item in islice(source, 2 * AHEAD * slots)]:
+    while wave := [{"item": pickle.dumps(item)} for item in islice(source, 4 * AHEAD * slots)]:
         for row in ray.data.from_items(wave, override_num_blocks=len(wave)).map(one).iter_rows():
             yield pickle.loads(row["answer"])

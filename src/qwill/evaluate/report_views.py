@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from qwill.base.numbers import megabytes
+from qwill.base.numbers import megabytes, percent
 from qwill.evaluate.plots import (
     Bar,
     Estimate,
@@ -17,7 +17,6 @@ from qwill.evaluate.plots import (
     heat_map,
     interval_chart,
     line_chart,
-    percent,
 )
 
 LANGUAGES = (("en", "English"), ("zh", "Chinese"))

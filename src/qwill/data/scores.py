@@ -7,7 +7,7 @@ of documents with all their values, and the documents nearest to each threshold 
 the documents alone, and parts add up to the whole in any grouping and order.
 
 Bins are those of the floating-point format: sixteen to an octave, so that shares, counts and probabilities need no
-setting of their own; the bin that holds a threshold is cut there.
+setting of their own; a bin that holds a threshold, of whichever language or register, is cut there.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from qwill.data.sampling import Lowest, Rank, by_hash, excerpt
 CLASSES = ("passed", "only_this", "others_too")
 SAMPLE_EXCERPT = 240  # characters
 NEAR_EXCERPT = 300
+_SIDES = 1024  # more than there are thresholds of one score
 _SHIFT = 48  # leaves sign, exponent and four bits of the mantissa
 
 Floats = NDArray[np.float64]
@@ -38,8 +39,8 @@ Part = tuple[str, str]  # language, register
 class Limit:
     """What passes: `least` <= value <= `most`; None is no bound, and both None a score that drops nothing.
 
-    step: the step of the funnel that drops by it. of: the score that is measured, "" where the limit has its name. only:
-    (score, low, high): the limit is for documents alone whose other score is low <= … < high."""
+    step: the step of the funnel that drops by it. of: the score that is measured, "" where the limit has its name.
+    only: (score, low, high): the limit is for documents alone whose other score is low <= … < high."""
 
     least: float | None = None
     most: float | None = None
@@ -102,6 +103,10 @@ class Scores:
 
     def __init__(self, limits: Mapping[Part, Mapping[str, Limit]], sample: int = 100, near: int = 3) -> None:
         self.limits = {part: dict(sorted(own.items())) for part, own in sorted(limits.items())}
+        self._cuts: dict[str, list[float]] = defaultdict(list)
+        for own in self.limits.values():
+            for name, limit in own.items():
+                self._cuts[name] = sorted({*self._cuts[name], *bounds(limit)})
         self._bins: dict[tuple[str, str, str], dict[int, list[int]]] = defaultdict(dict)
         self._sample = Lowest(sample)
         self._near = Lowest(near)
@@ -132,7 +137,7 @@ class Scores:
         for j, (name, limit) in enumerate(limits.items()):
             alone = single & fails[:, j] & np.array([step == limit.step for step in steps])
             classes = np.where(passed, 0, np.where(alone, 1, 2))
-            self._count((*part, name), values[:, j], limit, classes, sizes)
+            self._count((*part, name), values[:, j], classes, sizes)
             self._add_near((*part, name), limit, documents, ranks, hashes, values[:, j], passed, fails[:, j])
         for document, rank, row in zip(documents, ranks, values.tolist(), strict=True):
             if self._sample.wants(part, rank):
@@ -148,13 +153,11 @@ class Scores:
         """The limit of that name for a language and register; one without bounds for a score that has none."""
         return self.limits[part].get(name, Limit())
 
-    def _count(
-        self, key: tuple[str, str, str], column: Floats, limit: Limit, classes: NDArray[Any], sizes: Floats
-    ) -> None:
+    def _count(self, key: tuple[str, str, str], column: Floats, classes: NDArray[Any], sizes: Floats) -> None:
         known = ~np.isnan(column)
         if not known.any():
             return
-        keys, place = np.unique(_keys(column[known], limit), return_inverse=True)
+        keys, place = np.unique(_keys(column[known], self._cuts.get(key[2], [])), return_inverse=True)
         cell = place * 3 + classes[known]
         documents = np.bincount(cell, minlength=3 * len(keys)).reshape(-1, 3)
         size = np.bincount(cell, sizes[known], 3 * len(keys)).reshape(-1, 3).astype(np.int64)
@@ -222,12 +225,12 @@ class Scores:
     def cells(self) -> Iterator[tuple[Part, str, list[Cell]]]:
         """Language and register, score, and its cells by ascending value."""
         for (language, register, name), bins in sorted(self._bins.items()):
-            limit = self.limit((language, register), name)
+            cuts = self._cuts.get(name, [])
             yield (
                 (language, register),
                 name,
                 [
-                    Cell(_start(key, limit), (row[0], row[1], row[2]), (row[3], row[4], row[5]))
+                    Cell(_start(key, cuts), (row[0], row[1], row[2]), (row[3], row[4], row[5]))
                     for key, row in sorted(bins.items())
                 ],
             )
@@ -265,24 +268,24 @@ def _outside(column: Floats, limit: Limit) -> NDArray[np.bool_]:
     return np.asarray(low | (column > (math.inf if limit.most is None else limit.most)), bool)
 
 
-def _keys(column: Floats, limit: Limit) -> NDArray[np.int64]:
-    """Whole numbers in the order of the values: three times the bin, plus how many bounds lie at or before it."""
+def bounds(limit: Limit) -> list[float]:
+    """Where passing begins, and where it ends: the next number after `most`."""
+    least = [] if limit.least is None else [limit.least]
+    return [*least, *([] if limit.most is None else [math.nextafter(limit.most, math.inf)])]
+
+
+def _keys(column: Floats, cuts: Sequence[float]) -> NDArray[np.int64]:
+    """Whole numbers in the order of the values: _SIDES times the bin, plus how many of the cuts lie at or before it."""
+    assert len(cuts) < _SIDES
     bits = np.ascontiguousarray(np.abs(column)).view(np.int64)
     # Below zero bins end where those above begin, so that every bin holds its lower edge and not its upper one.
     bins = np.where(column < 0, -((bits - 1) >> _SHIFT) - 1, bits >> _SHIFT)
-    side = sum(((column >= bound).astype(np.int64) for bound in _bounds(limit)), np.zeros(len(column), np.int64))
-    return np.asarray(bins * 3 + side, np.int64)
+    return np.asarray(bins * _SIDES + np.searchsorted(np.array(cuts), column, side="right"), np.int64)
 
 
-def _bounds(limit: Limit) -> list[float]:
-    """Where passing begins, and where it ends: the next number after `most`."""
-    least = [] if limit.least is None else [limit.least]
-    return sorted([*least, *([] if limit.most is None else [math.nextafter(limit.most, math.inf)])])
-
-
-def _start(key: int, limit: Limit) -> float:
+def _start(key: int, cuts: Sequence[float]) -> float:
     """The least value of the cell with this key."""
-    place, side = divmod(key, 3)
+    place, side = divmod(key, _SIDES)
     edge = float(np.array(abs(place) << _SHIFT, np.int64).view(np.float64))
     edge = -edge if place < 0 else edge
-    return max(edge, _bounds(limit)[side - 1]) if side else edge
+    return max(edge, cuts[side - 1]) if side else edge

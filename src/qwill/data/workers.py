@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,7 +26,6 @@ Answer = TypeVar("Answer")
 Engine = Literal["processes", "ray"]
 
 AHEAD = 2  # items handed out for each worker: the next one lies ready when it has done one
-_SET_PARENT_DEATH_SIGNAL = 1
 
 
 def available_cores() -> int:
@@ -52,10 +52,7 @@ def _in_processes(function: Callable[[Item], Answer], items: Iterable[Item], wor
     from multiprocessing import get_context
 
     context = get_context("forkserver")
-    with (
-        _no_main(),
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),)) as pool,
-    ):
+    with _no_main(), ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
         source = iter(items)
         running: set[Future[Answer]] = set()
         try:
@@ -81,19 +78,21 @@ def _in_processes(function: Callable[[Item], Answer], items: Iterable[Item], wor
                 one.cancel()
 
 
-def _begin(parent: int) -> None:
-    """A worker leaves Ctrl-C to its parent, takes one thread, and dies with the fork server, which dies with us."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        import ctypes
+def _begin() -> None:
+    """A worker leaves Ctrl-C to its parent, takes one thread, and ends when the parent is gone, whatever ended that."""
+    from multiprocessing import connection, parent_process
 
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    try:
-        os.kill(parent, 0)
-    except ProcessLookupError:
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
         os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def test_simplifying_is_its_definition(text: str) -> None:
     assert not any(unicodedata.category(c) == "Mn" for c in plain) and plain == plain.strip()
     assert simplify("x" + text)[:1] == "x"
     # The quick way for ASCII gives what the general way gives.
-    assert simplify(text + " é").removesuffix(" e") == simplify(text) or not text.isascii()
+    assert simplify("x " + text).removeprefix("x").strip() == simplify("é " + text).removeprefix("e").strip()
 
 
 def test_all_nonspacing_marks_go_however_many_kinds_there_are() -> None:

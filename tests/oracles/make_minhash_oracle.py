@@ -30,11 +30,14 @@ HOSTILE = {
     "eng": [
         "", " ", "one two three four", "one two three four five", "One TWO\tthree\x00four\x85five\u00a0six\u2028seven",
         "Pi is 3.14159, e 2,718.28; 1.2.3 and ١٢٫٥ or ४२ of ５０ at 10am don't can't U.S.A. e-mail@example.org ok",
-        "Ångström naïve café re\u0301sume\u0301 İstanbul ﬁne ½ ² ǅ ẞ straße \u1e9b\u0323 한국어 ไทย नमस्ते שָׁלוֹם العَرَبِيَّة end",
-        "a\u200bb c\ufeffd \U0001d7d8\U0001d7d9 \U0001f600 ok \U00010d41\U0001e5f2 §5 •item a|b~c ^d `e` {f} [g] <h> \\i",
+        "Ångström naïve café re\u0301sume\u0301 İstanbul ﬁne ½ ² ǅ ẞ straße \u1e9b\u0323 한국어 ไทย नमस्ते "
+        "שָׁלוֹם العَرَبِيَّة end",
+        "a\u200bb c\ufeffd \U0001d7d8\U0001d7d9 \U0001f600 ok \U00010d41\U0001e5f2 §5 •item a|b~c ^d `e` {f} [g] "
+        "<h> \\i",
     ],
     "zho": [
-        "今天天气", "你好。", "今天天气很好，我们2024年3.5月去了北京！café“引号”（括号）【方】１２％", "中文 and English 混合，price 3,000元；ＡＢＣ",
+        "今天天气", "你好。", "今天天气很好，我们2024年3.5月去了北京！café“引号”（括号）【方】１２％",
+        "中文 and English 混合，price 3,000元；ＡＢＣ",
         "學習語言須要時間與耐心，漢字繁體。𠀀𠀁字", "か゚き゚ が ガ 日本語のテキスト、です。",
     ],
 }  # fmt: skip

@@ -133,8 +133,10 @@ def _spill(
 
 
 def _ranges(path: Path, owners: Path, width: int, memory_mb: float) -> Iterator[tuple[Hashes, Indices]]:
-    """Keys [m, width] and their documents [m], in parts that fit; equal keys are in one part."""
+    """Keys [m, width] and their documents [m], m > 0, in parts that fit; equal keys are in one part."""
     count = owners.stat().st_size // 8
+    if not count:
+        return
     parts = min(_MOST_PARTS, math.ceil(count * _PER_ENTRY / (memory_mb * (1 << 20))))
     if parts <= 1:
         yield np.fromfile(path, dtype=np.uint64).reshape(-1, width), np.fromfile(owners, dtype=np.int64)
@@ -153,7 +155,8 @@ def _ranges(path: Path, owners: Path, width: int, memory_mb: float) -> Iterator[
                     file.write(entries[part_of == part].tobytes())
         for part in range(parts):
             entries = np.fromfile(Path(name) / f"{part}", dtype=np.uint64).reshape(-1, width + 1)
-            yield entries[:, :width], entries[:, width].astype(np.int64)
+            if len(entries):
+                yield entries[:, :width], entries[:, width].astype(np.int64)
 
 
 def _buckets(keys: Hashes, documents: Indices) -> tuple[NDArray[np.bool_], Indices]:

@@ -18,6 +18,7 @@ from qwill.data.documents import Document
 from qwill.data.families import judge_batch
 from qwill.data.filter_rules import filter_rules
 from qwill.data.fold import convert
+from qwill.data.labels import domain
 from qwill.data.language import identify_batch, paragraph_languages
 from qwill.data.languages import language
 from qwill.data.minhash import band_keys
@@ -77,6 +78,8 @@ def _read(job: Job) -> tuple[list[Document], dict[str, Any]]:
         else:
             text = record.text.encode("utf-8", "replace").decode()
             document = Document(identity, name, job.choice.register, column, text, record.raw_bytes, labels=record.labels)
+            if host := domain(record.labels.get("url", "")):
+                document.labels["domain"] = host
             if document.bytes != record.raw_bytes:
                 document.changed["extract"] = document.bytes - record.raw_bytes
             if record.html is not None and len(extraction) < 2:

@@ -21,7 +21,7 @@ from qwill.data.documents import Document
 from qwill.data.first_pass import chunk_path
 from qwill.data.filter_rules import score_limits
 from qwill.data.funnel import Account
-from qwill.data.quality import bits_per_byte
+from qwill.data.perplexity import bits_per_byte
 from qwill.data.scores import Scores
 from qwill.data.second_pass import Decisions, cut, read_decisions, spans
 from qwill.data.settings import CurateConfig, registers, steps
@@ -55,7 +55,7 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
     live = [d for d in chunk.documents if d.reject is None]
     if config.score.perplexity is not None:
         for document, value in zip(live, bits_per_byte(Path(config.score.perplexity), [d.text for d in live]), strict=True):
-            document.scores["bits_per_byte"] = value
+            document.scores["bits_per_byte"] = float(value)
     for document in live:
         _thresholds(document, config)
     account, scores = Account(steps(config), config.shown), Scores(score_limits(config, registers(config)))

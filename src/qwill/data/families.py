@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from qwill.base.config import convert, nearest
 from qwill.base.errors import ConfigError
 from qwill.data import c4, filters, fineweb, gopher_quality, gopher_repetition
-from qwill.data.filters import ChineseLimits, Limits
+from qwill.data.filters import Limits
 from qwill.data.rules import Rule
+from qwill.data.units import normalise
 
 if TYPE_CHECKING:
     from qwill.data.languages import Language
-
-# As the FineWeb pipeline orders them for English, and FineWeb-2's for every other language.
-ENGLISH_ORDER = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
-OTHER_ORDER = ("gopher_repetition", "fineweb", "gopher_quality")
 
 _SETTINGS: dict[str, type[Any]] = {
     "gopher_repetition": gopher_repetition.GopherRepetition,
@@ -43,11 +41,6 @@ class Verdict:
     drop: tuple[str, str, float] | None
 
 
-def default_families(code: str) -> tuple[str, ...]:
-    """The published order for a language."""
-    return ENGLISH_ORDER if code == "en" else OTHER_ORDER
-
-
 def resolve_limits(language: Language, register: str = "", overrides: Overrides | None = None) -> dict[str, object]:
     """The settings of every family for documents of a language and register.
 
@@ -59,55 +52,24 @@ def resolve_limits(language: Language, register: str = "", overrides: Overrides 
         *((f"limits.{name}", (overrides or {}).get(name, {})) for name in (EVERY_REGISTER, register) if name),
     ]
     resolved: dict[str, object] = {name: settings() for name, settings in _SETTINGS.items()}
-    resolved["gopher_quality"] = gopher_quality.GopherQuality(stop_words=frozenset(language.stop_words))
-    if language.words == "chinese":
-        resolved["units"] = ChineseLimits()
+    resolved["gopher_quality"] = gopher_quality.GopherQuality(stop_words=language.stop_words)
+    if language.code != "en":  # which has more of them there
+        resolved["units"] = Limits(stop_words=frozenset(map(normalise, language.stop_words)))
     for where, families in layers:
         for family, settings in families.items():
             if family not in resolved:
-                raise ConfigError(f"{where}: no filter family {family!r}; there are {', '.join(FAMILIES)}.")
+                raise ConfigError(f"{where}: {nearest(family, list(FAMILIES))}")
             resolved[family] = _changed(resolved[family], settings, f"{where}.{family}")
     return resolved
 
 
 def _changed(limits: object, settings: Mapping[str, object], where: str) -> object:
-    known = {field.name: getattr(limits, field.name) for field in dataclasses.fields(limits)}  # type: ignore[arg-type]
-    new = {}
-    for name, value in settings.items():
-        if name not in known:
-            raise ConfigError(f"{where}: no setting {name!r}; there are {', '.join(known)}.")
-        new[name] = _as_setting(value, known[name], f"{where}.{name}")
-    return dataclasses.replace(limits, **new)  # type: ignore[type-var]
-
-
-def _as_setting(value: object, like: object, where: str) -> object:
-    """`value` of a YAML file as the type of the setting's default `like`."""
-    if isinstance(like, tuple):
-        if isinstance(value, list | tuple) and all(
-            isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], int) and _is_number(pair[1])
-            for pair in value
-        ):
-            return tuple((n, float(most)) for n, most in value)
-        raise ConfigError(f"{where}: expected a list of pairs [n, share], got {value!r}.")
-    if isinstance(like, frozenset):
-        if isinstance(value, list | tuple | set | frozenset) and all(isinstance(word, str) for word in value):
-            return frozenset(value)
-        raise ConfigError(f"{where}: expected a list of words or characters, got {value!r}.")
-    if isinstance(like, bool):
-        if isinstance(value, bool):
-            return value
-        raise ConfigError(f"{where}: expected true or false, got {value!r}.")
-    if isinstance(like, str):
-        if value in ("datatrove", "letters"):
-            return value
-        raise ConfigError(f"{where}: expected datatrove or letters, got {value!r}.")
-    if value is None or _is_number(value):
-        return value
-    raise ConfigError(f"{where}: expected a number, got {value!r}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    hints = get_type_hints(type(limits))
+    for name in settings:
+        if name not in hints:
+            raise ConfigError(f"{where}: {nearest(name, list(hints))}")
+    changed = {name: convert(hints[name], value, f"{where}.{name}") for name, value in settings.items()}
+    return dataclasses.replace(limits, **changed)  # type: ignore[type-var]
 
 
 def rules(limits: Mapping[str, object], families: Sequence[str]) -> dict[str, tuple[Rule, ...]]:

@@ -19,6 +19,12 @@ from functools import cached_property, lru_cache
 from qwill.data.rules import Rule, Values, first_failing
 from qwill.data.units import split
 
+# Gopher's eight, and twice as many more of the commonest words: a definition of 20 words passes by being
+# English.
+_GOPHER_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+_MORE_WORDS = ("a", "an", "in", "is", "are", "was", "for", "it", "on", "as", "by", "at", "or", "from", "he", "his")
+STOP_WORDS = frozenset((*_GOPHER_WORDS, *_MORE_WORDS))
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -50,6 +56,7 @@ class Limits:
         (5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10),
     )  # fmt: skip
     max_duplicates_short: float = 0.35
+    stop_words: frozenset[str] = STOP_WORDS
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,6 @@ class ChineseLimits(Limits):
     )  # fmt: skip
 
 
-# Gopher's eight, and twice as many more of the commonest words: a definition of 20 words passes by being
-# English.
-_GOPHER_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-_MORE_WORDS = ("a", "an", "in", "is", "are", "was", "for", "it", "on", "as", "by", "at", "or", "from", "he", "his")
-STOP_WORDS = frozenset((*_GOPHER_WORDS, *_MORE_WORDS))
-
 FEW_UNITS = 100  # below, the shares that Gopher allows are reached by one phrase that occurs twice
 FEW_LINES = 4  # below, one line without a full stop would decide
 
@@ -96,8 +97,8 @@ class View:
     """What the rules ask about one document, each thing measured once, and none that no rule asks for:
     `view["bullets"]`, `view["top_2"]`."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, stop_words: frozenset[str] = STOP_WORDS) -> None:
+        self.text, self.known = text, stop_words
         self.units = split(text)
         self._duplicated: dict[int, float] = {}
         self._values: dict[str, float] = {}
@@ -182,7 +183,7 @@ _MEASURES: dict[str, Callable[[View], float]] = {
     "lines": lambda view: len(view.lines),
     "lost_characters": lambda view: view.text.count("\ufffd") / max(len(view.text), 1),
     "mean_length": lambda view: view.mean_length,
-    "stop_words": lambda view: len(STOP_WORDS.intersection(view.units)),
+    "stop_words": lambda view: len(view.known.intersection(view.units)),
     "alphanumeric": lambda view: view.alphanumeric,
     "symbols": lambda view: len(_SYMBOL.findall(view.text)) / max(len(view.units), 1),
     "bullets": lambda view: _of_lines(view, lambda line: line.startswith(_BULLETS)),
@@ -249,7 +250,7 @@ def measure(text: str, limits: Limits) -> dict[str, float]:
     runs: visible characters in runs of four or more of the same (`~~~~`, `hahaaaaa`, `-----`); symbols: hash signs and
     ellipses a unit; top_n, duplicated_n: see View.
     """
-    view = View(text)
+    view = View(text, limits.stop_words)
     return {name: view[name] for name in (*_MEASURES, *dict.fromkeys(r.value for r in rules(limits)))}
 
 

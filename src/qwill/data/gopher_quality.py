@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from qwill.data.punctuation import SYMBOLS
 from qwill.data.rules import Rule, Values, first_failing, share
@@ -20,7 +21,7 @@ GOPHER_STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "
 class GopherQuality:
     """Limits as FineWeb uses them for English. None or 0 switches a rule off.
 
-    The names are datatrove's, but for `min_alpha_words_ratio`, which it calls `max_non_alpha_words_ratio` (datatrove
+    The names are datatrove's; its `max_non_alpha_words_ratio` is the least share of words with a letter (datatrove
     issue 202). `alphabetic`: "datatrove" counts punctuation among the words that should hold a letter, which few
     Markdown documents survive; "letters" does not.
     """
@@ -32,10 +33,10 @@ class GopherQuality:
     max_symbol_word_ratio: float | None = 0.1
     max_bullet_lines_ratio: float | None = 0.9
     max_ellipsis_lines_ratio: float | None = 0.3
-    min_alpha_words_ratio: float | None = 0.8
+    max_non_alpha_words_ratio: float | None = 0.8
     min_stop_words: int | None = 2
     stop_words: frozenset[str] = GOPHER_STOP_WORDS
-    alphabetic: str = "datatrove"
+    alphabetic: Literal["datatrove", "letters"] = "datatrove"
 
 
 def measure(text: str, words: Sequence[str], limits: GopherQuality) -> dict[str, float]:
@@ -70,7 +71,7 @@ _RULES = (
     ("gopher_too_many_ellipsis", "ellipses", False, "max_symbol_word_ratio"),
     ("gopher_too_many_bullets", "bullets", False, "max_bullet_lines_ratio"),
     ("gopher_too_many_end_ellipsis", "ellipsis_lines", False, "max_ellipsis_lines_ratio"),
-    ("gopher_below_alpha_threshold", "alphabetic", True, "min_alpha_words_ratio"),
+    ("gopher_below_alpha_threshold", "alphabetic", True, "max_non_alpha_words_ratio"),
     ("gopher_enough_stop_words", "stop_words", True, "min_stop_words"),
 )
 

@@ -66,6 +66,7 @@ def test_a_users_own_language_is_a_path(greek: Path) -> None:
         ("name: Greek\n", "", "name is missing"),
         ("code: el", "code: no", "code is False (true/false); expected text"),
         ("code: el", "code: other", "code is 'other'"),
+        ("script: Grek", "script: Greek", "script is 'Greek', not a script's ISO 15924 code"),
         ("words: spaces", "words: greek", "expected one of english, chinese, spaces, characters"),
         ("language_score: 0.7", "language_score: 7", "language_score is 7"),
         ("language_score: 0.7", "language_score: high", "language_score is 'high' (text); expected a number"),

@@ -97,7 +97,7 @@ def _judge(raw: str, blank: Document, criteria: Criteria) -> Document:
     document = replace(blank, text=text, raw_bytes=len(raw.encode("utf-8", "surrogatepass")), repaired=text != raw)
     if not text:
         return replace(document, reject=Reject("repair", "empty", 0.0))
-    language = identify(text, criteria.score)
+    language = identify(text, minimum=criteria.score)
     if language.code == "other":
         return replace(document, reject=Reject("language", "neither English nor Chinese", language.detail))
     document = replace(document, language=language.code)

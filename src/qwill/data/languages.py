@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from qwill.base.config import convert, load_yaml, nearest, parse
 from qwill.base.errors import ConfigError
+from qwill.data import scripts
 
 WordRule = Literal["english", "chinese", "spaces", "characters"]
 OTHER = "other"  # the language of a document that is in none of those asked for
@@ -84,6 +85,10 @@ class Language:
     def __post_init__(self) -> None:
         if not self.code or self.code == OTHER or not self.code.replace("-", "").isalnum() or not self.code.isascii():
             raise ConfigError(f"code is {self.code!r}; expected a short name of letters, digits and -, as `fr`.")
+        if self.script not in scripts.NAMES:
+            raise ConfigError(
+                f"script is {self.script!r}, not a script's ISO 15924 code; expected one of {', '.join(scripts.NAMES)}."
+            )
         if not 0 <= self.language_score <= 1:
             raise ConfigError(f"language_score is {self.language_score:g}; expected a share from 0 to 1.")
         if self.minhash_n_grams < 1:

@@ -18,7 +18,7 @@ from qwill.base.errors import DataError
 from qwill.data.token_shards import TokenStore, tokenize_corpus
 from qwill.model.batch import Batch
 
-__all__ = ["Piece", "RowLoader", "TokenStore", "TrainingRows", "pack_rows", "tokenize_corpus"]
+__all__ = ["Piece", "RowLoader", "TokenStore", "TrainingRows", "assemble", "pack_rows", "tokenize_corpus"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,21 @@ class TrainingRows:
     targets_N: torch.Tensor
 
 
+def assemble(store: TokenStore, pieces: Sequence[Piece], ends: set[int], width: int) -> TrainingRows:
+    """The pieces of whole rows as a batch with its targets; `ends`: where documents end in the store."""
+    tokens = np.concatenate([store.tokens[p.start : p.start + p.length] for p in pieces]).astype(np.int64)
+    targets = np.empty_like(tokens)
+    targets[:-1] = tokens[1:]
+    lengths = np.array([p.length for p in pieces])
+    last = np.cumsum(lengths) - 1
+    following = [p.start + p.length for p in pieces]
+    targets[last] = [store.end_id if f in ends else int(store.tokens[f]) for f in following]
+    cu = torch.from_numpy(np.concatenate([[0], last + 1]).astype(np.int32))
+    positions = np.arange(len(tokens)) - np.repeat(last + 1 - lengths, lengths)
+    batch = Batch(torch.from_numpy(tokens), torch.from_numpy(positions), cu, row_length=width)
+    return TrainingRows(batch, torch.from_numpy(targets))
+
+
 class RowLoader:
     """Step number → rows, with nothing to remember: epoch e visits all rows in the order drawn from (seed, e)."""
 
@@ -104,18 +119,7 @@ class RowLoader:
         return self._orders[epoch][first : first + self.rows_per_step].tolist()
 
     def step(self, step: int) -> TrainingRows:
-        pieces = [p for r in self.row_indices(step) for p in self.rows[r]]
-        tokens = np.concatenate([self.store.tokens[p.start : p.start + p.length] for p in pieces]).astype(np.int64)
-        targets = np.empty_like(tokens)
-        targets[:-1] = tokens[1:]
-        lengths = np.array([p.length for p in pieces])
-        last = np.cumsum(lengths) - 1
-        following = [p.start + p.length for p in pieces]
-        targets[last] = [self.store.end_id if f in self.ends else int(self.store.tokens[f]) for f in following]
-        cu = torch.from_numpy(np.concatenate([[0], last + 1]).astype(np.int32))
-        positions = np.arange(len(tokens)) - np.repeat(last + 1 - lengths, lengths)
-        batch = Batch(torch.from_numpy(tokens), torch.from_numpy(positions), cu, row_length=self.width)
-        return TrainingRows(batch, torch.from_numpy(targets))
+        return assemble(self.store, [p for r in self.row_indices(step) for p in self.rows[r]], self.ends, self.width)
 
     def consumed(self, steps: int) -> Iterator[tuple[int, int, int]]:
         """(document, first token, last token + 1) of what the first `steps` steps read, each token once."""

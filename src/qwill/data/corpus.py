@@ -32,7 +32,8 @@ from qwill.data.documents import CorpusArtifact, Document, Reject, write_parquet
 from qwill.data.filters import ChineseLimits, Limits
 from qwill.data.funnel import Funnel
 from qwill.data.judge import Criteria, judged, sample
-from qwill.data.sources import TEXT_SOURCES, Loaded, Package, SourceChoice, find_source, load, merge_origins
+from qwill.data.registry_sources import TEXT_SOURCES, Package, find_source
+from qwill.data.sources import Loaded, SourceChoice, load, merge_origins
 from qwill.data.split import Choice, HeldOut, choose
 from qwill.data.units import hashes, split, text_key
 

@@ -28,7 +28,8 @@ from qwill.data.dedup import Duplicate, NearDuplicates, exact_duplicates, near_d
 from qwill.data.documents import Document, Reject
 from qwill.data.funnel import Funnel
 from qwill.data.readers import Bad
-from qwill.data.sources import CHATTERBOT, LLAMAFACTORY, Package, merge_origins
+from qwill.data.registry_sources import CHATTERBOT, LLAMAFACTORY, Package
+from qwill.data.sources import merge_origins
 from qwill.data.units import hashes, split, text_key
 
 STEPS = ("unreadable", "length", "exact_duplicates", "near_duplicates", "decontamination", "mixture")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from qwill.base.config import parse, to_dict
 from qwill.base.device import CURATION, numeric_libraries
 from qwill.base.errors import DataError
 from qwill.base.files import new_folder, write_json
-from qwill.base.progress import Bar, Display
+from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.data.account_files import write_account
 from qwill.data.blocks import Block, Source, open_source

@@ -4,7 +4,7 @@ which others recognise it. One chunk in, one file out, by a worker process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from qwill.data.chunks import Chunk, write_chunk
 from qwill.data.documents import Document
 from qwill.data.families import judge_batch
 from qwill.data.filter_rules import filter_rules
-from qwill.data.fold import convert
+from qwill.data.fold import chinese_script, convert
 from qwill.data.labels import domain
-from qwill.data.language import identify, identify_all
-from qwill.data.languages import language
+from qwill.data.language import Identified, identify_all
+from qwill.data.languages import OTHER, language
 from qwill.data.minhash import band_keys
+from qwill.data.paragraphs import pieces
 from qwill.data.quality import load_quality, score_batch
 from qwill.data.readers import Bad
 from qwill.data.redact import redact_batch
@@ -51,12 +52,13 @@ def first_pass(config: CurateConfig, folder: Path, job: Job) -> int:
     documents = _identify(documents, config)
     _filter(documents, config)
     live = [d for d in documents if d.reject is None]
-    counts = redact_batch(live, config.redact) if config.redact else {}
+    if config.redact is not None:
+        redact_batch(live, config.redact)
     _score(live, config)
     for document in live:
         if not document.text.strip():
             document.drop("redact", "nothing left", 0.0)
-    meta = {"digest": job.digest, "source": job.choice.name, "redacted": counts, **shown}
+    meta = {"digest": job.digest, "source": job.choice.name, "redacted": _redacted(live), **shown}
     write_chunk(chunk_path(folder, job.number), Chunk(documents, _keys(documents, config), meta))
     return job.number
 
@@ -105,64 +107,48 @@ def _repair(documents: Sequence[Document]) -> None:
 def _identify(documents: Sequence[Document], config: CurateConfig) -> list[Document]:
     """Set each document's language; one that is none of those asked for goes. A mixed page may become several."""
     live = [d for d in documents if d.reject is None]
-    found = identify_all([d.text for d in live], config.languages, config.language_score)
-    answers = dict(zip(map(id, live), found, strict=True))
+    if config.mixed == "keep":
+        found = identify_all([d.text for d in live], config.languages, config.language_score)
+        parts = {id(d): [(d.text, one)] for d, one in zip(live, found, strict=True)}
+    else:
+        parts = {id(d): pieces(d.text, config.languages, config.mixed, config.language_score) for d in live}
     result = list[Document]()
     for document in documents:
         if document.reject is not None:
             result.append(document)
             continue
-        answer = answers[id(document)]
-        if config.mixed == "keep" or answer.code == "other" or "\n" not in document.text:
-            pieces = [document]
-        else:
-            pieces = list(_pieces(document, config))
-        for piece in pieces:
-            own = answer if len(pieces) == 1 else identify(piece.text, config.languages, config.language_score)
-            if own.code == "other":
-                piece.drop("language", "not a language asked for", own.detail)
-            else:
-                piece.language = own.code
-                piece.scores["language_score"] = own.score
-                if config.script != "as_is" and own.code == "zh":
-                    piece.change("language", convert(piece.text, config.script))
-            result.append(piece)
+        own = _parted(document, parts[id(document)])
+        for part, (_, told) in zip(own, parts[id(document)], strict=True):
+            if told.code == OTHER:
+                part.drop("language", "not a language asked for", told.detail)
+                continue
+            part.language = told.code
+            part.scores["language_score"] = told.score
+            if told.code == "zh":
+                if script := chinese_script(part.text):
+                    part.labels["script"] = script
+                if config.script != "as_is":
+                    part.change("language", convert(part.text, config.script))
+        result += own
     return result
 
 
-def _pieces(document: Document, config: CurateConfig) -> Iterator[Document]:
-    """A page's paragraphs by language, those of one language together; the main language (most bytes) first."""
-    spans = paragraph_languages(document.text, config.languages)
-    texts: dict[str, list[str]] = {}
-    for start, end, code, _ in spans:
-        texts.setdefault(code, []).append(document.text[start:end].strip("\n"))
-    joined = {code: "\n".join(parts) for code, parts in texts.items()}
-    order = sorted(joined, key=lambda code: (-len(joined[code].encode()), code))
-    if len(order) <= 1:
-        yield document
-        return
-    if config.mixed == "main":
-        document.change("language", joined[order[0]])
-        yield document
-        return
-    others = [
-        Document(
-            f"{document.id}.{code}",
-            document.source,
-            document.register,
-            document.language,
-            joined[code],
-            len(joined[code].encode()),
-            labels=dict(document.labels),
+def _parted(document: Document, parts: Sequence[tuple[str, Identified]]) -> list[Document]:
+    """The document with its first part's text, and one for each other part, which takes its bytes along."""
+    others = list[Document]()
+    for text, told in parts[1:]:
+        size = len(text.encode("utf-8", "surrogatepass"))
+        name, labels = f"{document.id}.{told.code}", dict(document.labels)
+        others.append(
+            Document(name, document.source, document.register, document.language, text, size, labels=labels)
         )
-        for code in order[1:]
-    ]
-    document.raw_bytes -= sum(other.raw_bytes for other in others)
-    before = document.bytes - sum(other.raw_bytes for other in others)
-    document.text = joined[order[0]]
-    document.changed["language"] = document.changed.get("language", 0) + document.bytes - before
-    yield document
-    yield from others
+    moved = sum(other.raw_bytes for other in others)
+    document.raw_bytes -= moved
+    before = document.bytes - moved
+    if parts[0][0] != document.text:
+        document.text = parts[0][0]
+        document.changed["language"] = document.bytes - before
+    return [document, *others]
 
 
 def _filter(documents: Sequence[Document], config: CurateConfig) -> None:
@@ -179,6 +165,18 @@ def _filter(documents: Sequence[Document], config: CurateConfig) -> None:
             document.change("c4", verdict.text)  # the one family that takes lines out
             if verdict.drop is not None:
                 document.drop(*verdict.drop)
+
+
+def _redacted(documents: Sequence[Document]) -> list[tuple[str, str, int, int]]:
+    """(language, kind, documents, occurrences) of what was taken out."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for document in documents:
+        for name, count in document.scores.items():
+            if name.startswith("redact."):
+                one = found.setdefault((document.language, name.removeprefix("redact.")), [0, 0])
+                one[0] += count > 0
+                one[1] += int(count)
+    return [(*key, documents, occurrences) for key, (documents, occurrences) in sorted(found.items())]
 
 
 def _score(documents: Sequence[Document], config: CurateConfig) -> None:

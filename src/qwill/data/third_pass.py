@@ -18,8 +18,8 @@ from qwill.base.files import new_file
 from qwill.data.chunks import Chunk, read_chunk, read_table, write_chunk
 from qwill.data.decontaminate import Index, find_leaks, without
 from qwill.data.documents import Document
-from qwill.data.first_pass import chunk_path
 from qwill.data.filter_rules import score_limits
+from qwill.data.first_pass import chunk_path
 from qwill.data.funnel import Account
 from qwill.data.perplexity import bits_per_byte
 from qwill.data.scores import Scores

@@ -19,7 +19,7 @@ from qwill.data.families import judge_batch
 from qwill.data.filter_rules import filter_rules
 from qwill.data.fold import convert
 from qwill.data.labels import domain
-from qwill.data.language import identify_batch, paragraph_languages
+from qwill.data.language import identify, identify_all
 from qwill.data.languages import language
 from qwill.data.minhash import band_keys
 from qwill.data.quality import load_quality, score_batch
@@ -105,7 +105,7 @@ def _repair(documents: Sequence[Document]) -> None:
 def _identify(documents: Sequence[Document], config: CurateConfig) -> list[Document]:
     """Set each document's language; one that is none of those asked for goes. A mixed page may become several."""
     live = [d for d in documents if d.reject is None]
-    found = identify_batch([d.text for d in live], config.languages, config.language_score)
+    found = identify_all([d.text for d in live], config.languages, config.language_score)
     answers = dict(zip(map(id, live), found, strict=True))
     result = list[Document]()
     for document in documents:
@@ -118,7 +118,7 @@ def _identify(documents: Sequence[Document], config: CurateConfig) -> list[Docum
         else:
             pieces = list(_pieces(document, config))
         for piece in pieces:
-            own = answer if len(pieces) == 1 else identify_batch([piece.text], config.languages, config.language_score)[0]
+            own = answer if len(pieces) == 1 else identify(piece.text, config.languages, config.language_score)
             if own.code == "other":
                 piece.drop("language", "not a language asked for", own.detail)
             else:

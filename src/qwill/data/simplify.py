@@ -18,7 +18,7 @@ _CONTROLS = [*range(9), *range(11, 32), *range(127, 160)]
 _TO_SPACE = _MARKS + "".join(map(chr, _CONTROLS))
 _PUNCTUATION = re.compile(f"[{re.escape(_TO_SPACE)}]")
 
-# Digits that Unicode 17 has and Python 3.11's `\d` (Unicode 14) lacks: datatrove asks the package regex, which keeps up.
+# Digits of Unicode 17 that Python 3.11's `\d` (Unicode 14) lacks: datatrove asks the package regex, which keeps up.
 _LATER_DIGITS = (
     "\U00010d40-\U00010d49\U000116d0-\U000116e3\U00011bf0-\U00011bf9\U00011de0-\U00011de9\U00011f50-\U00011f59"
     "\U00016130-\U00016139\U00016d70-\U00016d79\U0001ccf0-\U0001ccf9\U0001e4f0-\U0001e4f9\U0001e5f1-\U0001e5fa"

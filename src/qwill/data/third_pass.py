@@ -60,7 +60,7 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
         _thresholds(document, config)
     account, scores = Account(steps(config), config.shown), Scores(score_limits(config, registers(config)))
     for document in chunk.documents:
-        account.read(document, document.changed)
+        account.read(document)
         if document.reject is None:
             account.keep(document)
     scores.add(chunk.documents)

@@ -1,5 +1,5 @@
-"""Everything that is decided about a document by itself: extract, repair, language, filter, redact, score; and the keys by
-which others recognise it. One chunk in, one file out, by a worker process.
+"""Everything that is decided about a document by itself: extract, repair, language, filter, redact, score; and the keys
+by which others recognise it. One chunk in, one file out, by a worker process.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def _read(job: Job) -> tuple[list[Document], dict[str, Any]]:
             document.drop("unreadable", "record not readable", record.reason)
         else:
             text = record.text.encode("utf-8", "replace").decode()
-            document = Document(identity, name, job.choice.register, column, text, record.raw_bytes, labels=record.labels)
+            document = Document(identity, name, job.choice.register, column, text, record.raw_bytes)
+            document.labels = dict(record.labels)
             if host := domain(record.labels.get("url", "")):
                 document.labels["domain"] = host
             if document.bytes != record.raw_bytes:
@@ -213,5 +214,6 @@ def _keys(documents: Sequence[Document], config: CurateConfig) -> dict[str, NDAr
         for code in sorted({d.language for d in documents if d.reject is None}):
             rows = [i for i in np.flatnonzero(live).tolist() if documents[i].language == code]
             found = band_keys([documents[i].text for i in rows], None, near, language(code).words)
-            arrays["bands"][rows], arrays["sketches"][rows], arrays["banded"][rows] = found.keys, found.sketches, found.has
+            arrays["bands"][rows], arrays["sketches"][rows] = found.keys, found.sketches
+            arrays["banded"][rows] = found.has
     return arrays

@@ -54,7 +54,8 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
             _leak(document, _index(shared.index), config, leaks)
     live = [d for d in chunk.documents if d.reject is None]
     if config.score.perplexity is not None:
-        for document, value in zip(live, bits_per_byte(Path(config.score.perplexity), [d.text for d in live]), strict=True):
+        measured = bits_per_byte(Path(config.score.perplexity), [d.text for d in live])
+        for document, value in zip(live, measured, strict=True):
             document.scores["bits_per_byte"] = float(value)
     for document in live:
         _thresholds(document, config)

@@ -4,7 +4,8 @@ by which others recognise it. One chunk in, one file out, by a worker process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from qwill.data.quality import load_quality, score_batch
 from qwill.data.readers import Bad
 from qwill.data.redact import redact_batch
 from qwill.data.repair import repair
+from qwill.data.sampling import Lowest, by_hash, excerpt
 from qwill.data.settings import CurateConfig
 from qwill.data.sources import SourceChoice
 from qwill.data.toxicity import score_toxicity
 from qwill.data.units import text_key
 
-BEFORE, AFTER = 6000, 2400  # characters of an extraction shown: of the page, of its text
+PAGES = 3  # shown of each source and encoding
+BEFORE, AFTER = 3000, 1500  # characters of the page and of its text
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Job:
 
 def first_pass(config: CurateConfig, folder: Path, job: Job) -> int:
     """Write the chunk's file to `folder`; returns its number. Pure in (config, job): a repeated job writes the same."""
-    documents, shown = _read(job)
+    documents, pages = _read(job)
     _repair(documents)
     documents = _identify(documents, config)
     _filter(documents, config)
@@ -58,7 +61,8 @@ def first_pass(config: CurateConfig, folder: Path, job: Job) -> int:
     for document in live:
         if not document.text.strip():
             document.drop("redact", "nothing left", 0.0)
-    meta = {"digest": job.digest, "source": job.choice.name, "redacted": _redacted(live), **shown}
+    meta = {"digest": job.digest, "source": job.choice.name, "redacted": _redacted(live)}
+    meta |= _extraction(documents, pages)
     write_chunk(chunk_path(folder, job.number), Chunk(documents, _keys(documents, config), meta))
     return job.number
 
@@ -67,9 +71,9 @@ def chunk_path(folder: Path, number: int) -> Path:
     return folder / f"{number:07d}.arrow"
 
 
-def _read(job: Job) -> tuple[list[Document], dict[str, Any]]:
-    """The block's records as documents, and examples of extraction for the report."""
-    documents, extraction = list[Document](), list[dict[str, Any]]()
+def _read(job: Job) -> tuple[list[Document], dict[str, str]]:
+    """The block's records as documents, and by id the beginnings of the pages that text was extracted from."""
+    documents, pages = list[Document](), dict[str, str]()
     name, column = job.choice.name, job.choice.language or "other"
     for record in parse(job.block, job.choice):
         identity = f"{name}/{record.record}"
@@ -85,11 +89,26 @@ def _read(job: Job) -> tuple[list[Document], dict[str, Any]]:
                 document.labels["domain"] = host
             if document.bytes != record.raw_bytes:
                 document.changed["extract"] = document.bytes - record.raw_bytes
-            if record.html is not None and len(extraction) < 2:
-                before = record.html[:BEFORE]
-                extraction.append({"id": identity, "before": before, "after": text[:AFTER], "labels": record.labels})
+            if record.html is not None:
+                pages[identity] = excerpt(record.html, BEFORE)
         documents.append(document)
-    return documents, {"extraction": extraction}
+    return documents, pages
+
+
+def _extraction(documents: Sequence[Document], pages: Mapping[str, str]) -> dict[str, Any]:
+    """For the report: some pages before and after (by hash of id), and how many documents came in which encoding."""
+    shown, encodings = Lowest(PAGES), Counter[tuple[str, str]]()
+    for document in documents:
+        used, declared = document.labels.get("encoding", ""), document.labels.get("declared", "")
+        if used:
+            encodings[declared, used] += 1
+        group, rank = (document.source, used), by_hash(document.id)
+        if document.id in pages and shown.wants(group, rank):
+            row = {"id": document.id, "source": document.source, "language": document.language, "encoding": used}
+            row |= {"declared": declared, "raw_bytes": document.raw_bytes, "bytes": document.bytes}
+            shown.add(group, rank, row | {"before": pages[document.id], "after": excerpt(document.text, AFTER)})
+    counted = [[declared, used, count] for (declared, used), count in sorted(encodings.items())]
+    return {"extraction": shown.to_json(), "encodings": counted}
 
 
 def _repair(documents: Sequence[Document]) -> None:

@@ -66,7 +66,7 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
             account.keep(document)
     scores.add(chunk.documents)
     meta = {"fingerprint": fingerprint, "account": account.to_json(), "scores": scores.to_json(), "leaks": leaks}
-    meta |= {name: chunk.meta[name] for name in ("extraction", "redacted", "source")}
+    meta |= {name: chunk.meta[name] for name in ("extraction", "encodings", "redacted", "source")}
     arrays = _arrays(chunk.documents, config)
     if config.rejects != "keep":
         for document in chunk.documents:

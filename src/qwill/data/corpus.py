@@ -61,6 +61,8 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     for folder in (first, third):
         folder.mkdir(exist_ok=True)
     chunks, digests, origins = _first(config, ctx, first, workers)
+    if not chunks:
+        raise DataError("the corpus's sources hold no document; see to their paths and formats.")
     with ctx.display.stage("duplicates", 4, "steps", ctx.budget_s) as bar:
         steps = iter(range(1, 5))
         decisions, fingerprint = second_pass(
@@ -85,7 +87,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     account["mixture"] = mixed
     write_json(ctx.out / "funnel.json", account)
     write_json(ctx.out / "sources.json", merge_origins(origins))
-    write_report(ctx.out)
+    write_report(ctx.out, "Corpus")
     return {
         f"{part}_{what}_{code}": account["split"][code][part][what]
         for part in ("train", "heldout")

@@ -23,7 +23,8 @@ from qwill.data import CorpusArtifact, CurateConfig, curate
 from qwill.data.corpus import run
 from qwill.data.judge import sample
 from qwill.data.readers import Bad, Raw
-from qwill.data.sources import SourceChoice, find_source
+from qwill.data.registry_sources import find_source
+from qwill.data.sources import SourceChoice
 from qwill.data.split import HeldOut
 from qwill.data.units import text_key
 

@@ -103,7 +103,7 @@ def parse(cls: type[T], mapping: Any, where: str) -> T:
     values = {}
     for name, f in fields.items():
         if name in mapping:
-            values[name] = _convert(hints[name], mapping[name], f"{where}.{name}")
+            values[name] = convert(hints[name], mapping[name], f"{where}.{name}")
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}.{name} is missing; it must be set ({_expected(hints[name])}).")
     try:
@@ -115,18 +115,26 @@ def parse(cls: type[T], mapping: Any, where: str) -> T:
 # For settings that came after recipes with their section had been made: `field(default=…, metadata=LATER)`. While one
 # stands at its default, `to_dict` leaves it out, so that those recipes keep their ids; the default is what they did.
 LATER = {"later": True}
+# For settings of how work is spread over a machine, which change no byte of the result: never in `to_dict`.
+SPREAD = {"spread": True}
 
 
 def to_dict(value: Any) -> Any:
-    """Plain JSON types of a configuration, every default included but those of LATER settings."""
+    """Plain JSON types of a configuration, every default included but those of LATER settings; none of SPREAD."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        new = {f.name for f in dataclasses.fields(value) if f.metadata.get("later") and given[f.name] == f.default}
-        return {name: to_dict(v) for name, v in given.items() if name not in new}
+        out = {
+            f.name
+            for f in dataclasses.fields(value)
+            if f.metadata.get("spread") or (f.metadata.get("later") and given[f.name] == f.default)
+        }
+        return {name: to_dict(v) for name, v in given.items() if name not in out}
     if isinstance(value, Mapping):
         return {str(k): to_dict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_dict(v) for v in value]
+    if isinstance(value, frozenset):
+        return sorted(map(to_dict, value))
     return str(value) if isinstance(value, Path) else value
 
 
@@ -143,14 +151,15 @@ def _expected(hint: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
         return " or ".join("nothing" if a is type(None) else _expected(a) for a in arguments)
-    if origin in (list, tuple):
+    if origin in (list, tuple, frozenset):
         return f"a list, each {_expected(arguments[0])}"
     if origin is dict or dataclasses.is_dataclass(hint):
         return "a section"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint`; raises ConfigError that begins with `where` when it is none."""
     origin, arguments = get_origin(hint), get_args(hint)
     wrong = ConfigError(f"{where} is {_shown(value)}; expected {_expected(hint)}.")
     if hint is Any:
@@ -161,11 +170,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         choices = [a for a in arguments if a is not type(None)]
         for choice in choices[:-1]:
             try:
-                return _convert(choice, value, where)
+                return convert(choice, value, where)
             except ConfigError:
                 continue
         try:
-            return _convert(choices[-1], value, where)
+            return convert(choices[-1], value, where)
         except ConfigError as error:
             raise (error if len(choices) == 1 else wrong) from None
     if dataclasses.is_dataclass(hint):
@@ -175,19 +184,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not any(value == a and type(value) is type(a) for a in arguments):
             raise wrong
         return value
-    if origin in (list, tuple):
+    if origin in (list, tuple, frozenset):
         if not isinstance(value, list | tuple):
             raise wrong
         if origin is tuple and arguments[-1:] != (Ellipsis,):
             if len(value) != len(arguments):
                 raise wrong
-            return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
-        return origin(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+            return tuple(convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+        return origin(convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):
             raise wrong
         return {
-            _convert(arguments[0], k, f"{where}: the key"): _convert(arguments[1], v, f"{where}.{k}")
+            convert(arguments[0], k, f"{where}: the key"): convert(arguments[1], v, f"{where}.{k}")
             for k, v in value.items()
         }
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):

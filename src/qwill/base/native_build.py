@@ -11,18 +11,21 @@ import shutil
 import subprocess
 import tempfile
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
-FLAGS = [
-    "-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
-]  # fmt: skip
+FLAGS = ["-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
 
 
 def _openmp_runtime() -> list[str]:
-    """Linker arguments for the OpenMP runtime that torch has loaded: two runtimes would fight over the cores."""
-    import torch
+    """Linker arguments for the OpenMP runtime that torch has loaded, or will: two runtimes would fight over the cores.
 
-    roots = [Path(torch.__file__).parent / "lib", Path(torch.__file__).parent.parent / "torch.libs"]
+    Torch is found and not imported, which a worker that only reads text need not wait for."""
+    found_torch = find_spec("torch")
+    if found_torch is None or found_torch.origin is None:
+        return []
+    torch = Path(found_torch.origin).parent
+    roots = [torch / "lib", torch.parent / "torch.libs"]
     found = [p for root in roots if root.is_dir() for p in sorted(root.glob("libgomp*.so*"))]
     return [str(found[0])] if found else []
 
@@ -35,10 +38,12 @@ def _processor() -> str:
         return platform.processor() + platform.machine()
 
 
-def compile_library(source: str, package: str, *headers: tuple[str, str]) -> ctypes.CDLL | None:
+def compile_library(
+    source: str, package: str, *headers: tuple[str, str], threads: bool = True
+) -> ctypes.CDLL | None:
     """The library of `source` (a file inside `package`), from the cache or compiled now; None without a compiler.
 
-    `headers`: (file, package) of those that it includes.
+    `headers`: (file, package) of those that it includes. `threads`: it uses OpenMP, which loads torch for its runtime.
     """
     # CC may carry arguments: `ccache gcc`, `gcc -m64`.
     chosen = shlex.split(os.environ.get("CC", ""))
@@ -48,8 +53,9 @@ def compile_library(source: str, package: str, *headers: tuple[str, str]) -> cty
         return None
     wanted = [(source, package), *headers]
     code = {name: files(where).joinpath(name).read_bytes() for name, where in wanted}
-    runtime = _openmp_runtime()
-    command = " ".join([*chosen, *FLAGS, *runtime])
+    runtime = _openmp_runtime() if threads else []
+    flags = [*FLAGS, "-fopenmp"] if threads else FLAGS
+    command = " ".join([*chosen, *flags, *runtime])
     key = hashlib.sha256(b"\0".join([*code.values(), command.encode(), _processor().encode()]))
     root = Path(os.environ.get("QWILL_CACHE") or Path.home() / ".cache" / "qwill") / "native"
     target = root / f"{Path(source).stem}-{key.hexdigest()[:16]}.so"
@@ -60,8 +66,9 @@ def compile_library(source: str, package: str, *headers: tuple[str, str]) -> cty
             for name, text in code.items():
                 (Path(folder) / name).write_bytes(text)
             # Undefined OpenMP symbols resolve to the runtime named by path, so -fopenmp must not add its own.
-            compiling = [*chosen, *FLAGS, "-c", str(c_file), "-o", f"{built}.o"]
-            linking = [*chosen, "-shared", f"{built}.o", "-o", str(built), *(runtime or ["-fopenmp"]), "-lm"]
+            compiling = [*chosen, *flags, "-c", str(c_file), "-o", f"{built}.o"]
+            openmp = (runtime or ["-fopenmp"]) if threads else []
+            linking = [*chosen, "-shared", f"{built}.o", "-o", str(built), *openmp, "-lm"]
             if not (_succeeds(compiling) and _succeeds(linking) and built.exists()):
                 return None
             os.replace(built, target)

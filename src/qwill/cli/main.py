@@ -103,9 +103,9 @@ def fetch(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     return fetch(recipe, overrides, as_json)
 
 
-def _stage_command(group: click.Group, verb: str, what: str, override: str) -> None:
+def _stage_command(group: click.Group, verb: str, what: str, override: str, example: str = "demo") -> None:
     name = verb.split()[-1]
-    epilog = _examples(f"qwill {verb} recipes/demo.yaml", f"qwill {verb} recipes/demo.yaml {override}")
+    epilog = _examples(f"qwill {verb} recipes/{example}.yaml", f"qwill {verb} recipes/{example}.yaml {override}")
 
     @group.command(name, help=what, epilog=epilog)
     @_recipe
@@ -126,6 +126,7 @@ def tokenizer() -> None:
 
 
 _stage_command(tokenizer, "tokenizer train", "Train a byte-level BPE vocabulary on the corpus.", "vocab_size=4096")
+_stage_command(qwill, "mix", "Find the mixture that small models learn most from.", "runs=40", "mixing")
 _stage_command(qwill, "pretrain", "Train a base model on the corpus.", "steps=100")
 _stage_command(qwill, "sft", "Fine-tune the base model on conversations.", "steps=50")
 _stage_command(qwill, "grpo", "Improve the model by reinforcement learning, rewards checked.", "seed=2")

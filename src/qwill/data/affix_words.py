@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -50,6 +50,14 @@ def sentence_ends() -> frozenset[str]:
     return frozenset(tables()["sentence_ends"])
 
 
+@lru_cache(maxsize=1 << 14)
+def kind(word: str) -> int:
+    """What a word is to the sentences: 1 ends one, 2 is further punctuation, 0 anything else."""
+    if word in sentence_ends():
+        return 1
+    return 2 if all(unicodedata.category(c)[0] == "P" for c in word) else 0
+
+
 @cache
 def affixes(rule: str) -> Affixes:
     """The compiled tables of `rule` (a key of word_rules.json's `rules`); KeyError for another name."""
@@ -80,7 +88,7 @@ def affixes(rule: str) -> Affixes:
         if found.prefix.match(case) or found.infix.search(case) or found.suffix.search(case) or " " in case:
             node = patterns
             for chunk, _ in chunks(case):
-                for word in _cut(chunk, bare):
+                for word in cut_chunk(chunk, bare):
                     node = node.setdefault(word, {})
             node[""] = {}
     return Affixes(found.prefix, found.suffix, found.infix, found.address, words, patterns)
@@ -113,7 +121,7 @@ def _suffix(chunk: str, low: int, high: int, rules: Affixes) -> int:
     return len(window) - found.start()
 
 
-def _cut(chunk: str, rules: Affixes) -> list[str]:
+def cut_chunk(chunk: str, rules: Affixes) -> list[str]:
     """The words of one chunk, before the last search for special cases."""
     cases = rules.cases
     low, high = 0, len(chunk)
@@ -166,17 +174,6 @@ def _middle(rest: str, rules: Affixes) -> list[str]:
     return words
 
 
-def cut_text(text: str, rules: Affixes) -> list[str]:
-    """The words of a text, with white space that is not one separating space as words of their own."""
-    words: list[str] = []
-    spaced: list[bool] = []  # a space follows the word
-    for chunk, space in chunks(text):
-        cut = _cut(chunk, rules)
-        words += cut
-        spaced += [False] * (len(cut) - 1) + [space]
-    return search_again(words, spaced, rules)
-
-
 def _spans(words: list[str], patterns: dict[str, Any]) -> list[tuple[int, int]]:
     """(words, start) of every pattern in `words`, longest first, then from the left."""
     spans = []
@@ -191,28 +188,36 @@ def _spans(words: list[str], patterns: dict[str, Any]) -> list[tuple[int, int]]:
     return [(-size, start) for size, start in sorted(spans)]
 
 
-def search_again(words: list[str], spaced: list[bool], rules: Affixes) -> list[str]:
-    """`words` with special cases that were cut up put together again.
+def put_together(words: list[str], spaced: list[bool], rules: Affixes) -> dict[int, tuple[int, tuple[str, ...]]]:
+    """Special cases that were cut up: first word → (words to replace, the words of the special case).
 
     Of matches that overlap the longest counts, even where the text between its words is not that of the special case
-    (`: )`), and then nothing changes there.
+    (`: )`), and then nothing changes there. `spaced`: whether a space follows the word.
     """
-    spans = _spans(words, rules.patterns)
-    if not spans:
-        return words
     seen: set[int] = set()
     changed: dict[int, tuple[int, tuple[str, ...]]] = {}
-    for size, start in spans:
+    for size, start in _spans(words, rules.patterns):
         if start not in seen and start + size - 1 not in seen:
             inside = range(start, start + size)
             text = "".join(words[i] + " " * spaced[i] for i in inside[:-1]) + words[inside[-1]]
-            if text in rules.cases:
-                changed[start] = size, rules.cases[text]
+            new = rules.cases.get(text)
+            if new and new != tuple(words[start : start + size]):
+                changed[start] = size, new
         seen.update(range(start, start + size))
-    out: list[str] = []
-    at = 0
-    while at < len(words):
-        size, new = changed.get(at, (1, (words[at],)))
-        out += new
-        at += size
-    return out
+    return changed
+
+
+def cut_text(text: str, rules: Affixes) -> list[str]:
+    """The words of a text, with white space that is not one separating space as words of their own."""
+    words: list[str] = []
+    spaced: list[bool] = []
+    for chunk, space in chunks(text):
+        cut = cut_chunk(chunk, rules)
+        words += cut
+        spaced += [False] * (len(cut) - 1) + [space]
+    changed = put_together(words, spaced, rules)
+    # From the end, so that the places of earlier ones still hold.
+    for start in sorted(changed, reverse=True):
+        size, new = changed[start]
+        words[start : start + size] = new
+    return words

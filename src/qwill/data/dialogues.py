@@ -26,9 +26,10 @@ from qwill.data.conversation import Conversation, user_texts, whole_text
 from qwill.data.decontaminate import Index, Overlap, build_index, leak, read_questions
 from qwill.data.dedup import Duplicate, NearDuplicates, exact_duplicates, near_duplicates
 from qwill.data.documents import Document, Reject
-from qwill.data.funnel import Funnel
+from qwill.data.funnel import Account
 from qwill.data.readers import Bad
-from qwill.data.sources import CHATTERBOT, LLAMAFACTORY, Package, merge_origins
+from qwill.data.registry_sources import CHATTERBOT, LLAMAFACTORY, Package
+from qwill.data.sources import merge_origins
 from qwill.data.units import hashes, split, text_key
 
 STEPS = ("unreadable", "length", "exact_duplicates", "near_duplicates", "decontamination", "mixture")
@@ -165,7 +166,7 @@ def run(config: DialoguesConfig, ctx: StageContext) -> dict[str, Any]:
         {question.key for question in questions if question.key is not None},
         {question.text for question in questions},
     )
-    funnel = Funnel(STEPS)
+    funnel = Account(STEPS, config.rejects)
     rows, origins = list[_Row](), list[dict[str, Any]]()
     with ctx.display.stage("dialogues", len(config.sources), "sources", ctx.budget_s) as bar:
         for number, choice in enumerate(_checked(config.sources), start=1):
@@ -187,7 +188,7 @@ def run(config: DialoguesConfig, ctx: StageContext) -> dict[str, Any]:
         lines = (json.dumps(_record(row), ensure_ascii=False) for row in chosen)
         write_text(ctx.out / f"{part}.jsonl", "".join(line + "\n" for line in lines))
     write_json(ctx.out / "funnel.json", account)
-    write_jsonl(ctx.out / "rejects.jsonl", funnel.sample(config.rejects))
+    write_jsonl(ctx.out / "rejects.jsonl", funnel.sample())
     write_json(ctx.out / "sources.json", merge_origins(origins))
     return {f"{part}_conversations": len(chosen) for part, chosen in parts.items()}
 
@@ -203,7 +204,7 @@ def _checked(choices: Sequence[DialogueChoice]) -> Sequence[DialogueChoice]:
 
 
 def _read(
-    choice: DialogueChoice, config: DialoguesConfig, tasks: Path, funnel: Funnel, origins: list[dict[str, Any]]
+    choice: DialogueChoice, config: DialoguesConfig, tasks: Path, funnel: Account, origins: list[dict[str, Any]]
 ) -> list[_Row]:
     """The well-formed conversations of one source; its malformed ones go to the funnel."""
     rows = list[_Row]()
@@ -265,7 +266,7 @@ def _open(
         yield prefix, source.language, partial(source.reader, **arguments)(open_member(archive, member), where)
 
 
-def _drop(rows: list[_Row], funnel: Funnel, rejects: Mapping[int, Reject]) -> list[_Row]:
+def _drop(rows: list[_Row], funnel: Account, rejects: Mapping[int, Reject]) -> list[_Row]:
     for i, reject in sorted(rejects.items()):
         funnel.drop(replace(rows[i].document, reject=reject))
     return [row for i, row in enumerate(rows) if i not in rejects]

@@ -1,4 +1,4 @@
-"""Quality filters: pure functions of one measured document, each answering None (keep) or `(reason, value)`.
+"""The family "units": our own quality rules for short and for Chinese texts, on words and on characters.
 
 English follows Gopher (Rae et al. 2021, table A1 and section A1.1) on words, Chinese follows FineWeb-2
 (Penedo et al. 2025) translated from words to characters, because segmenting Chinese costs more than
@@ -9,15 +9,21 @@ the Latin alphabet, and a document without words is dropped, not divided by."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
+from qwill.data.rules import Rule, Values, first_failing
 from qwill.data.units import split
 
-Drop = tuple[str, float]
+# Gopher's eight, and twice as many more of the commonest words: a definition of 20 words passes by being
+# English.
+_GOPHER_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+_MORE_WORDS = ("a", "an", "in", "is", "are", "was", "for", "it", "on", "as", "by", "at", "or", "from", "he", "his")
+STOP_WORDS = frozenset((*_GOPHER_WORDS, *_MORE_WORDS))
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Limits:
         (5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10),
     )  # fmt: skip
     max_duplicates_short: float = 0.35
+    stop_words: frozenset[str] = STOP_WORDS
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,6 @@ class ChineseLimits(Limits):
     )  # fmt: skip
 
 
-# Gopher's eight, and twice as many more of the commonest words: a definition of 20 words passes by being
-# English.
-_GOPHER_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-_MORE_WORDS = ("a", "an", "in", "is", "are", "was", "for", "it", "on", "as", "by", "at", "or", "from", "he", "his")
-STOP_WORDS = frozenset((*_GOPHER_WORDS, *_MORE_WORDS))
-
 FEW_UNITS = 100  # below, the shares that Gopher allows are reached by one phrase that occurs twice
 FEW_LINES = 4  # below, one line without a full stop would decide
 
@@ -93,12 +94,23 @@ _ENDINGS = tuple(".!?…。！？；;:：”\"'’」』）)~～]】")
 
 
 class View:
-    """What the filters ask about one document, each thing measured once."""
+    """What the rules ask about one document, each thing measured once, and none that no rule asks for:
+    `view["bullets"]`, `view["top_2"]`."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, stop_words: frozenset[str] = STOP_WORDS) -> None:
+        self.text, self.known = text, stop_words
         self.units = split(text)
         self._duplicated: dict[int, float] = {}
+        self._values: dict[str, float] = {}
+
+    def __getitem__(self, name: str) -> float:
+        if name not in self._values:
+            if name in _MEASURES:
+                self._values[name] = float(_MEASURES[name](self))
+            else:
+                kind, n = name.split("_")
+                self._values[name] = self.top(int(n)) if kind == "top" else self.duplicated(int(n))
+        return self._values[name]
 
     @cached_property
     def lines(self) -> list[str]:
@@ -153,135 +165,95 @@ class View:
         return min(most * longest / self.unit_characters, 1.0)
 
 
-def length(view: View, limits: Limits) -> Drop | None:
-    """Too few or too many words (English) or characters (Chinese)."""
-    count = len(view.units)
-    if count < limits.min_units:
-        return "too short", float(count)
-    return ("too long", float(count)) if count > limits.max_units else None
-
-
-def lost_characters(view: View, limits: Limits) -> Drop | None:
-    """U+FFFD stands where an earlier decoding lost a character."""
-    share = view.text.count("\ufffd") / max(len(view.text), 1)
-    return ("lost characters", share) if share > limits.max_lost else None
-
-
-def mean_length(view: View, limits: Limits) -> Drop | None:
-    """Words so short or long that they are codes, tables, or text without spaces."""
-    mean = view.mean_length
-    if limits.min_mean_length <= mean <= limits.max_mean_length:
-        return None
-    return "mean word length", mean
-
-
-def alphabetic(view: View, limits: Limits) -> Drop | None:
-    """Share of the units that hold a letter; Han characters are letters."""
-    share = sum(unit.isalpha() or _has_letter(unit) for unit in view.units) / max(len(view.units), 1)
-    return ("not alphabetic", share) if share < limits.min_alphabetic else None
+def _of_lines(view: View, told: Callable[[str], bool]) -> float:
+    return sum(map(told, view.lines)) / max(len(view.lines), 1)
 
 
 def _has_letter(unit: str) -> bool:
-    return any(map(str.isalpha, unit))
+    return unit.isalpha() or any(map(str.isalpha, unit))
 
 
-def alphanumeric(view: View, limits: Limits) -> Drop | None:
-    """Share of the visible characters that are letters or digits: the rest is punctuation, emoticons,
-    markup."""
-    return ("punctuation", view.alphanumeric) if view.alphanumeric < limits.min_alphanumeric else None
+def _duplicate_line_characters(view: View) -> float:
+    repeats = sum(len(line) * (count - 1) for line, count in Counter(view.lines).items())
+    return repeats / max(sum(map(len, view.lines)), 1)
 
 
-def stop_words(view: View, limits: Limits) -> Drop | None:
-    """Running English has some of the commonest words; a list of keywords has none."""
-    found = len(STOP_WORDS.intersection(view.units))
-    return ("stop words", float(found)) if found < limits.min_stop_words else None
+_MEASURES: dict[str, Callable[[View], float]] = {
+    "units": lambda view: len(view.units),
+    "lines": lambda view: len(view.lines),
+    "lost_characters": lambda view: view.text.count("\ufffd") / max(len(view.text), 1),
+    "mean_length": lambda view: view.mean_length,
+    "stop_words": lambda view: len(view.known.intersection(view.units)),
+    "alphanumeric": lambda view: view.alphanumeric,
+    "symbols": lambda view: len(_SYMBOL.findall(view.text)) / max(len(view.units), 1),
+    "bullets": lambda view: _of_lines(view, lambda line: line.startswith(_BULLETS)),
+    "ellipsis_lines": lambda view: _of_lines(view, lambda line: line.endswith(("...", "…"))),
+    "ended_lines": lambda view: _of_lines(view, lambda line: line.endswith(_ENDINGS)),
+    "runs": lambda view: sum(len(run.group()) for run in _RUN.finditer(view.text)) / max(view.visible, 1),
+    "duplicate_lines": lambda view: (len(view.lines) - len(set(view.lines))) / max(len(view.lines), 1),
+    "duplicate_line_characters": _duplicate_line_characters,
+    "alphabetic": lambda view: sum(map(_has_letter, view.units)) / max(len(view.units), 1),
+}
 
 
-def symbols(view: View, limits: Limits) -> Drop | None:
-    """Hash signs and ellipses a unit."""
-    ratio = len(_SYMBOL.findall(view.text)) / max(len(view.units), 1)
-    return ("symbols", ratio) if ratio > limits.max_symbols else None
+@lru_cache(maxsize=64)
+def rules(limits: Limits) -> tuple[Rule, ...]:
+    """The rules in order of cost: the first that fails decides, so that the expensive ones see fewer documents.
 
-
-def bullets(view: View, limits: Limits) -> Drop | None:
-    """Share of lines that start with a bullet."""
-    share = sum(line.startswith(_BULLETS) for line in view.lines) / max(len(view.lines), 1)
-    return ("bullets", share) if share > limits.max_bullets and len(view.lines) >= FEW_LINES else None
-
-
-def ellipsis_lines(view: View, limits: Limits) -> Drop | None:
-    """Share of lines that end in an ellipsis: a page of teasers."""
-    share = sum(line.endswith(("...", "…")) for line in view.lines) / max(len(view.lines), 1)
-    return ("ellipsis lines", share) if share > limits.max_ellipsis_lines and len(view.lines) >= FEW_LINES else None
-
-
-def ended_lines(view: View, limits: Limits) -> Drop | None:
-    """Share of lines that end in punctuation: a menu or a table has few."""
-    share = sum(line.endswith(_ENDINGS) for line in view.lines) / max(len(view.lines), 1)
-    return ("unended lines", share) if share < limits.min_ended_lines and len(view.lines) >= FEW_LINES else None
-
-
-def runs(view: View, limits: Limits) -> Drop | None:
-    """Share of the visible characters in runs of four or more of the same: `！！！！`, `hahaaaaa`, `-----`."""
-    share = sum(len(run.group()) for run in _RUN.finditer(view.text)) / max(view.visible, 1)
-    return ("character runs", share) if share > limits.max_run else None
-
-
-def duplicate_lines(view: View, limits: Limits) -> Drop | None:
-    """Share of lines, and of the characters in them, that repeat an earlier line."""
-    counts = Counter(view.lines)
-    total = max(len(view.lines), 1)
-    share = (total - len(counts)) / total
-    if share > limits.max_duplicate_lines:
-        return "duplicate lines", share
-    characters = sum(len(line) * (count - 1) for line, count in counts.items()) / max(sum(map(len, view.lines)), 1)
-    return ("duplicate line characters", characters) if characters > limits.max_duplicate_line_characters else None
-
-
-def repetition(view: View, limits: Limits) -> Drop | None:
-    """Gopher's most frequent and duplicated n-grams, for texts long enough that a share means something.
-
-    A text of fewer than FEW_UNITS is judged only by its shortest duplicated n-grams and a laxer limit, and a
-    most frequent n-gram counts from its third occurrence: without both, one of twelve encyclopaedia
-    paragraphs here is dropped because it opens with its title."""
+    Gopher's most frequent and duplicated n-grams are for texts long enough that a share means something. A text of
+    fewer than FEW_UNITS is judged only by its shortest duplicated n-grams and a laxer limit, and a most frequent n-gram
+    counts from its third occurrence: without both, one of twelve encyclopaedia paragraphs here is dropped because it
+    opens with its title.
+    """
+    lines = ("lines", FEW_LINES, math.inf)
+    long = ("units", FEW_UNITS, math.inf)
     smallest = limits.max_duplicates[0][0]
-    shortest = view.duplicated(smallest)
-    if len(view.units) < FEW_UNITS:
-        return (f"duplicate {smallest}-grams", shortest) if shortest > limits.max_duplicates_short else None
-    for n, limit in limits.max_top:
-        share = view.top(n)
-        if share == 0.0:
-            break  # a longer n-gram occurs no more often than a shorter one
-        if share > limit:
-            return f"top {n}-gram", share
-    for n, limit in limits.max_duplicates:
-        if shortest <= limits.max_duplicates[-1][1]:
-            break  # a longer n-gram repeats no more characters than a shorter one
-        if (share := shortest if n == smallest else view.duplicated(n)) > limit:
-            return f"duplicate {n}-grams", share
-    return None
+    repetition = [Rule(f"top {n}-gram", f"top_{n}", False, most, "max_top", long) for n, most in limits.max_top]
+    for n, most in limits.max_duplicates:
+        repetition.append(Rule(f"duplicate {n}-grams", f"duplicated_{n}", False, most, "max_duplicates", long))
+    return (
+        Rule("too short", "units", True, limits.min_units, "min_units"),
+        Rule("too long", "units", False, limits.max_units, "max_units"),
+        # U+FFFD stands where an earlier decoding lost a character.
+        Rule("lost characters", "lost_characters", False, limits.max_lost, "max_lost"),
+        # Words so short or long that they are codes, tables, or text without spaces.
+        Rule("mean word length", "mean_length", True, limits.min_mean_length, "min_mean_length"),
+        Rule("mean word length", "mean_length", False, limits.max_mean_length, "max_mean_length"),
+        # Running English has some of the commonest words; a list of keywords has none.
+        Rule("stop words", "stop_words", True, limits.min_stop_words, "min_stop_words"),
+        # What is neither letter nor digit is punctuation, emoticons, markup.
+        Rule("punctuation", "alphanumeric", True, limits.min_alphanumeric, "min_alphanumeric"),
+        Rule("symbols", "symbols", False, limits.max_symbols, "max_symbols"),
+        Rule("bullets", "bullets", False, limits.max_bullets, "max_bullets", lines),
+        # A page of teasers; a menu or a table.
+        Rule("ellipsis lines", "ellipsis_lines", False, limits.max_ellipsis_lines, "max_ellipsis_lines", lines),
+        Rule("unended lines", "ended_lines", True, limits.min_ended_lines, "min_ended_lines", lines),
+        Rule("character runs", "runs", False, limits.max_run, "max_run"),
+        Rule("duplicate lines", "duplicate_lines", False, limits.max_duplicate_lines, "max_duplicate_lines"),
+        Rule(
+            "duplicate line characters", "duplicate_line_characters", False,
+            limits.max_duplicate_line_characters, "max_duplicate_line_characters",
+        ),
+        Rule("not alphabetic", "alphabetic", True, limits.min_alphabetic, "min_alphabetic"),
+        Rule(
+            f"duplicate {smallest}-grams", f"duplicated_{smallest}", False,
+            limits.max_duplicates_short, "max_duplicates_short", ("units", 0, FEW_UNITS),
+        ),
+        *repetition,
+    )  # fmt: skip
 
 
-Filter = Callable[[View, Limits], Drop | None]
+def measure(text: str, limits: Limits) -> dict[str, float]:
+    """Every rule's value, and the number of `lines`. Shares are 0 of a text without units, lines or visible characters.
 
-# In order of cost: the first that answers decides, so that the expensive ones see fewer documents.
-FILTERS: tuple[Filter, ...] = (
-    length,
-    lost_characters,
-    mean_length,
-    stop_words,
-    alphanumeric,
-    symbols,
-    bullets,
-    ellipsis_lines,
-    ended_lines,
-    runs,
-    duplicate_lines,
-    alphabetic,
-    repetition,
-)
+    units: words or characters; mean_length: characters a unit; alphanumeric: visible characters that belong to a unit;
+    runs: visible characters in runs of four or more of the same (`~~~~`, `hahaaaaa`, `-----`); symbols: hash signs and
+    ellipses a unit; top_n, duplicated_n: see View.
+    """
+    view = View(text, limits.stop_words)
+    return {name: view[name] for name in (*_MEASURES, *dict.fromkeys(r.value for r in rules(limits)))}
 
 
-def judge(view: View, limits: Limits, filters: Sequence[Filter] = FILTERS) -> Drop | None:
-    """The first filter's reason to drop the document, or None."""
-    return next((drop for test in filters if (drop := test(view, limits)) is not None), None)
+def decide(values: Values, limits: Limits) -> tuple[str, float] | None:
+    """(reason, value) of the first rule that fails, None to keep. A View measures only what that takes."""
+    return first_failing(rules(limits), values)

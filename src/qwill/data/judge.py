@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qwill.base.files import canonical_json, read_jsonl, write_jsonl
 from qwill.data.documents import Document, Reject
-from qwill.data.filters import ChineseLimits, Limits, View, judge
+from qwill.data.filters import ChineseLimits, Limits, View, decide
 from qwill.data.language import identify
 from qwill.data.readers import Bad, Raw
 from qwill.data.repair import repair
@@ -97,7 +97,7 @@ def _judge(raw: str, blank: Document, criteria: Criteria) -> Document:
     document = replace(blank, text=text, raw_bytes=len(raw.encode("utf-8", "surrogatepass")), repaired=text != raw)
     if not text:
         return replace(document, reject=Reject("repair", "empty", 0.0))
-    language = identify(text, criteria.score)
+    language = identify(text, minimum=criteria.score)
     if language.code == "other":
         return replace(document, reject=Reject("language", "neither English nor Chinese", language.detail))
     document = replace(document, language=language.code)
@@ -105,7 +105,7 @@ def _judge(raw: str, blank: Document, criteria: Criteria) -> Document:
         return replace(document, reject=Reject("language", f"{language.code} not asked for", language.score))
     view = View(text)
     limits = criteria.chinese if language.code == "zh" else criteria.english
-    drop = judge(view, limits)
+    drop = decide(view, limits)
     if drop is not None:
         return replace(document, reject=Reject("quality", *drop))
     scores = {

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from qwill.data.fold import fold
 
 HAN = "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
@@ -24,8 +25,8 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def normalise(text: str) -> str:
-    """Text as it is compared: NFKC (so full width equals half width), case folded, one kind of apostrophe."""
-    return unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    """Text as it is compared: `fold`'s form, in which neither width, case nor the Chinese script makes a difference."""
+    return fold(text)
 
 
 def split(text: str) -> list[str]:

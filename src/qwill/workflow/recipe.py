@@ -15,7 +15,7 @@ from qwill.base.stage import Stage
 from qwill.workflow.stages import STAGES, load
 
 if TYPE_CHECKING:
-    from qwill.data.sources import Package
+    from qwill.data.registry_sources import Package
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

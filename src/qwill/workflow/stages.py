@@ -22,6 +22,8 @@ STAGES: tuple[Stage, ...] = (
           "qwill.data.dialogues:DialoguesConfig", ("tasks",), "qwill.data.dialogues:run"),
     Stage("tokenizer", "tokenizer train", "tokenizer", 1,
           "qwill.text.train_tokenizer:TokenizerConfig", ("corpus",), "qwill.text.train_tokenizer:run"),
+    Stage("mixing", "mix", "mixing", 1,
+          "qwill.workflow.mixing:MixingConfig", ("corpus", "tokenizer"), "qwill.workflow.mixing:run"),
     Stage("base", "pretrain", "model", 2,
           "qwill.train.settings:PretrainConfig", ("corpus", "tokenizer"), "qwill.train.pretrain:run",
           optional=("start",)),

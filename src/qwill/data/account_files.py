@@ -21,8 +21,9 @@ from qwill.data.chunks import read_chunk, read_meta
 from qwill.data.decontaminate import Index
 from qwill.data.documents import Document
 from qwill.data.finish import Columns
+from qwill.data.first_pass import PAGES
 from qwill.data.funnel import Account
-from qwill.data.sampling import Lowest, by_hash, excerpt
+from qwill.data.sampling import Lowest, excerpt
 from qwill.data.scores import Scores
 from qwill.data.second_pass import Decisions
 from qwill.data.settings import CurateConfig, steps
@@ -31,7 +32,6 @@ CLUSTERS = 40  # shown, the largest
 SHOWN_OF_CLUSTER = 3
 CLUSTER_EXCERPT = 1200
 LEAKS = 2000  # shown
-EXTRACTIONS = 5  # shown of a source and encoding
 
 
 def write_account(
@@ -43,7 +43,7 @@ def write_account(
     first, chunks: of the first and the third pass."""
     account, scores = Account(steps(config), config.shown), None
     redacted, leaks = Counter[tuple[str, str, str]](), list[dict[str, Any]]()
-    extraction = Lowest(EXTRACTIONS)
+    extraction, encodings = Lowest(PAGES), Counter[tuple[str, str, str]]()
     found_by = Counter[str]()
     for path in chunks:
         meta = read_meta(path)
@@ -60,8 +60,9 @@ def write_account(
             found_by[leak["set"]] += 1
             if len(leaks) < LEAKS:
                 leaks.append(leak)
-        for row in meta["extraction"]:
-            extraction.add((row["source"], row["encoding"]), by_hash(row["id"]), row)
+        extraction.merge(Lowest.from_json(meta["extraction"]))
+        for declared, used, count in meta["encodings"]:
+            encodings[meta["source"], declared, used] += count
     _mixture_drops(account, chunks, rows, held, copies)
     funnel = account.close()
     if config.rejects != "drop":
@@ -70,6 +71,7 @@ def write_account(
         _write_rejects(chunks, out / "rejects.parquet")
     write_json(out / "scores.json", {"stages": [scores.to_json()] if scores is not None else []})
     write_jsonl(out / "extraction.jsonl", extraction.rows())
+    write_json(out / "encodings.json", [[*key, count] for key, count in sorted(encodings.items())])
     write_jsonl(out / "leaks.jsonl", leaks)
     write_json(out / "decontamination.json", {"sets": index.sets(found_by)})
     kinds = sorted({(language, kind) for language, kind, _ in redacted})

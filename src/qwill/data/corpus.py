@@ -1,8 +1,8 @@
 """Stage `corpus`: raw text in, a clean corpus and its whole account out.
 
-Read → extract → repair → language → filter → redact → score (first pass, a chunk at a time) → duplicates (all at once, a
-few columns) → decontaminate, thresholds (third pass, a chunk at a time) → hold out → mix → write. Everything is decided
-by the documents alone: no order of work, no clock, no random number has a say, and the same inputs give the same bytes
+Read → extract → repair → language → filter → redact → score (first pass, a chunk at a time) → duplicates (all at once,
+a few columns) → decontaminate, thresholds (third pass, a chunk at a time) → hold out → mix → write. Everything is
+decided by the documents alone: no order of work, no clock, no random number has a say, and the same inputs give the same bytes
 for any number of workers. Duplicates are removed across all sources and before the split, so that no text is on both
 sides of it. Each pass keeps what it has done in the work folder, a file a chunk, so that a killed run goes on.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,12 @@ from qwill.base.config import parse, to_dict
 from qwill.base.device import CURATION, numeric_libraries
 from qwill.base.errors import DataError
 from qwill.base.files import new_folder, write_json
-from qwill.base.progress import Bar, Display
+from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.data.account_files import write_account
 from qwill.data.blocks import Block, Source, open_source
 from qwill.data.chunks import read_meta
+from qwill.data.curation_report import write_report
 from qwill.data.decontaminate import build_index, read_questions
 from qwill.data.documents import CorpusArtifact
 from qwill.data.finish import Columns, columns, hold_out, mixture, write_parts
@@ -46,8 +47,8 @@ __all__ = ["CurateConfig", "curate", "run"]
 
 
 def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
-    """Fill `ctx.out` with train.parquet, heldout.parquet, funnel.json, rejects.jsonl, report.html, sources.json and what
-    the report is made from.
+    """Fill `ctx.out` with train.parquet, heldout.parquet, funnel.json, rejects.jsonl, report.html, sources.json and
+    what the report is made from.
 
     Reads heldout.jsonl of the input `tasks` where there is one. Returns documents and bytes by language.
     Raises DataError when a language that was asked for has no documents in the end, ConfigError for settings that make
@@ -84,6 +85,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     account["mixture"] = mixed
     write_json(ctx.out / "funnel.json", account)
     write_json(ctx.out / "sources.json", merge_origins(origins))
+    write_report(ctx.out)
     return {
         f"{part}_{what}_{code}": account["split"][code][part][what]
         for part in ("train", "heldout")
@@ -133,8 +135,9 @@ def _done(path: Path, key: str, value: str) -> bool:
 
 
 def _third(
-    config: CurateConfig, ctx: StageContext, first: Path, third: Path, shared: Shared, key: str, count: int, workers: int
-) -> list[Path]:
+    config: CurateConfig, ctx: StageContext, first: Path, third: Path, shared: Shared, key: str, count: int,
+    workers: int,
+) -> list[Path]:  # fmt: skip
     with ctx.display.stage("decide", count, "chunks", ctx.budget_s) as bar:
         jobs = [(number, key) for number in range(count) if not _done(chunk_path(third, number), "fingerprint", key)]
         bar.update(count - len(jobs))
@@ -172,8 +175,8 @@ def curate(
 ) -> CorpusArtifact:
     """Curate text into a corpus artifact in `folder`, which is replaced whole.
 
-    `config`: a CurateConfig, or a mapping as in a recipe's section `corpus`; nothing takes every source. What a killed run
-    had done is kept beside `folder` (`.NAME.work-…`) and used by the next call with the same settings.
+    `config`: a CurateConfig, or a mapping as in a recipe's section `corpus`; nothing takes every source. What a killed
+    run had done is kept beside `folder` (`.NAME.work-…`) and used by the next call with the same settings.
     Raises ConfigError, DataError or SourceError, each one sentence, and then leaves `folder` as it was.
     """
     settings = config if isinstance(config, CurateConfig) else parse(CurateConfig, config or {}, "corpus")

@@ -17,14 +17,14 @@ from qwill.data.units import normalise
 if TYPE_CHECKING:
     from qwill.data.languages import Language
 
-_SETTINGS: dict[str, type[Any]] = {
+SETTINGS: dict[str, type[Any]] = {
     "gopher_repetition": gopher_repetition.GopherRepetition,
     "gopher_quality": gopher_quality.GopherQuality,
     "c4": c4.C4,
     "fineweb": fineweb.FineWeb,
     "units": Limits,
 }
-FAMILIES = tuple(_SETTINGS)
+FAMILIES = tuple(SETTINGS)
 EVERY_REGISTER = "all"
 
 Overrides = Mapping[str, Mapping[str, Mapping[str, object]]]  # register or "all" → family → setting → value
@@ -51,7 +51,7 @@ def resolve_limits(language: Language, register: str = "", overrides: Overrides 
         (f"language {language.code}", language.limits),
         *((f"limits.{name}", (overrides or {}).get(name, {})) for name in (EVERY_REGISTER, register) if name),
     ]
-    resolved: dict[str, object] = {name: settings() for name, settings in _SETTINGS.items()}
+    resolved: dict[str, object] = {name: settings() for name, settings in SETTINGS.items()}
     resolved["gopher_quality"] = gopher_quality.GopherQuality(stop_words=language.stop_words)
     if language.code != "en":  # which has more of them there
         resolved["units"] = Limits(stop_words=frozenset(map(normalise, language.stop_words)))

@@ -12,7 +12,7 @@ from qwill.data.languages import language, shipped
 from qwill.data.lines import LineDuplicates
 from qwill.data.minhash import MinHash
 from qwill.data.mix import MixSettings
-from qwill.data.redact import Redaction
+from qwill.data.redact import RedactSettings
 from qwill.data.registry_sources import TEXT_SOURCES, Package, find_source
 from qwill.data.sources import SourceChoice
 from qwill.data.split import HeldOut
@@ -69,7 +69,7 @@ class CurateConfig:
     limits: dict[str, Limits] = field(default_factory=dict)
     registers: dict[str, RegisterRules] = field(default_factory=dict)
     script: Literal["as_is", "simplified", "traditional"] = "as_is"
-    redact: Redaction | None = field(default_factory=Redaction)
+    redact: RedactSettings | None = field(default_factory=RedactSettings)
     exact: bool = True
     near: MinHash | None = field(default_factory=MinHash)
     lines: LineDuplicates | None = None

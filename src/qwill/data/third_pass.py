@@ -18,8 +18,8 @@ from qwill.base.files import new_file
 from qwill.data.chunks import Chunk, read_chunk, read_table, write_chunk
 from qwill.data.decontaminate import Index, find_leaks, without
 from qwill.data.documents import Document
-from qwill.data.first_pass import chunk_path
 from qwill.data.filter_rules import score_limits
+from qwill.data.first_pass import chunk_path
 from qwill.data.funnel import Account
 from qwill.data.perplexity import bits_per_byte
 from qwill.data.scores import Scores
@@ -54,7 +54,8 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
             _leak(document, _index(shared.index), config, leaks)
     live = [d for d in chunk.documents if d.reject is None]
     if config.score.perplexity is not None:
-        for document, value in zip(live, bits_per_byte(Path(config.score.perplexity), [d.text for d in live]), strict=True):
+        measured = bits_per_byte(Path(config.score.perplexity), [d.text for d in live])
+        for document, value in zip(live, measured, strict=True):
             document.scores["bits_per_byte"] = float(value)
     for document in live:
         _thresholds(document, config)
@@ -65,7 +66,7 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
             account.keep(document)
     scores.add(chunk.documents)
     meta = {"fingerprint": fingerprint, "account": account.to_json(), "scores": scores.to_json(), "leaks": leaks}
-    meta |= {name: chunk.meta[name] for name in ("extraction", "redacted", "source")}
+    meta |= {name: chunk.meta[name] for name in ("extraction", "encodings", "redacted", "source")}
     arrays = _arrays(chunk.documents, config)
     if config.rejects != "keep":
         for document in chunk.documents:

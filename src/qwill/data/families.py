@@ -136,8 +136,11 @@ def judge_batch(
     texts: Sequence[str], language: Language, families: Sequence[str], limits: Mapping[str, object]
 ) -> list[Verdict]:
     """What the families say about each text of a language. `limits` is from `resolve_limits`."""
+    from qwill.data import native_filters
     from qwill.data.words import count_sentences, split_words
 
+    if native_filters.suits(language.words, families, limits):
+        return [native_filters.judge(text, families, limits, language.words) for text in texts]
     return [
         judge(
             text,

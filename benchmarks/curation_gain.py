@@ -34,8 +34,8 @@ from qwill.base.stage import StageContext
 from qwill.data import curate
 from qwill.data.packing import RowLoader
 from qwill.data.token_shards import TokenStore, open_token_shards, tokenize_corpus
-from qwill.evaluate.bits_per_byte import paired_gain
-from qwill.evaluate.statistics import mean_interval, student_quantile
+from qwill.evaluate.bits_per_byte import over_seeds, paired_gain
+from qwill.evaluate.statistics import mean_interval
 from qwill.model.size import count
 from qwill.model.text_bits import text_bits
 from qwill.text.tokenizer import Tokenizer
@@ -143,15 +143,13 @@ def analyse(heldout: HeldOut, results: dict[str, list[dict[str, Any]]]) -> dict[
         gain = paired_gain(bits["curated"], bits["raw"], sizes)
         better_SP = right["curated"] - right["raw"]
         over_pairs = mean_interval(better_SP.mean(0))
-        of_each = better_SP.mean(1)
-        half = student_quantile(0.95, len(of_each) - 1) * of_each.std(ddof=1) / len(of_each) ** 0.5
         out[language] = {
             "documents": len(texts), "bytes": int(sizes.sum()), "pairs": better_SP.shape[1],
             "bits_per_byte": {arm: float(bits[arm].mean(0).sum() / sizes.sum()) for arm in ARMS},
             "gain": [gain.gain, gain.lower, gain.upper], "gain_seeds": [gain.seeds_lower, gain.seeds_upper],
             "accuracy": {arm: float(right[arm].mean()) for arm in ARMS},
             "better": [over_pairs.mean, over_pairs.lower, over_pairs.upper],
-            "better_seeds": [float(of_each.mean() - half), float(of_each.mean() + half)],
+            "better_seeds": list(over_seeds(better_SP.mean(1).tolist())),
             "by_way": _by_way(heldout.pairs[language], right),
         }  # fmt: skip
     return out
@@ -179,8 +177,8 @@ def section(
         f"Qwen3, depth {MODEL.depth}, {first['raw']['parameters'] / 1e6:.1f} M parameters, {tokens / 1e6:.2f} M tokens "
         f"in {steps} steps, {len(results['raw'])} seeds. The raw corpus has {_million(stores['raw'])} tokens "
         f"({first['raw']['epochs']:.2f} epochs), the curated one {_million(stores['curated'])} "
-        f"({first['curated']['epochs']:.2f}). Raw: HTML source as found, 20 % of the documents planted twice and 10 % with "
-        "a line more. Held out whole: Wikipedia (quac, wiki_demo) and a Chinese dictionary's explanations (jionlp), "
+        f"({first['curated']['epochs']:.2f}). Raw: HTML source as found, 20 % of the documents planted twice and "
+        "10 % with a line more. Held out whole: Wikipedia (quac, wiki_demo) and a Chinese dictionary's explanations (jionlp), "
         f"{sum(heldout.dropped.values())} texts left out for sharing 13 units in a row with the crawl.",
         "",
         "| | raw | curated | gain | 95 % over documents or pairs | 95 % over seeds |",

@@ -93,8 +93,8 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     lines += [f"  {name}: {label}" for name, label in sorted(found["labels"].items())]
     lines.append("")
     for step in found["steps"]:
-        mark = {"passed": "✓", "dropped": "✗", "not reached": "·"}[step["decision"]]
-        lines.append(f"{mark} {step['step']}")
+        sign = {"passed": "✓", "dropped": "✗", "not reached": "·"}[step["decision"]]
+        lines.append(f"{sign} {step['step']}")
         if step["decision"] == "dropped":
             lines[-1] += f": {step['reason']}" + ("" if step["value"] is None else f" ({_shown(step['value'])})")
         width = max((len(row["name"]) for row in step["values"]), default=0)
@@ -102,9 +102,8 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
             bounds = [f"≥ {_shown(row['least'])}" if row["least"] is not None else ""]
             bounds.append(f"≤ {_shown(row['most'])}" if row["most"] is not None else "")
             passes = ", ".join(bound for bound in bounds if bound) or "no limit"
-            lines.append(
-                f"    {'✗' if row['fails'] else ' '} {row['name']:<{width}}  {_shown(row['value']):>9}   {passes}".rstrip()
-            )
+            mark = "✗" if row["fails"] else " "
+            lines.append(f"    {mark} {row['name']:<{width}}  {_shown(row['value']):>9}   {passes}".rstrip())
     if found["other_scores"]:
         lines += ["", "other scores"]
         lines += [f"      {name}  {_shown(value)}" for name, value in found["other_scores"].items()]

@@ -1,10 +1,10 @@
 """Text as it is compared, never as it is written: one form for what differs only in script variant, width or case.
 
-`fold` is Unicode's NFKC with case folding and without default-ignorable code points (UAX 31, R5 and its NFKC_Casefold),
-one kind of quote, and every Chinese character as its simplified form. The last goes by character, not by word: OpenCC's
-table from traditional to simplified (STCharacters reversed, 5,119 characters), joined with those by which OpenCC equates
-the variants of Taiwan and Hong Kong, so that 裏 裡 里, 臺 檯 台, 著 着, 衞 衛 卫 are one character each. 干 乾 幹, 后 後
-or 面 麵 are one then as well: in a run of several characters that is harmless, and a word's meaning is not asked here.
+`fold` is Unicode's NFKC with case folding and without default-ignorable code points (UAX 31's NFKC_Casefold), one kind
+of quote, and every Chinese character as its simplified form. The last goes by character, not by word: OpenCC's table
+from traditional to simplified (5,119 characters), joined with those by which OpenCC equates the variants of Taiwan and
+Hong Kong, so that 裏裡里, 臺檯台, 著着 and 衞衛卫 are one character each. 干乾幹, 后後 or 面麵 are one then as well:
+in a run of several characters that is harmless, and a word's meaning is not asked here.
 
 The folded text is not as long as the given one (`ﬁ` → `fi`, `…` → `...`, soft hyphens go), so positions in it mean
 nothing in the other; split first where they are needed. Of LibreOffice's help pages in six languages one thread folds

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwill.evaluate.plots import percent
-from qwill.evaluate.report_views import LANGUAGE_NAMES, LANGUAGES, View, megabytes
+from qwill.base.numbers import megabytes, percent
+from qwill.evaluate.report_views import LANGUAGE_NAMES, LANGUAGES, View
 
 
 def funnel_view(funnel: Mapping[str, Any], rejects: Sequence[Mapping[str, Any]], shown: int) -> View:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from qwill.evaluate.plots import percent, short
+from qwill.base.numbers import percent, short
 from qwill.evaluate.report_views import BASELINES, LANGUAGES, points
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from qwill.base.numbers import megabytes, percent
 from qwill.evaluate.plots import (
     Bar,
     Estimate,
@@ -16,7 +17,6 @@ from qwill.evaluate.plots import (
     heat_map,
     interval_chart,
     line_chart,
-    percent,
 )
 
 LANGUAGES = (("en", "English"), ("zh", "Chinese"))
@@ -36,14 +36,6 @@ CURVES = (
 )
 
 View = dict[str, Any]
-
-
-def megabytes(size: float) -> str:
-    """Bytes in decimal units, as people compare file sizes."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= limit:
-            return f"{size / limit:.1f} {unit}"
-    return f"{size:.0f} B"
 
 
 def whole(value: float) -> str:

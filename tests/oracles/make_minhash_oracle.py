@@ -35,13 +35,13 @@ HOSTILE = {
         "a\u200bb c\ufeffd \U0001d7d8\U0001d7d9 \U0001f600 ok \U00010d41\U0001e5f2 §5 •item a|b~c ^d `e` {f} [g] "
         "<h> \\i",
     ],
-    "zho": [
+    "cmn_Hani": [
         "今天天气", "你好。", "今天天气很好，我们2024年3.5月去了北京！café“引号”（括号）【方】１２％",
         "中文 and English 混合，price 3,000元；ＡＢＣ",
         "學習語言須要時間與耐心，漢字繁體。𠀀𠀁字", "か゚き゚ が ガ 日本語のテキスト、です。",
     ],
 }  # fmt: skip
-WRITERS = {"eng": english, "zho": chinese}
+WRITERS = {"eng": english, "cmn_Hani": chinese}
 
 
 def main() -> None:

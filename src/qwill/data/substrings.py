@@ -261,7 +261,7 @@ def _library() -> ctypes.CDLL | None:
 
     if os.environ.get("QWILL_NATIVE", "1") == "0":
         return None
-    library = compile_library("substrings.c", "qwill.data")
+    library = compile_library("substrings.c", "qwill.data", threads=False)
     if library is not None:
         library.substring_anchors.restype = ctypes.c_int64
         library.substring_windows.restype = None

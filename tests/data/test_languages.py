@@ -4,6 +4,7 @@ import pytest
 
 from qwill.base.errors import ConfigError
 from qwill.data.families import FAMILIES, resolve_limits
+from qwill.data.filters import measure
 from qwill.data.languages import language, languages, read_language, shipped
 
 GREEK = """
@@ -110,3 +111,9 @@ def test_a_files_limits_reach_the_families() -> None:
         assert set(resolved) == set(FAMILIES)
         for family, limits in one.limits.items():
             assert {name: getattr(resolved[family], name) for name in limits} == limits
+
+
+def test_a_line_ends_with_the_languages_own_marks() -> None:
+    text = "\n".join(["أين الكتاب الذي قرأته أمس؟"] * 3)
+    values = {code: measure(text, resolve_limits(language(code))["units"])["ended_lines"] for code in ("ar", "en")}
+    assert values == {"ar": 1.0, "en": 0.0}

@@ -32,11 +32,12 @@ from qwill.data.chunks import read_meta
 from qwill.data.curation_report import write_report
 from qwill.data.decontaminate import build_index, read_questions
 from qwill.data.documents import CorpusArtifact
+from qwill.data.filter_rules import score_limits
 from qwill.data.finish import Columns, columns, hold_out, mixture, write_parts
 from qwill.data.first_pass import Job, chunk_path, first_pass
 from qwill.data.languages import language
 from qwill.data.second_pass import read_decisions, second_pass
-from qwill.data.settings import CurateConfig, check
+from qwill.data.settings import CurateConfig, check, registers
 from qwill.data.sources import merge_origins
 from qwill.data.third_pass import Shared, third_pass, write_ids
 from qwill.data.workers import available_cores, spread
@@ -54,6 +55,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     Raises DataError when a language that was asked for has no documents in the end, ConfigError for settings that make
     no sense."""
     check(config)
+    score_limits(config, registers(config))  # a mistake in a limit is told before anything is read
     workers = config.workers or ctx.threads
     tasks = [ctx.inputs["tasks"] / "heldout.jsonl"] if "tasks" in ctx.inputs else []
     questions = read_questions([*tasks, *map(Path, config.questions)])
@@ -61,6 +63,8 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     for folder in (first, third):
         folder.mkdir(exist_ok=True)
     chunks, digests, origins = _first(config, ctx, first, workers)
+    if not chunks:
+        raise DataError("the corpus's sources hold no document; see to their paths and formats.")
     with ctx.display.stage("duplicates", 4, "steps", ctx.budget_s) as bar:
         steps = iter(range(1, 5))
         decisions, fingerprint = second_pass(
@@ -85,7 +89,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     account["mixture"] = mixed
     write_json(ctx.out / "funnel.json", account)
     write_json(ctx.out / "sources.json", merge_origins(origins))
-    write_report(ctx.out)
+    write_report(ctx.out, "Corpus")
     return {
         f"{part}_{what}_{code}": account["split"][code][part][what]
         for part in ("train", "heldout")

@@ -93,7 +93,7 @@ function stepTable() {
       }
     }
     const [documents, bytes, dropped, droppedBytes, changed, added] = sums;
-    const why = el("td", {});
+    const why = el("td", { class: "why" });
     for (const [reason, [n, b]] of [...reasons].sort((x, y) => y[1][0] - x[1][0])) {
       why.append(el("div", {}, reason.replaceAll("_", " ") + " ", el("b", {}, count(n)), el("span", { class: "soft" }, " " + size(b))));
     }
@@ -241,8 +241,9 @@ function chart(score) {
   const columns = 110, heights = Array.from({ length: columns }, () => [0, 0, 0]);
   const place = (v) => Math.min(columns - 1, Math.floor(((across(v) - 8) / (width - 16)) * columns));
   for (const k of filled) {
-    // A bin's documents are spread over the columns that it covers.
-    const from = place(score.edges[k]), end = score.edges[k + 1];
+    // A bin's documents are spread over the columns that it covers: a sixteenth of its value, or of several bins joined.
+    const from = place(score.edges[k]), own = score.edges[k] + (Math.abs(score.edges[k]) / 16) * score.joined;
+    const end = Math.min(score.edges[k + 1] ?? Infinity, own);
     const to = Math.max(from + 1, Number.isFinite(end) ? place(end) : from + 1);
     for (let i = from; i < to; i++) sums[k].forEach((n, j) => (heights[i][j] += n / (to - from)));
   }

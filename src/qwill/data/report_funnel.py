@@ -13,10 +13,11 @@ MOST_REASONS = 60
 
 # Steps of the pipeline in Chinese; another step is shown by its name.
 STEPS_ZH = {
-    "raw": "原始", "unreadable": "不可读", "extract": "正文抽取", "repair": "修复", "language": "语言识别", "filter": "过滤",
+    "raw": "原始", "unreadable": "不可读", "extract": "正文抽取", "repair": "修复", "language": "语言识别",
     "gopher_quality": "Gopher 质量", "gopher_repetition": "Gopher 重复", "c4": "C4", "fineweb": "FineWeb",
-    "units": "字词规则", "quality": "质量", "redact": "脱敏", "exact_duplicates": "完全重复", "near_duplicates": "近似重复",
-    "lines": "重复行", "substrings": "重复片段", "decontamination": "去污染", "score": "打分", "mixture": "配比",
+    "units": "字词规则", "quality": "质量", "bits_per_byte": "困惑度", "redact": "脱敏", "exact_duplicates": "完全重复",
+    "near_duplicates": "近似重复", "line_duplicates": "重复行", "substring_duplicates": "重复片段",
+    "decontamination": "去污染", "mixture": "配比",
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ SAMPLE = 1200  # documents, over all languages and registers
 def scores_data(stages: Sequence[Mapping[str, Any]], scale: float = 1.0) -> dict[str, Any]:
     """Plain data from scores.json's `stages`; `scale` below 1 makes it that much smaller, in examples and bins.
 
-    scores: {name, edges, parts: [{language, register, least, most, step, cells}]}, a cell being [index into edges,
+    scores: {name, edges, joined, only, parts: [{language, register, least, most, step, cells}]}, a cell being [index into edges,
     documents that passed, that this alone drops, that others drop too, the same three in bytes]; near: the documents
     about each threshold; sample: {language, register, names, rows}."""
     data: dict[str, Any] = {"scores": [], "near": [], "sample": []}
@@ -44,7 +44,8 @@ def scores_data(stages: Sequence[Mapping[str, Any]], scale: float = 1.0) -> dict
 def _score(name: str, parts: Sequence[tuple[Part, list[Cell]]], counted: Scores, most: int) -> dict[str, Any]:
     limits = [counted.limit(part, name) for part, _ in parts]
     starts = sorted({cell.start for _, cells in parts for cell in cells})
-    edges = _edges(starts, sorted({cut for limit in limits for cut in bounds(limit)}), most)
+    cuts = sorted({cut for limit in limits for cut in bounds(limit)})
+    joined_bins, edges = _edges(starts, cuts, most)
     rows = []
     for (part, cells), limit in zip(parts, limits, strict=True):
         joined: dict[int, list[int]] = defaultdict(lambda: [0] * 6)
@@ -63,15 +64,18 @@ def _score(name: str, parts: Sequence[tuple[Part, list[Cell]]], counted: Scores,
             }
         )
     only = next((limit.only for limit in limits if limit.only), None)
-    return {"name": name, "edges": [_number(edge) for edge in edges], "only": only and _only(only), "parts": rows}
+    numbers = [_number(edge) for edge in edges]
+    return {"name": name, "edges": numbers, "joined": joined_bins, "only": only and _only(only), "parts": rows}
 
 
-def _edges(starts: Sequence[float], cuts: Sequence[float], most: int) -> list[float]:
-    """Every threshold and at most about `most` of the cells' starts: while there are more, every second goes."""
+def _edges(starts: Sequence[float], cuts: Sequence[float], most: int) -> tuple[int, list[float]]:
+    """Every threshold and at most about `most` of the cells' starts: while there are more, every second goes. Returned
+    with how many bins are one then."""
     free = [start for start in starts if start not in cuts]
+    joined = 1
     while len(free) > most:
-        free = free[::2]
-    return sorted({*free, *cuts, starts[0]})
+        free, joined = free[::2], 2 * joined
+    return joined, sorted({*free, *cuts, starts[0]})
 
 
 def _only(only: tuple[str, float, float]) -> list[Any]:

@@ -5,8 +5,8 @@
 From words to signature, one thread each, word splitting in neither: each side has the words as its own splitter gives
 them, lists of strings there, code points with bounds here. 2,000 documents of 50 to 1,000 words, drawn from 50,000
 words by Zipf's law, English and Chinese. Before the rounds, which alternate in one process tree, parity mode's
-signatures must be datatrove's to the last bit. Claims: fast mode at least 10 times datatrove's speed; the share of pairs
-that meet within one point of 1 - (1 - s^8)^14, in both modes, on pairs whose Jaccard similarity s is known.
+signatures must be datatrove's to the last bit. Claims: fast mode at least 10 times datatrove's speed; the share of
+pairs that meet within one point of 1 - (1 - s^8)^14, in both modes, on pairs whose Jaccard similarity s is known.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_text import chinese, copies, english
 
 from qwill.data import minhash, native_minhash
+from qwill.data.clusters import near_duplicates
 from qwill.data.letter_hashes import letter_values, word_hashes
 from qwill.data.minhash import (
     PRIME,
@@ -28,7 +31,8 @@ from qwill.data.simplify import simplify
 from qwill.data.split_texts import from_words, split_texts
 from qwill.data.words import split_words
 
-RECORD = json.loads((Path(__file__).parent.parent / "oracles" / "minhash.json").read_text())["documents"]
+ORACLE = json.loads((Path(__file__).parent.parent / "oracles" / "minhash.json").read_text())
+RECORD = ORACLE["documents"]
 RULES = {"eng": "english", "cmn_Hani": "chinese"}
 words = st.lists(st.text(max_size=12), max_size=30)
 modes = pytest.mark.parametrize("mode", ["parity", "fast"])
@@ -74,6 +78,20 @@ def test_from_text_to_keys_as_datatrove(language: str) -> None:
     expected = keys_of(*exact_signatures(from_words([entry["words"] for entry in own]), MinHash()), MinHash())
     found = band_keys([entry["text"] for entry in own], None, MinHash(), RULES[language])
     assert (found.keys == expected.keys).all() and (found.has == expected.has).all()
+
+
+@pytest.mark.parametrize("language", sorted(RULES))
+def test_clusters_are_those_of_datatrove(language: str, tmp_path: Path) -> None:
+    texts = copies({"eng": english, "cmn_Hani": chinese}[language], 3)
+    keys = band_keys(texts, None, MinHash(), RULES[language])
+    quality, length = np.zeros(len(texts), dtype=np.float32), np.arange(len(texts))
+    answer = near_duplicates([keys], quality, length, MinHash(), tmp_path)
+    members = defaultdict(list)
+    for i, kept in enumerate(answer.representative.tolist()):
+        members[kept].append(i)
+    found = sorted(own for own in members.values() if len(own) > 1)
+    assert found == ORACLE["copies"][language]
+    assert 30 < len(answer.gone()) < 110, "some copies are near duplicates and some are not"
 
 
 BUGS: dict[str, tuple[str, Any]] = {

@@ -132,3 +132,17 @@ def test_sayings_with_the_same_beginning_are_one() -> None:
 def test_a_broken_archive_is_refused() -> None:
     with pytest.raises(DataError, match="words is not a zip archive"):
         list(readers.read_words(b"PK no", "words"))
+
+
+def test_a_poem_is_its_title_and_its_lines() -> None:
+    works = [{"title": "蜀先主庙", "author": "刘禹锡", "paragraphs": ["天地英雄气，", "千秋尚凛然。"]}, {"title": "空"}, 3]
+    found = list(readers.read_poems(json.dumps(works).encode(), "f"))
+    assert found[0] == Raw(1, "蜀先主庙\n天地英雄气，\n千秋尚凛然。")
+    assert [(item.record, item.reason) for item in found[1:] if isinstance(item, Bad)] == [
+        (2, "no list of paragraphs"),
+        (3, "no list of paragraphs"),
+    ]
+    one = json.dumps({"chapter": "大學", "paragraphs": ["大學之道"]}).encode()
+    assert list(readers.read_poems(one, "f")) == [Raw(1, "大學\n大學之道")]
+    with pytest.raises(DataError, match="f is not JSON"):
+        list(readers.read_poems(b"[" * 100_000, "f"))

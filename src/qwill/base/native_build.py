@@ -11,16 +11,21 @@ import shutil
 import subprocess
 import tempfile
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 FLAGS = ["-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
 
 
 def _openmp_runtime() -> list[str]:
-    """Linker arguments for the OpenMP runtime that torch has loaded: two runtimes would fight over the cores."""
-    import torch
+    """Linker arguments for the OpenMP runtime that torch has loaded, or will: two runtimes would fight over the cores.
 
-    roots = [Path(torch.__file__).parent / "lib", Path(torch.__file__).parent.parent / "torch.libs"]
+    Torch is found and not imported, which a worker that only reads text need not wait for."""
+    found_torch = find_spec("torch")
+    if found_torch is None or found_torch.origin is None:
+        return []
+    torch = Path(found_torch.origin).parent
+    roots = [torch / "lib", torch.parent / "torch.libs"]
     found = [p for root in roots if root.is_dir() for p in sorted(root.glob("libgomp*.so*"))]
     return [str(found[0])] if found else []
 

@@ -147,14 +147,13 @@ class Memo:
 
     def learn(self, chunk: str) -> None:
         """Add a chunk as the definition cuts it."""
-        rules = affixes(self.rule)
-        words = cut_chunk(chunk, rules)
-        spaced = [False] * len(words)
-        self._add(chunk, words, CHANGES if put_together(words, spaced, rules) else 0)
+        self._add(chunk, cut_chunk(chunk, affixes(self.rule)), 0)
 
     def _add(self, chunk: str, words: list[str], flags: int) -> None:
         call = functions()
         assert call is not None
+        if put_together(words, [False] * len(words), affixes(self.rule)):
+            flags |= CHANGES
         ends, at = [], 0
         for word in words:
             at += len(word)

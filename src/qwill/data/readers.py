@@ -292,3 +292,21 @@ def read_sayings(data: bytes, where: str) -> Iterator[Raw | Bad]:
             yield first, f"{riddle}——{'；'.join(answers)}。"
 
     return _joined(entries())
+
+
+def read_poems(data: bytes, where: str) -> Iterator[Raw | Bad]:
+    """A JSON file of chinese-poetry: a list of works (or one) with a title or chapter and paragraphs.
+
+    A work is a document: its title, then a line for each paragraph. Raises DataError for a file that is no JSON."""
+    try:
+        works = json.loads(decode(data, where))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({error}); fetch the package again.") from None
+    for number, work in enumerate(works if isinstance(works, list) else [works], start=1):
+        paragraphs = work.get("paragraphs") if isinstance(work, dict) else None
+        if not isinstance(paragraphs, list) or not all(isinstance(part, str) for part in paragraphs):
+            yield Bad(number, "no list of paragraphs", json.dumps(work, ensure_ascii=False))
+            continue
+        heading = work.get("title") or work.get("chapter") or work.get("rhythmic") or ""
+        text = "\n".join(part for part in [str(heading), *paragraphs] if part.strip())
+        yield Raw(number, text) if paragraphs else Bad(number, "a work without text", json.dumps(work))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwill.base.numbers import megabytes, percent
 from qwill.data.languages import name_of
-from qwill.evaluate.plots import percent
-from qwill.evaluate.report_views import View, megabytes, named
+from qwill.evaluate.report_views import View, named
 
 
 def funnel_view(funnel: Mapping[str, Any], rejects: Sequence[Mapping[str, Any]], shown: int) -> View:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from qwill.base.numbers import percent, short
 from qwill.data.languages import name_of
-from qwill.evaluate.plots import percent, short
 from qwill.evaluate.report_views import BASELINES, LANGUAGES, named, points
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from qwill.base.numbers import megabytes, percent
 from qwill.data.languages import in_order, name_of
 from qwill.evaluate.plots import (
     Bar,
@@ -17,7 +18,6 @@ from qwill.evaluate.plots import (
     heat_map,
     interval_chart,
     line_chart,
-    percent,
 )
 
 LANGUAGES = (("en", "English"), ("zh", "Chinese"))  # in which problems are set; text may be in more
@@ -41,14 +41,6 @@ View = dict[str, Any]
 def named(codes: Iterable[str]) -> list[tuple[str, str]]:
     """(code, name) of languages, English and Chinese first."""
     return [(code, name_of(code)) for code in in_order(codes)]
-
-
-def megabytes(size: float) -> str:
-    """Bytes in decimal units, as people compare file sizes."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= limit:
-            return f"{size / limit:.1f} {unit}"
-    return f"{size:.0f} B"
 
 
 def whole(value: float) -> str:

@@ -1,0 +1,268 @@
+"""MinHash signatures and the band keys by which near duplicates meet.
+
+Near duplicates are found by MinHash (Broder 1997) with locality-sensitive hashing in bands (Leskovec, Rajaraman,
+Ullman, chapter 3): two documents whose sets of shingles have Jaccard similarity s share at least one of b bands of r
+rows with probability 1 - (1 - s^r)^b. The defaults are FineWeb's (Penedo et al. 2024, section 3.4): shingles of 5
+words, 14 bands of 8 rows, so 77 % of pairs at 0.75, 92 % at 0.8 and all but one in 2,000 at 0.9.
+
+Two modes, the same law:
+
+- `parity`: signatures bit-equal to datatrove 0.10.1's. Words are those of the simplified text (`simplify.py`), a
+  shingle is the 64-bit hash of its words joined by spaces, and a hash function is (x a + b mod 2^64) mod (2^61 - 1),
+  the wrap-around being datatrove's.
+- `fast`: words are hashed once each, simplified one by one (those that are punctuation alone fall away), a shingle is
+  a mix of its words' hashes, and a hash function is x a + b modulo 2^32, a odd: a permutation, so that two shingles
+  meet only where their 32-bit hashes do. It takes the words that the filters have already split.
+
+A document of fewer words than a shingle has no signature and is nobody's near duplicate; exact duplicates see to it.
+The inner loops are in minhash.c; the functions here define them and are used where no compiler is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwill.data.simplify import simplify
+from qwill.data.units import hashes, mix, ngram_hashes
+
+Hashes = NDArray[np.uint64]
+Offsets = NDArray[np.int64]
+
+PRIME = np.uint64((1 << 61) - 1)
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_MOST_WORDS = 1 << 20  # kept hashes of words: about 150 MB of a process
+
+
+@dataclass(frozen=True)
+class MinHash:
+    """How near duplicates are sought.
+
+    ngram: words a shingle. bands, rows: see above. seed: of the hash functions. mode: see above. hash: of a shingle in
+    parity mode, 64 bits. verify: None trusts every shared band, as FineWeb does; a similarity (0..1) makes a shared
+    band a proposal only, and the pair counts if the Jaccard similarity estimated from their signatures reaches it.
+    """
+
+    ngram: int = 5
+    bands: int = 14
+    rows: int = 8
+    seed: int = 1
+    mode: Literal["parity", "fast"] = "parity"
+    hash: Literal["xxhash", "sha1"] = "xxhash"
+    verify: float | None = None
+
+    @property
+    def functions(self) -> int:
+        return self.bands * self.rows
+
+
+@dataclass(frozen=True)
+class BandKeys:
+    """What deduplication keeps of n documents.
+
+    keys: uint64 [n, bands], equal where all rows of a band are. sketches: uint8 [n, bands * rows], the low byte of
+    every value of the signature, from which similarity is estimated (b-bit minwise hashing, Li & König 2010).
+    has: bool [n], whether there is a signature; without one the other two are zeros.
+    """
+
+    keys: Hashes
+    sketches: NDArray[np.uint8]
+    has: NDArray[np.bool_]
+
+
+def band_keys(texts: Sequence[str], words: Sequence[list[str]] | None, settings: MinHash, rule: str) -> BandKeys:
+    """The band keys of documents of one language; those of a document do not depend on the others.
+
+    `words`: as the filters have split each text by `rule`; fast mode takes them (and splits itself where they are
+    None), parity mode splits the simplified text, as datatrove does. `rule`: of `words.split_words`."""
+    from qwill.data.words import split_words
+
+    if settings.mode == "parity":
+        return keys_of(*exact_signatures([split_words(simplify(text), rule) for text in texts], settings), settings)
+    found = [split_words(text, rule) for text in texts] if words is None else words
+    return keys_of(*fast_signatures([word_hashes(own) for own in found], settings), settings)
+
+
+def keys_of(signatures: NDArray[Any], has: NDArray[np.bool_], settings: MinHash) -> BandKeys:
+    """Band keys and sketches of signatures [n, bands * rows], uint64 or uint32."""
+    if signatures.shape[1] != settings.functions:
+        raise ValueError(f"signatures of {signatures.shape[1]} values; expected bands x rows = {settings.functions}")
+    rows = signatures.reshape(len(signatures), settings.bands, settings.rows)
+    keys = np.zeros(rows.shape[:2], dtype=np.uint64)
+    for row in range(settings.rows):
+        keys = mix(keys * _MULTIPLIER + rows[:, :, row])
+    sketches = signatures.astype(np.uint8)
+    keys[~has], sketches[~has] = 0, 0
+    return BandKeys(keys, sketches, has)
+
+
+def similarity(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Jaccard similarity estimated from the sketches [n, functions] of n pairs.
+
+    Its standard error is sqrt(s (1 - s) / functions): 0.04 at 0.7 with 112 functions. One in 256 bytes agrees by
+    chance, which is taken off."""
+    agree = (a == b).mean(axis=1, dtype=np.float32)
+    return np.clip((agree - np.float32(1 / 256)) / np.float32(255 / 256), 0, 1)
+
+
+# Parity mode
+
+
+@cache
+def _exact_functions(settings: MinHash) -> tuple[Hashes, Hashes]:
+    """a and b of each hash function, drawn as datatrove draws them."""
+    generator = np.random.RandomState(settings.seed)
+    a = generator.randint(1, PRIME, dtype=np.uint64, size=settings.functions)
+    return a, generator.randint(0, PRIME, dtype=np.uint64, size=settings.functions)
+
+
+def exact_signatures(words: Sequence[list[str]], settings: MinHash) -> tuple[Hashes, NDArray[np.bool_]]:
+    """(signatures uint64 [n, functions], has bool [n]) in parity mode, of the words of the simplified texts."""
+    offsets = _offsets(words)
+    has = np.diff(offsets) >= settings.ngram
+    shingles = _shingles(words, offsets, settings)
+    within = _running(np.maximum(np.diff(offsets) - settings.ngram + 1, 0))
+    a, b = _exact_functions(settings)
+    library = _library()
+    if library is None:
+        return least_exact(shingles, within, a, b), has
+    result = np.empty((len(words), settings.functions), dtype=np.uint64)
+    _call(library.minhash_exact, shingles, within, len(words), a, b, settings.functions, result)
+    return result, has
+
+
+def least_exact(shingles: Hashes, offsets: Offsets, a: Hashes, b: Hashes) -> Hashes:
+    """[documents, functions]: the least of (x a + b mod 2^64) mod (2^61 - 1) over a document's shingles x; all ones
+    for a document without any."""
+    result = np.full((len(offsets) - 1, len(a)), np.iinfo(np.uint64).max)
+    for d in np.flatnonzero(np.diff(offsets)).tolist():
+        own = shingles[offsets[d] : offsets[d + 1]]
+        for k in range(len(a)):
+            result[d, k] = ((own * a[k] + b[k]) % PRIME).min()
+    return result
+
+
+def _shingles(words: Sequence[list[str]], offsets: Offsets, settings: MinHash) -> Hashes:
+    """The 64-bit hashes of all documents' shingles, one document after another."""
+    n, library = settings.ngram, _library() if settings.hash == "xxhash" else None
+    if library is None:
+        return np.fromiter(
+            (_digest(" ".join(own[i : i + n]), settings.hash) for own in words for i in range(len(own) - n + 1)),
+            dtype=np.uint64,
+        )
+    flat = [word for own in words for word in own]
+    text = " ".join(flat).encode("utf-8", "surrogatepass")
+    sizes = np.fromiter(map(len, flat), dtype=np.int64, count=len(flat))
+    if len(text) != sizes.sum() + max(len(flat) - 1, 0):
+        told = (len(word.encode("utf-8", "surrogatepass")) for word in flat)
+        sizes = np.fromiter(told, dtype=np.int64, count=len(flat))
+    ends = np.cumsum(sizes + 1) - 1
+    result = np.empty(int(np.maximum(np.diff(offsets) - n + 1, 0).sum()), dtype=np.uint64)
+    _call(library.minhash_ngrams, text, ends - sizes, ends, offsets, len(words), n, result)
+    return result
+
+
+def _digest(shingle: str, name: str) -> int:
+    data = shingle.encode("utf-8", "surrogatepass")
+    if name == "sha1":
+        return int.from_bytes(hashlib.sha1(data, usedforsecurity=False).digest()[:8], "little")
+    import xxhash
+
+    return xxhash.xxh64_intdigest(data)
+
+
+# Fast mode
+
+
+class _WordHashes(dict[str, int]):
+    """Word → hash of the word simplified, 0 where nothing is left of it."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= _MOST_WORDS:
+            self.clear()
+        plain = simplify(word)
+        self[word] = int(hashes([plain])[0]) | 1 if plain else 0
+        return self[word]
+
+
+_word_hashes = _WordHashes()
+
+
+@cache
+def _fast_functions(settings: MinHash) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    generator = np.random.Generator(np.random.PCG64(settings.seed))
+    a = generator.integers(0, 1 << 31, size=settings.functions, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    return a, generator.integers(0, 1 << 32, size=settings.functions, dtype=np.uint32)
+
+
+def word_hashes(words: Sequence[str]) -> Hashes:
+    """A stable hash of each word simplified; words that are punctuation alone are left out."""
+    found = np.fromiter(map(_word_hashes.__getitem__, words), dtype=np.uint64, count=len(words))
+    return found[found != 0]
+
+
+def fast_signatures(units: Sequence[Hashes], settings: MinHash) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+    """(signatures uint32 [n, functions], has bool [n]) in fast mode, of the hashes of each document's words
+    (`word_hashes`; any other 64-bit hashes of units will do)."""
+    offsets = _offsets(units)
+    has = np.diff(offsets) >= settings.ngram
+    a, b = _fast_functions(settings)
+    library = _library()
+    if library is None:
+        return least_fast(units, settings.ngram, a, b), has
+    result = np.empty((len(units), settings.functions), dtype=np.uint32)
+    flat = np.concatenate([*units, np.empty(0, dtype=np.uint64)])
+    _call(library.minhash_fast, flat, offsets, len(units), settings.ngram, a, b, settings.functions, result)
+    return result, has
+
+
+def least_fast(units: Sequence[Hashes], n: int, a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """[documents, functions]: the least of x a + b mod 2^32 over the upper halves x of a document's n-gram hashes; all
+    ones for a document without any."""
+    result = np.full((len(units), len(a)), np.iinfo(np.uint32).max)
+    for d, own in enumerate(units):
+        shingles = (ngram_hashes(own, n) >> np.uint64(32)).astype(np.uint32)
+        if len(shingles):
+            for k in range(len(a)):
+                result[d, k] = (shingles * a[k] + b[k]).min()
+    return result
+
+
+# The compiled inner loops
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    from qwill.base.native_build import compile_library
+
+    return None if os.environ.get("QWILL_NATIVE", "1") == "0" else compile_library("minhash.c", "qwill.data")
+
+
+def _call(function: Any, *values: Any) -> None:
+    """Arrays pass as pointers, and must be contiguous; ints as int64."""
+    told: list[Any] = []
+    for value in values:
+        if isinstance(value, np.ndarray):
+            assert value.flags.c_contiguous
+            told.append(ctypes.c_void_p(value.ctypes.data))
+        else:
+            told.append(ctypes.c_int64(value) if isinstance(value, int) else value)
+    function.restype = None
+    function(*told)
+
+
+def _offsets(parts: Sequence[Any]) -> Offsets:
+    """int64 [n + 1]: where each part begins in all of them one after another."""
+    return _running(np.fromiter(map(len, parts), dtype=np.int64, count=len(parts)))
+
+
+def _running(sizes: NDArray[np.int64]) -> Offsets:
+    return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)))

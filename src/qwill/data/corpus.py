@@ -113,7 +113,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
         near = near_duplicates(corpus.units, corpus.ids(), config.near)
         corpus.drop_duplicates("near_duplicates", "nearly the same", near)
         bar.update(2, documents=len(corpus.documents))
-        leaks = {i: leak(index, d.text, corpus.units[i]) for i, d in enumerate(corpus.documents)}
+        leaks = {i: leak(index, d.text) for i, d in enumerate(corpus.documents)}
         corpus.drop(
             {
                 i: Reject("decontamination", "holds an evaluation question", f"{match.question}: {match.span}")

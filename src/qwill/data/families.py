@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from qwill.base.config import convert, nearest
 from qwill.base.errors import ConfigError
 from qwill.data import c4, filters, fineweb, gopher_quality, gopher_repetition
-from qwill.data.filters import Limits
+from qwill.data.filters import STOP_WORDS, Limits
 from qwill.data.rules import Rule
 from qwill.data.units import normalise
 
 if TYPE_CHECKING:
     from qwill.data.languages import Language
 
-_SETTINGS: dict[str, type[Any]] = {
+SETTINGS: dict[str, type[Any]] = {
     "gopher_repetition": gopher_repetition.GopherRepetition,
     "gopher_quality": gopher_quality.GopherQuality,
     "c4": c4.C4,
     "fineweb": fineweb.FineWeb,
     "units": Limits,
 }
-FAMILIES = tuple(_SETTINGS)
+FAMILIES = tuple(SETTINGS)
 EVERY_REGISTER = "all"
 
 Overrides = Mapping[str, Mapping[str, Mapping[str, object]]]  # register or "all" → family → setting → value
@@ -51,10 +51,11 @@ def resolve_limits(language: Language, register: str = "", overrides: Overrides 
         (f"language {language.code}", language.limits),
         *((f"limits.{name}", (overrides or {}).get(name, {})) for name in (EVERY_REGISTER, register) if name),
     ]
-    resolved: dict[str, object] = {name: settings() for name, settings in _SETTINGS.items()}
+    resolved: dict[str, object] = {name: settings() for name, settings in SETTINGS.items()}
     resolved["gopher_quality"] = gopher_quality.GopherQuality(stop_words=language.stop_words)
-    if language.code != "en":  # which has more of them there
-        resolved["units"] = Limits(stop_words=frozenset(map(normalise, language.stop_words)))
+    # English has more stop words there.
+    known = STOP_WORDS if language.code == "en" else frozenset(map(normalise, language.stop_words))
+    resolved["units"] = Limits(stop_words=known, sentence_end=language.sentence_end)
     for where, families in layers:
         for family, settings in families.items():
             if family not in resolved:

@@ -299,7 +299,7 @@ def test_topics_of_a_package_are_read_from_its_archive(
             entry = f"conversations:\n- - What about {topic}?\n  - I like {topic}.\n"
             file.writestr(f"chatterbot_corpus/data/english/{topic}.yml", entry)
         file.writestr("chatterbot_corpus/data/german/food.yml", "conversations:\n- - Was?\n  - Ja.\n")
-    monkeypatch.setattr("qwill.data.sources.fetch_package", lambda *_, **__: archive)
+    monkeypatch.setattr("qwill.data.registry_sources.fetch_package", lambda *_, **__: archive)
     config = DialoguesConfig(sources=[DialogueChoice("chatterbot_en"), DialogueChoice("demonstrations")])
     run_stage(config, tasks, tmp_path / "out")
     rows = read(tmp_path / "out" / "train.jsonl") + read(tmp_path / "out" / "heldout.jsonl")

@@ -299,7 +299,8 @@ def _duplicates(rows: Sequence[_Row], config: DialoguesConfig) -> dict[int, Reje
             like = f"1.00 like {ids[same.representative[i]]}"
             found[i] = Reject("exact_duplicates", "same conversation", like)
         units = [hashes(split(row.document.text)) for row in rows]
-        signatures, has = fast_signatures(units, config.near)
+        offsets = np.cumsum([0, *map(len, units)])
+        signatures, has = fast_signatures(np.concatenate([*units, hashes([])]), offsets, config.near)
         has &= [i not in found and not row.generated for i, row in enumerate(rows)]
         near = near_duplicates([keys_of(signatures, has, config.near)], quality, sizes, config.near, Path(name))
         for i in near.gone().tolist():

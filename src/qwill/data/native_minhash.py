@@ -1,0 +1,32 @@
+"""The C file of MinHash and how it is called; without a compiler, or with QWILL_NATIVE=0, the definitions are used."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from qwill.base.native_build import compile_library
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    if os.environ.get("QWILL_NATIVE", "1") == "0":
+        return None
+    return compile_library("minhash.c", "qwill.data", threads=False)
+
+
+def call(function: Any, *values: Any) -> None:
+    """Arrays and bytes pass as pointers (arrays must be contiguous), ints as int64."""
+    told: list[Any] = []
+    for value in values:
+        if isinstance(value, np.ndarray):
+            assert value.flags.c_contiguous
+            told.append(ctypes.c_void_p(value.ctypes.data))
+        else:
+            told.append(ctypes.c_int64(value) if isinstance(value, int) else value)
+    function.restype = None
+    function(*told)

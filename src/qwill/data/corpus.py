@@ -30,7 +30,7 @@ from qwill.data.account_files import write_account
 from qwill.data.blocks import Block, Source, open_source
 from qwill.data.chunks import read_meta
 from qwill.data.curation_report import write_report
-from qwill.data.decontaminate import build_index, read_questions
+from qwill.data.decontaminate import Index, build_index, read_questions
 from qwill.data.documents import CorpusArtifact
 from qwill.data.filter_rules import score_limits
 from qwill.data.finish import Columns, columns, hold_out, mixture, write_parts
@@ -72,8 +72,9 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
         )
         bar.update(4)
     index = build_index(questions, config.overlap)
-    shared = Shared(decisions, index.save(ctx.work / "questions"), write_ids(chunks, ctx.work / "ids.arrow"))
-    done = _third(config, ctx, first, third, shared, f"{fingerprint}-{index.digest}", len(chunks), workers)
+    index.save(ctx.work / "questions")
+    shared = Shared(decisions, ctx.work / "questions", write_ids(chunks, ctx.work / "ids.arrow"))
+    done = _third(config, ctx, first, third, shared, f"{fingerprint}-{_read_as(index)}", len(chunks), workers)
     rows = columns(done)
     _check_languages(config, rows)
     held, choices = hold_out(config, done, rows, ctx.work, workers)
@@ -131,6 +132,13 @@ def _digest(block: Block, register: str) -> str:
     for name, data in block.items:
         digest.update(f"\0{name}\0{len(data)}\0".encode())
         digest.update(data)
+    return digest.hexdigest()
+
+
+def _read_as(index: Index) -> str:
+    """A digest of all questions."""
+    digest = hashlib.blake2b(index.units.tobytes(), digest_size=16)
+    digest.update(index.bounds.tobytes() + "\0".join((*index.ids, *index.sets)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -52,17 +52,22 @@ def own_recipe(given: Path, out: Path | None) -> Path:
 
 
 def settings(name: str, given: Path, folder: Path) -> str:
-    """A recipe for one source of one's own. JSON strings are YAML strings, whatever is in the path."""
+    """A recipe for one source of one's own."""
+    import yaml
+
+    def quoted(path: Path) -> str:
+        return str(yaml.safe_dump(str(path), default_style='"', allow_unicode=True, width=1 << 20)).strip()
+
     return f"""\
 # Made by `qwill curate` for one folder or file. docs/en/curation.md explains every setting.
 name: {name}
-folder: {json.dumps(str(folder), ensure_ascii=False)}
+folder: {quoted(folder)}
 
 corpus:
   workers: {os.cpu_count() or 1}           # processes; changes no byte of the corpus
   sources:
     - name: {name}
-      path: {json.dumps(str(given), ensure_ascii=False)}
+      path: {quoted(given)}
       register: web      # web, reference, dialogue, review, verse, …: rules can be set by register
   languages: [en, zh]    # of those that `qwill` knows
   need_every_language: false

@@ -78,8 +78,8 @@ def _sampled(corpus: Path, identity: str) -> Found | None:
     """What the samples for the report hold of a reject that was not kept."""
     for scores in _scores(corpus):
         for (language, register), row in scores.sample():
-            if row["id"] == identity:
-                known = {"language": language, "register": register, "fate": "dropped", "labels": {}, "value": None}
+            if row["id"] == identity and row["step"]:
+                known: dict[str, Any] = {"language": language, "register": register, "fate": "dropped", "labels": {}, "value": None}
                 return row | known | {"scores": row["values"]}
     return None
 

@@ -68,7 +68,7 @@ def documents() -> list[Document]:
             }
             changed = {"extract": -3 * len(text.encode()), "repair": 0}
             size = len(text.encode())
-            identity = f"{register}s/{i:07d}"
+            identity = f"{register}s/{language}{i:07d}"
             document = Document(
                 identity, f"{register}s", register, language, text, 4 * size, scores=scores, changed=changed
             )

@@ -162,7 +162,7 @@ def _sizes(config: CurateConfig, rows: Columns, held: Any, copies: Any, code: st
 def _check_languages(config: CurateConfig, rows: Columns) -> None:
     found = [code for n, code in enumerate(config.languages) if (rows.live & (rows.language == n)).any()]
     missing = [code for code in config.languages if code not in found]
-    if not missing:
+    if not missing or (found and not config.need_every_language):
         return
     names = " and no ".join(language(code).name for code in missing)
     advice = f"add a source of it, or set corpus.languages to [{', '.join(found)}]" if found else "see to its sources"

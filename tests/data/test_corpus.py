@@ -292,7 +292,7 @@ def test_the_held_out_tasks_are_kept_out(tmp_path: Path, texts: dict[str, list[s
     (tasks / "heldout.jsonl").write_text(json.dumps({"id": "h1", "prompt": texts["good_en"][5]}), encoding="utf-8")
     run_stage(config, tmp_path / "out", tasks=tasks)
     assert [row["value"].split(":")[0] for row in rejects(tmp_path / "out") if row["step"] == "decontamination"] == [
-        "h1"
+        "heldout.jsonl, h1"
     ]
 
 

@@ -86,8 +86,11 @@ def _duplicate(document: Document, row: int, decisions: Decisions, shared: Share
 
 
 def _cut(document: Document, row: int, decisions: Decisions) -> None:
+    text = document.text
     for step, cuts in (("line_duplicates", decisions.lines), ("substring_duplicates", decisions.passages)):
-        document.change(step, cut(document.text, spans(cuts, row)).strip("\n"))
+        # Passages were found in what is left of the lines, line ends and all.
+        text = cut(text, spans(cuts, row))
+        document.change(step, text.strip("\n"))
         if not document.text.strip():
             document.drop(step, "nothing left", 0.0)
             return

@@ -23,7 +23,7 @@ from qwill.data.language import identify_batch, paragraph_languages
 from qwill.data.languages import language
 from qwill.data.minhash import band_keys
 from qwill.data.quality import load_quality, score_batch
-from qwill.data.readers import Bad
+from qwill.data.records import Bad
 from qwill.data.redact import redact_batch
 from qwill.data.repair import repair
 from qwill.data.settings import CurateConfig

@@ -13,7 +13,8 @@ from qwill.data.lines import LineDuplicates
 from qwill.data.minhash import MinHash
 from qwill.data.mix import MixSettings
 from qwill.data.redact import Redaction
-from qwill.data.sources import TEXT_SOURCES, Package, SourceChoice, find_source
+from qwill.data.registry_sources import TEXT_SOURCES, Package, find_source
+from qwill.data.sources import SourceChoice
 from qwill.data.split import HeldOut
 from qwill.data.substrings import Substrings
 

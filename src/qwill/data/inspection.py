@@ -10,7 +10,7 @@ from typing import Any
 from qwill.base.errors import DataError
 from qwill.base.files import read_json, read_jsonl
 from qwill.data.documents import SPLITS
-from qwill.data.scores import Limit, Scores
+from qwill.data.scores import Limit, Scores, read_scores
 
 Found = dict[str, Any]
 
@@ -86,7 +86,7 @@ def _sampled(corpus: Path, identity: str) -> Found | None:
 
 def _scores(corpus: Path) -> list[Scores]:
     path = corpus / "scores.json"
-    return [Scores.from_json(stage) for stage in read_json(path)["stages"]] if path.is_file() else []
+    return read_scores(path) if path.is_file() else []
 
 
 def _limits(corpus: Path, language: str, register: str) -> dict[str, Limit]:

@@ -79,8 +79,8 @@ def _sampled(corpus: Path, identity: str) -> Found | None:
     for scores in _scores(corpus):
         for (language, register), row in scores.sample():
             if row["id"] == identity and row["step"]:
-                known: dict[str, Any] = {"language": language, "register": register, "fate": "dropped", "labels": {}, "value": None}
-                return row | known | {"scores": row["values"]}
+                known: Found = {"language": language, "register": register, "labels": {}, "scores": row["values"]}
+                return row | known | {"fate": "dropped", "value": None}
     return None
 
 

@@ -15,13 +15,18 @@ from qwill.data.scores import Limit, Scores, read_scores
 Found = dict[str, Any]
 
 
+def corpus_folder(folder: Path) -> Path:
+    """The folder itself, or that of the corpus in the folder of a run."""
+    inner = folder / "corpus"
+    return inner if not (folder / "funnel.json").is_file() and inner.is_dir() else folder
+
+
 def inspect(corpus: Path, identity: str) -> Found:
     """Plain data about the document with this id: `fate` (train, heldout or dropped), its fields, `steps` in the order
     of the funnel, each with its decision and the values that it judged, and whatever names it of duplicates, evaluation
     questions and extraction.
 
     Raises DataError when the folder is no corpus, or nothing is known of the id."""
-    corpus = corpus / "corpus" if not (corpus / "funnel.json").is_file() and (corpus / "corpus").is_dir() else corpus
     funnel = read_json(corpus / "funnel.json")
     record = _kept(corpus, identity) or _dropped(corpus, identity) or _sampled(corpus, identity)
     if record is None:

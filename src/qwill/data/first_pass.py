@@ -51,8 +51,7 @@ class Job:
 def first_pass(config: CurateConfig, folder: Path, job: Job) -> int:
     """Write the chunk's file to `folder`; returns its number. Pure in (config, job): a repeated job writes the same."""
     pages = dict[str, str]()
-    for _, documents in judged(config, job.block, job.choice, pages):
-        pass
+    *_, (_, documents) = judged(config, job.block, job.choice, pages)
     live = [d for d in documents if d.reject is None]
     meta = {"digest": job.digest, "source": job.choice.name, "redacted": _redacted(live)}
     meta |= _extraction(documents, pages)

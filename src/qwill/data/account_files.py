@@ -24,7 +24,7 @@ from qwill.data.finish import Columns
 from qwill.data.first_pass import PAGES
 from qwill.data.funnel import Account
 from qwill.data.sampling import Lowest, excerpt
-from qwill.data.scores import Scores
+from qwill.data.scores import Scores, write_scores
 from qwill.data.second_pass import Decisions
 from qwill.data.settings import CurateConfig, steps
 
@@ -67,7 +67,7 @@ def write_account(
         write_jsonl(out / "rejects.jsonl", account.sample())
     if config.rejects == "keep":
         _write_rejects(chunks, out / "rejects.parquet")
-    write_json(out / "scores.json", {"stages": [scores.to_json()] if scores is not None else []})
+    write_scores(out / "scores.json", [scores] if scores is not None else [])
     write_jsonl(out / "extraction.jsonl", extraction.rows())
     write_json(out / "encodings.json", [[*key, count] for key, count in sorted(encodings.items())])
     write_jsonl(out / "leaks.jsonl", leaks)

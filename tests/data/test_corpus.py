@@ -21,6 +21,7 @@ from qwill.base.errors import ConfigError, DataError
 from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.data import CorpusArtifact, CurateConfig, curate
+from qwill.data.blocks import Source
 from qwill.data.corpus import run
 from qwill.data.lines import LineDuplicates
 from qwill.data.minhash import MinHash
@@ -172,7 +173,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, texts: dict[str, li
     run_stage(config, tmp_path / "one")
     run_stage(config, tmp_path / "two")
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert {"funnel.json", "heldout.parquet", "rejects.jsonl", "report.html", "sources.json", "train.parquet"} <= {*names}
+    assert {"funnel.json", "heldout.parquet", "rejects.jsonl", "report.html", "train.parquet"} <= {*names}
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -231,7 +232,7 @@ def test_neither_workers_nor_chunks_change_a_byte(
     run_stage(config, tmp_path / "one")
     run_stage(replace(config, workers=2, memory_mb=64), tmp_path / "two")
     assert same_files(tmp_path / "one", tmp_path / "two")
-    monkeypatch.setattr("qwill.data.blocks.BLOCK_RECORDS", chunk)
+    monkeypatch.setattr(Source.blocks, "__defaults__", (chunk, 1 << 20))
     run_stage(config, tmp_path / "small")
     assert same_files(tmp_path / "one", tmp_path / "small")
 

@@ -82,7 +82,8 @@ def write_account(
 def _sets(index: Index, found_by: Mapping[str, int]) -> dict[str, Any]:
     """Each set of questions: how many, how many too short to be sought, and documents in which some were found."""
     short = np.diff(index.bounds) < index.overlap.whole
-    total, few = Counter(index.sets), Counter(name for name, is_short in zip(index.sets, short, strict=True) if is_short)
+    total = Counter(index.sets)
+    few = Counter(name for name, is_short in zip(index.sets, short, strict=True) if is_short)
     sets = [
         {"name": name, "questions": count, "too_short": few[name], "documents": found_by.get(name, 0)}
         for name, count in sorted(total.items())

@@ -28,11 +28,11 @@ from typing import Any
 from compare import write_section
 
 from qwill.base.errors import QwillError
+from qwill.base.packages import open_member
 from qwill.data import c4, families, fineweb, gopher_quality, gopher_repetition, native_filters
 from qwill.data.languages import language
 from qwill.data.readers import Raw
 from qwill.data.registry_sources import find_source
-from qwill.data.sources import SourceChoice, load
 from qwill.data.words import count_sentences, split_words
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "oracles"))
@@ -63,16 +63,16 @@ SOURCES = {
 }  # fmt: skip
 
 
-def records(name: str, most: int) -> Iterator[str]:
-    """Texts of a source; of HTML files the main text. Raises QwillError where the source can't be had."""
+def records(name: str) -> Iterator[str]:
+    """Texts of a source, of HTML pages all text. Raises QwillError where the source can't be had."""
     source = find_source(name)
     if not source.many and source.reader is not None:
-        found = (record.text for record in load(SourceChoice(name)).records() if isinstance(record, Raw))
-        yield from islice(found, most)
+        read = source.reader(open_member(source.package.archive(), source.member), name)
+        yield from (record.text for record in read if isinstance(record, Raw))
         return
     paths = source.paths()
-    rng = random.Random(name)
-    for path in rng.sample(paths, min(most, len(paths))):
+    random.Random(name).shuffle(paths)
+    for path in paths:
         if source.reader is None:
             yield page_text(path.read_bytes().decode("utf-8", "replace"))
         else:
@@ -101,7 +101,7 @@ def real_documents(code: str, count: int) -> tuple[list[list[str]], dict[str, in
     share = math.ceil(count / 3)
     for name, (fewest, most) in SOURCES[code].items():
         try:
-            texts = list(records(name, share * most))
+            texts = list(islice(records(name), share * most))
         except QwillError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue

@@ -66,3 +66,8 @@ def test_long_text_is_folded_like_short(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("qwill.data.fold._PIECE", 7)
     for text in ("臺灣的大學生很多。" * 9, "臺灣的大學生很多……" * 9, "山" * 20 + "e\u0301", "x" * 20 + "…"):
         assert fold(text) == definition(text)
+
+
+@pytest.mark.parametrize("text", ["\u0995\u09c7\u09be", "\u0c95\u0cc6\u0cc2", "e\u0301", "\u1100\u1161\u11a8", "か\u3099"])
+def test_what_composes_is_composed(text: str) -> None:
+    assert fold(text) == unicodedata.normalize("NFC", text) != text

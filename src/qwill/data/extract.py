@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 Way = Literal["readable", "datatrove"]
 
-SECONDS = 10.0  # of CPU a page may take
+SECONDS = 30.0  # of CPU a page may take; one that people read takes some hundredths
 MOST_DEPTH = 2000  # elements open at once; pages that people read have some dozens, libxml2 itself goes wrong deeper
 MOST_TAGS = 500_000
 SUSPECT_BYTES, SUSPECT_DEPTH = 2 << 20, 200  # beyond these a page is extracted in a process of its own

@@ -6,6 +6,7 @@ of it has read), on the same version of trafilatura."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import resource
@@ -145,6 +146,7 @@ def _alone(extract: Any, page: str, seconds: float) -> str | Refused:
     if child == 0:
         try:
             os.close(reading)
+            faulthandler.disable()  # a crash here is an answer, not news
             limit = int(seconds) + 1
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

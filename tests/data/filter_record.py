@@ -89,7 +89,7 @@ class Asked:
     left: str
 
     def difference(self) -> str:
-        """"" where we say the same, else what differs."""
+        """ "" where we say the same, else what differs."""
         module = MODULES[self.family]
         if self.family == "c4":
             rule = language(self.code).words
@@ -145,5 +145,3 @@ def asked(code: str) -> list[Asked]:
 
 def differences(code: str, family: str) -> Iterator[str]:
     return (told for one in asked(code) if one.family == family and (told := one.difference()))
-
-

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwill.base.errors import DataError
-from qwill.data import clusters
+from qwill.data import clusters, spill
 from qwill.data.clusters import Clusters, exact_duplicates, near_duplicates
 from qwill.data.minhash import BandKeys, MinHash, similarity
 
@@ -95,7 +95,7 @@ def test_clusters_are_those_by_hand(
     tmp_path_factory: pytest.TempPathFactory, told: Documents, chunk: int, memory_mb: float, piece: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clusters, "_PIECE", piece)
+        patch.setattr(spill, "_PIECE", piece)
         answer = found(told, tmp_path_factory.mktemp("work"), chunk, memory_mb)
     assert answer.representative.tolist() == by_hand(told)
     gone = answer.gone()

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from qwill.base.errors import ConfigError
-from qwill.data.languages import SETTINGS, language, languages, read_language, shipped
+from qwill.data.families import FAMILIES, resolve_limits
+from qwill.data.filters import measure
+from qwill.data.languages import language, languages, read_language, shipped
 
 GREEK = """
 code: el
@@ -67,7 +69,7 @@ def test_a_users_own_language_is_a_path(greek: Path) -> None:
         ("code: el", "code: no", "code is False (true/false); expected text"),
         ("code: el", "code: other", "code is 'other'"),
         ("script: Grek", "script: Greek", "script is 'Greek', not a script's ISO 15924 code"),
-        ("words: spaces", "words: greek", "expected one of english, chinese, spaces, characters"),
+        ("words: spaces", "words: grek", "words is 'grek', not a rule for words; did you mean greek?"),
         ("language_score: 0.7", "language_score: 7", "language_score is 7"),
         ("language_score: 0.7", "language_score: high", "language_score is 'high' (text); expected a number"),
         ('sentence_end: ".;!…"', 'sentence_end: ""', "sentence_end is empty"),
@@ -102,6 +104,24 @@ def test_an_unknown_code_lists_the_known_and_a_code_comes_once(greek: Path) -> N
         languages([])
 
 
-def test_every_family_has_settings() -> None:
+def test_a_files_limits_reach_the_families() -> None:
     for code in shipped():
-        assert set(language(code).limits) <= set(SETTINGS)
+        one = language(code)
+        resolved = resolve_limits(one)
+        assert set(resolved) == set(FAMILIES)
+        for family, limits in one.limits.items():
+            assert {name: getattr(resolved[family], name) for name in limits} == limits
+
+
+def test_a_line_ends_with_the_languages_own_marks() -> None:
+    text = "\n".join(["أين الكتاب الذي قرأته أمس؟"] * 3)
+    values = {code: measure(text, resolve_limits(language(code))["units"])["ended_lines"] for code in ("ar", "en")}
+    assert values == {"ar": 1.0, "en": 0.0}
+
+
+def test_the_worked_example_of_the_documentation_is_a_language(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/en/languages.md").read_text()
+    path = tmp_path / "greek.yaml"
+    path.write_text(page.split("```yaml\n")[1].split("```")[0])
+    assert read_language(path).words == "greek"
+    assert {code for code in shipped() if f"| `{code}` |" not in page} == set()

@@ -133,6 +133,8 @@ def to_dict(value: Any) -> Any:
         return {str(k): to_dict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_dict(v) for v in value]
+    if isinstance(value, frozenset):
+        return sorted(map(to_dict, value))
     return str(value) if isinstance(value, Path) else value
 
 

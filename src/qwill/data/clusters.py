@@ -12,7 +12,6 @@ bytes each: the parent of each in its cluster (union–find), quality, length an
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -25,16 +24,14 @@ from numpy.typing import NDArray
 
 from qwill.base.errors import DataError
 from qwill.data.minhash import BandKeys, MinHash, similarity
+from qwill.data.spill import groups, parts, put
 from qwill.data.units import mix
 
 Indices = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
 _MOST_LEADERS = 64  # a bucket with more unlike documents than this is boilerplate; bounds the work it can cause
-_PER_ENTRY = 64  # bytes that grouping an entry takes at its peak: entry, order, sorted copies
-_MOST_PARTS = 500  # files open at once; at 64 bytes an entry a thousand million documents are then 128 MB a part
 _STEP = 1 << 16  # documents whose sketches are looked at together
-_PIECE = 1 << 20  # entries of a band that are split together
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def near_duplicates(
     """Clusters of the documents whose band keys come in `chunks`, in order of reading.
 
     `quality`, `length`: [n], which decide who stays; not a number counts as the least quality. `work`: a folder for
-    temporary files, about 250 bytes a document. `memory_mb`: for sorting, beside the 50 bytes a document. A document
+    temporary files, about 350 bytes a document. `memory_mb`: for sorting, beside the 50 bytes a document. A document
     whose `has` is unset is its own cluster. Raises DataError where chunks and quality tell of different numbers of
     documents."""
     with tempfile.TemporaryDirectory(dir=work, prefix="bands.") as name:
@@ -69,8 +66,7 @@ def near_duplicates(
         _spill(((c.keys[:, :, None], c.sketches, c.has) for c in chunks), settings.bands, len(quality), folder)
         parent = _single(len(quality))
         for band in range(settings.bands):
-            for keys, documents in _ranges(folder / f"{band}.keys", folder / "documents", 1, memory_mb):
-                starts, members = _buckets(keys, documents)
+            for starts, members in _buckets(folder / f"{band}", 1, memory_mb):
                 if settings.verify is None:
                     _join(parent, *_with_first(starts, members))
                 else:
@@ -99,8 +95,8 @@ def exact_duplicates(
         told = (np.ascontiguousarray(c).view(np.uint64) for c in chunks)
         _spill(((k[:, None, :], None, np.ones(len(k), dtype=np.bool_)) for k in told), 1, len(quality), folder)
         parent = _single(len(quality))
-        for keys, documents in _ranges(folder / "0.keys", folder / "documents", 2, memory_mb):
-            _join(parent, *_with_first(*_buckets(keys, documents)))
+        for starts, members in _buckets(folder / "0", 2, memory_mb):
+            _join(parent, *_with_first(starts, members))
         _flatten(parent)
     return Clusters(_choose(parent, quality, length), np.ones(len(quality), dtype=np.float32))
 
@@ -111,20 +107,19 @@ def exact_duplicates(
 def _spill(
     chunks: Iterable[tuple[Hashes, NDArray[np.uint8] | None, NDArray[np.bool_]]], bands: int, count: int, folder: Path
 ) -> None:
-    """Write `N.keys` (uint64 [m, width] of band N), `documents` (int64 [m], those with keys) and `sketches` (of all).
+    """Write one table a band, of keys and document, and `sketches` (of all documents).
 
     A chunk: keys [k, bands, width], sketches [k, functions], which have keys [k]."""
     read = 0
     with ExitStack() as stack:
-        files = [stack.enter_context(open(folder / f"{band}.keys", "wb")) for band in range(bands)]
-        documents = stack.enter_context(open(folder / "documents", "wb"))
+        files = [stack.enter_context(open(folder / f"{band}", "wb")) for band in range(bands)]
         sketches = stack.enter_context(open(folder / "sketches", "wb"))
         for keys, sketch, has in chunks:
             if keys.shape[1] != bands:
                 raise DataError(f"keys of {keys.shape[1]} bands where the settings say {bands}; make them again.")
+            documents = np.flatnonzero(has) + read
             for band, file in enumerate(files):
-                file.write(keys[has, band].tobytes())
-            documents.write((np.flatnonzero(has) + read).astype(np.int64).tobytes())
+                put(file, keys[has, band], documents)
             if sketch is not None:
                 sketches.write(sketch.tobytes())
             read += len(keys)
@@ -132,40 +127,11 @@ def _spill(
         raise DataError(f"keys of {read} documents, but the quality of {count}; give one for each document.")
 
 
-def _ranges(path: Path, owners: Path, width: int, memory_mb: float) -> Iterator[tuple[Hashes, Indices]]:
-    """Keys [m, width] and their documents [m], m > 0, in parts that fit; equal keys are in one part."""
-    count = owners.stat().st_size // 8
-    if not count:
-        return
-    parts = min(_MOST_PARTS, math.ceil(count * _PER_ENTRY / (memory_mb * (1 << 20))))
-    if parts <= 1:
-        yield np.fromfile(path, dtype=np.uint64).reshape(-1, width), np.fromfile(owners, dtype=np.int64)
-        return
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="parts.") as name:
-        with ExitStack() as stack:
-            files = [stack.enter_context(open(Path(name) / f"{part}", "wb")) for part in range(parts)]
-            for first in range(0, count, _PIECE):
-                size = min(_PIECE, count - first)
-                keys = np.fromfile(path, np.uint64, size * width, offset=8 * first * width).reshape(-1, width)
-                documents = np.fromfile(owners, np.uint64, size, offset=8 * first)
-                entries = np.column_stack((keys, documents))
-                # Keys are hashes: their upper halves are spread evenly.
-                part_of = (keys[:, 0] >> np.uint64(32)) * np.uint64(parts) >> np.uint64(32)
-                for part, file in enumerate(files):
-                    file.write(entries[part_of == part].tobytes())
-        for part in range(parts):
-            entries = np.fromfile(Path(name) / f"{part}", dtype=np.uint64).reshape(-1, width + 1)
-            if len(entries):
-                yield entries[:, :width], entries[:, width].astype(np.int64)
-
-
-def _buckets(keys: Hashes, documents: Indices) -> tuple[NDArray[np.bool_], Indices]:
+def _buckets(table: Path, width: int, memory_mb: float) -> Iterator[tuple[NDArray[np.bool_], Indices]]:
     """Documents that share their key with another, bucket after bucket, and whether each begins its bucket."""
-    order = np.argsort(keys[:, 0]) if keys.shape[1] == 1 else np.lexsort(keys.T)
-    ordered = keys[order]
-    same = np.concatenate(([False], (ordered[1:] == ordered[:-1]).all(axis=1), [False]))
-    shared = same[1:] | same[:-1]
-    return ~same[:-1][shared], documents[order[shared]]
+    for rows in parts(table, width + 1, memory_mb):
+        starts, places = groups(rows[:, :width])
+        yield starts, rows[places, width].astype(np.int64)
 
 
 # Which pairs of a bucket are one

@@ -1,9 +1,9 @@
 """Stage `corpus`: raw text in, a clean corpus and its whole account out.
 
-Read → extract → repair → language → filter → redact → score (first pass, a chunk at a time) → duplicates (all at once, a
-few columns) → decontaminate, thresholds (third pass, a chunk at a time) → hold out → mix → write. Everything is decided
-by the documents alone: no order of work, no clock, no random number has a say, and the same inputs give the same bytes
-for any number of workers. Duplicates are removed across all sources and before the split, so that no text is on both
+Read → extract → repair → language → filter → redact → score (first pass, a chunk at a time) → duplicates (all at once,
+a few columns) → decontaminate, thresholds (third pass, a chunk at a time) → hold out → mix → write. Everything is
+decided by the documents alone: no order of work, no clock, no random number has a say, and the same inputs give the
+same bytes for any number of workers. Duplicates are removed across all sources and before the split, so that no text is on both
 sides of it. Each pass keeps what it has done in the work folder, a file a chunk, so that a killed run goes on.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,18 +24,20 @@ from qwill.base.config import parse, to_dict
 from qwill.base.device import CURATION, numeric_libraries
 from qwill.base.errors import DataError
 from qwill.base.files import new_folder, write_json
-from qwill.base.progress import Bar, Display
+from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.data.account_files import write_account
-from qwill.data.blocks import Block, Source, open_source
+from qwill.data.blocks import Source, open_source
 from qwill.data.chunks import read_meta
-from qwill.data.decontaminate import build_index, read_questions
+from qwill.data.curation_report import write_report
+from qwill.data.decontaminate import Index, build_index, read_questions
 from qwill.data.documents import CorpusArtifact
+from qwill.data.filter_rules import score_limits
 from qwill.data.finish import Columns, columns, hold_out, mixture, write_parts
 from qwill.data.first_pass import Job, chunk_path, first_pass
 from qwill.data.languages import language
 from qwill.data.second_pass import read_decisions, second_pass
-from qwill.data.settings import CurateConfig, check
+from qwill.data.settings import CurateConfig, check, registers
 from qwill.data.sources import merge_origins
 from qwill.data.third_pass import Shared, third_pass, write_ids
 from qwill.data.workers import available_cores, spread
@@ -46,13 +48,14 @@ __all__ = ["CurateConfig", "curate", "run"]
 
 
 def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
-    """Fill `ctx.out` with train.parquet, heldout.parquet, funnel.json, rejects.jsonl, report.html, sources.json and what
-    the report is made from.
+    """Fill `ctx.out` with train.parquet, heldout.parquet, funnel.json, rejects.jsonl, report.html, sources.json and
+    what the report is made from.
 
     Reads heldout.jsonl of the input `tasks` where there is one. Returns documents and bytes by language.
     Raises DataError when a language that was asked for has no documents in the end, ConfigError for settings that make
     no sense."""
     check(config)
+    score_limits(config, registers(config))  # a mistake in a limit is told before anything is read
     workers = config.workers or ctx.threads
     tasks = [ctx.inputs["tasks"] / "heldout.jsonl"] if "tasks" in ctx.inputs else []
     questions = read_questions([*tasks, *map(Path, config.questions)])
@@ -60,6 +63,8 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     for folder in (first, third):
         folder.mkdir(exist_ok=True)
     chunks, digests, origins = _first(config, ctx, first, workers)
+    if not chunks:
+        raise DataError("the corpus's sources hold no document; see to their paths and formats.")
     with ctx.display.stage("duplicates", 4, "steps", ctx.budget_s) as bar:
         steps = iter(range(1, 5))
         decisions, fingerprint = second_pass(
@@ -67,8 +72,9 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
         )
         bar.update(4)
     index = build_index(questions, config.overlap)
-    shared = Shared(decisions, index.save(ctx.work / "questions"), write_ids(chunks, ctx.work / "ids.arrow"))
-    done = _third(config, ctx, first, third, shared, f"{fingerprint}-{index.digest}", len(chunks), workers)
+    index.save(ctx.work / "questions")
+    shared = Shared(decisions, ctx.work / "questions", write_ids(chunks, ctx.work / "ids.arrow"))
+    done = _third(config, ctx, first, third, shared, f"{fingerprint}-{_read_as(index)}", len(chunks), workers)
     rows = columns(done)
     _check_languages(config, rows)
     held, choices = hold_out(config, done, rows, ctx.work, workers)
@@ -84,6 +90,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     account["mixture"] = mixed
     write_json(ctx.out / "funnel.json", account)
     write_json(ctx.out / "sources.json", merge_origins(origins))
+    write_report(ctx.out, "Corpus")
     return {
         f"{part}_{what}_{code}": account["split"][code][part][what]
         for part in ("train", "heldout")
@@ -105,12 +112,12 @@ def _first(
                 sources.append(source)
                 bar.total += source.records or 0
                 for block in source.blocks():
-                    digests.append(_digest(block, choice.register))
+                    digests.append(f"{block.digest()}-{source.choice.register}")
                     job = Job(len(digests) - 1, block, source.choice, digests[-1])
                     if _done(chunk_path(folder, job.number), "digest", job.digest):
-                        bar.update(bar.done + len(block.items), source=choice.name)
+                        bar.update(bar.done + len(block.items) + len(block.bad), source=choice.name)
                     else:
-                        sizes[job.number] = len(block.items)
+                        sizes[job.number] = len(block.items) + len(block.bad)
                         yield job
 
         sizes: dict[int, int] = {}
@@ -120,11 +127,10 @@ def _first(
     return [chunk_path(folder, i) for i in range(len(digests))], digests, [source.origin() for source in sources]
 
 
-def _digest(block: Block, register: str) -> str:
-    digest = hashlib.blake2b(f"{block.source}\0{block.kind}\0{register}".encode(), digest_size=16)
-    for name, data in block.items:
-        digest.update(f"\0{name}\0{len(data)}\0".encode())
-        digest.update(data)
+def _read_as(index: Index) -> str:
+    """A digest of all questions."""
+    digest = hashlib.blake2b(index.units.tobytes(), digest_size=16)
+    digest.update(index.bounds.tobytes() + "\0".join((*index.ids, *index.sets)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -133,8 +139,9 @@ def _done(path: Path, key: str, value: str) -> bool:
 
 
 def _third(
-    config: CurateConfig, ctx: StageContext, first: Path, third: Path, shared: Shared, key: str, count: int, workers: int
-) -> list[Path]:
+    config: CurateConfig, ctx: StageContext, first: Path, third: Path, shared: Shared, key: str, count: int,
+    workers: int,
+) -> list[Path]:  # fmt: skip
     with ctx.display.stage("decide", count, "chunks", ctx.budget_s) as bar:
         jobs = [(number, key) for number in range(count) if not _done(chunk_path(third, number), "fingerprint", key)]
         bar.update(count - len(jobs))
@@ -155,7 +162,7 @@ def _sizes(config: CurateConfig, rows: Columns, held: Any, copies: Any, code: st
 def _check_languages(config: CurateConfig, rows: Columns) -> None:
     found = [code for n, code in enumerate(config.languages) if (rows.live & (rows.language == n)).any()]
     missing = [code for code in config.languages if code not in found]
-    if not missing:
+    if not missing or (found and not config.need_every_language):
         return
     names = " and no ".join(language(code).name for code in missing)
     advice = f"add a source of it, or set corpus.languages to [{', '.join(found)}]" if found else "see to its sources"
@@ -172,8 +179,8 @@ def curate(
 ) -> CorpusArtifact:
     """Curate text into a corpus artifact in `folder`, which is replaced whole.
 
-    `config`: a CurateConfig, or a mapping as in a recipe's section `corpus`; nothing takes every source. What a killed run
-    had done is kept beside `folder` (`.NAME.work-…`) and used by the next call with the same settings.
+    `config`: a CurateConfig, or a mapping as in a recipe's section `corpus`; nothing takes every source. What a killed
+    run had done is kept beside `folder` (`.NAME.work-…`) and used by the next call with the same settings.
     Raises ConfigError, DataError or SourceError, each one sentence, and then leaves `folder` as it was.
     """
     settings = config if isinstance(config, CurateConfig) else parse(CurateConfig, config or {}, "corpus")

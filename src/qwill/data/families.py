@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from qwill.base.config import convert, nearest
 from qwill.base.errors import ConfigError
 from qwill.data import c4, filters, fineweb, gopher_quality, gopher_repetition
-from qwill.data.filters import Limits
+from qwill.data.filters import STOP_WORDS, Limits
 from qwill.data.rules import Rule
 from qwill.data.units import normalise
 
 if TYPE_CHECKING:
     from qwill.data.languages import Language
 
-_SETTINGS: dict[str, type[Any]] = {
+SETTINGS: dict[str, type[Any]] = {
     "gopher_repetition": gopher_repetition.GopherRepetition,
     "gopher_quality": gopher_quality.GopherQuality,
     "c4": c4.C4,
     "fineweb": fineweb.FineWeb,
     "units": Limits,
 }
-FAMILIES = tuple(_SETTINGS)
+FAMILIES = tuple(SETTINGS)
 EVERY_REGISTER = "all"
 
 Overrides = Mapping[str, Mapping[str, Mapping[str, object]]]  # register or "all" → family → setting → value
@@ -49,12 +49,14 @@ def resolve_limits(language: Language, register: str = "", overrides: Overrides 
     """
     layers: list[tuple[str, Mapping[str, Mapping[str, object]]]] = [
         (f"language {language.code}", language.limits),
-        *((f"limits.{name}", (overrides or {}).get(name, {})) for name in (EVERY_REGISTER, register) if name),
+        (f"limits.{language.code}", (overrides or {}).get(EVERY_REGISTER, {})),
+        (f"registers.{register}.limits.{language.code}", (overrides or {}).get(register, {}) if register else {}),
     ]
-    resolved: dict[str, object] = {name: settings() for name, settings in _SETTINGS.items()}
+    resolved: dict[str, object] = {name: settings() for name, settings in SETTINGS.items()}
     resolved["gopher_quality"] = gopher_quality.GopherQuality(stop_words=language.stop_words)
-    if language.code != "en":  # which has more of them there
-        resolved["units"] = Limits(stop_words=frozenset(map(normalise, language.stop_words)))
+    # English has more stop words there.
+    known = STOP_WORDS if language.code == "en" else frozenset(map(normalise, language.stop_words))
+    resolved["units"] = Limits(stop_words=known, sentence_end=language.sentence_end)
     for where, families in layers:
         for family, settings in families.items():
             if family not in resolved:
@@ -67,7 +69,7 @@ def _changed(limits: object, settings: Mapping[str, object], where: str) -> obje
     hints = get_type_hints(type(limits))
     for name in settings:
         if name not in hints:
-            raise ConfigError(f"{where}: {nearest(name, list(hints))}")
+            raise ConfigError(f"{where}.{name} is not a setting; {nearest(name, list(hints))}")
     changed = {name: convert(hints[name], value, f"{where}.{name}") for name, value in settings.items()}
     return dataclasses.replace(limits, **changed)  # type: ignore[type-var]
 
@@ -134,8 +136,11 @@ def judge_batch(
     texts: Sequence[str], language: Language, families: Sequence[str], limits: Mapping[str, object]
 ) -> list[Verdict]:
     """What the families say about each text of a language. `limits` is from `resolve_limits`."""
+    from qwill.data import native_filters
     from qwill.data.words import count_sentences, split_words
 
+    if native_filters.suits(language.words, families, limits):
+        return [native_filters.judge(text, families, limits, language.words) for text in texts]
     return [
         judge(
             text,

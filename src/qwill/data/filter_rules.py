@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qwill.data.families import EVERY_REGISTER, resolve_limits, rules
 from qwill.data.languages import Language, language
-from qwill.data.scores import Limit
+from qwill.data.scores import Limit, limits_of
 from qwill.data.settings import CurateConfig
 
 
@@ -29,11 +29,7 @@ def score_limits(config: CurateConfig, registers: Sequence[str]) -> dict[tuple[s
         for register in registers:
             families, limits = filter_rules(config, register, own)
             part = {"language_score": Limit(least, None, "language")}
-            for family, its in rules(limits, families).items():
-                for rule in its:
-                    name = f"{family}.{rule.value}"
-                    known = part.get(name, Limit())
-                    part[name] = Limit(rule.limit, known.most) if rule.below else Limit(known.least, rule.limit)
+            part |= limits_of(rules(limits, families))
             if config.score.quality is not None:
                 part["quality"] = Limit(config.score.min_quality, None)
             if config.score.perplexity is not None:

@@ -24,6 +24,7 @@ from qwill.data.units import split
 _GOPHER_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 _MORE_WORDS = ("a", "an", "in", "is", "are", "was", "for", "it", "on", "as", "by", "at", "or", "from", "he", "his")
 STOP_WORDS = frozenset((*_GOPHER_WORDS, *_MORE_WORDS))
+SENTENCE_END = ".!?…。！？；;:："
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Limits:
     )  # fmt: skip
     max_duplicates_short: float = 0.35
     stop_words: frozenset[str] = STOP_WORDS
+    sentence_end: str = SENTENCE_END
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,15 @@ _SPACE = re.compile(r"\s+")
 _RUN = re.compile(r"(\S)\1{3,}")
 _SYMBOL = re.compile(r"#|\.{3,}|。{3,}|…+")
 _BULLETS = ("•", "‣", "▪", "●", "-", "*", "·")
-_ENDINGS = tuple(".!?…。！？；;:：”\"'’」』）)~～]】")
+_CLOSING = "”\"'’」』）)~～]】"  # may follow the end of a sentence
 
 
 class View:
     """What the rules ask about one document, each thing measured once, and none that no rule asks for:
     `view["bullets"]`, `view["top_2"]`."""
 
-    def __init__(self, text: str, stop_words: frozenset[str] = STOP_WORDS) -> None:
-        self.text, self.known = text, stop_words
+    def __init__(self, text: str, stop_words: frozenset[str] = STOP_WORDS, sentence_end: str = SENTENCE_END) -> None:
+        self.text, self.known, self.endings = text, stop_words, tuple(sentence_end + _CLOSING)
         self.units = split(text)
         self._duplicated: dict[int, float] = {}
         self._values: dict[str, float] = {}
@@ -188,7 +190,7 @@ _MEASURES: dict[str, Callable[[View], float]] = {
     "symbols": lambda view: len(_SYMBOL.findall(view.text)) / max(len(view.units), 1),
     "bullets": lambda view: _of_lines(view, lambda line: line.startswith(_BULLETS)),
     "ellipsis_lines": lambda view: _of_lines(view, lambda line: line.endswith(("...", "…"))),
-    "ended_lines": lambda view: _of_lines(view, lambda line: line.endswith(_ENDINGS)),
+    "ended_lines": lambda view: _of_lines(view, lambda line: line.endswith(view.endings)),
     "runs": lambda view: sum(len(run.group()) for run in _RUN.finditer(view.text)) / max(view.visible, 1),
     "duplicate_lines": lambda view: (len(view.lines) - len(set(view.lines))) / max(len(view.lines), 1),
     "duplicate_line_characters": _duplicate_line_characters,
@@ -250,7 +252,7 @@ def measure(text: str, limits: Limits) -> dict[str, float]:
     runs: visible characters in runs of four or more of the same (`~~~~`, `hahaaaaa`, `-----`); symbols: hash signs and
     ellipses a unit; top_n, duplicated_n: see View.
     """
-    view = View(text, limits.stop_words)
+    view = View(text, limits.stop_words, limits.sentence_end)
     return {name: view[name] for name in (*_MEASURES, *dict.fromkeys(r.value for r in rules(limits)))}
 
 

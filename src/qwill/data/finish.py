@@ -1,7 +1,7 @@
 """The last steps: the held-out part, the mixture, and the files of the corpus.
 
-Reads columns of all chunks of the third pass and streams their rows into Parquet; no text is held but that of the candidates
-for the held-out part, which `heldout.max_bytes` bounds.
+Reads columns of all chunks of the third pass and streams their rows into Parquet; no text is held but that of the
+candidates for the held-out part, which `heldout.max_bytes` bounds.
 """
 
 from __future__ import annotations
@@ -165,7 +165,9 @@ def _scores(path: Path) -> list[str]:
         return [name.removeprefix("score:") for name in file.schema.names if name.startswith("score:")]
 
 
-def _final(table: pa.Table, mask: NDArray[np.bool_], copies: NDArray[np.int32] | None, names: Sequence[str]) -> pa.Table:
+def _final(
+    table: pa.Table, mask: NDArray[np.bool_], copies: NDArray[np.int32] | None, names: Sequence[str]
+) -> pa.Table:
     count = int(np.count_nonzero(mask))
     kept = table.filter(pa.array(mask)).combine_chunks()
     empty = pa.nulls(count, pa.float64())

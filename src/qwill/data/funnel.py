@@ -35,6 +35,11 @@ PLACES = {"source": 0, "language": 1, "register": 2}
 Key = tuple[str, str, str, str, str, str]  # a column; read, changed, dropped or kept; step; reason
 
 
+def size_of(document: Document) -> int:
+    """Bytes of a document after the steps so far, also of a reject of which only an excerpt is left."""
+    return document.raw_bytes + sum(document.changed.values())
+
+
 class Account:
     """Counts documents and bytes as they are read, changed, dropped (by one of `steps`) and kept.
 

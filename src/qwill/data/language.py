@@ -76,7 +76,7 @@ def identify(text: str, codes: Sequence[str] = ("en", "zh"), minimum: float | No
 def identify_all(
     texts: Sequence[str], codes: Sequence[str] = ("en", "zh"), minimum: float | None = None
 ) -> list[Identified]:
-    """The language of each text among `codes` (or paths of language files), "other" when none of them reaches its score.
+    """The language of each text among `codes` (or paths of language files), "other" when none reaches its score.
 
     `minimum`: posterior probability asked of every language, instead of each file's `language_score`.
     Raises ConfigError for an unknown code or label.

@@ -21,10 +21,11 @@ from qwill.base.errors import ConfigError
 SCORE_DIGITS = 6
 
 # Languages that share a script or many words with English or Chinese, or are simply common.
-COMMON = frozenset(
-    "en zh yue wuu ja ko vi th id ms fr de es ca it pt nl sv da no fi pl cs ro hu tr la ru uk bg el ar fa ur he hi bn ta "
-    "te sw tl af hr sk".split()  # noqa: SIM905
-)
+_COMMON = """
+en zh yue wuu ja ko vi th id ms fr de es ca it pt nl sv da no fi pl cs ro hu tr la ru uk bg el ar fa ur he hi bn ta te
+sw tl af hr sk
+"""
+COMMON = frozenset(_COMMON.split())
 
 _native = os.environ.get("QWILL_NATIVE", "1") != "0"
 

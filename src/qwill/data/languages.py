@@ -6,55 +6,20 @@ file wherever a code may stand. A limit that a file does not set is the family's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_type_hints
 
 from qwill.base.config import convert, load_yaml, nearest, parse
 from qwill.base.errors import ConfigError
-from qwill.data import scripts
+from qwill.data import families, scripts
+from qwill.data.words import word_rules
 
-WordRule = Literal["english", "chinese", "spaces", "characters"]
 OTHER = "other"  # the language of a document that is in none of those asked for
 RIGHT_TO_LEFT = frozenset({"Arab", "Hebr", "Syrc", "Thaa", "Nkoo"})
-
-_Pairs = tuple[tuple[int, float], ...]  # (n, share) of the rules on n-grams
-_REPETITION = {
-    "dup_line_frac": float, "dup_para_frac": float, "dup_line_char_frac": float, "dup_para_char_frac": float,
-    "top_n_grams": _Pairs, "dup_n_grams": _Pairs,
-}  # fmt: skip
-_QUALITY = {
-    "min_doc_words": int, "max_doc_words": int, "min_avg_word_length": float, "max_avg_word_length": float,
-    "max_symbol_word_ratio": float, "max_bullet_lines_ratio": float, "max_ellipsis_lines_ratio": float,
-    "max_non_alpha_words_ratio": float, "min_stop_words": int,
-}  # fmt: skip
-_C4 = {
-    "split_paragraph": bool, "remove_citations": bool, "filter_no_terminal_punct": bool, "min_num_sentences": int,
-    "min_words_per_line": int, "max_word_length": int, "filter_lorem_ipsum": bool, "filter_javascript": bool,
-    "filter_curly_bracket": bool, "filter_policy": bool,
-}  # fmt: skip
-_FINEWEB = {
-    "line_punct_thr": float, "line_punct_exclude_zero": bool, "short_line_thr": float, "short_line_length": int,
-    "char_duplicates_ratio": float, "new_line_ratio": float,
-}  # fmt: skip
-_UNITS = {
-    "min_units": int, "max_units": int, "min_mean_length": float, "max_mean_length": float, "min_alphabetic": float,
-    "min_alphanumeric": float, "min_stop_words": int, "max_symbols": float, "max_bullets": float,
-    "max_ellipsis_lines": float, "min_ended_lines": float, "max_run": float, "max_lost": float,
-    "max_duplicate_lines": float, "max_duplicate_line_characters": float, "max_top": _Pairs, "max_duplicates": _Pairs,
-    "max_duplicates_short": float,
-}  # fmt: skip
-# What a family can be told, by the names that datatrove 0.10.1 gives its parameters; `units` is our own.
-SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "gopher_repetition": _REPETITION,
-    "gopher_quality": _QUALITY,
-    "c4": _C4,
-    "fineweb": _FINEWEB,
-    "units": _UNITS,
-}
 
 
 @dataclass(frozen=True)
@@ -62,18 +27,19 @@ class Language:
     """One language file.
 
     code: its short name everywhere (ISO 639-1 where there is one). name, name_zh: for reports. script: ISO 15924.
-    words: how text is split into words: `english` and `chinese` as datatrove does, `spaces`, or `characters` for a
-    script that does not separate words. sentence_end: the characters that end a sentence. stop_words: the commonest
-    words, of which running text has a few. language_score: least posterior (0..1) of identification. labels: what the
-    classifier py3langid calls the language and its varieties; [] for one that it does not know, which then is told by
-    its script alone; left out, it is the code. families: the filters, in order. minhash_n_grams: words a shingle of
-    near-duplicate search. limits: by family, what differs from the published English thresholds."""
+    words: the rule by which text is split into words, one of `words.word_rules()`: `spaces` does for most languages,
+    `characters` for a script that does not separate words. sentence_end: the characters that end a sentence.
+    stop_words: the commonest words, of which running text has a few. language_score: least posterior (0..1) of
+    identification. labels: what the classifier py3langid calls the language and its varieties; [] for one that it does
+    not know, which then is told by its script alone; left out, it is the code. families: the filters, in order.
+    minhash_n_grams: words a shingle of near-duplicate search. limits: by family, what differs from the published
+    English thresholds."""
 
     code: str
     name: str
     name_zh: str
     script: str
-    words: WordRule
+    words: str
     sentence_end: str
     stop_words: frozenset[str]
     language_score: float
@@ -95,9 +61,11 @@ class Language:
             raise ConfigError(f"minhash_n_grams is {self.minhash_n_grams}; expected 1 or more.")
         if not self.sentence_end:
             raise ConfigError("sentence_end is empty; name the characters that end a sentence.")
+        if self.words not in word_rules():
+            raise ConfigError(f"words is {self.words!r}, not a rule for words; {nearest(self.words, word_rules())}")
         for name in self.families:
-            if name not in SETTINGS:
-                raise ConfigError(f"families names {name!r}; {nearest(name, list(SETTINGS))}")
+            if name not in families.SETTINGS:
+                raise ConfigError(f"families names {name!r}; {nearest(name, families.FAMILIES)}")
             if self.families.count(name) > 1:
                 raise ConfigError(f"families names {name!r} twice; keep one.")
 
@@ -135,6 +103,18 @@ def language(code: str) -> Language:
         return read_language(path)
 
 
+def in_order(codes: Iterable[str]) -> list[str]:
+    """Codes as reports show them: English and Chinese first, the rest in alphabetical order."""
+    return sorted(codes, key=lambda code: (code != "en", code != "zh", code))
+
+
+def name_of(code: str, chinese: bool = False) -> str:
+    """A language's name in English (or Chinese); its code where it is one of the user's own."""
+    if code not in shipped():
+        return code
+    return language(code).name_zh if chinese else language(code).name
+
+
 def languages(codes: Sequence[str]) -> list[Language]:
     """Each of `codes` (or paths), in order. Raises ConfigError for none, and for two of the same code."""
     found = [language(code) for code in codes]
@@ -160,11 +140,11 @@ def read_language(path: str | Path) -> Language:
 
 def _limits(family: Any, own: Any, where: str) -> dict[str, Any]:
     """One family's limits, each converted to its type. Raises ConfigError."""
-    if family not in SETTINGS:
-        raise ConfigError(f"{where}.{family} is not a family of filters; {nearest(str(family), list(SETTINGS))}")
+    if family not in families.SETTINGS:
+        raise ConfigError(f"{where}.{family} is not a family of filters; {nearest(str(family), families.FAMILIES)}")
     if not isinstance(own, Mapping):
         raise ConfigError(f"{where}.{family} is {own!r}; expected a section of limits.")
-    known = SETTINGS[family]
+    known = get_type_hints(families.SETTINGS[family])
     for name in own:
         if name not in known:
             raise ConfigError(f"{where}.{family}.{name} is not a limit of {family}; {nearest(str(name), list(known))}")

@@ -139,6 +139,14 @@ _HELP_LANGUAGES = {
     "tr": ("tr", "8fe832104805b66d2dc5c153564bcc55b5a084e10b3c3a3ea773c4b57659bfb8"),
     "vi": ("vi", "fcc4f84cd28d094f8663d1b68b98a7d562f3c71c8beeb71401c4859f1027aaaf"),
 }
+# Not every chapter is translated; Debian's packages have no other book in Arabic beside the same in other languages.
+HANDBOOK = Package(
+    "debian-handbook", "11.20220922", "3d5dbeac1f1afc9c094eab9d0f701f6ecff99c4927d5a4794cf6c85678134faa", "debian"
+)
+_HANDBOOK_LANGUAGES = {
+    "en": "en-US", "zh": "zh-CN", "zh_hant": "zh-TW", "ar": "ar-MA", "de": "de-DE", "es": "es-ES", "fr": "fr-FR",
+    "it": "it-IT", "ja": "ja-JP", "ko": "ko-KR", "pt": "pt-BR", "ru": "ru-RU",
+}  # fmt: skip
 LINUX_DOC = Package(
     "linux-doc-6.1", "6.1.176-1", "0d843674607703b9ef8c1db5e715c38ed52ff23574feabfe0d961d552126859f", "debian"
 )
@@ -155,6 +163,13 @@ FURTHER_SOURCES: tuple[RegistrySource, ...] = (
             None, code.partition("_")[0], "reference", "MPL-2.0",
         )
         for code, (tag, sha256) in _HELP_LANGUAGES.items()
+    ),
+    *(
+        RegistrySource(
+            f"debian_handbook_{code}", HANDBOOK, f"usr/share/doc/debian-handbook/html/{tag}/*.html",
+            None, code.partition("_")[0], "reference", "GPL-2.0 or CC-BY-SA-3.0",
+        )
+        for code, tag in _HANDBOOK_LANGUAGES.items()
     ),
     RegistrySource("linux_doc", LINUX_DOC, _KERNEL + "**/*.html", None, "en", "reference", "GPL-2.0"),
     RegistrySource(

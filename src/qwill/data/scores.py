@@ -12,16 +12,21 @@ setting of their own; a bin that holds a threshold, of whichever language or reg
 
 from __future__ import annotations
 
+import json
 import math
+import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qwill.base.files import read_json, write_text
 from qwill.data.documents import Document
+from qwill.data.funnel import size_of
 from qwill.data.rules import Rule
 from qwill.data.sampling import Lowest, Rank, by_hash, excerpt
 
@@ -39,8 +44,9 @@ Part = tuple[str, str]  # language, register
 class Limit:
     """What passes: `least` <= value <= `most`; None is no bound, and both None a score that drops nothing.
 
-    step: the step of the funnel that drops by it. of: the score that is measured, "" where the limit has its name.
-    only: (score, low, high): the limit is for documents alone whose other score is low <= … < high."""
+    step: the step of the funnel that drops by it, "" for the name before its first dot. of: the score that is measured,
+    "" where the limit has its name. only: (score, low, high): the limit is for documents alone whose other score is
+    low <= … < high."""
 
     least: float | None = None
     most: float | None = None
@@ -55,7 +61,7 @@ class Limit:
         return scores.get(self.of or name, math.nan)
 
 
-def limits_of(families: Mapping[str, Sequence[Rule]], step: str = "filter") -> dict[str, Limit]:
+def limits_of(families: Mapping[str, Sequence[Rule]]) -> dict[str, Limit]:
     """The limits of filter families' rules, by the name of the score: "family.value".
 
     Rules on one value under different conditions become limits of their own, the condition in their names."""
@@ -66,7 +72,7 @@ def limits_of(families: Mapping[str, Sequence[Rule]], step: str = "filter") -> d
             only = None if rule.only is None else (f"{family}.{rule.only[0]}", *rule.only[1:])
             if len({other.only for other in rules if other.value == rule.value}) > 1:
                 name = f"{of} ({_condition(rule)})"
-            known = found.get(name, Limit(step=step, of=of if name != of else "", only=only))
+            known = found.get(name, Limit(of=of if name != of else "", only=only))
             bound = [b for b in (known.least if rule.below else known.most, rule.limit) if b is not None]
             found[name] = replace(known, least=max(bound)) if rule.below else replace(known, most=min(bound))
     return found
@@ -127,7 +133,7 @@ class Scores:
         limits = self._all_limits(part, documents)
         table = [[limit.value(name, d.scores) for name, limit in limits.items()] for d in documents]
         values = np.array(table, np.float64) + 0.0  # no -0
-        sizes = np.array([d.bytes for d in documents], np.float64)
+        sizes = np.array([size_of(d) for d in documents], np.float64)
         passed = np.array([d.reject is None for d in documents])
         fails = np.stack([_outside(values[:, j], limit) for j, limit in enumerate(limits.values())], axis=1)
         ranks = [by_hash(document.id) for document in documents]
@@ -135,7 +141,7 @@ class Scores:
         single = ~passed & (fails.sum(axis=1) == 1)
         steps = [document.reject.step if document.reject else "" for document in documents]
         for j, (name, limit) in enumerate(limits.items()):
-            alone = single & fails[:, j] & np.array([step == limit.step for step in steps])
+            alone = single & fails[:, j] & np.array([step == (limit.step or name.partition(".")[0]) for step in steps])
             classes = np.where(passed, 0, np.where(alone, 1, 2))
             self._count((*part, name), values[:, j], classes, sizes)
             self._add_near((*part, name), limit, documents, ranks, hashes, values[:, j], passed, fails[:, j])
@@ -247,6 +253,17 @@ class Scores:
             yield (language, register), name, bound, side, rows
 
 
+def write_scores(path: Path, stages: Sequence[Scores]) -> None:
+    """scores.json: what was counted, by each pass that measured scores of its own. Without spaces: it is long."""
+    told = {"stages": [stage.to_json() for stage in stages]}
+    write_text(path, json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def read_scores(path: Path) -> list[Scores]:
+    """What `write_scores` wrote."""
+    return [Scores.from_json(stage) for stage in read_json(path)["stages"]]
+
+
 def _described(document: Document, length: int) -> dict[str, Any]:
     reject = document.reject
     row = {
@@ -286,6 +303,6 @@ def _keys(column: Floats, cuts: Sequence[float]) -> NDArray[np.int64]:
 def _start(key: int, cuts: Sequence[float]) -> float:
     """The least value of the cell with this key."""
     place, side = divmod(key, _SIDES)
-    edge = float(np.array(abs(place) << _SHIFT, np.int64).view(np.float64))
+    (edge,) = struct.unpack("<d", (abs(place) << _SHIFT).to_bytes(8, "little"))
     edge = -edge if place < 0 else edge
     return max(edge, cuts[side - 1]) if side else edge

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,8 +39,9 @@ class Decisions:
 
 
 def second_pass(
-    config: CurateConfig, chunks: Sequence[Path], digests: Sequence[str], work: Path, progress: Callable[[str, int], None]
-) -> tuple[Path, str]:
+    config: CurateConfig, chunks: Sequence[Path], digests: Sequence[str], work: Path,
+    progress: Callable[[str, int], None],
+) -> tuple[Path, str]:  # fmt: skip
     """The file of decisions about the documents of `chunks`, and its fingerprint; made before when it is there already.
 
     `progress` is told of each step that is done and how many documents are left."""

@@ -74,14 +74,21 @@ def paired_gain(bits_a: NDArray[np.float64], bits_b: NDArray[np.float64], bytes_
     §6.4) of each document's difference, averaged over seeds: what makes a document hard for both cancels.
     """
     saved_SD = bits_b - bits_a
-    seeds, documents = saved_SD.shape
+    documents = saved_SD.shape[1]
     saved_D, size = saved_SD.mean(0), float(bytes_.sum())
     gain = float(saved_D.sum() / size)
     of_each = (saved_SD.sum(1) / size).tolist()
-    half = seeds_half = math.nan
+    half = math.nan
     if documents > 1:
         error = math.sqrt((saved_D - gain * bytes_).var(ddof=1) * documents) / size
         half = student_quantile(0.95, documents - 1) * error
-    if seeds > 1:
-        seeds_half = student_quantile(0.95, seeds - 1) * float(np.std(of_each, ddof=1)) / math.sqrt(seeds)
-    return Gain(gain, gain - half, gain + half, gain - seeds_half, gain + seeds_half, of_each)
+    return Gain(gain, gain - half, gain + half, *over_seeds(of_each), of_each)
+
+
+def over_seeds(values: list[float]) -> tuple[float, float]:
+    """95 % Student-t interval of the mean of one number a seed; NaN for one seed."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return math.nan, math.nan
+    half = student_quantile(0.95, count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return mean - half, mean + half

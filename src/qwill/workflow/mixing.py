@@ -8,7 +8,7 @@ mixture, the same seeds and tokens for both, compared document by document. What
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,7 @@ from qwill.train.settings import ProxyConfig, need_positive
 if TYPE_CHECKING:
     from qwill.data.packing import Piece, TrainingRows
     from qwill.data.token_shards import TokenStore
+    from qwill.evaluate.bits_per_byte import Gain
     from qwill.text.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
@@ -80,14 +81,13 @@ def run(config: MixingConfig, ctx: StageContext) -> dict[str, Any]:
     Raises DataError for a corpus with fewer than two groups or too little text for one run."""
     from qwill.data.token_shards import tokenize_corpus
     from qwill.text.tokenizer import Tokenizer
-    from qwill.train.pretrain import heldout_texts
     from qwill.workflow.mixing_fit import draw_mixtures, fit, hold_down, propose
 
     tokenizer = Tokenizer.load(ctx.inputs["tokenizer"])
     parquet = ctx.inputs["corpus"] / "train.parquet"
     store = tokenize_corpus(parquet, tokenizer, ctx.work / "tokens")
     groups = find_groups(store, group_names(parquet, config.labels), config.model.row_tokens, config.least_rows)
-    heldout = heldout_texts(ctx.inputs["corpus"], config.heldout_bytes)
+    heldout = heldout_sample(ctx.inputs["corpus"], config.heldout_bytes, ctx.seed)
     _check(config, groups, heldout, parquet)
     runs = _Runs(config, ctx, tokenizer, store, groups, heldout)
 
@@ -111,6 +111,7 @@ def run(config: MixingConfig, ctx: StageContext) -> dict[str, Any]:
     most = np.minimum(most, groups.most(long_rows, config.max_repeats))
     proposed = propose(fits, importance, groups.natural, most, ctx.seed)
     gains = _confirm(config, ctx, runs, proposed, hold_down(groups.natural, most))
+    gains["all"] = _weighted(gains, importance)
 
     write_json(ctx.out / "mixing.json", {
         "labels": config.labels,
@@ -138,6 +139,23 @@ def run(config: MixingConfig, ctx: StageContext) -> dict[str, Any]:
         "gain_interval": {k: [round(g.lower, 4), round(g.upper, 4)] for k, g in gains.items()},
         "gain_interval_over_seeds": {k: [round(g.seeds_lower, 4), round(g.seeds_upper, 4)] for k, g in gains.items()},
     }
+
+
+def heldout_sample(corpus: Path, limit_bytes: int, seed: int) -> dict[str, list[str]]:
+    """Held-out documents of each language, drawn until there are `limit_bytes` (the file is sorted by source, so its
+    beginning would be one source)."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(corpus / "heldout.parquet", columns=["text", "language"])
+    texts, languages = table["text"].to_pylist(), table["language"].to_pylist()
+    out: dict[str, list[str]] = {}
+    size: dict[str, int] = {}
+    for i in np.random.default_rng(seed).permutation(len(texts)).tolist():
+        language = languages[i]
+        if size.get(language, 0) < limit_bytes:
+            out.setdefault(language, []).append(texts[i])
+            size[language] = size.get(language, 0) + len(texts[i].encode())
+    return dict(sorted(out.items()))
 
 
 def group_names(parquet: Path, labels: Sequence[str]) -> list[str]:
@@ -231,8 +249,10 @@ class _Runs:
         return result
 
 
-def _confirm(config: MixingConfig, ctx: StageContext, runs: _Runs, proposed: Floats, natural: Floats) -> dict[str, Any]:
-    """language → evaluate.bits_per_byte.Gain of the proposed mixture over the natural one."""
+def _confirm(
+    config: MixingConfig, ctx: StageContext, runs: _Runs, proposed: Floats, natural: Floats
+) -> dict[str, Gain]:
+    """What the proposed mixture gains over the natural one in each language."""
     from qwill.evaluate.bits_per_byte import paired_gain
 
     bits: dict[str, dict[str, list[list[float]]]] = {}
@@ -246,6 +266,18 @@ def _confirm(config: MixingConfig, ctx: StageContext, runs: _Runs, proposed: Flo
                 bar.update(2 * number + 1 + (name == "natural"))
     sizes = runs.bytes
     return {k: paired_gain(np.array(v["proposed"]), np.array(v["natural"]), sizes[k]) for k, v in bits.items()}
+
+
+def _weighted(gains: Mapping[str, Gain], importance: Mapping[str, float]) -> Gain:
+    """The languages' gains, weighted as the sum that was made small: their documents are independent, their seeds are
+    the same."""
+    from qwill.evaluate.bits_per_byte import Gain, over_seeds
+
+    share = {k: importance[k] / sum(importance[k] for k in gains) for k in gains}
+    gain = sum(share[k] * g.gain for k, g in gains.items())
+    half = sum((share[k] * (g.upper - g.gain)) ** 2 for k, g in gains.items()) ** 0.5
+    each = (np.array([g.of_each_seed for g in gains.values()]).T @ np.array(list(share.values()))).tolist()
+    return Gain(gain, gain - half, gain + half, *over_seeds(each), each)
 
 
 def _named(groups: Groups, values: Floats) -> dict[str, float]:

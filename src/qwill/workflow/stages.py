@@ -16,9 +16,9 @@ MODELS = ("base", "sft", "aligned", "int8")
 STAGES: tuple[Stage, ...] = (
     Stage("tasks", "tasks", "tasks", 1,
           "qwill.evaluate.task_data:TasksConfig", (), "qwill.evaluate.task_data:run"),
-    Stage("corpus", "curate", "corpus", 1,
-          "qwill.data.corpus:CurateConfig", ("tasks",), "qwill.data.corpus:run", CURATION),
-    Stage("dialogues", "dialogues", "dialogues", 1,
+    Stage("corpus", "curate", "corpus", 2,
+          "qwill.data.corpus:CurateConfig", (), "qwill.data.corpus:run", CURATION, optional=("tasks",)),
+    Stage("dialogues", "dialogues", "dialogues", 2,
           "qwill.data.dialogues:DialoguesConfig", ("tasks",), "qwill.data.dialogues:run"),
     Stage("tokenizer", "tokenizer train", "tokenizer", 1,
           "qwill.text.train_tokenizer:TokenizerConfig", ("corpus",), "qwill.text.train_tokenizer:run"),

@@ -8,7 +8,7 @@ from typing import Any
 from qwill.base.files import write_json, write_jsonl
 from qwill.data.documents import Document, Reject
 from qwill.data.funnel import Account
-from qwill.data.scores import Limit, Scores
+from qwill.data.scores import Limit, Scores, write_scores
 
 STEPS = (
     "unreadable",
@@ -68,7 +68,7 @@ def documents() -> list[Document]:
             }
             changed = {"extract": -3 * len(text.encode()), "repair": 0}
             size = len(text.encode())
-            identity = f"{register}s/{i:07d}"
+            identity = f"{register}s/{language}{i:07d}"
             document = Document(
                 identity, f"{register}s", register, language, text, 4 * size, scores=scores, changed=changed
             )
@@ -121,7 +121,7 @@ def write_corpus_files(folder: Path) -> list[Document]:
     account = account_of(made)
     write_json(folder / "funnel.json", account.close() | {"mixture": mixture()})
     write_jsonl(folder / "rejects.jsonl", account.sample())
-    write_json(folder / "scores.json", {"stages": [scores_of(made).to_json()]})
+    write_scores(folder / "scores.json", [scores_of(made)])
     write_jsonl(folder / "clusters.jsonl", clusters())
     write_jsonl(folder / "extraction.jsonl", pages())
     write_json(folder / "encodings.json", [["webs", "gb2312", "gb18030", 12], ["webs", "", "utf-8", 700]])

@@ -1,13 +1,25 @@
 import random
-from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_text import chinese, english, full_width, name
 
 from qwill.base.errors import DataError
-from qwill.data.decontaminate import Overlap, Question, build_index, leak, read_questions
+from qwill.data.decontaminate import (
+    DecontaminateSettings,
+    Overlap,
+    Question,
+    build_index,
+    cut_leaks,
+    decontaminate_batch,
+    find_leaks,
+    find_leaks_batch,
+    leak,
+)
+from qwill.data.documents import Document
+from qwill.data.fold import _BY_WORD, convert, fold
+from qwill.data.question_index import Index
 from qwill.data.units import split
 
 EN = "Which whole number strictly between 539 and 574 can be divided by 6 without a remainder? Give one example."
@@ -91,14 +103,151 @@ def test_questions_too_short_to_be_sought_are_counted() -> None:
     assert leak(build_index([], Overlap()), EN) is None
 
 
-def test_questions_are_read_from_rows_of_several_kinds(tmp_path: Path) -> None:
-    path = tmp_path / "questions.jsonl"
-    path.write_text('{"id": "a", "prompt": "P", "key": "k"}\n\n{"question": "Q"}\n{"text": "T"}\n', encoding="utf-8")
-    assert read_questions([path]) == [
-        Question("a", "P", "k"),
-        Question("questions.jsonl:3", "Q"),
-        Question("questions.jsonl:4", "T"),
+# ---------------------------------------------------------------- figure 6
+
+SPACES = (" ", "  ", "\n", "\t", "\u3000", "\u00a0", " \r\n")
+MARKS = (", ", "。", "——", " (", ") ", "/", "…", "“", "！", "-", "《", "、")
+INVISIBLE = ("\u200b", "\u00ad", "\ufeff", "\u2060", "\u200d")
+
+
+def unit(rng: random.Random, kind: str) -> str:
+    """A word, or a Chinese character that is common."""
+    chinese_one = kind == "zh" or (kind == "mixed" and rng.random() < 0.5)
+    return rng.choice(CHARACTERS) if chinese_one else name(rng).lower()
+
+
+CHARACTERS = sorted({c for seed in range(60) for c in chinese(random.Random(seed)) if c.isalpha()})
+
+
+def disguised(units: list[str], rng: random.Random) -> str:
+    """The units written with other case, width, script, spacing and punctuation, and with invisible characters."""
+    case = rng.choice([str.lower, str.upper, str.title, lambda u: "".join(rng.choice([c, c.upper()]) for c in u)])
+    joints = rng.choice([(" ",), SPACES, SPACES + MARKS])
+    text = ""
+    for a, b in zip(["", *units], units, strict=False):
+        # Between two words something must part them; beside a Chinese character nothing need.
+        parted = bool(a) and a.isascii() and b.isascii()
+        text += (rng.choice(joints) if parted or (a and rng.random() < 0.3) else "") + case(b)
+    if rng.random() < 0.5:
+        text = convert(text, "traditional")
+    if rng.random() < 0.5:
+        text = full_width(text)
+    if rng.random() < 0.5:
+        text = "".join(c + (rng.choice(INVISIBLE) if rng.random() < 0.2 else "") for c in text)
+    return text
+
+
+@given(st.integers(), st.sampled_from(["en", "zh", "mixed"]), st.integers(3, 20), st.integers(3, 20))
+def test_n_shared_units_are_found_in_any_disguise_and_fewer_are_not(seed: int, kind: str, words: int, han: int) -> None:
+    rng = random.Random(seed)
+    questions = [[unit(rng, kind) for _ in range(rng.randrange(25, 60))] for _ in range(5)]
+    overlap = Overlap(english=words, chinese=han)
+    index = build_index([Question(str(i), disguised(q, rng), set="s") for i, q in enumerate(questions)], overlap)
+    number = rng.randrange(5)
+    chosen = questions[number]
+    n = han if 2 * sum(not u.isascii() for u in chosen) > len(chosen) else words
+    # Units that no question has stand on both sides, so that the run is as long as it was made.
+    before, after = (["zzqx", *(name(rng) + "q" for _ in range(20)), "qxzz"] for _ in range(2))
+    size = rng.randrange(n, len(chosen) + 1)
+    start = rng.randrange(len(chosen) - size + 1)
+    planted = disguised(chosen[start : start + size], rng)
+    text = " ".join(before) + " " + planted + " " + " ".join(after)
+    found = find_leaks(index, text)
+    assert [(f.question, f.set, f.units, split(f.span)) for f in found] == [
+        (str(number), "s", size, split(" ".join(chosen[start : start + size])))
     ]
-    path.write_text('{"prompt": "P"}\n{"answer": "A"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"questions\.jsonl: line 2 has no text under prompt, question, text"):
-        read_questions([path])
+    assert text[found[0].start : found[0].end] == found[0].span
+    assert len(" ".join(before)) < found[0].start and found[0].end <= len(text) - len(" ".join(after)) - 1
+    fewer = disguised(chosen[start : start + n - 1], rng)
+    assert find_leaks(index, " ".join(before) + " " + fewer + " " + " ".join(after)) == []
+
+
+def test_every_question_of_a_document_is_reported_with_its_set() -> None:
+    rng = random.Random(3)
+    questions = [Question(str(i), english(rng, 2), set=f"set{i % 2}") for i in range(40)]
+    index = build_index(questions, Overlap())
+    text = "\n".join(q.text.upper() for q in questions[:20]) + "\n" + english(rng)
+    found = find_leaks(index, text)
+    assert [(f.question, f.set) for f in found] == [(q.id, q.set) for q in questions[:20]]
+    assert [f.span for f in found] == [q.text.upper().rstrip(".") for q in questions[:20]]
+
+
+@given(st.integers())
+def test_a_batch_finds_what_each_document_alone_gives(seed: int) -> None:
+    rng = random.Random(seed)
+    texts = [rng.choice([EN, ZH, EN[: rng.randrange(len(EN))], english(rng, 1), chinese(rng, 2), ""]) for _ in range(6)]
+    assert find_leaks_batch(INDEX, texts) == [find_leaks(INDEX, text) for text in texts]
+    half = EN.index("can be")
+    assert find_leaks_batch(INDEX, [EN[:half], EN[half:]]) == [[], []]
+
+
+@settings(max_examples=15)
+@given(st.integers(), st.integers(0, 30))
+def test_an_index_is_the_same_from_its_files(tmp_path_factory, seed: int, count: int) -> None:
+    rng = random.Random(seed)
+    questions = [
+        Question(str(i), rng.choice([english(rng, 1), chinese(rng, 1), "Find two whole numbers near 1833 for me now."]))
+        for i in range(count)
+    ]
+    index = build_index(questions, Overlap(shared=2))
+    folder = tmp_path_factory.mktemp("index")
+    index.save(folder)
+    loaded = Index.load(folder)
+    text = "\n".join(q.text for q in questions) + english(rng)
+    assert find_leaks(loaded, text) == find_leaks(index, text)
+    assert (loaded.keys, loaded.unsought, loaded.overlap) == (index.keys, index.unsought, index.overlap)
+    (folder / "units.npy").write_bytes(b"cut")
+    with pytest.raises(DataError, match="not a whole index of questions"):
+        Index.load(folder)
+
+
+def test_an_answer_counts_by_a_run_and_never_as_a_short_whole() -> None:
+    short, long = "it is all of the ones that were named above", english(random.Random(4), 1)
+    index = build_index(
+        [Question("q", short, part="answers 1"), Question("q", long, part="answers 2"), Question("r", EN)], Overlap()
+    )
+    assert find_leaks(index, f"well, {short}.") == []
+    assert [f.question for f in find_leaks(index, f"well, {long}")] == ["q"]
+
+
+def test_the_leaking_paragraphs_are_cut_and_what_then_meets_is_looked_at_again() -> None:
+    rng = random.Random(5)
+    first, last = english(rng), chinese(rng)
+    half = EN.index("can be")
+    text, leaks = cut_leaks(INDEX, f"{first}\n{ZH}\n{last}")
+    assert (text, [f.question for f in leaks]) == (f"{first}\n{last}", ["q-zh"])
+    text, leaks = cut_leaks(INDEX, f"{first}\n{EN[:half]}\n{ZH}\n{EN[half:]}\n{last}")
+    assert (text, {f.question for f in leaks}) == (f"{first}\n{last}", {"q-zh", "q-en"})
+
+
+def test_a_batch_of_documents_is_dropped_or_cut_and_reported() -> None:
+    rng = random.Random(6)
+    clean = english(rng)
+
+    def documents() -> list[Document]:
+        texts = [clean, f"{clean}\n{EN}", ZH]
+        return [Document(str(i), "s", "web", "en", text, len(text)) for i, text in enumerate(texts)]
+
+    dropped = documents()
+    rows = decontaminate_batch(dropped, INDEX, DecontaminateSettings())
+    assert [(r["id"], r["question"], r["action"]) for r in rows] == [("1", "q-en", "drop"), ("2", "q-zh", "drop")]
+    assert [d.reject and d.reject.step for d in dropped] == [None, "decontamination", "decontamination"]
+    assert dropped[1].text[rows[0]["start"] : rows[0]["end"]] == rows[0]["span"]
+    cut = documents()
+    rows = decontaminate_batch(cut, INDEX, DecontaminateSettings(action="cut"))
+    assert [(r["id"], r["action"]) for r in rows] == [("1", "cut"), ("2", "drop")]
+    assert [d.text for d in cut[:2]] == [clean, clean]
+    assert cut[2].reject is not None
+    assert cut[1].scores == {"decontaminate.cut": 1.0}
+
+
+def test_every_word_of_a_dictionary_matches_its_traditional_form() -> None:
+    """By phrases, as people convert: 明瞭 is 明了 there, and 瞭 by itself is not 了."""
+    import jieba
+    from opencc import OpenCC
+
+    with jieba.get_dict_file() as file:
+        every = [line.split()[0].decode() for line in file]
+    words = [word for number, word in enumerate(every) if number % 20 == 0 or set(word) & set(_BY_WORD)]
+    traditional = OpenCC("s2hk").convert("\n".join(words)).split("\n")
+    assert [(a, b) for a, b in zip(words, traditional, strict=True) if fold(a) != fold(b)] == []

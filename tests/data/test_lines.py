@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwill.data import spill
+from qwill.data import lines, spill
 from qwill.data.lines import LineDuplicates, line_cuts, units
 
 UNITS = ("line", "paragraph", "sentence")
@@ -77,13 +77,13 @@ def test_cuts_are_those_by_hand(
     piece: int,
 ) -> None:
     holders = defaultdict(list)
-    for i, lines in enumerate(told):
-        for line in {line.strip().lower() for line in lines}:
+    for i, held in enumerate(told):
+        for line in {line.strip().lower() for line in held}:
             holders[line].append(i)
     expected = []
-    for i, lines in enumerate(told):
+    for i, held in enumerate(told):
         kept = []
-        for line in lines:
+        for line in held:
             own = holders[line.strip().lower()]
             common = len(own) > most and len(line.strip().encode()) >= least
             if not common or (keep_first and own[0] == i):
@@ -91,8 +91,9 @@ def test_cuts_are_those_by_hand(
         expected.append("".join(kept))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spill, "_PIECE", piece)
+        patch.setattr(lines, "_BATCH", piece)
         settings = LineDuplicates(least=least, most=most, keep_first=keep_first)
-        given = ["".join(line + "\n" for line in lines) for lines in told]
+        given = ["".join(line + "\n" for line in held) for held in told]
         assert cuts(given, settings, tmp_path_factory.mktemp("work"), memory_mb) == expected
 
 

@@ -57,6 +57,7 @@ def test_cuts_are_those_of_a_suffix_array(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spill, "_PIECE", piece)
+        patch.setattr(substrings, "_AT_ONCE", piece)
         assert spans(told, SHORT, tmp_path_factory.mktemp("work"), memory_mb) == by_suffix_array(told, SHORT)
 
 

@@ -1,54 +1,90 @@
-"""Hashes of a batch stand for the units that `split` gives, one for one."""
-
-from __future__ import annotations
-
 import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from qwill.data import unit_hashes
-from qwill.data.unit_hashes import batch_hashes
+from qwill.data import unit_hashes as module
+from qwill.data.fold import fold
+from qwill.data.unit_hashes import places, run_hashes, unit_hashes
 from qwill.data.units import split
 
-# What splitting turns on: apostrophes, marks, digits of other scripts, Han, kana, full width, ligatures, casing.
-texts = st.lists(st.text("ab'’_1é\u0301中国ー々ｱヴ。 .\nＡⅫﬁßİ\ud800\U00020000٣ก่", max_size=30), max_size=6)
+WORDS = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "b",
+            "don't",
+            "’",
+            "'",
+            " ",
+            "人",
+            "人们",
+            "カ",
+            "１",
+            "é",
+            "e\u0301",
+            "ﬁ",
+            "\u200b",
+            "。",
+            "㍿",
+            "\ud800",
+            "𝟙",
+            "_",
+            "여보",
+        ]
+    )
+)
+TEXTS = st.one_of(st.text(), WORDS.map("".join))
 
 
-@settings(deadline=None, max_examples=200)
-@given(texts=texts)
-def test_units_and_hashes_belong_together(texts: list[str]) -> None:
-    hashes, offsets = batch_hashes(texts)
-    assert offsets[0] == 0 and len(offsets) == len(texts) + 1 and offsets[-1] == len(hashes)
-    seen: dict[str, int] = {}
-    for i, text in enumerate(texts):
-        units = split(text)
-        assert offsets[i + 1] - offsets[i] == len(units)
-        for unit, value in zip(units, hashes[offsets[i] : offsets[i + 1]].tolist(), strict=True):
-            assert seen.setdefault(unit, value) == value
-    assert len(set(seen.values())) == len(seen)
+def definition(unit: str) -> int:
+    """The polynomial of a unit, and the finaliser of splitmix64."""
+    total = sum(ord(c) * pow(0x9E3779B97F4A7C15, i, 1 << 64) for i, c in enumerate(unit)) % (1 << 64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        total = (total ^ (total >> shift)) * factor % (1 << 64)
+    return total ^ (total >> 31)
 
 
-@settings(deadline=None, max_examples=50)
-@given(text=st.text(max_size=60))
-def test_any_text_at_all(text: str) -> None:
-    assert len(batch_hashes([text])[0]) == len(split(text))
+@given(TEXTS)
+def test_units_are_those_of_split(text: str) -> None:
+    assert unit_hashes(fold(text)).tolist() == [definition(unit) for unit in split(text)]
 
 
-def test_blocks_and_neighbours_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = random.Random(4)
-    many = ["".join(rng.choice("abc'中 ") for _ in range(rng.randrange(60))) for _ in range(200)]
-    many.insert(70, "word " * 5000)  # longer than a block
-    whole, offsets = batch_hashes(many)
-    alone = [batch_hashes([text])[0] for text in many]
-    assert np.array_equal(whole, np.concatenate(alone))
-    monkeypatch.setattr(unit_hashes, "BLOCK", 64)
-    again, same = batch_hashes(many)
-    assert np.array_equal(whole, again) and np.array_equal(offsets, same)
+@given(TEXTS, st.integers(1, 9))
+def test_blocks_change_nothing(text: str, block: int) -> None:
+    whole, runs = unit_hashes(fold(text)), run_hashes(unit_hashes(fold(text)), 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK", block)
+        assert unit_hashes(fold(text)).tolist() == whole.tolist()
+        assert run_hashes(whole, 3).tolist() == runs.tolist()
 
 
-def test_hashes_of_a_large_vocabulary_are_distinct() -> None:
-    words = [f"w{i}" for i in range(100_000)] + ["x" * i for i in range(1, 300)]
-    assert len(set(batch_hashes([" ".join(words)])[0].tolist())) == len(words)
+@given(st.integers(), st.integers(1, 12))
+def test_runs_are_equal_where_their_units_are(seed: int, n: int) -> None:
+    rng = random.Random(seed)
+    units = np.array([rng.randrange(3) for _ in range(60)], dtype=np.uint64) * np.uint64(0x123456789ABCDEF)
+    hashes = run_hashes(units, n).tolist()
+    runs = [tuple(units[i : i + n].tolist()) for i in range(60 - n + 1)]
+    assert len(hashes) == len(runs)
+    assert len(set(zip(hashes, runs, strict=True))) == len(set(hashes)) == len(set(runs))
+
+
+@given(TEXTS, st.data())
+def test_places_are_where_the_units_are_written(text: str, data: st.DataObject) -> None:
+    units = split(text)
+    if not units:
+        return
+    first = data.draw(st.integers(0, len(units) - 1))
+    last = data.draw(st.integers(first + 1, len(units)))
+    [(start, end)] = places(text, [(first, last)])
+    wanted = units[first:last]
+    # A character that stands for several units (㍿, ¼) may bring its others along.
+    assert holds(split(text[start:end]), wanted)
+    assert not holds(split(text[start + 1 : end]), wanted)
+    assert not holds(split(text[start : end - 1]), wanted)
+
+
+def holds(units: list[str], run: list[str]) -> bool:
+    return any(units[i : i + len(run)] == run for i in range(len(units) - len(run) + 1))

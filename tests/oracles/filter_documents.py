@@ -346,6 +346,24 @@ def long_document(words: int, code: str, rng: random.Random | None = None) -> st
     return " ".join(digits[:words])
 
 
+def repeated_phrases(word: Callable[[], str]) -> list[str]:
+    """Texts of 999, 1,000 and 1,001 characters in which a phrase of n words covers so many thousandths that the top
+    n-gram, or the n-grams that repeat, are FineWeb-2's Chinese limits exactly."""
+    found = []
+    for n, thousandths, times, spaces in (
+        (2, 256, 4, True), (3, 201, 3, True), (4, 171, 3, True), (5, 198, 1, False), (6, 182, 1, False),
+        (7, 167, 1, False), (8, 154, 1, False), (9, 140, 1, False), (10, 127, 1, False),
+    ):  # fmt: skip
+        letters = thousandths // times - (n - 1 if spaces else 0)
+        lengths = [letters // n + (i < letters % n) for i in range(n)]
+        phrase = " ".join(LETTERS[i] * length for i, length in enumerate(lengths))
+        text = " ".join(f"{phrase} {word()}" for _ in range(times if spaces else 2))
+        while len(text) < 990:
+            text += " " + word()
+        found += [text[:990].rsplit(" ", 1)[0].ljust(size) for size in (999, 1000, 1001)]
+    return found
+
+
 def grid(code: str) -> list[str]:
     """Documents at limits that shares of lines or of words can meet exactly, and one step to either side."""
     english, chinese = [counted(800 + i) for i in range(1200)], [f"{a}{b}" for a in SINGLE_HAN for b in "们子家"]
@@ -356,6 +374,9 @@ def grid(code: str) -> list[str]:
 
     def word() -> str:
         return vocabulary[next(step) * 7 % len(vocabulary)]
+
+    def latin() -> str:  # jieba cuts none of these
+        return english[next(step) * 7 % len(english)]
 
     def line(words: int) -> str:
         return " ".join(word() for _ in range(words))
@@ -370,7 +391,7 @@ def grid(code: str) -> list[str]:
     ):  # fmt: skip
         for k in range(round(lines * share) - 1, round(lines * share) + 2):
             after = [k <= i for i in range(lines)]
-            same = [line(8) + end] * (k + 1) + [line(8) + end for _ in range(lines - k - 1)]
+            same = [line(8) + end] * (k + 1) + [f"{line(7)} {counted(9000 + i)}{end}" for i in range(lines - k - 1)]
             made = {
                 "b": "\n".join(("" if a else "- ") + line(7) + end for a in after),
                 "e": "\n".join(line(7) + (end if a else "...") for a in after),
@@ -382,15 +403,15 @@ def grid(code: str) -> list[str]:
             found += [made[kind] for kind in kinds]
     for share in (0.3, 0.178):
         for k in range(round(500 * share) - 1, round(500 * share) + 2):
-            words = [word() for _ in range(500)]
+            words = [latin() for _ in range(500)]
             gaps = ["\n" if i < k else " " for i in range(499)]
             found.append("".join(w + g for w, g in zip(words, [*gaps, ""], strict=True)))
     for mark in ("#", "...", "…"):
         for k in (9, 10, 11):
-            found.append(" ".join([*[word() for _ in range(100 - k)], *[mark] * k]))
+            found.append(" ".join([*[latin() for _ in range(100 - k)], *[mark] * k]))
     for tokens, share in ((100, 0.8), (200, 0.735)):
         for k in range(round(tokens * share) - 1, round(tokens * share) + 2):
-            found.append(" ".join([*[word() for _ in range(k)], *[str(100 + i) for i in range(tokens - k)]]))
+            found.append(" ".join([*[latin() for _ in range(k)], *[str(100 + i) for i in range(tokens - k)]]))
     for length in (1, 3, 5, 10):
         for change in (-1, 0, 1):
             words = [(counted(i) * length)[:length] for i in range(80)]
@@ -402,4 +423,8 @@ def grid(code: str) -> list[str]:
         found.append("\n".join((line(20)[: length - 1].strip(" ") + "x" * 9)[: length - 1] + end for _ in range(12)))
     for length in (999, 1000, 1001):
         found.append("\n".join([line(9) + " " + "y" * length + end] + [line(9) + end for _ in range(5)]))
+    for marks in ("{ {", "lorem ipsum", "{|lorem ipsum", "lorem ipsum|{", "{ lorem ipsum", "javascript {|lorem ipsum"):
+        spoiled = [f"{line(8)} {mark} {line(5)}{end}" for mark in marks.split("|")]
+        found.append("\n".join([line(12) + end, *spoiled, *[line(12) + end for _ in range(6)]]))
+    found += repeated_phrases(latin)
     return [*found, long_document(100_000, code), long_document(100_001, code)]

@@ -38,9 +38,7 @@ def _processor() -> str:
         return platform.processor() + platform.machine()
 
 
-def compile_library(
-    source: str, package: str, *headers: tuple[str, str], threads: bool = True
-) -> ctypes.CDLL | None:
+def compile_library(source: str, package: str, *headers: tuple[str, str], threads: bool = True) -> ctypes.CDLL | None:
     """The library of `source` (a file inside `package`), from the cache or compiled now; None without a compiler.
 
     `headers`: (file, package) of those that it includes. `threads`: it uses OpenMP, which loads torch for its runtime.

@@ -1,152 +1,164 @@
 """Evaluation questions kept out of training text.
 
-A document leaks a question when it holds the whole of it, or a run of `n` units of it (13 words of an English
-question, as GPT-3 asks, 20 characters of a Chinese one), whatever the case, width, spacing and punctuation.
-Two kinds of question need care. Generated ones share their phrasing: a run that stands in more than `shared`
-questions is a template and no evidence, so of such questions only the whole counts. And a question of fewer
-than SEED units occurs by chance: those are not sought in running text; `Index.unsought` says how many there
-are, and `Index.keys` finds them where they are a whole message.
-
-Found by seed and extension, as in BLAST: a hash of SEED units proposes where to look, comparing units
-decides."""
+A document leaks a question when it holds a run of `n` units of it (13 words of an English question, as GPT-3 asks, 20
+characters of a Chinese one), whatever the case, width, spacing, punctuation and Chinese script: units and runs are
+compared as `fold` has them. Fewer never count, with one exception: a question that is itself shorter, of at least
+`whole` units, counts as a whole. Generated questions share their phrasing, so a run that stands in more than `shared`
+questions is a template and no evidence; of a question that is template all through only the whole counts. Questions
+shorter than `whole` occur by chance and are not sought in running text (`Index.unsought` says how many these are).
+"""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qwill.base.errors import DataError
-from qwill.base.files import read_jsonl
-from qwill.data.repair import repair
-from qwill.data.units import HAN, hashes, ngram_hashes, split, text_key
+from qwill.data.documents import Document, Reject
+from qwill.data.fold import fold
+from qwill.data.question_index import Index, Overlap, build_index, whole_hash
+from qwill.data.questions import Question, read_questions
+from qwill.data.unit_hashes import Hashes, places, run_hashes, unit_hashes
 
-Hashes = NDArray[np.uint64]
+__all__ = [
+    "DecontaminateSettings", "Index", "Leak", "Overlap", "Question", "build_index", "cut_leaks", "decontaminate_batch",
+    "find_leaks", "find_leaks_batch", "leak", "read_questions",
+]  # fmt: skip
 
-FIELDS = ("prompt", "question", "text")
-SEED = 8
-
-_HAN_UNIT = re.compile(f"[{HAN}]")
-
-
-@dataclass(frozen=True)
-class Question:
-    """`id` names a row, or file and line; `text` is what a model is asked; `key` what makes two of them one
-    problem."""
-
-    id: str
-    text: str
-    key: str | None = None
+# A unit that no folded text has, since that has no capitals: no run goes from one document into the next.
+_JOINT = "A"
 
 
 @dataclass(frozen=True)
-class Overlap:
-    """Lengths of runs, in units, and the number of questions from which a run is a template."""
-
-    english: int = 13
-    chinese: int = 20
-    shared: int = 10
-
-
-@dataclass(frozen=True)
-class Match:
-    """The question's id, and the shared run as it reads, normalised."""
+class Leak:
+    """`text[start:end]` of a document, `span` as it is written there, shares `units` units with a question of a set."""
 
     question: str
+    set: str
+    start: int
+    end: int
     span: str
+    units: int
 
 
-@dataclass
-class Index:
-    """Questions ready to be found. `hashes`: units of each; `run`: how long a run of each must be; `seeds`:
-    sorted hashes of SEED units; `places`: where such a seed stands, as (question, offset); `common`: runs
-    that are templates; `keys`: whole questions of any length."""
+@dataclass(frozen=True)
+class DecontaminateSettings:
+    """Section `decontaminate` of a curation. sets: files or folders of evaluation questions. action: `drop` the
+    document, or `cut` the paragraphs that hold the leak and keep the rest."""
 
-    ids: list[str] = field(default_factory=list)
-    hashes: list[Hashes] = field(default_factory=list)
-    run: list[int] = field(default_factory=list)
-    seeds: Hashes = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
-    places: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    common: set[int] = field(default_factory=set)
-    keys: dict[bytes, int] = field(default_factory=dict)
-    unsought: int = 0
+    sets: list[str] = field(default_factory=list)
+    overlap: Overlap = field(default_factory=Overlap)
+    action: Literal["drop", "cut"] = "drop"
 
 
-def read_questions(paths: Sequence[Path]) -> list[Question]:
-    """Rows of JSON-lines files; the question is the first of FIELDS that a row has.
-
-    Raises DataError naming file and line for a row without one.
-    """
-    questions = list[Question]()
-    for path in paths:
-        for number, row in read_jsonl(path):
-            text = next((row[name] for name in FIELDS if name in row), None)
-            if not isinstance(text, str):
-                raise DataError(f"{path}: line {number} has no text under {', '.join(FIELDS)}; name the question so.")
-            questions.append(Question(str(row.get("id", f"{path.name}:{number}")), text, row.get("key")))
-    return questions
-
-
-def build_index(questions: Sequence[Question], overlap: Overlap) -> Index:
-    """Prepare questions to be sought."""
-    index = Index()
-    frequency = Counter[int]()
-    for number, question in enumerate(questions):
-        text = repair(question.text)
-        units = split(text)
-        han = sum(bool(_HAN_UNIT.fullmatch(unit)) for unit in units)
-        index.ids.append(question.id)
-        index.hashes.append(hashes(units))
-        index.run.append(overlap.chinese if 2 * han > len(units) else overlap.english)
-        index.keys.setdefault(text_key(text), number)
-        index.unsought += len(units) < SEED
-        for offset, seed in enumerate(ngram_hashes(index.hashes[-1], SEED).tolist()):
-            index.places.setdefault(seed, []).append((number, offset))
-        frequency.update(set(ngram_hashes(index.hashes[-1], index.run[-1]).tolist()))
-    index.seeds = np.array(sorted(index.places), dtype=np.uint64)
-    index.common = {gram for gram, count in frequency.items() if count > overlap.shared}
-    return index
+def _shared_runs(index: Index, document: Hashes) -> list[tuple[int, int, int]]:
+    """(first unit, last unit + 1, question) of every longest run that document and question share and that tells."""
+    found, reached = set[tuple[int, int, int]](), dict[int, int]()
+    for n, table in index.runs.items():
+        grams = run_hashes(document, n)
+        for at in table.where(grams).tolist():
+            for place in table.of(grams[at]):
+                # The same question further along is the same run: they differ by the same offset.
+                if reached.get(place - at, -1) >= at + n:
+                    continue
+                number = int(np.searchsorted(index.bounds, place, side="right")) - 1
+                first, last = int(index.bounds[number]), int(index.bounds[number + 1])
+                back = _common(document[:at][::-1], index.units[first:place][::-1])
+                size = back + _common(document[at:], index.units[place:last])
+                reached[place - at] = at - back + size
+                found.add((at - back, at - back + size, number))
+    whole = index.overlap.whole
+    grams = run_hashes(document, whole) if len(index.starts.hashes) else document[:0]
+    for at in index.starts.where(grams).tolist():
+        for size in index.starts.of(grams[at]):
+            if at + size <= len(document):
+                for number in index.wholes.of(whole_hash(document[at : at + size]))[:1]:
+                    found.add((at, at + size, number))
+    return sorted(found)
 
 
-def find(index: Index, document: Hashes) -> tuple[int, int, int] | None:
-    """(question, first unit, last unit + 1) of the first leak in a document given by its unit hashes, or
-    None."""
-    grams = ngram_hashes(document, SEED)
-    if not len(grams) or not len(index.seeds):
-        return None
-    place = np.minimum(np.searchsorted(index.seeds, grams), len(index.seeds) - 1)
-    for start in np.flatnonzero(index.seeds[place] == grams).tolist():
-        for number, offset in index.places[int(grams[start])]:
-            question = index.hashes[number]
-            size = _common_prefix(document[start:], question[offset:])
-            whole = size == len(question)
-            if whole or (size >= index.run[number] and _telling(index, number, question[offset : offset + size])):
-                return number, start, start + size
-    return None
-
-
-def _common_prefix(a: Hashes, b: Hashes) -> int:
+def _common(a: Hashes, b: Hashes) -> int:
     size = min(len(a), len(b))
     different = np.flatnonzero(a[:size] != b[:size])
     return int(different[0]) if len(different) else size
 
 
-def _telling(index: Index, number: int, run: Hashes) -> bool:
-    return any(gram not in index.common for gram in ngram_hashes(run, index.run[number]).tolist())
+def find_leaks(index: Index, text: str) -> list[Leak]:
+    """Every run of `text` that a question has too, the longest, in order; of questions that read the same as a whole
+    one is named where only the whole tells."""
+    if not index.ids:
+        return []
+    runs = _shared_runs(index, unit_hashes(fold(text)))
+    spans = places(text, [(first, last) for first, last, _ in runs]) if runs else []
+    return [
+        Leak(index.ids[number], index.sets[number], start, end, text[start:end], last - first)
+        for (first, last, number), (start, end) in zip(runs, spans, strict=True)
+    ]
 
 
-def leak(index: Index, text: str, document: Hashes | None = None) -> Match | None:
-    """What `text` shares with a question, or None. `document`: its unit hashes, when they are known
-    already."""
-    found = find(index, hashes(split(text)) if document is None else document)
-    if found is None:
-        return None
-    number, start, end = found
-    units = split(text)[start:end]
-    han = sum(bool(_HAN_UNIT.fullmatch(unit)) for unit in units)
-    return Match(index.ids[number], ("" if 2 * han > len(units) else " ").join(units))
+def leak(index: Index, text: str) -> Leak | None:
+    """The first of them, or None."""
+    return next(iter(find_leaks(index, text)), None)
+
+
+def find_leaks_batch(index: Index, texts: Sequence[str]) -> list[list[Leak]]:
+    """`find_leaks` of each; the batch is passed over once, and only what has something is looked at by itself."""
+    if not index.ids:
+        return [[] for _ in texts]
+    units = unit_hashes(f"\n{_JOINT}\n".join(fold(text) for text in texts))
+    joints = np.flatnonzero(units == unit_hashes(_JOINT))
+    suspects = set[int]()
+    for n, table in (*index.runs.items(), (index.overlap.whole, index.starts)):
+        if len(table.hashes):
+            suspects.update(np.searchsorted(joints, table.where(run_hashes(units, n))).tolist())
+    return [find_leaks(index, text) if place in suspects else [] for place, text in enumerate(texts)]
+
+
+def cut_leaks(index: Index, text: str) -> tuple[str, list[Leak]]:
+    """`text` without the lines that hold a leak, and the leaks. Where the rest closes up to another, that goes too."""
+    leaks, new = list[Leak](), find_leaks(index, text)
+    while new:
+        leaks += new
+        text = "".join(_other_lines(text, [(found.start, found.end) for found in new])).strip("\n")
+        new = find_leaks(index, text)
+    return text, leaks
+
+
+def _other_lines(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[str]:
+    waiting, position, reach = sorted(spans, reverse=True), 0, 0
+    for line in text.splitlines(keepends=True):
+        end = position + len(line)
+        while waiting and waiting[-1][0] < end:
+            reach = max(reach, waiting.pop()[1])
+        if reach <= position:
+            yield line
+        position = end
+
+
+def decontaminate_batch(
+    documents: Iterable[Document], index: Index, settings: DecontaminateSettings
+) -> list[dict[str, Any]]:
+    """Mark the documents that leak as rejected, or cut the paragraphs. Returns a row for each leak, for the report: id
+    of the document, question, set, start, end, span, units, and what was done.
+
+    A document of which nothing is left after cutting is rejected."""
+    documents = list(documents)
+    rows = list[dict[str, Any]]()
+    for document, leaks in zip(documents, find_leaks_batch(index, [d.text for d in documents]), strict=True):
+        if not leaks:
+            continue
+        done, text = settings.action, document.text
+        if settings.action == "cut":
+            text, leaks = cut_leaks(index, document.text)
+            done = "cut" if text else "drop"
+        rows += [{"id": document.id, "action": done} | vars(found) for found in leaks]
+        if done == "cut":
+            document.change("decontamination", text)
+            document.scores["decontaminate.cut"] = float(len(leaks))
+        else:
+            first = leaks[0]
+            value = f"{first.set}, {first.question}: {first.span}" if first.set else f"{first.question}: {first.span}"
+            document.reject = Reject("decontamination", "holds an evaluation question", value)
+    return rows

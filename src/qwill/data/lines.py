@@ -85,9 +85,9 @@ def _write(texts: Iterable[tuple[int, str]], settings: LineDuplicates, table: Pa
                 if len(told) >= max(1, settings.least):
                     key = int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "little")
                     batch.append((key, index, start, end))
-            if len(batch) >= _BATCH:
-                put(file, np.array(batch, dtype=np.uint64))
-                batch.clear()
+                if len(batch) >= _BATCH:
+                    put(file, np.array(batch, dtype=np.uint64))
+                    batch.clear()
         if batch:
             put(file, np.array(batch, dtype=np.uint64))
 

@@ -59,13 +59,78 @@ static uint64_t xxh64(const uint8_t *p, int64_t length) {
     return h ^ h >> 32;
 }
 
-/* Hashes of the n-grams of words: word w is text[starts[w] .. ends[w]), and between two words of one document there is
-one space. `out` takes the n-grams of all documents one after another. */
-void minhash_ngrams(const uint8_t *text, const int64_t *starts, const int64_t *ends, const int64_t *offsets,
-                    int64_t documents, int64_t n, uint64_t *out) {
-    for (int64_t d = 0; d < documents; d++)
-        for (int64_t w = offsets[d]; w + n <= offsets[d + 1]; w++)
-            *out++ = xxh64(text + starts[w], ends[w + n - 1] - starts[w]);
+/* A text of n code points simplified: each becomes table[c], or one of these. Returns the length, or -1 where a
+character is not one for one, so that the text has to be simplified otherwise. */
+enum { DROPPED = 0x110000, SPACE, DIGIT, OTHERWISE };
+
+static int is_decimal_mark(uint32_t c) {
+    return c == '.' || c == ',' || c == 0x60C || c == 0x66B || (c >= 0x2396 && c <= 0x2398);
+}
+
+int64_t minhash_simplify(const uint32_t *text, int64_t n, const uint32_t *table, uint32_t *out) {
+    int64_t length = 0, first = 0, i = 0;
+    int spaced = 0; /* a mark between two spaces goes after they could have become one */
+    while (i < n) {
+        uint32_t to = table[text[i]];
+        if (to == OTHERWISE) return -1;
+        if (to == DIGIT) {
+            while (i < n && table[text[i]] == DIGIT) i++;
+            if (i + 1 < n && is_decimal_mark(text[i]) && table[text[i + 1]] == DIGIT)
+                for (i++; i < n && table[text[i]] == DIGIT;) i++;
+            out[length++] = '0';
+            spaced = 0;
+            continue;
+        }
+        i++;
+        if (to == SPACE) {
+            if (!spaced) out[length++] = ' ';
+            spaced = 1;
+        } else {
+            if (to != DROPPED) out[length++] = to;
+            spaced = 0;
+        }
+    }
+    while (length && out[length - 1] == ' ') length--;
+    while (first < length && out[first] == ' ') first++;
+    memmove(out, out + first, sizeof *out * (length - first));
+    return length - first;
+}
+
+static inline uint8_t *utf8(uint32_t c, uint8_t *out) {
+    if (c < 0x80) {
+        *out++ = c;
+    } else if (c < 0x800) {
+        *out++ = 0xC0 | c >> 6;
+        *out++ = 0x80 | (c & 63);
+    } else if (c < 0x10000) {
+        *out++ = 0xE0 | c >> 12;
+        *out++ = 0x80 | (c >> 6 & 63);
+        *out++ = 0x80 | (c & 63);
+    } else {
+        *out++ = 0xF0 | c >> 18;
+        *out++ = 0x80 | (c >> 12 & 63);
+        *out++ = 0x80 | (c >> 6 & 63);
+        *out++ = 0x80 | (c & 63);
+    }
+    return out;
+}
+
+/* Hashes of the n-grams of words, joined by a space, as UTF-8: word w is points[starts[w] .. ends[w]). `text` has room
+for 4 bytes a character and one a word, `begin` and `end` for a place a word; `out` takes the n-grams of all documents
+one after another. */
+void minhash_ngrams(const uint32_t *points, const int64_t *starts, const int64_t *ends, const int64_t *offsets,
+                    int64_t documents, int64_t n, uint8_t *text, int64_t *begin, int64_t *end, uint64_t *out) {
+    for (int64_t d = 0; d < documents; d++) {
+        uint8_t *at = text; /* a document's text over the one before, which stays in the cache */
+        int64_t words = offsets[d + 1] - offsets[d];
+        for (int64_t w = 0; w < words; w++) {
+            begin[w] = at - text;
+            for (int64_t i = starts[offsets[d] + w]; i < ends[offsets[d] + w]; i++) at = utf8(points[i], at);
+            end[w] = at - text;
+            *at++ = ' ';
+        }
+        for (int64_t w = 0; w + n <= words; w++) *out++ = xxh64(text + begin[w], end[w + n - 1] - begin[w]);
+    }
 }
 
 /* The least of (x a + b mod 2^64) mod (2^61 - 1) over a document's shingles x, for each of `count` pairs (a, b). */
@@ -94,6 +159,22 @@ static inline uint64_t mix(uint64_t z) {
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ z >> 27) * 0x94D049BB133111EBull;
     return z ^ z >> 31;
+}
+
+/* One hash a word of the values of its letters (values[0x110000]), 0 where none has one; digits in a row count once. */
+void minhash_words(const uint32_t *points, const int64_t *starts, const int64_t *ends, int64_t words,
+                   const uint64_t *values, uint64_t *out) {
+    uint64_t digit = values['0'];
+    for (int64_t w = 0; w < words; w++) {
+        uint64_t h = 0, last = 0;
+        for (int64_t i = starts[w]; i < ends[w]; i++) {
+            uint64_t value = values[points[i]];
+            if (!value || (value == digit && last == digit)) continue;
+            h = (h ^ value) * 0x9E3779B97F4A7C15ull;
+            last = value;
+        }
+        out[w] = last ? mix(h) | 1 : 0;
+    }
 }
 
 /* The least of x a + b mod 2^32 over a document's shingles, x being the upper half of the hash of n word hashes. */

@@ -10,9 +10,9 @@ Two modes, the same law:
 - `parity`: signatures bit-equal to datatrove 0.10.1's. Words are those of the simplified text (`simplify.py`), a
   shingle is the 64-bit hash of its words joined by spaces, and a hash function is (x a + b mod 2^64) mod (2^61 - 1),
   the wrap-around being datatrove's.
-- `fast`: words are hashed once each, simplified one by one (those that are punctuation alone fall away), a shingle is
-  a mix of its words' hashes, and a hash function is x a + b modulo 2^32, a odd: a permutation, so that two shingles
-  meet only where their 32-bit hashes do. It takes the words that the filters have already split.
+- `fast`: words are those of the text as it is, hashed letter by letter without regard to case, width, accents and
+  traditional or simplified form (`letter_hashes.py`); a shingle is a mix of its words' hashes, and a hash function is
+  x a + b modulo 2^32, a odd: a permutation, so that two shingles meet only where their 32-bit hashes do.
 
 A document of fewer words than a shingle has no signature and is nobody's near duplicate; exact duplicates see to it.
 The inner loops are in minhash.c; the functions here define them and are used where no compiler is.
@@ -20,9 +20,7 @@ The inner loops are in minhash.c; the functions here define them and are used wh
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,15 +29,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qwill.data import native_minhash
+from qwill.data.letter_hashes import word_hashes
 from qwill.data.simplify import simplify
-from qwill.data.units import hashes, mix, ngram_hashes
+from qwill.data.split_texts import Places, SplitTexts, from_words, running, split_texts
+from qwill.data.units import mix, ngram_hashes
 
 Hashes = NDArray[np.uint64]
-Offsets = NDArray[np.int64]
 
 PRIME = np.uint64((1 << 61) - 1)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_MOST_WORDS = 1 << 20  # kept hashes of words: about 150 MB of a process
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,12 @@ class BandKeys:
 def band_keys(texts: Sequence[str], words: Sequence[list[str]] | None, settings: MinHash, rule: str) -> BandKeys:
     """The band keys of documents of one language; those of a document do not depend on the others.
 
-    `words`: as the filters have split each text by `rule`; fast mode takes them (and splits itself where they are
-    None), parity mode splits the simplified text, as datatrove does. `rule`: of `words.split_words`."""
-    from qwill.data.words import split_words
-
+    `words`: of each text, where they are known already. `rule`: of `words.split_words`, by which they are split where
+    they are not; parity mode always splits, since datatrove's words are those of the simplified text."""
     if settings.mode == "parity":
-        return keys_of(*exact_signatures([split_words(simplify(text), rule) for text in texts], settings), settings)
-    found = [split_words(text, rule) for text in texts] if words is None else words
-    return keys_of(*fast_signatures([word_hashes(own) for own in found], settings), settings)
+        return keys_of(*exact_signatures(split_texts([simplify(text) for text in texts], rule), settings), settings)
+    split = split_texts(texts, rule) if words is None else from_words(words)
+    return keys_of(*fast_signatures(*word_hashes(split), settings), settings)
 
 
 def keys_of(signatures: NDArray[Any], has: NDArray[np.bool_], settings: MinHash) -> BandKeys:
@@ -124,22 +121,21 @@ def _exact_functions(settings: MinHash) -> tuple[Hashes, Hashes]:
     return a, generator.randint(0, PRIME, dtype=np.uint64, size=settings.functions)
 
 
-def exact_signatures(words: Sequence[list[str]], settings: MinHash) -> tuple[Hashes, NDArray[np.bool_]]:
+def exact_signatures(split: SplitTexts, settings: MinHash) -> tuple[Hashes, NDArray[np.bool_]]:
     """(signatures uint64 [n, functions], has bool [n]) in parity mode, of the words of the simplified texts."""
-    offsets = _offsets(words)
-    has = np.diff(offsets) >= settings.ngram
-    shingles = _shingles(words, offsets, settings)
-    within = _running(np.maximum(np.diff(offsets) - settings.ngram + 1, 0))
+    counts = np.diff(split.offsets)
+    within = running(np.maximum(counts - settings.ngram + 1, 0))
+    shingles = _shingles(split, int(within[-1]), settings)
     a, b = _exact_functions(settings)
-    library = _library()
+    library = native_minhash.library()
     if library is None:
-        return least_exact(shingles, within, a, b), has
-    result = np.empty((len(words), settings.functions), dtype=np.uint64)
-    _call(library.minhash_exact, shingles, within, len(words), a, b, settings.functions, result)
-    return result, has
+        return least_exact(shingles, within, a, b), counts >= settings.ngram
+    result = np.empty((len(counts), settings.functions), dtype=np.uint64)
+    native_minhash.call(library.minhash_exact, shingles, within, len(counts), a, b, settings.functions, result)
+    return result, counts >= settings.ngram
 
 
-def least_exact(shingles: Hashes, offsets: Offsets, a: Hashes, b: Hashes) -> Hashes:
+def least_exact(shingles: Hashes, offsets: Places, a: Hashes, b: Hashes) -> Hashes:
     """[documents, functions]: the least of (x a + b mod 2^64) mod (2^61 - 1) over a document's shingles x; all ones
     for a document without any."""
     result = np.full((len(offsets) - 1, len(a)), np.iinfo(np.uint64).max)
@@ -150,23 +146,21 @@ def least_exact(shingles: Hashes, offsets: Offsets, a: Hashes, b: Hashes) -> Has
     return result
 
 
-def _shingles(words: Sequence[list[str]], offsets: Offsets, settings: MinHash) -> Hashes:
-    """The 64-bit hashes of all documents' shingles, one document after another."""
-    n, library = settings.ngram, _library() if settings.hash == "xxhash" else None
+def _shingles(split: SplitTexts, count: int, settings: MinHash) -> Hashes:
+    """The 64-bit hashes of the `count` shingles of all documents, one document after another."""
+    n, library = settings.ngram, native_minhash.library() if settings.hash == "xxhash" else None
     if library is None:
-        return np.fromiter(
-            (_digest(" ".join(own[i : i + n]), settings.hash) for own in words for i in range(len(own) - n + 1)),
-            dtype=np.uint64,
-        )
-    flat = [word for own in words for word in own]
-    text = " ".join(flat).encode("utf-8", "surrogatepass")
-    sizes = np.fromiter(map(len, flat), dtype=np.int64, count=len(flat))
-    if len(text) != sizes.sum() + max(len(flat) - 1, 0):
-        told = (len(word.encode("utf-8", "surrogatepass")) for word in flat)
-        sizes = np.fromiter(told, dtype=np.int64, count=len(flat))
-    ends = np.cumsum(sizes + 1) - 1
-    result = np.empty(int(np.maximum(np.diff(offsets) - n + 1, 0).sum()), dtype=np.uint64)
-    _call(library.minhash_ngrams, text, ends - sizes, ends, offsets, len(words), n, result)
+        told = (" ".join(own[i : i + n]) for own in split.strings() for i in range(len(own) - n + 1))
+        return np.fromiter((_digest(shingle, settings.hash) for shingle in told), dtype=np.uint64, count=count)
+    counts = np.diff(split.offsets)
+    most = int(counts.max(initial=0))
+    # Words never overlap, so a document's have no more characters than there are.
+    text = np.empty(4 * len(split.points) + most, dtype=np.uint8)
+    begin, end, result = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(count, np.uint64)
+    native_minhash.call(
+        library.minhash_ngrams, split.points, split.starts, split.ends, split.offsets, len(counts), n, text, begin, end,
+        result,
+    )  # fmt: skip
     return result
 
 
@@ -182,20 +176,6 @@ def _digest(shingle: str, name: str) -> int:
 # Fast mode
 
 
-class _WordHashes(dict[str, int]):
-    """Word → hash of the word simplified, 0 where nothing is left of it."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= _MOST_WORDS:
-            self.clear()
-        plain = simplify(word)
-        self[word] = int(hashes([plain])[0]) | 1 if plain else 0
-        return self[word]
-
-
-_word_hashes = _WordHashes()
-
-
 @cache
 def _fast_functions(settings: MinHash) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     generator = np.random.Generator(np.random.PCG64(settings.seed))
@@ -203,66 +183,29 @@ def _fast_functions(settings: MinHash) -> tuple[NDArray[np.uint32], NDArray[np.u
     return a, generator.integers(0, 1 << 32, size=settings.functions, dtype=np.uint32)
 
 
-def word_hashes(words: Sequence[str]) -> Hashes:
-    """A stable hash of each word simplified; words that are punctuation alone are left out."""
-    found = np.fromiter(map(_word_hashes.__getitem__, words), dtype=np.uint64, count=len(words))
-    return found[found != 0]
-
-
-def fast_signatures(units: Sequence[Hashes], settings: MinHash) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """(signatures uint32 [n, functions], has bool [n]) in fast mode, of the hashes of each document's words
-    (`word_hashes`; any other 64-bit hashes of units will do)."""
-    offsets = _offsets(units)
-    has = np.diff(offsets) >= settings.ngram
+def fast_signatures(hashes: Hashes, offsets: Places, settings: MinHash) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+    """(signatures uint32 [n, functions], has bool [n]) in fast mode, of the hashes of the words of all documents end to
+    end (`word_hashes`; other 64-bit hashes of units will do) and each document's offset [n + 1]."""
+    counts = np.diff(offsets)
     a, b = _fast_functions(settings)
-    library = _library()
+    library = native_minhash.library()
     if library is None:
-        return least_fast(units, settings.ngram, a, b), has
-    result = np.empty((len(units), settings.functions), dtype=np.uint32)
-    flat = np.concatenate([*units, np.empty(0, dtype=np.uint64)])
-    _call(library.minhash_fast, flat, offsets, len(units), settings.ngram, a, b, settings.functions, result)
-    return result, has
+        return least_fast(hashes, offsets, settings.ngram, a, b), counts >= settings.ngram
+    result = np.empty((len(counts), settings.functions), dtype=np.uint32)
+    told = hashes, offsets, len(counts), settings.ngram, a, b, settings.functions, result
+    native_minhash.call(library.minhash_fast, *told)
+    return result, counts >= settings.ngram
 
 
-def least_fast(units: Sequence[Hashes], n: int, a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def least_fast(
+    hashes: Hashes, offsets: Places, n: int, a: NDArray[np.uint32], b: NDArray[np.uint32]
+) -> NDArray[np.uint32]:
     """[documents, functions]: the least of x a + b mod 2^32 over the upper halves x of a document's n-gram hashes; all
     ones for a document without any."""
-    result = np.full((len(units), len(a)), np.iinfo(np.uint32).max)
-    for d, own in enumerate(units):
-        shingles = (ngram_hashes(own, n) >> np.uint64(32)).astype(np.uint32)
+    result = np.full((len(offsets) - 1, len(a)), np.iinfo(np.uint32).max)
+    for d in range(len(offsets) - 1):
+        shingles = (ngram_hashes(hashes[offsets[d] : offsets[d + 1]], n) >> np.uint64(32)).astype(np.uint32)
         if len(shingles):
             for k in range(len(a)):
                 result[d, k] = (shingles * a[k] + b[k]).min()
     return result
-
-
-# The compiled inner loops
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    from qwill.base.native_build import compile_library
-
-    return None if os.environ.get("QWILL_NATIVE", "1") == "0" else compile_library("minhash.c", "qwill.data")
-
-
-def _call(function: Any, *values: Any) -> None:
-    """Arrays pass as pointers, and must be contiguous; ints as int64."""
-    told: list[Any] = []
-    for value in values:
-        if isinstance(value, np.ndarray):
-            assert value.flags.c_contiguous
-            told.append(ctypes.c_void_p(value.ctypes.data))
-        else:
-            told.append(ctypes.c_int64(value) if isinstance(value, int) else value)
-    function.restype = None
-    function(*told)
-
-
-def _offsets(parts: Sequence[Any]) -> Offsets:
-    """int64 [n + 1]: where each part begins in all of them one after another."""
-    return _running(np.fromiter(map(len, parts), dtype=np.int64, count=len(parts)))
-
-
-def _running(sizes: NDArray[np.int64]) -> Offsets:
-    return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)))

@@ -7,7 +7,7 @@ kept lines, which it cut for their sentences, are the words of the new text.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -66,7 +66,7 @@ class NativeText:
         need = 2 * self.text.count("\n") + 8
         if len(space.arrays.get("kept", ())) < need:
             space.arrays["kept"] = np.empty(2 * need, np.int64)
-            space.at["kept"] = space.arrays["kept"].ctypes.data
+            space.at["kept"] = int(space.arrays["kept"].ctypes.data)
         return space.at["kept"]
 
 
@@ -96,7 +96,11 @@ def repetition(native: NativeText, limits: GopherRepetition) -> dict[str, float]
 def _sizes(limits: GopherRepetition) -> tuple[list[str], bytes, bytes]:
     tops, dups = ([n for n, _ in pairs] for pairs in (limits.top_n_grams, limits.dup_n_grams))
     names = [f"top_{n}_gram" for n in tops] + [f"duplicated_{n}_n_grams" for n in dups]
-    return names, *(b"".join(n.to_bytes(8, "little") for n in sizes) for sizes in (tops, dups))
+    return names, _longs(tops), _longs(dups)
+
+
+def _longs(numbers: Iterable[int]) -> bytes:
+    return b"".join(int(n).to_bytes(8, "little", signed=True) for n in numbers)
 
 
 def quality(native: NativeText, limits: GopherQuality) -> dict[str, float]:
@@ -127,7 +131,7 @@ def _stop_words(words: frozenset[str]) -> tuple[bytes, bytes, int]:
     ends = [0]
     for word in ordered:
         ends.append(ends[-1] + len(word))
-    return code_points("".join(ordered)), b"".join(n.to_bytes(8, "little") for n in ends), len(ordered)
+    return code_points("".join(ordered)), _longs(ends), len(ordered)
 
 
 def fineweb(native: NativeText, limits: FineWeb) -> dict[str, float]:
@@ -172,7 +176,7 @@ def c4_lines(
         limits.filter_javascript, limits.filter_policy,
     )  # fmt: skip
     native.call["c4_lines"](
-        native.classes, native.codes, size, b"".join(int(n).to_bytes(8, "little", signed=True) for n in settings),
+        native.classes, native.codes, size, _longs(settings),
         _address(kept_codes), _address(lows), _address(highs), space.at["out"],
     )  # fmt: skip
     lorem, bracket, n_lines, n_kept, long, unended, few, javascript, policy, low, high = native.out(11)

@@ -79,7 +79,7 @@ def character_classes() -> tuple[bytes, int]:
         np.frombuffer(bytes(map(test, every)), np.uint8) for test in (str.isspace, str.isalpha, str.isdecimal)
     )
     classes = blank | letter << 2 | digit << 4
-    for c in np.flatnonzero(blank):
+    for c in np.flatnonzero(blank).tolist():
         classes[c] |= 2 * (len(f"a{chr(c)}b".splitlines()) == 2)
     classes[[ord(c) for c in SYMBOLS]] |= 8
     # What reads it looks for ASCII phrases; a lower case of several characters can't be a part of those.
@@ -101,7 +101,10 @@ def code_points(text: str) -> bytes:
 class Space(threading.local):
     """Work space of a thread, grown to the longest text so far: bounds and marks of words, missing chunks, results."""
 
-    room = 0
+    def __init__(self) -> None:
+        self.room = 0
+        self.arrays: dict[str, Any] = {}
+        self.at: dict[str, int] = {}
 
     def grow(self, size: int) -> None:
         """Room for `size` words and pieces."""
@@ -117,7 +120,7 @@ class Space(threading.local):
             "missing": np.empty(2 * _MISSING, np.int64),
             "out": np.empty(64, np.int64),
         }
-        self.at = {name: array.ctypes.data for name, array in self.arrays.items()}
+        self.at = {name: int(array.ctypes.data) for name, array in self.arrays.items()}
 
 
 space = Space()

@@ -39,6 +39,7 @@ Points = NDArray[np.uint32]
 
 PRIME = (1 << 61) - 1
 _BASES = (0x0B5AD4ECEDA1CE2A9 % PRIME, 0x1D8AF066C2F5D8D1B % PRIME)
+_AT_ONCE = 1 << 20  # windows of a document: some 100 MB
 _MOST_WORD = 100  # letters; a longer run is no word, and may be cut
 # Where scripts whose characters say more than a letter begin and end.
 _WIDE = np.array(
@@ -93,8 +94,9 @@ def substring_cuts(
             for index, text in kept.read(suspects[0]):
                 points = _points(text)
                 for first, end in suspects[1][suspects[0][index] : suspects[0][index + 1]].tolist():
-                    for one, other, starts, size in _windows(points, first, end - 1, settings):
-                        put(file, one, other, np.full(len(one), index), starts, starts + size)
+                    for here in range(first, end, _AT_ONCE):
+                        for one, other, starts, size in _windows(points, here, min(end, here + _AT_ONCE) - 1, settings):
+                            put(file, one, other, np.full(len(one), index), starts, starts + size)
         with open(folder / "cuts", "wb") as file:
             for rows in parts(folder / "windows", 5, memory_mb, end=PRIME):
                 begins, places = groups(rows[:, :2])
@@ -148,15 +150,14 @@ def _windows(
 
 def _in_whole_words(cuts: Cuts, kept: _Texts) -> Cuts:
     offsets, spans = cuts
-    result: list[tuple[int, int]] = []
+    result = array("q")
     counts = np.zeros(len(offsets), dtype=np.int64)
     for index, text in kept.read(offsets):
-        before = len(result)
         for start, end in spans[offsets[index] : offsets[index + 1]].tolist():
             start, end = whole_words(text, start, end)
             if start < end:
-                result.append((start, end))
-        counts[index + 1] = len(result) - before
+                result.extend((start, end))
+                counts[index + 1] += 1
     return np.cumsum(counts), np.array(result, dtype=np.int64).reshape(-1, 2)
 
 
@@ -261,7 +262,7 @@ def _library() -> ctypes.CDLL | None:
 
     if os.environ.get("QWILL_NATIVE", "1") == "0":
         return None
-    library = compile_library("substrings.c", "qwill.data")
+    library = compile_library("substrings.c", "qwill.data", threads=False)
     if library is not None:
         library.substring_anchors.restype = ctypes.c_int64
         library.substring_windows.restype = None

@@ -36,7 +36,7 @@ from qwill.data.sources import SourceChoice, load
 from qwill.data.words import count_sentences, split_words
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "oracles"))
-from filter_documents import long_document, spoilt  # noqa: E402
+from filter_documents import long_document, spoilt
 
 PEER = Path(__file__).parent / "peers" / "datatrove_filters.py"
 MODULES: dict[str, Any] = {

@@ -25,7 +25,7 @@ from qwill.data.languages import OTHER, language
 from qwill.data.minhash import band_keys
 from qwill.data.paragraphs import pieces
 from qwill.data.quality import load_quality, score_batch
-from qwill.data.readers import Bad
+from qwill.data.records import Bad
 from qwill.data.redact import redact_batch
 from qwill.data.repair import repair
 from qwill.data.sampling import Lowest, by_hash, excerpt

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qwill.data import native_minhash
 from qwill.data.fold import fold
-from qwill.data.simplify import simplify
+from qwill.data.simplify import definition
 from qwill.data.split_texts import Places, SplitTexts, running
 from qwill.data.units import mix
 
@@ -30,22 +30,29 @@ _ASSIGNED = (*range(0xD800), *range(0xE000, 0x323B0), *range(0xE0000, 0xE0200)) 
 def letter_values() -> Hashes:
     """uint64 [0x110000]: the value of each code point, 0 for none."""
     values = mix(np.arange(1, 0x110001, dtype=np.uint64))
+    letters = values.copy()
     signs = [chr(code) for code in _ASSIGNED if code != 10]
     for sign, folded in zip(signs, fold("\n".join(signs)).split("\n"), strict=True):
-        if sign != folded or not sign.isalpha() or ord(sign) < 0x3400:
-            values[ord(sign)] = _value(folded)
+        if sign == folded and sign.isalpha() and sign > "\u33ff":
+            continue  # Han and Hangul, for the most part: nothing to be left out
+        plain = "".join(filter(_is_letter, definition(folded)))
+        if plain != sign:
+            told = [int(letters[ord(letter)]) for letter in plain]
+            values[ord(sign)] = told[0] if len(told) == 1 else int(_mixed(told)) if told else 0
     values[10] = 0
     return values
 
 
-def _value(letters: str) -> np.uint64:
-    plain = "".join(c for c in simplify(letters) if c.isalnum() or unicodedata.category(c)[0] in "SCM")
-    if not plain:
-        return np.uint64(0)
-    value = mix(np.array([ord(plain[0]) + 1], dtype=np.uint64))
-    for letter in plain[1:]:
-        value = mix(value * np.uint64(_MULTIPLIER) + np.uint64(ord(letter)))
-    return np.uint64(value[0])
+def _is_letter(sign: str) -> bool:
+    return sign.isalnum() or unicodedata.category(sign)[0] in "SCM"
+
+
+def _mixed(told: list[int]) -> np.uint64:
+    """One value for a sign that stands for several letters."""
+    h = 0
+    for value in told:
+        h = (h ^ value) * _MULTIPLIER & 0xFFFFFFFFFFFFFFFF
+    return mix(np.array([h], dtype=np.uint64))[0]
 
 
 def word_hashes(split: SplitTexts) -> tuple[Hashes, Places]:

@@ -59,6 +59,43 @@ static uint64_t xxh64(const uint8_t *p, int64_t length) {
     return h ^ h >> 32;
 }
 
+/* A text of n code points simplified: each becomes table[c], or one of these. Returns the length, or -1 where a
+character is not one for one, so that the text has to be simplified otherwise. */
+enum { DROPPED = 0x110000, SPACE, DIGIT, OTHERWISE };
+
+static int is_decimal_mark(uint32_t c) {
+    return c == '.' || c == ',' || c == 0x60C || c == 0x66B || (c >= 0x2396 && c <= 0x2398);
+}
+
+int64_t minhash_simplify(const uint32_t *text, int64_t n, const uint32_t *table, uint32_t *out) {
+    int64_t length = 0, first = 0, i = 0;
+    int spaced = 0; /* a mark between two spaces goes after they could have become one */
+    while (i < n) {
+        uint32_t to = table[text[i]];
+        if (to == OTHERWISE) return -1;
+        if (to == DIGIT) {
+            while (i < n && table[text[i]] == DIGIT) i++;
+            if (i + 1 < n && is_decimal_mark(text[i]) && table[text[i + 1]] == DIGIT)
+                for (i++; i < n && table[text[i]] == DIGIT;) i++;
+            out[length++] = '0';
+            spaced = 0;
+            continue;
+        }
+        i++;
+        if (to == SPACE) {
+            if (!spaced) out[length++] = ' ';
+            spaced = 1;
+        } else {
+            if (to != DROPPED) out[length++] = to;
+            spaced = 0;
+        }
+    }
+    while (length && out[length - 1] == ' ') length--;
+    while (first < length && out[first] == ' ') first++;
+    memmove(out, out + first, sizeof *out * (length - first));
+    return length - first;
+}
+
 static inline uint8_t *utf8(uint32_t c, uint8_t *out) {
     if (c < 0x80) {
         *out++ = c;

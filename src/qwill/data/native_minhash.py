@@ -16,17 +16,21 @@ from qwill.base.native_build import compile_library
 def library() -> ctypes.CDLL | None:
     if os.environ.get("QWILL_NATIVE", "1") == "0":
         return None
-    return compile_library("minhash.c", "qwill.data", threads=False)
+    found = compile_library("minhash.c", "qwill.data", threads=False)
+    if found is not None:
+        found.minhash_simplify.restype = ctypes.c_int64
+    return found
+
+
+def pointer(value: Any) -> Any:
+    """An argument: arrays and bytes pass as pointers (arrays must be contiguous), ints as int64."""
+    if isinstance(value, np.ndarray):
+        assert value.flags.c_contiguous
+        return ctypes.c_void_p(value.ctypes.data)
+    return ctypes.c_int64(value) if isinstance(value, int) else value
 
 
 def call(function: Any, *values: Any) -> None:
-    """Arrays and bytes pass as pointers (arrays must be contiguous), ints as int64."""
-    told: list[Any] = []
-    for value in values:
-        if isinstance(value, np.ndarray):
-            assert value.flags.c_contiguous
-            told.append(ctypes.c_void_p(value.ctypes.data))
-        else:
-            told.append(ctypes.c_int64(value) if isinstance(value, int) else value)
+    """Call what returns nothing."""
     function.restype = None
-    function(*told)
+    function(*map(pointer, values))

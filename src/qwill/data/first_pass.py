@@ -120,8 +120,8 @@ def _extraction(documents: Sequence[Document], pages: Mapping[str, str]) -> dict
             encodings[declared, used] += 1
         group, rank = (document.source, used), by_hash(document.id)
         if document.id in pages and shown.wants(group, rank):
-            row = {"id": document.id, "source": document.source, "language": document.language, "encoding": used}
-            row |= {"declared": declared, "raw_bytes": document.raw_bytes, "bytes": document.bytes}
+            row: dict[str, Any] = {"id": document.id, "source": document.source, "language": document.language}
+            row |= {"encoding": used, "declared": declared, "raw_bytes": document.raw_bytes, "bytes": document.bytes}
             shown.add(group, rank, row | {"before": pages[document.id], "after": excerpt(document.text, AFTER)})
     counted = [[declared, used, count] for (declared, used), count in sorted(encodings.items())]
     return {"extraction": shown.to_json(), "encodings": counted}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from made_up_text import full_width
 
 from qwill.data.unit_hashes import text_hashes
-from qwill.data.units import distinct, hashes, ngram_hashes, split, text_key
+from qwill.data.units import distinct, ngram_hashes, split, text_key
 
 hash_lists = st.lists(st.integers(0, 5), max_size=30).map(lambda values: np.array(values, dtype=np.uint64))
 

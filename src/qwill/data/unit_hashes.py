@@ -32,7 +32,7 @@ _BETWEEN, _WORD, _SINGLE, _APOSTROPHE = range(4)
 @cache
 def _classes() -> NDArray[np.uint8]:
     """What each code point is to a unit: between two, part of a word, one by itself, or an apostrophe."""
-    table = np.fromiter((chr(code).isalnum() for code in range(0x110000)), dtype=np.uint8, count=0x110000)
+    table = np.frombuffer(bytes(map(str.isalnum, map(chr, range(0x110000)))), dtype=np.uint8).copy()
     for first, last in re.findall("(.)-(.)|(?:.)", HAN + KANA):
         if first:
             table[ord(first) : ord(last) + 1] = _SINGLE

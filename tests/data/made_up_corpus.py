@@ -8,7 +8,7 @@ from typing import Any
 from qwill.base.files import write_json, write_jsonl
 from qwill.data.documents import Document, Reject
 from qwill.data.funnel import Account
-from qwill.data.scores import Limit, Scores
+from qwill.data.scores import Limit, Scores, write_scores
 
 STEPS = (
     "unreadable",
@@ -121,7 +121,7 @@ def write_corpus_files(folder: Path) -> list[Document]:
     account = account_of(made)
     write_json(folder / "funnel.json", account.close() | {"mixture": mixture()})
     write_jsonl(folder / "rejects.jsonl", account.sample())
-    write_json(folder / "scores.json", {"stages": [scores_of(made).to_json()]})
+    write_scores(folder / "scores.json", [scores_of(made)])
     write_jsonl(folder / "clusters.jsonl", clusters())
     write_jsonl(folder / "extraction.jsonl", pages())
     write_json(folder / "encodings.json", [["webs", "gb2312", "gb18030", 12], ["webs", "", "utf-8", 700]])

@@ -21,6 +21,7 @@ from qwill.base.errors import ConfigError, DataError
 from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.data import CorpusArtifact, CurateConfig, curate
+from qwill.data.blocks import Source
 from qwill.data.corpus import run
 from qwill.data.lines import LineDuplicates
 from qwill.data.minhash import MinHash
@@ -113,7 +114,7 @@ def test_what_is_good_stays_and_all_else_goes_with_its_reason(tmp_path: Path, te
     assert by_step["exact_duplicates"] == 3
     assert by_step["near_duplicates"] == 2
     (leaked,) = [row for row in rejects(tmp_path / "out") if row["step"] == "decontamination"]
-    assert leaked["value"].lower().startswith("q1: which whole number strictly between 539 and 574")
+    assert leaked["value"].lower().startswith("questions.jsonl, q1: which whole number strictly between 539 and 574")
     assert {(r.language, r.register) for r in records} >= {("en", "story"), ("zh", "local")}
     assert all(0.65 <= r.scores["language_score"] <= 1 and r.scores["units.units"] >= 10 for r in records)
     assert metrics["train_documents_en"] + metrics["heldout_documents_en"] == 40
@@ -172,7 +173,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, texts: dict[str, li
     run_stage(config, tmp_path / "one")
     run_stage(config, tmp_path / "two")
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert {"funnel.json", "heldout.parquet", "rejects.jsonl", "report.html", "sources.json", "train.parquet"} <= {*names}
+    assert {"funnel.json", "heldout.parquet", "rejects.jsonl", "report.html", "train.parquet"} <= {*names}
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -231,7 +232,7 @@ def test_neither_workers_nor_chunks_change_a_byte(
     run_stage(config, tmp_path / "one")
     run_stage(replace(config, workers=2, memory_mb=64), tmp_path / "two")
     assert same_files(tmp_path / "one", tmp_path / "two")
-    monkeypatch.setattr("qwill.data.blocks.BLOCK_RECORDS", chunk)
+    monkeypatch.setattr(Source.blocks, "__defaults__", (chunk, 1 << 20))
     run_stage(config, tmp_path / "small")
     assert same_files(tmp_path / "one", tmp_path / "small")
 
@@ -292,15 +293,18 @@ def test_the_held_out_tasks_are_kept_out(tmp_path: Path, texts: dict[str, list[s
     (tasks / "heldout.jsonl").write_text(json.dumps({"id": "h1", "prompt": texts["good_en"][5]}), encoding="utf-8")
     run_stage(config, tmp_path / "out", tasks=tasks)
     assert [row["value"].split(":")[0] for row in rejects(tmp_path / "out") if row["step"] == "decontamination"] == [
-        "h1"
+        "heldout.jsonl, h1"
     ]
 
 
 def test_a_corpus_without_a_language_is_refused(tmp_path: Path, texts: dict[str, list[str]]) -> None:
     config = write_sources(tmp_path / "in", texts)
     only = replace(config, sources=[choice for choice in config.sources if choice.name == "english"])
-    with pytest.raises(DataError, match=r"no Chinese document left .*; add a source of it, or set .* to \[en\]\.$"):
+    with pytest.raises(DataError, match=r"no Chinese document left after curation; add a source of it, or set .* to \[en\]\.$"):
         run_stage(only, tmp_path / "out")
+    strict: dict[str, Any] = {code: {"units": {"min_units": 10_000}} for code in ("en", "zh")}
+    with pytest.raises(DataError, match=r"left after curation \([0-9]+ of the [0-9]+ that went: units, too short\);"):
+        run_stage(replace(config, limits=strict), tmp_path / "strict")
     run_stage(replace(only, languages=["en"]), tmp_path / "out")
     assert {r.language for r in CorpusArtifact(tmp_path / "out")} == {"en"}
     (tmp_path / "in" / "en.jsonl").write_text("", encoding="utf-8")
@@ -310,18 +314,10 @@ def test_a_corpus_without_a_language_is_refused(tmp_path: Path, texts: dict[str,
 
 def test_bad_input_is_one_sentence(tmp_path: Path, texts: dict[str, list[str]]) -> None:
     config = write_sources(tmp_path / "in", texts)
-    (tmp_path / "in" / "latin.txt").write_bytes("Il était".encode("latin-1"))
-    (tmp_path / "in" / "page.html").write_text("<p>", encoding="utf-8")
+    (tmp_path / "in" / "page.docx").write_text("<p>", encoding="utf-8")
     wrong: dict[str, tuple[type[Exception], list[SourceChoice]]] = {
-        r"latin\.txt is not UTF-8: byte 3 is 0xe9": (
-            DataError,
-            [SourceChoice("a", str(tmp_path / "in" / "latin.txt"))],
-        ),
         r"gone\.txt cannot be read \(No such file": (DataError, [SourceChoice("a", str(tmp_path / "gone.txt"))]),
-        r"ends in \.html; expected \.jsonl, \.txt or \.parquet": (
-            ConfigError,
-            [SourceChoice("a", str(tmp_path / "in" / "page.html"))],
-        ),
+        r"page\.docx ends in .*; expected \.jsonl": (DataError, [SourceChoice("a", str(tmp_path / "in" / "page.docx"))]),
         r"'bolq' is no source and has no path; did you mean boolq\?": (ConfigError, [SourceChoice("bolq")]),
         r"names 'a' twice": (ConfigError, [SourceChoice("a", "x.txt"), SourceChoice("a", "y.txt")]),
         r"corpus\.sources is empty": (ConfigError, []),

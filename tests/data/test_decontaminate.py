@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_text import chinese, english, full_width, name
 
@@ -18,7 +18,7 @@ from qwill.data.decontaminate import (
     leak,
 )
 from qwill.data.documents import Document
-from qwill.data.fold import convert
+from qwill.data.fold import _BY_WORD, convert, fold
 from qwill.data.question_index import Index
 from qwill.data.units import split
 
@@ -181,6 +181,7 @@ def test_a_batch_finds_what_each_document_alone_gives(seed: int) -> None:
     assert find_leaks_batch(INDEX, [EN[:half], EN[half:]]) == [[], []]
 
 
+@settings(max_examples=15)
 @given(st.integers(), st.integers(0, 30))
 def test_an_index_is_the_same_from_its_files(tmp_path_factory, seed: int, count: int) -> None:
     rng = random.Random(seed)
@@ -238,3 +239,15 @@ def test_a_batch_of_documents_is_dropped_or_cut_and_reported() -> None:
     assert [d.text for d in cut[:2]] == [clean, clean]
     assert cut[2].reject is not None
     assert cut[1].scores == {"decontaminate.cut": 1.0}
+
+
+def test_every_word_of_a_dictionary_matches_its_traditional_form() -> None:
+    """By phrases, as people convert: 明瞭 is 明了 there, and 瞭 by itself is not 了."""
+    import jieba
+    from opencc import OpenCC
+
+    with jieba.get_dict_file() as file:
+        every = [line.split()[0].decode() for line in file]
+    words = [word for number, word in enumerate(every) if number % 20 == 0 or set(word) & set(_BY_WORD)]
+    traditional = OpenCC("s2hk").convert("\n".join(words)).split("\n")
+    assert [(a, b) for a, b in zip(words, traditional, strict=True) if fold(a) != fold(b)] == []

@@ -49,7 +49,7 @@ def test_an_error_in_a_worker_is_raised_here() -> None:
 def test_a_worker_that_dies_is_one_sentence() -> None:
     import os
 
-    with pytest.raises(DataError, match="ended from outside.*run the same command again"):
+    with pytest.raises(DataError, match=r"ended from outside.*run the same command again"):
         list(spread(os._exit, [3, 3, 3], 2))
 
 

@@ -139,15 +139,16 @@ curate = Itself(own)
 qwill.add_command(curate)
 
 
-@curate.command(epilog=_examples("qwill curate inspect runs/demo/corpus boolq/0000012"))
+@curate.command(epilog=_examples("qwill curate inspect runs/demo/corpus boolq/0000012 --again"))
 @click.argument("corpus", metavar="CORPUS")
 @click.argument("document", metavar="ID")
+@click.option("--again", is_flag=True, help="Read it from its source again and show its text after each step.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def inspect(corpus: str, document: str, as_json: bool) -> int:
+def inspect(corpus: str, document: str, again: bool, as_json: bool) -> int:
     """Show what each step saw in the document ID of CORPUS, and decided."""
-    from qwill.cli.curate import inspect
+    from qwill.cli.inspect import inspect
 
-    return inspect(corpus, document, as_json)
+    return inspect(corpus, document, again, as_json)
 
 
 _stage_command(qwill, "dialogues", "Make the conversations that fine-tuning learns from.", "seed=2")

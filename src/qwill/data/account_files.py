@@ -7,7 +7,7 @@ extraction.jsonl, redaction.json, leaks.jsonl, decontamination.json.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from qwill.data.finish import Columns
 from qwill.data.first_pass import PAGES
 from qwill.data.funnel import Account
 from qwill.data.sampling import Lowest, excerpt
-from qwill.data.scores import Scores
+from qwill.data.scores import Scores, write_scores
 from qwill.data.second_pass import Decisions
 from qwill.data.settings import CurateConfig, steps
 
@@ -56,10 +56,8 @@ def write_account(
         for language, kind, documents, occurrences in meta["redacted"]:
             redacted[language, kind, "documents"] += documents
             redacted[language, kind, "occurrences"] += occurrences
-        for leak in meta["leaks"]:
-            found_by[leak["set"]] += 1
-            if len(leaks) < LEAKS:
-                leaks.append(leak)
+        found_by.update(name for _, name in sorted({(leak["id"], leak["set"]) for leak in meta["leaks"]}))
+        leaks += meta["leaks"][: LEAKS - len(leaks)]
         extraction.merge(Lowest.from_json(meta["extraction"]))
         for declared, used, count in meta["encodings"]:
             encodings[meta["source"], declared, used] += count
@@ -69,16 +67,28 @@ def write_account(
         write_jsonl(out / "rejects.jsonl", account.sample())
     if config.rejects == "keep":
         _write_rejects(chunks, out / "rejects.parquet")
-    write_json(out / "scores.json", {"stages": [scores.to_json()] if scores is not None else []})
+    write_scores(out / "scores.json", [scores] if scores is not None else [])
     write_jsonl(out / "extraction.jsonl", extraction.rows())
     write_json(out / "encodings.json", [[*key, count] for key, count in sorted(encodings.items())])
     write_jsonl(out / "leaks.jsonl", leaks)
-    write_json(out / "decontamination.json", {"sets": index.sets(found_by)})
+    write_json(out / "decontamination.json", _sets(index, found_by))
     kinds = sorted({(language, kind) for language, kind, _ in redacted})
     counts = [[*key, redacted[*key, "documents"], redacted[*key, "occurrences"]] for key in kinds]
     write_json(out / "redaction.json", {"counts": counts})
     write_jsonl(out / "clusters.jsonl", _clusters(first, rows, decisions))
     return funnel
+
+
+def _sets(index: Index, found_by: Mapping[str, int]) -> dict[str, Any]:
+    """Each set of questions: how many, how many too short to be sought, and documents in which some were found."""
+    short = np.diff(index.bounds) < index.overlap.whole
+    total = Counter(index.sets)
+    few = Counter(name for name, is_short in zip(index.sets, short, strict=True) if is_short)
+    sets = [
+        {"name": name, "questions": count, "too_short": few[name], "documents": found_by.get(name, 0)}
+        for name, count in sorted(total.items())
+    ]
+    return {"sets": sets, "n": index.overlap.english, "n_han": index.overlap.chinese}
 
 
 def _mixture_drops(

@@ -2,8 +2,8 @@
 
 Read → extract → repair → language → filter → redact → score (first pass, a chunk at a time) → duplicates (all at once,
 a few columns) → decontaminate, thresholds (third pass, a chunk at a time) → hold out → mix → write. Everything is
-decided by the documents alone: no order of work, no clock, no random number has a say, and the same inputs give the same bytes
-for any number of workers. Duplicates are removed across all sources and before the split, so that no text is on both
+decided by the documents alone: no order of work, no clock, no random number has a say, and the same inputs give the
+same bytes for any number of workers. Duplicates are removed across all sources and before the split, so that no text is on both
 sides of it. Each pass keeps what it has done in the work folder, a file a chunk, so that a killed run goes on.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -27,15 +28,15 @@ from qwill.base.files import new_folder, write_json
 from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.data.account_files import write_account
-from qwill.data.blocks import Block, Source, open_source
+from qwill.data.blocks import Source, open_source
 from qwill.data.chunks import read_meta
 from qwill.data.curation_report import write_report
-from qwill.data.decontaminate import build_index, read_questions
+from qwill.data.decontaminate import Index, build_index, read_questions
 from qwill.data.documents import CorpusArtifact
 from qwill.data.filter_rules import score_limits
 from qwill.data.finish import Columns, columns, hold_out, mixture, write_parts
 from qwill.data.first_pass import Job, chunk_path, first_pass
-from qwill.data.languages import language
+from qwill.data.languages import OTHER, language
 from qwill.data.second_pass import read_decisions, second_pass
 from qwill.data.settings import CurateConfig, check, registers
 from qwill.data.sources import merge_origins
@@ -72,10 +73,11 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
         )
         bar.update(4)
     index = build_index(questions, config.overlap)
-    shared = Shared(decisions, index.save(ctx.work / "questions"), write_ids(chunks, ctx.work / "ids.arrow"))
-    done = _third(config, ctx, first, third, shared, f"{fingerprint}-{index.digest}", len(chunks), workers)
+    index.save(ctx.work / "questions")
+    shared = Shared(decisions, ctx.work / "questions", write_ids(chunks, ctx.work / "ids.arrow"))
+    done = _third(config, ctx, first, third, shared, f"{fingerprint}-{_read_as(index)}", len(chunks), workers)
     rows = columns(done)
-    _check_languages(config, rows)
+    _check_languages(config, rows, done)
     held, choices = hold_out(config, done, rows, ctx.work, workers)
     copies, mixed = mixture(config, done, rows, held)
     with ctx.display.stage("write", 2, "files", ctx.budget_s) as bar:
@@ -111,12 +113,12 @@ def _first(
                 sources.append(source)
                 bar.total += source.records or 0
                 for block in source.blocks():
-                    digests.append(_digest(block, choice.register))
+                    digests.append(f"{block.digest()}-{source.choice.register}")
                     job = Job(len(digests) - 1, block, source.choice, digests[-1])
                     if _done(chunk_path(folder, job.number), "digest", job.digest):
-                        bar.update(bar.done + len(block.items), source=choice.name)
+                        bar.update(bar.done + len(block.items) + len(block.bad), source=choice.name)
                     else:
-                        sizes[job.number] = len(block.items)
+                        sizes[job.number] = len(block.items) + len(block.bad)
                         yield job
 
         sizes: dict[int, int] = {}
@@ -126,11 +128,10 @@ def _first(
     return [chunk_path(folder, i) for i in range(len(digests))], digests, [source.origin() for source in sources]
 
 
-def _digest(block: Block, register: str) -> str:
-    digest = hashlib.blake2b(f"{block.source}\0{block.kind}\0{register}".encode(), digest_size=16)
-    for name, data in block.items:
-        digest.update(f"\0{name}\0{len(data)}\0".encode())
-        digest.update(data)
+def _read_as(index: Index) -> str:
+    """A digest of all questions."""
+    digest = hashlib.blake2b(index.units.tobytes(), digest_size=16)
+    digest.update(index.bounds.tobytes() + "\0".join((*index.ids, *index.sets)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -159,17 +160,27 @@ def _sizes(config: CurateConfig, rows: Columns, held: Any, copies: Any, code: st
     }
 
 
-def _check_languages(config: CurateConfig, rows: Columns) -> None:
+def _check_languages(config: CurateConfig, rows: Columns, chunks: Sequence[Path]) -> None:
     found = [code for n, code in enumerate(config.languages) if (rows.live & (rows.language == n)).any()]
     missing = [code for code in config.languages if code not in found]
     if not missing or (found and not config.need_every_language):
         return
     names = " and no ".join(language(code).name for code in missing)
     advice = f"add a source of it, or set corpus.languages to [{', '.join(found)}]" if found else "see to its sources"
-    raise DataError(
-        f"the corpus has no {names} document left after curation (why each went: the same command with "
-        f"corpus.languages set to what is there writes a report); {advice}."
-    )
+    raise DataError(f"the corpus has no {names} document left after curation{_most_went(chunks, missing)}; {advice}.")
+
+
+def _most_went(chunks: Sequence[Path], codes: Sequence[str]) -> str:
+    """Why most documents of these languages, or of none, went."""
+    reasons: Counter[tuple[str, str]] = Counter()
+    for path in chunks:
+        for _, code, _, what, step, reason, documents, _ in read_meta(path)["account"]["counts"]:
+            if what == "dropped" and code in (*codes, OTHER):
+                reasons[step, reason] += documents
+    if not reasons:
+        return ""
+    (step, reason), count = min(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return f" ({count} of the {reasons.total()} that went: {step.replace('_', ' ')}, {reason.replace('_', ' ')})"
 
 
 def curate(

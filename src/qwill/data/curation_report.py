@@ -18,6 +18,7 @@ from qwill.base.files import read_json, read_jsonl, write_text
 from qwill.data import report_examples as examples
 from qwill.data.report_funnel import funnel_view, language_name, step_name
 from qwill.data.report_scores import columns_data, embedded, scores_data
+from qwill.data.scores import read_scores
 
 LARGEST = 2_800_000  # bytes of the page; above, fewer examples and wider bins
 FILES = {
@@ -37,9 +38,9 @@ def write_report(folder: Path, title: str = "") -> Path:
     """Write report.html into a corpus folder from funnel.json and whatever of FILES is there; returns its path.
 
     Raises DataError when funnel.json is missing or a file does not have the expected fields."""
-    found = {name: _read(folder / file) for name, file in FILES.items()}
     funnel = read_json(folder / "funnel.json")
     try:
+        found = {name: _read(folder / file) for name, file in FILES.items()}
         for scale in (1.0, 0.5, 0.25, 0.1):
             text = page(title or f"Corpus {folder.name}", funnel, found, scale)
             if len(text.encode()) <= LARGEST:
@@ -55,6 +56,8 @@ def write_report(folder: Path, title: str = "") -> Path:
 def _read(path: Path) -> Any:
     if not path.is_file():
         return None
+    if path.name == FILES["scores"]:
+        return read_scores(path)
     return [row for _, row in read_jsonl(path)] if path.suffix == ".jsonl" else read_json(path)
 
 
@@ -87,7 +90,7 @@ def _data(funnel: Mapping[str, Any], found: Mapping[str, Any], scale: float) -> 
         "languages": {code: language_name(code) for code in codes},
         "steps": [step_name(step) for step in steps],
         "columns": columns_data(funnel),
-        **scores_data((found["scores"] or {"stages": []})["stages"], scale),
+        **scores_data(found["scores"] or [], scale),
     }
 
 

@@ -24,10 +24,11 @@ from qwill.data.unit_hashes import Hashes, places, run_hashes, unit_hashes
 
 __all__ = [
     "DecontaminateSettings", "Index", "Leak", "Overlap", "Question", "build_index", "cut_leaks", "decontaminate_batch",
-    "find_leaks", "leak", "read_questions",
+    "find_leaks", "find_leaks_batch", "leak", "read_questions",
 ]  # fmt: skip
 
-_JOINT = "\n\0\n"
+# A unit that no folded text has, since that has no capitals: no run goes from one document into the next.
+_JOINT = "A"
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ def _shared_runs(index: Index, document: Hashes) -> list[tuple[int, int, int]]:
     for at in index.starts.where(grams).tolist():
         for size in index.starts.of(grams[at]):
             if at + size <= len(document):
-                number = next(iter(index.wholes.of(whole_hash(document[at : at + size]))), None)
-                if number is not None:
+                for number in index.wholes.of(whole_hash(document[at : at + size]))[:1]:
                     found.add((at, at + size, number))
     return sorted(found)
 
@@ -104,15 +104,16 @@ def leak(index: Index, text: str) -> Leak | None:
 
 
 def find_leaks_batch(index: Index, texts: Sequence[str]) -> list[list[Leak]]:
-    """`find_leaks` of each; a batch of short documents is passed over once, and those looked at that have something."""
+    """`find_leaks` of each; the batch is passed over once, and only what has something is looked at by itself."""
     if not index.ids:
         return [[] for _ in texts]
-    folded = [fold(text) for text in texts]
-    units = unit_hashes(_JOINT.join(folded))
-    tables = [*index.runs.items(), (index.overlap.whole, index.starts)]
-    if not any(len(table.where(run_hashes(units, n))) for n, table in tables if len(table.hashes)):
-        return [[] for _ in texts]
-    return [find_leaks(index, text) for text in texts]
+    units = unit_hashes(f"\n{_JOINT}\n".join(fold(text) for text in texts))
+    joints = np.flatnonzero(units == unit_hashes(_JOINT))
+    suspects = set[int]()
+    for n, table in (*index.runs.items(), (index.overlap.whole, index.starts)):
+        if len(table.hashes):
+            suspects.update(np.searchsorted(joints, table.where(run_hashes(units, n))).tolist())
+    return [find_leaks(index, text) if place in suspects else [] for place, text in enumerate(texts)]
 
 
 def cut_leaks(index: Index, text: str) -> tuple[str, list[Leak]]:
@@ -154,7 +155,7 @@ def decontaminate_batch(
             done = "cut" if text else "drop"
         rows += [{"id": document.id, "action": done} | vars(found) for found in leaks]
         if done == "cut":
-            document.text = text
+            document.change("decontamination", text)
             document.scores["decontaminate.cut"] = float(len(leaks))
         else:
             first = leaks[0]

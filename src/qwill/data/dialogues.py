@@ -31,7 +31,7 @@ from qwill.data.decontaminate import Index, Overlap, build_index, leak, read_que
 from qwill.data.documents import Document, Reject
 from qwill.data.funnel import Account
 from qwill.data.minhash import MinHash, fast_signatures, keys_of
-from qwill.data.readers import Bad
+from qwill.data.records import Bad
 from qwill.data.registry_sources import CHATTERBOT, LLAMAFACTORY, Package
 from qwill.data.sources import merge_origins
 from qwill.data.units import hashes, split, text_key
@@ -218,12 +218,12 @@ def _read(
             text = found.content if isinstance(found, Bad) else whole_text(found)
             text = text.encode("utf-8", "replace").decode()
             document = Document(
-                id=f"{choice.name}/{prefix}{found.record:06d}",
+                id=f"{choice.name}/{prefix}{int(found.record):06d}",
                 source=choice.name,
                 register=TASKS if choice.name == TASKS else "dialogue",
                 language=language,
                 text=text,
-                raw_bytes=len(text.encode()),
+                raw_bytes=found.raw_bytes if isinstance(found, Bad) else len(text.encode()),
             )
             if isinstance(found, Bad):
                 document.reject = Reject("unreadable", "malformed", found.reason)

@@ -5,7 +5,7 @@ by which others recognise it. One chunk in, one file out, by a worker process.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from qwill.data.languages import OTHER, language
 from qwill.data.minhash import band_keys
 from qwill.data.paragraphs import pieces
 from qwill.data.quality import load_quality, score_batch
-from qwill.data.readers import Bad
+from qwill.data.records import Bad
 from qwill.data.redact import redact_batch
 from qwill.data.repair import repair
 from qwill.data.sampling import Lowest, by_hash, excerpt
@@ -50,10 +50,29 @@ class Job:
 
 def first_pass(config: CurateConfig, folder: Path, job: Job) -> int:
     """Write the chunk's file to `folder`; returns its number. Pure in (config, job): a repeated job writes the same."""
-    documents, pages = _read(job)
+    pages = dict[str, str]()
+    *_, (_, documents) = judged(config, job.block, job.choice, pages)
+    live = [d for d in documents if d.reject is None]
+    meta = {"digest": job.digest, "source": job.choice.name, "redacted": _redacted(live)}
+    meta |= _extraction(documents, pages)
+    write_chunk(chunk_path(folder, job.number), Chunk(documents, _keys(documents, config), meta))
+    return job.number
+
+
+def judged(
+    config: CurateConfig, block: Block, choice: SourceChoice, pages: dict[str, str]
+) -> Iterator[tuple[str, list[Document]]]:
+    """The block's documents after each step that looks at them one by one, with its name. They are the same objects
+    each time, changed where they are, but for a mixed page that became several. `pages` gets, by id, the beginnings of
+    the pages that text was extracted from."""
+    documents = _read(block, choice, pages)
+    yield "extract", documents
     _repair(documents)
+    yield "repair", documents
     documents = _identify(documents, config)
+    yield "language", documents
     _filter(documents, config)
+    yield "filter", documents
     live = [d for d in documents if d.reject is None]
     if config.redact is not None:
         redact_batch(live, config.redact)
@@ -61,29 +80,26 @@ def first_pass(config: CurateConfig, folder: Path, job: Job) -> int:
     for document in live:
         if not document.text.strip():
             document.drop("redact", "nothing left", 0.0)
-    meta = {"digest": job.digest, "source": job.choice.name, "redacted": _redacted(live)}
-    meta |= _extraction(documents, pages)
-    write_chunk(chunk_path(folder, job.number), Chunk(documents, _keys(documents, config), meta))
-    return job.number
+    yield "redact", documents
 
 
 def chunk_path(folder: Path, number: int) -> Path:
     return folder / f"{number:07d}.arrow"
 
 
-def _read(job: Job) -> tuple[list[Document], dict[str, str]]:
-    """The block's records as documents, and by id the beginnings of the pages that text was extracted from."""
-    documents, pages = list[Document](), dict[str, str]()
-    name, column = job.choice.name, job.choice.language or "other"
-    for record in parse(job.block, job.choice):
+def _read(block: Block, choice: SourceChoice, pages: dict[str, str]) -> list[Document]:
+    """The block's records as documents."""
+    documents = list[Document]()
+    name, column = choice.name, choice.language or "other"
+    for record in parse(block, choice):
         identity = f"{name}/{record.record}"
         if isinstance(record, Bad):
             text = record.content.encode("utf-8", "replace").decode()
-            document = Document(identity, name, job.choice.register, column, text, len(text.encode()))
+            document = Document(identity, name, choice.register, column, text, len(text.encode()))
             document.drop("unreadable", "record not readable", record.reason)
         else:
             text = record.text.encode("utf-8", "replace").decode()
-            document = Document(identity, name, job.choice.register, column, text, record.raw_bytes)
+            document = Document(identity, name, choice.register, column, text, record.raw_bytes)
             document.labels = dict(record.labels)
             if host := domain(record.labels.get("url", "")):
                 document.labels["domain"] = host
@@ -92,7 +108,7 @@ def _read(job: Job) -> tuple[list[Document], dict[str, str]]:
             if record.html is not None:
                 pages[identity] = excerpt(record.html, BEFORE)
         documents.append(document)
-    return documents, pages
+    return documents
 
 
 def _extraction(documents: Sequence[Document], pages: Mapping[str, str]) -> dict[str, Any]:

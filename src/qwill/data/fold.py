@@ -31,6 +31,12 @@ IGNORABLE = (
     (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF),
 )  # fmt: skip
 _QUOTES = {"‘": "'", "’": "'", "‛": "'", "ʼ": "'", "“": '"', "”": '"', "„": '"', "‟": '"'}
+# One for the other in some words only, where OpenCC's phrases write 明瞭 for 明了 and 傢俱 for 家具; found by
+# converting every word of jieba's dictionary to traditional by its configurations s2t, s2tw and s2hk.
+_BY_WORD = (
+    "复覆 具俱 坐座 借藉 了瞭 锺钟 背揹 钜巨 夫伕 迳径 链炼 昵暱 象像 熏薰 讬托 谘咨 苏甦 馀余 渖沈 澄澂 麹曲 侭尽 "
+    "浚濬 宁甯 戚𬭭 缐线 仿彷 檗蘗 拿拏 枪鎗 焰燄 里哩 吣唚 斫斲 镟旋"
+)
 _HAN_BLOCKS = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
 
 _IGNORED = re.compile("[" + "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in IGNORABLE) + "]")
@@ -149,6 +155,7 @@ def simplified_forms() -> dict[str, str]:
 def _pairs(simpler: dict[str, str]) -> Iterator[tuple[str, str]]:
     for table in (simpler, _single("tw2t"), _single("hk2t")):
         yield from sorted(table.items())
+    yield from ((pair[0], pair[1]) for pair in _BY_WORD.split())
 
 
 def convert(text: str, script: Literal["simplified", "traditional"]) -> str:

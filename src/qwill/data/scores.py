@@ -12,15 +12,19 @@ setting of their own; a bin that holds a threshold, of whichever language or reg
 
 from __future__ import annotations
 
+import json
 import math
+import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qwill.base.files import read_json, write_text
 from qwill.data.documents import Document
 from qwill.data.funnel import size_of
 from qwill.data.rules import Rule
@@ -249,6 +253,17 @@ class Scores:
             yield (language, register), name, bound, side, rows
 
 
+def write_scores(path: Path, stages: Sequence[Scores]) -> None:
+    """scores.json: what was counted, by each pass that measured scores of its own. Without spaces: it is long."""
+    told = {"stages": [stage.to_json() for stage in stages]}
+    write_text(path, json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def read_scores(path: Path) -> list[Scores]:
+    """What `write_scores` wrote."""
+    return [Scores.from_json(stage) for stage in read_json(path)["stages"]]
+
+
 def _described(document: Document, length: int) -> dict[str, Any]:
     reject = document.reject
     row = {
@@ -288,6 +303,6 @@ def _keys(column: Floats, cuts: Sequence[float]) -> NDArray[np.int64]:
 def _start(key: int, cuts: Sequence[float]) -> float:
     """The least value of the cell with this key."""
     place, side = divmod(key, _SIDES)
-    edge = float(np.array(abs(place) << _SHIFT, np.int64).view(np.float64))
+    (edge,) = struct.unpack("<d", (abs(place) << _SHIFT).to_bytes(8, "little"))
     edge = -edge if place < 0 else edge
     return max(edge, cuts[side - 1]) if side else edge

@@ -57,8 +57,9 @@ class CurateConfig:
     kept whole, cut to their main language, or split into a document a language. filters: families of rules in order,
     nothing for those of the language's file. limits: language → family → setting → value, laid over the language's
     file. registers: what is different for a register. exact, near, lines, substrings: duplicates. questions: files or
-    folders of evaluation questions, beside those of the input `tasks`. rejects: whether what goes is kept whole
-    (rejects.parquet), as `shown` examples of each source, language, step and reason, or only counted.
+    folders of evaluation questions, beside those of the input `tasks`. leaks: whether a document that holds one goes,
+    or the lines that do. rejects: whether what goes is kept whole (rejects.parquet), as `shown` examples of each
+    source, language, step and reason, or only counted.
     workers: processes, 0 for one a core; engine, memory_mb: these three change no byte of the corpus."""
 
     sources: list[SourceChoice] = field(default_factory=_every_source)
@@ -77,6 +78,7 @@ class CurateConfig:
     substrings: Substrings | None = None
     questions: list[str] = field(default_factory=list)
     overlap: Overlap = field(default_factory=Overlap)
+    leaks: Literal["drop", "cut"] = "drop"
     score: Scoring = field(default_factory=Scoring)
     mixture: MixSettings | None = None
     heldout: HeldOut = field(default_factory=HeldOut)

@@ -5,7 +5,6 @@ One chunk of the first pass in, one file out, by a worker process.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,16 +15,19 @@ import numpy as np
 
 from qwill.base.files import new_file
 from qwill.data.chunks import Chunk, read_chunk, read_table, write_chunk
-from qwill.data.decontaminate import Index, find_leaks, without
+from qwill.data.decontaminate import DecontaminateSettings, Index, decontaminate_batch
 from qwill.data.documents import Document
 from qwill.data.filter_rules import score_limits
 from qwill.data.first_pass import chunk_path
 from qwill.data.funnel import Account
 from qwill.data.perplexity import bits_per_byte
+from qwill.data.sampling import excerpt
 from qwill.data.scores import Scores
 from qwill.data.second_pass import Decisions, cut, read_decisions, spans
 from qwill.data.settings import CurateConfig, registers, steps
 from qwill.data.units import text_key
+
+AROUND = 150  # characters shown on each side of a leak
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,12 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
     chunk = read_chunk(chunk_path(first, number))
     decisions = _decisions(shared.decisions)
     base = int(decisions.first[number])
-    leaks = list[dict[str, Any]]()
     for row, document in enumerate(chunk.documents):
         if document.reject is None:
             _duplicate(document, base + row, decisions, shared)
         if document.reject is None:
-            _cut(document, base + row, decisions, config)
-        if document.reject is None:
-            _leak(document, _index(shared.index), config, leaks)
+            _cut(document, base + row, decisions)
+    leaks = _leaks([d for d in chunk.documents if d.reject is None], _index(shared.index), config)
     live = [d for d in chunk.documents if d.reject is None]
     if config.score.perplexity is not None:
         measured = bits_per_byte(Path(config.score.perplexity), [d.text for d in live])
@@ -85,7 +85,7 @@ def _duplicate(document: Document, row: int, decisions: Decisions, shared: Share
             return
 
 
-def _cut(document: Document, row: int, decisions: Decisions, config: CurateConfig) -> None:
+def _cut(document: Document, row: int, decisions: Decisions) -> None:
     text = document.text
     for step, cuts in (("line_duplicates", decisions.lines), ("substring_duplicates", decisions.passages)):
         # Passages were found in what is left of the lines, line ends and all.
@@ -96,18 +96,17 @@ def _cut(document: Document, row: int, decisions: Decisions, config: CurateConfi
             return
 
 
-def _leak(document: Document, index: Index, config: CurateConfig, leaks: list[dict[str, Any]]) -> None:
-    found = find_leaks(index, document.text)
-    if not found:
-        return
-    for leak in found:
-        leaks.append({"id": document.id, "language": document.language, **leak.to_json()})
-    if config.overlap.action == "cut":
-        document.change("decontamination", without(document.text, found))
-        if document.text.strip():
-            return
-    first = found[0]
-    document.drop("decontamination", "holds an evaluation question", f"{first.question}: {first.span}")
+def _leaks(documents: Sequence[Document], index: Index, config: CurateConfig) -> list[dict[str, Any]]:
+    """Drop or cut what holds evaluation questions; each leak with the text around it, for the report."""
+    before = {d.id: (d.source, d.language, d.text) for d in documents}
+    rows = decontaminate_batch(documents, index, DecontaminateSettings(config.questions, config.overlap, config.leaks))
+    for row in rows:
+        source, language, text = before[row["id"]]
+        first = max(0, row["start"] - AROUND)
+        row |= {"source": source, "language": language, "text": excerpt(text[first : row["end"] + AROUND])}
+        row |= {"action": {"drop": "dropped", "cut": "cut"}[row["action"]], "span": excerpt(row["span"])}
+        row |= {"start": row["start"] - first, "end": min(row["end"] - first, len(row["text"]))}
+    return rows
 
 
 def _thresholds(document: Document, config: CurateConfig) -> None:
@@ -150,9 +149,7 @@ def _decisions(path: Path) -> Decisions:
 
 @lru_cache(maxsize=2)
 def _index(path: Path) -> Index:
-    with open(path, "rb") as file:
-        index: Index = pickle.load(file)  # our own work file, written a moment ago by this run
-    return index
+    return Index.load(path)
 
 
 @lru_cache(maxsize=2)

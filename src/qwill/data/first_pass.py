@@ -31,7 +31,7 @@ from qwill.data.repair import repair
 from qwill.data.sampling import Lowest, by_hash, excerpt
 from qwill.data.settings import CurateConfig
 from qwill.data.sources import SourceChoice
-from qwill.data.toxicity import score_toxicity
+from qwill.data.toxicity import LISTS, score_toxicity
 from qwill.data.units import text_key
 
 PAGES = 3  # shown of each source and encoding
@@ -218,7 +218,8 @@ def _redacted(documents: Sequence[Document]) -> list[tuple[str, str, int, int]]:
 def _score(documents: Sequence[Document], config: CurateConfig) -> None:
     if config.score.toxicity:
         for document in documents:
-            document.scores["toxicity"] = score_toxicity(document.text, document.language)
+            if document.language in LISTS:
+                document.scores["toxicity"] = score_toxicity(document.text, document.language)
     if config.score.quality is not None:
         model = load_quality(Path(config.score.quality))
         codes = sorted({d.language for d in documents})

@@ -1,4 +1,4 @@
-"""The comparison of a curated with a raw corpus: what is corrupted in a sentence, what is planted, how arms are scored."""
+"""The comparison of a curated with a raw corpus: what is corrupted, what is planted, how the arms are scored."""
 
 from __future__ import annotations
 

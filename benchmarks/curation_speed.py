@@ -201,7 +201,10 @@ def measure(code: str, number: int, rounds: int, peer_python: str) -> tuple[str,
             (folder / "input" / f"{part}.jsonl").write_text("".join(rows[part::2]), encoding="utf-8")
         told: list[str] = [f"### {NAMES[code]}", ""]
         me = [sys.executable, __file__, "--work"]
-        with Worker([*me, "whole", name, code]) as ours, Worker([peer_python, str(PEER), "whole", name, code, "2"]) as peer:
+        with (
+            Worker([*me, "whole", name, code]) as ours,
+            Worker([peer_python, str(PEER), "whole", name, code, "2"]) as peer,
+        ):
             mine, theirs = ours.ask("go"), peer.ask("go")  # not counted: compilers, caches, the dictionary
             kept = [int(i) for i in theirs["kept"]]
             same = same_but_for_representatives(code, texts, mine["kept"], kept, theirs["filtered"])
@@ -211,7 +214,10 @@ def measure(code: str, number: int, rounds: int, peer_python: str) -> tuple[str,
         small.mkdir()
         shutil.copy(folder / "some.jsonl", small / "pages.jsonl")
         some = str(small / "pages.jsonl")
-        with Worker([*me, "filters", str(small), code]) as ours, Worker([peer_python, str(PEER), "filters", some, code]) as peer:
+        with (
+            Worker([*me, "filters", str(small), code]) as ours,
+            Worker([peer_python, str(PEER), "filters", some, code]) as peer,
+        ):
             if ours.ask("go")["kept"] != peer.ask("go")["kept"]:
                 raise SystemExit(f"{NAMES[code]}: the filters alone keep different documents.")
             alone = alternate(ours, peer, rounds)

@@ -40,7 +40,9 @@ def filters(code: str) -> list[Any]:
 def whole(folder: Path, code: str, workers: int) -> dict[str, Any]:
     out = folder / "datatrove"
     shutil.rmtree(out, ignore_errors=True)
-    config = MinhashConfig(HashConfig(precision=64, hash_fc="xxhash"), num_buckets=14, hashes_per_bucket=8, n_grams=5)
+    config = MinhashConfig(
+        hash_config=HashConfig(precision=64, hash_fc="xxhash"), num_buckets=14, hashes_per_bucket=8, n_grams=5
+    )
     left = JsonlReader(f"{out}/filtered", glob_pattern="*.jsonl")
     plain = {"output_filename": "${rank}.jsonl", "compression": None}
     stages = {

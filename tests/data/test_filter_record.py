@@ -13,6 +13,7 @@ from qwill.data.words import count_sentences, split_words
 # limit of 999, no word is shorter than one character, made-up English has no Chinese stop words, and a Chinese document
 # whose mean word length pleases the English limit has neither bullets nor English stop words enough.
 ONE_SIDED = {"lorem_ipsum", "curly_bracket", "empty"}
+ONCE = {"empty", "gopher_long_doc"}
 UNREACHED = {
     ("en", "zh", "short_line_ratio"),
     ("zh", "zh", "short_line_ratio"),
@@ -62,16 +63,17 @@ def test_the_record_has_values_at_every_limit_and_on_both_sides(preset: str, cod
             values = [row[name] for row in rows(code) if not math.isnan(row.get(name, math.nan))]
             fires = sum(row[f"{preset}.{family}.reason"] == rule.reason for row in rows(code))
             if (code, preset, rule.reason) not in UNREACHED:
-                assert fires >= 3, (name, rule.reason)
+                assert fires >= (1 if rule.reason in ONCE else 3), (name, rule.reason)
                 if rule.reason not in ONE_SIDED:
                     assert min(values) < rule.limit < max(values), name
                     assert rule.limit in values, name
 
 
-def test_one_document_crashes_datatrove_and_is_dropped_here() -> None:
+def test_what_crashes_datatrove_is_dropped_here() -> None:
     """Without words and with no least number of them datatrove divides by zero; here the stop words drop it."""
     crashed = [one for one in asked("en") if one.said["reason"] == "crash"]
     assert len(crashed) >= 5
     for one in crashed:
         module = MODULES[one.family]
-        assert module.decide(module.measure(one.text, one.words, one.limits), one.limits)[0] == "gopher_enough_stop_words"
+        found = module.decide(module.measure(one.text, one.words, one.limits), one.limits)
+        assert found[0] == "gopher_enough_stop_words"

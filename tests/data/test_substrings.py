@@ -16,7 +16,8 @@ from qwill.data.substrings import Substrings, anchors, fingerprints, substring_c
 SHORT = Substrings(length=10, wide_length=8)
 # Few letters, so that much is said twice; word letters, spaces, wide characters, one beyond the first plane, a mark.
 texts = st.lists(
-    st.text(alphabet="ab 天𠀀\u0301", max_size=50) | st.sampled_from(["ab ab ab ab ab ab ", "天" * 20]), max_size=5
+    st.text(alphabet="ab 天𠀀\u0301", max_size=50) | st.sampled_from(["ab ab ab ab ab ab ", "天" * 20, "b" * 40]),
+    max_size=5,
 )
 
 
@@ -129,3 +130,12 @@ def test_documents_left_out_have_no_cuts(tmp_path: Path) -> None:
     assert offsets.tolist() == [0, 0, 0, 0, 0, 1, 1] and found.tolist() == [[2, 2 + len(text)]]
     offsets, found = substring_cuts(iter([]), 3, SHORT, tmp_path)
     assert offsets.tolist() == [0, 0, 0, 0] and found.shape == (0, 2)
+
+
+@pytest.mark.parametrize("unit", ["a", "=-", "天地", "\ud800"])
+def test_a_long_line_of_the_same_is_no_trouble(unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(substrings, "_AT_ONCE", 1000)
+    told = [unit * 20_000, unit * 300]
+    (first,), second = spans(told, SHORT, tmp_path)
+    assert len(unit) * 20_000 - 20 < first[1] - first[0] < len(unit) * 20_000
+    assert sum(b - a for a, b in second) == len(told[1])

@@ -92,6 +92,7 @@ class Source:
         import heapq
 
         held: list[tuple[int, int, int]] = []  # (-hash, -place, bytes): what leaves the sample first stands first
+        broken = set[int]()  # all kept, so that none goes unnamed
         total, cut = 0, None
         plain = replace(self.choice, html=False)
         for place, item in enumerate(self._reading.items()):
@@ -101,6 +102,7 @@ class Source:
             if item.kind not in ("html", "warc"):
                 record = _PARSERS[item.kind](item.record, data, item.encoding, {}, plain, None)
                 if isinstance(record, Bad):
+                    broken.add(place)
                     continue
                 data = record.text.encode("utf-8", "surrogatepass")
             rank = (int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()), place)
@@ -111,7 +113,7 @@ class Source:
             while total > max_bytes:
                 value, at, size = heapq.heappop(held)
                 total, cut = total - size, (-value, -at)
-        return {-at for _, at, _ in held}
+        return broken | {-at for _, at, _ in held}
 
 
 def open_source(choice: SourceChoice) -> Source:

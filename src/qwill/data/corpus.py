@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -35,7 +36,7 @@ from qwill.data.documents import CorpusArtifact
 from qwill.data.filter_rules import score_limits
 from qwill.data.finish import Columns, columns, hold_out, mixture, write_parts
 from qwill.data.first_pass import Job, chunk_path, first_pass
-from qwill.data.languages import language
+from qwill.data.languages import OTHER, language
 from qwill.data.second_pass import read_decisions, second_pass
 from qwill.data.settings import CurateConfig, check, registers
 from qwill.data.sources import merge_origins
@@ -76,7 +77,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     shared = Shared(decisions, ctx.work / "questions", write_ids(chunks, ctx.work / "ids.arrow"))
     done = _third(config, ctx, first, third, shared, f"{fingerprint}-{_read_as(index)}", len(chunks), workers)
     rows = columns(done)
-    _check_languages(config, rows)
+    _check_languages(config, rows, done)
     held, choices = hold_out(config, done, rows, ctx.work, workers)
     copies, mixed = mixture(config, done, rows, held)
     with ctx.display.stage("write", 2, "files", ctx.budget_s) as bar:
@@ -159,17 +160,27 @@ def _sizes(config: CurateConfig, rows: Columns, held: Any, copies: Any, code: st
     }
 
 
-def _check_languages(config: CurateConfig, rows: Columns) -> None:
+def _check_languages(config: CurateConfig, rows: Columns, chunks: Sequence[Path]) -> None:
     found = [code for n, code in enumerate(config.languages) if (rows.live & (rows.language == n)).any()]
     missing = [code for code in config.languages if code not in found]
     if not missing or (found and not config.need_every_language):
         return
     names = " and no ".join(language(code).name for code in missing)
     advice = f"add a source of it, or set corpus.languages to [{', '.join(found)}]" if found else "see to its sources"
-    raise DataError(
-        f"the corpus has no {names} document left after curation (why each went: the same command with "
-        f"corpus.languages set to what is there writes a report); {advice}."
-    )
+    raise DataError(f"the corpus has no {names} document left after curation{_most_went(chunks, missing)}; {advice}.")
+
+
+def _most_went(chunks: Sequence[Path], codes: Sequence[str]) -> str:
+    """Why most documents of these languages, or of none, went."""
+    reasons: Counter[tuple[str, str]] = Counter()
+    for path in chunks:
+        for _, code, _, what, step, reason, documents, _ in read_meta(path)["account"]["counts"]:
+            if what == "dropped" and code in (*codes, OTHER):
+                reasons[step, reason] += documents
+    if not reasons:
+        return ""
+    (step, reason), count = min(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return f" ({count} of the {reasons.total()} that went: {step.replace('_', ' ')}, {reason.replace('_', ' ')})"
 
 
 def curate(

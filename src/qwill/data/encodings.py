@@ -27,10 +27,13 @@ _LARGER = {
 _NAMES = {"gb18030": "gb18030", "big5hkscs": "big5", "cp932": "shift_jis", "cp949": "euc-kr", "cp1252": "windows-1252"}
 _MULTIBYTE = ("gb18030", "big5hkscs", "cp932", "euc_jp", "cp949")
 _SINGLE = ("cp1252", "cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "cp874")
+# Python knows others that no page is in: idna, base64, rot13, utf-7.
+_CHARSETS = re.compile(r"utf-(?:8|16|32)(?:-[bl]e)?|gb18030|big5hkscs|euc_j\w+|cp\d+|iso8859-\d+|koi8[-_]\w|mac-\w+")
 _META = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]{2,40})""", re.IGNORECASE)
 _XML = re.compile(rb"""\A\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_.:-]{2,40})""")
 _SAMPLE = 4096  # bytes outside ASCII, with what stands between them, that candidates are scored on
 _GOOD = 0.6  # plausibility from which a declared encoding needs no comparison; text in its own has 0.5 to 1
+_KANA = re.compile("[\u3041-\u3096]")
 _HEAD = 4096  # of a page, where its declaration must stand
 
 
@@ -82,11 +85,10 @@ def codec(label: str | None) -> str | None:
         return None
     try:
         info = codecs.lookup(label.strip().replace("x-", "", 1) if label.startswith(("x-", "X-")) else label.strip())
-        if not info._is_text_encoding:
-            return None
     except (LookupError, ValueError):
         return None
-    return _LARGER.get(info.name.replace("_", "-"), _LARGER.get(info.name, info.name))
+    name = _LARGER.get(info.name.replace("_", "-"), _LARGER.get(info.name, info.name))
+    return name if _CHARSETS.fullmatch(name) else None
 
 
 def shown(name: str) -> str:
@@ -112,6 +114,8 @@ def _by_zeros(data: bytes) -> str | None:
         return "utf-32-be"
     even, odd = head[0::2].count(0), head[1::2].count(0)
     for mine, other, name in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
+        if mine > len(head) // 4 and other < mine // 8:
+            return name
         if mine >= 2 and other == 0:
             try:
                 text = head[: len(head) // 2 * 2].decode(name, "strict" if len(head) == len(data) else "ignore")
@@ -170,8 +174,10 @@ def _score(sample: bytes, name: str) -> float | None:
         # A sample may be cut inside a character, and a page may have a stray byte.
         if not text or wrong > 2 + len(text) // 2000:
             return None
-        return _plausibility(text) - 0.02 * wrong
-    return _plausibility(text)
+    score = _plausibility(text) - 0.02 * text.count("\ufffd")
+    # The Chinese and Korean sets hold kana, at the very places of EUC-JP; that a page in them is full of it is hardly so.
+    foreign = name in ("gb18030", "big5hkscs", "cp949") and len(_KANA.findall(text)) > len(text) / 10
+    return score - 0.5 if foreign else score
 
 
 def _plausibility(text: str) -> float:

@@ -6,6 +6,7 @@ of it has read), on the same version of trafilatura."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import resource
@@ -20,7 +21,7 @@ from typing import Any, Literal
 
 Way = Literal["readable", "datatrove"]
 
-SECONDS = 10.0  # of CPU a page may take
+SECONDS = 30.0  # of CPU a page may take; one that people read takes some hundredths
 MOST_DEPTH = 2000  # elements open at once; pages that people read have some dozens, libxml2 itself goes wrong deeper
 MOST_TAGS = 500_000
 SUSPECT_BYTES, SUSPECT_DEPTH = 2 << 20, 200  # beyond these a page is extracted in a process of its own
@@ -145,6 +146,7 @@ def _alone(extract: Any, page: str, seconds: float) -> str | Refused:
     if child == 0:
         try:
             os.close(reading)
+            faulthandler.disable()  # a crash here is an answer, not news
             limit = int(seconds) + 1
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

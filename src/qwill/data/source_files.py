@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, BinaryIO
 
 from qwill.base.errors import ConfigError, DataError
@@ -46,8 +46,9 @@ def find_files(path: str, who: str) -> tuple[bool, Iterator[SourceFile]]:
     """(whether `path` can name several, its files). `who` begins the message of what is raised.
 
     Raises DataError when there is nothing of that name or one file can't be opened; of many files, those that can't be
-    read are among them with their `trouble`. A folder is listed as it is walked, so a million files take the memory of
-    the fullest folder's names; a glob and a URL are listed whole."""
+    read are among them with their `trouble`. A folder is listed
+    as it is walked, so a million files take the memory of
+    the fullest folder's names; a URL is listed whole."""
     if "://" in path:
         return _remote(path, who)
     if not os.path.lexists(path) and _MAGIC & set(path):
@@ -77,7 +78,7 @@ def _walk(folder: str, prefix: str) -> Iterator[SourceFile]:
     A folder sorts as `name/`, so that all names come in the order of text."""
     try:
         with os.scandir(folder) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False), entry.is_dir()) for entry in entries]
+            found = [(entry.name, entry.is_dir(follow_symlinks=False), os.path.isdir(entry.path)) for entry in entries]
     except OSError as error:
         yield SourceFile(printable(prefix.rstrip("/")) or ".", folder, trouble=f"cannot be listed ({error.strerror})")
         return
@@ -95,17 +96,33 @@ def _walk(folder: str, prefix: str) -> Iterator[SourceFile]:
 
 def _matched(pattern: str, who: str) -> Iterator[SourceFile]:
     """What a glob matches (`**` for any folders), named from its last folder without a wildcard."""
-    fixed = []
-    for part in pattern.split("/")[:-1]:
-        if _MAGIC & set(part):
-            break
-        fixed.append(part)
-    root = "/".join(fixed)
-    paths = [path for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path)]
-    if not paths:
+    parts = pattern.split("/")
+    fixed = next(i for i, part in enumerate(parts) if _MAGIC & set(part))
+    root, matches = "/".join(parts[:fixed]), re.compile(_translated("/".join(parts[fixed:])), re.DOTALL).fullmatch
+    base = root or ("/" if pattern.startswith("/") else ".")
+    files = (file for file in _walk(base, "") if matches(os.path.relpath(file.path, base)))
+    first = next(files, None)
+    if first is None:
         raise DataError(f"{who}: no file matches {pattern}; check the pattern.")
-    names = {printable(os.path.relpath(path, root or ".")): path for path in paths}
-    return (SourceFile(name, names[name], trouble=_trouble(names[name])) for name in sorted(names))
+    return chain([first], files)
+
+
+def _translated(pattern: str) -> str:
+    """A regular expression for a glob; `*` and `?` stay inside a folder."""
+    found = ""
+    for token in re.findall(r"\*\*/|\*+|\?|\[!?\]?[^\]]*\]|.", pattern, re.DOTALL):
+        if token == "**/":
+            found += "(?:[^/]+/)*"
+        elif token[0] == "*":
+            found += ".*" if token == "**" else "[^/]*"
+        elif token == "?":
+            found += "[^/]"
+        elif token[0] == "[" and len(token) > 2:
+            negated, inner = token[1] == "!", token[1:-1].removeprefix("!").replace("\\", "\\\\")
+            found += f"[{'^/' if negated else ''}{inner}]"
+        else:
+            found += re.escape(token)
+    return found
 
 
 def _remote(url: str, who: str) -> tuple[bool, Iterator[SourceFile]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache, lru_cache
 
 # The commonest characters of running text, by the usual frequency lists: half of what stands in any page.
@@ -28,15 +29,15 @@ _PUNCTUATION = "，。、：；！？“”‘’（）《》「」『』【】�
 def _tables() -> tuple[frozenset[str], frozenset[str]]:
     """(Han characters of everyday use, Hangul syllables of everyday use): the first levels of GB 2312, Big5, and
     KS X 1001, which were drawn up by frequency."""
-    gb = bytes(b for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF) for b in (row, cell))
-    big5 = bytes(
-        b for row in range(0xA4, 0xC7) for cell in (*range(0x40, 0x7F), *range(0xA1, 0xFF)) for b in (row, cell)
-    )
-    korean = bytes(b for row in range(0xB0, 0xC9) for cell in range(0xA1, 0xFF) for b in (row, cell))
-    return (
-        frozenset(gb.decode("gb2312", "ignore") + big5.decode("big5", "ignore")),
-        frozenset(korean.decode("euc_kr", "ignore")),
-    )
+    high = range(0xA1, 0xFF)
+    han = _characters("gb2312", range(0xB0, 0xD8), high)
+    han |= _characters("big5", range(0xA4, 0xC7), (*range(0x40, 0x7F), *high))
+    return han, _characters("euc_kr", range(0xB0, 0xC9), high)
+
+
+def _characters(encoding: str, rows: Iterable[int], cells: Iterable[int]) -> frozenset[str]:
+    pairs = [bytes((row, cell)) for row in rows for cell in cells]
+    return frozenset(c for pair in pairs if (c := pair.decode(encoding, "ignore")) >= "\u4e00")
 
 
 _SCRIPTS = (

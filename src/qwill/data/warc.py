@@ -94,7 +94,7 @@ def _one(buffer: _Buffer, number: int, longest: int) -> Found:
     if whole:
         buffer.fill(size + 9)
     tail = bytes(buffer.data[size : size + 9])
-    leads_on = re.match(rb"\r?\n\r?\n(WARC/|\Z)|\r?\n?\Z|\r?\n\r?\n\r?\n?\Z", tail) is not None
+    leads_on = re.match(rb"\r?\n\r?\n|\r?\n?\Z", tail) is not None
     if whole and leads_on:
         data = bytes(buffer.data[:size])
         del buffer.data[:size]

@@ -12,6 +12,8 @@ from qwill.cli.main import main
 from qwill.data.documents import CorpusArtifact
 from qwill.data.inspection import inspect
 from qwill.data.retrace import retrace
+from qwill.workflow.recipe import load_recipe
+from qwill.workflow.summary import try_next
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,6 +97,13 @@ def test_a_document_is_read_again_and_seen_step_by_step(corpus: Path, monkeypatc
     assert short[-1].dropped[0] == rejects(corpus)["pages/empty-shop.html"]["step"]
     broken = retrace(corpus, "notes/0000005")
     assert [one.dropped and one.dropped[0] for one in broken] == ["unreadable"]
+
+
+def test_what_to_try_next_is_the_corpus(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(corpus.parents[2])
+    report, look = try_next(load_recipe(Path("examples/curate/curate.yaml")))
+    assert report == "xdg-open runs/curate-example/corpus/report.html"
+    assert main(look.split()[1:]) == 0
 
 
 def test_a_folder_without_a_recipe_gives_the_same_pages(corpus: Path) -> None:

@@ -177,8 +177,6 @@ def _without_country_code(text: str, at: int, joined: bool, regions: Sequence[st
         return None
     near = labelled or _CONTACT_NEAR.search(before[-40:]) is not None
     date = DATE.match(text, at) is not None
-    if date and not labelled:
-        return None
     for part in _candidates(text, start, at, labelled, near, date, regions):
         end = _end(text, start + len(part))
         if end is not None:

@@ -10,6 +10,7 @@ compared with and let the document go on. Decisions come from the filters with t
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -229,9 +230,9 @@ def judge(text: str, code: str, preset: str) -> dict[str, Any]:
     return said | {"text": text if dropped is None else dropped}
 
 
-def judge_all(text: str, code: str) -> dict[str, Any]:
+def judge_all(text: str, code: str, presets: Iterable[str] = tuple(PRESETS)) -> dict[str, Any]:
     """{preset.family.…: what `judge` says}; preset.text only where it is not the text given."""
-    said = {f"{preset}.{k}": v for preset in PRESETS for k, v in judge(text, code, preset).items()}
+    said = {f"{preset}.{k}": v for preset in presets for k, v in judge(text, code, preset).items()}
     return {k: v for k, v in said.items() if not (k.endswith(".text") and v == text)}
 
 
@@ -239,7 +240,8 @@ def main() -> None:
     documents, target, code = sys.argv[1:4]
     with open(documents, encoding="utf-8") as lines, open(target, "w", encoding="utf-8") as out:
         for line in lines:
-            out.write(json.dumps(judge_all(json.loads(line), code)) + "\n")
+            text, presets = json.loads(line)
+            out.write(json.dumps(judge_all(text, code, presets)) + "\n")
 
 
 if __name__ == "__main__":

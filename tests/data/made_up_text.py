@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 
 
 def _words(text: str, separator: str = " ") -> list[str]:
@@ -71,3 +72,12 @@ def altered(text: str, rng: random.Random, share: float) -> str:
 def full_width(text: str) -> str:
     """ASCII letters, digits and punctuation in their East Asian full width."""
     return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
+
+
+def copies(write: Callable[[random.Random, int], str], seed: int, count: int = 30) -> list[str]:
+    """Texts, each followed by copies of which more and more is altered: about half of them near duplicates."""
+    rng, texts = random.Random(seed), list[str]()
+    for _ in range(count):
+        own = write(rng, 12)
+        texts += [own, *(altered(own, rng, share) for share in (0.005, 0.02, 0.04, 0.06))]
+    return texts

@@ -16,7 +16,7 @@ from qwill.base.stage import StageContext
 from qwill.data import dialogue_readers as readers
 from qwill.data.conversation import Conversation, problem
 from qwill.data.dialogues import CHATTERBOT, DialogueChoice, DialoguesConfig, run
-from qwill.data.readers import Bad
+from qwill.data.records import Bad
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {}}}
@@ -101,7 +101,7 @@ def test_alpaca_with_names_filled_in() -> None:
         Conversation(1, "en", [user("Sum up.\nA long text."), assistant("Short.")]),
         Conversation(2, "zh", [user("你是谁？"), assistant("我是 Qwill，由 我们 开发。")]),
     ]
-    assert [(item.record, item.reason) for item in found[2:] if isinstance(item, Bad)] == [
+    assert [(int(item.record), item.reason) for item in found[2:] if isinstance(item, Bad)] == [
         (3, "message 2, content: empty"),
         (4, "instruction: not text"),
         (5, "a JSON str, not an object"),
@@ -131,7 +131,7 @@ def test_glaive_tool_calls_become_objects() -> None:
         [user("1+1?"), assistant("", tool_calls=[CALL]), {"role": "tool", "content": '{"sum": 2}'}, assistant("2")],
         [TOOL],
     )
-    assert [item.record for item in found if isinstance(item, Bad)] == [2, 3, 4, 5]
+    assert [int(item.record) for item in found if isinstance(item, Bad)] == [2, 3, 4, 5]
     assert "message 2, role: 'tool' where assistant" in found[2].reason  # type: ignore[union-attr]
 
 
@@ -299,7 +299,7 @@ def test_topics_of_a_package_are_read_from_its_archive(
             entry = f"conversations:\n- - What about {topic}?\n  - I like {topic}.\n"
             file.writestr(f"chatterbot_corpus/data/english/{topic}.yml", entry)
         file.writestr("chatterbot_corpus/data/german/food.yml", "conversations:\n- - Was?\n  - Ja.\n")
-    monkeypatch.setattr("qwill.data.sources.fetch_package", lambda *_, **__: archive)
+    monkeypatch.setattr("qwill.data.registry_sources.fetch_package", lambda *_, **__: archive)
     config = DialoguesConfig(sources=[DialogueChoice("chatterbot_en"), DialogueChoice("demonstrations")])
     run_stage(config, tasks, tmp_path / "out")
     rows = read(tmp_path / "out" / "train.jsonl") + read(tmp_path / "out" / "heldout.jsonl")

@@ -117,3 +117,11 @@ def test_a_line_ends_with_the_languages_own_marks() -> None:
     text = "\n".join(["أين الكتاب الذي قرأته أمس؟"] * 3)
     values = {code: measure(text, resolve_limits(language(code))["units"])["ended_lines"] for code in ("ar", "en")}
     assert values == {"ar": 1.0, "en": 0.0}
+
+
+def test_the_worked_example_of_the_documentation_is_a_language(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/en/languages.md").read_text()
+    path = tmp_path / "greek.yaml"
+    path.write_text(page.split("```yaml\n")[1].split("```")[0])
+    assert read_language(path).words == "greek"
+    assert {code for code in shipped() if f"| `{code}` |" not in page} == set()

@@ -1,7 +1,6 @@
 import io
 import json
 import zipfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 from qwill.base.errors import DataError
 from qwill.data import readers
-from qwill.data.readers import Bad, Raw
+from qwill.data.records import Bad, Raw, bad, raw
 
 
 def zipped(text: str) -> bytes:
@@ -37,10 +36,10 @@ def test_a_byte_order_mark_is_dropped_and_counted_in_offsets() -> None:
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r"))))
 def test_lines_end_at_line_feeds_only_and_keep_their_numbers(texts: list[str]) -> None:
     found = list(readers.read_lines("\r\n".join(texts).encode(), "f"))
-    want = [Raw(i, text) for i, text in enumerate(texts, start=1) if text.strip()]
+    want = [raw(i, text) for i, text in enumerate(texts, start=1) if text.strip()]
     # A byte-order mark in front of the first line belongs to the file and not to the text.
     if texts and texts[0].startswith("\ufeff"):
-        want = [Raw(r.record, r.text.removeprefix("\ufeff") if r.record == 1 else r.text) for r in want]
+        want = [raw(i, text.removeprefix("\ufeff") if i == 1 else text) for i, text in enumerate(texts, start=1)]
         want = [r for r in want if r.text.strip()]
     assert found == want
 
@@ -48,50 +47,19 @@ def test_lines_end_at_line_feeds_only_and_keep_their_numbers(texts: list[str]) -
 def test_json_lines_with_bad_records_are_read_on_and_each_is_named() -> None:
     data = b'{"text": "one"}\n\n{"text": 2}\n{"body": "x"}\n[1]\n{"text": "cut\n{"text": "two"}'
     found = list(readers.read_json_field(data, "f", "text"))
-    assert [item for item in found if isinstance(item, Raw)] == [Raw(1, "one"), Raw(7, "two")]
-    bad = {item.record: item.reason for item in found if isinstance(item, Bad)}
-    assert bad.keys() == {3, 4, 5, 6}
-    assert bad[3] == "field 'text' is a int, not text"
-    assert bad[4] == "field 'text' is missing"
-    assert bad[5] == "a JSON list, not an object"
-    assert bad[6].startswith("not JSON")
-
-
-@pytest.mark.parametrize(
-    ("unit", "documents"),
-    [
-        ("line", [(1, "a"), (2, "b"), (5, "c")]),
-        ("paragraph", [(1, "a\nb"), (5, "c")]),
-        ("file", [(1, "a\nb\n\n \nc")]),
-    ],
-)
-def test_plain_text_by_line_paragraph_or_file(unit: str, documents: list[tuple[int, str]]) -> None:
-    assert [(r.record, r.text) for r in readers.read_text(b"a\nb\n\n \nc", "f", unit)] == documents  # type: ignore
-    assert list(readers.read_text(b"\n \n", "f", unit)) == []
-
-
-def test_parquet_with_a_named_column(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"body": ["one", None, "two"], "n": [1, 2, 3]}), path)
-    assert list(readers.read_parquet(path, "body")) == [
-        Raw(1, "one"),
-        Bad(2, "column 'body' is a NoneType, not text", "None"),
-        Raw(3, "two"),
-    ]
-    with pytest.raises(DataError, match="has no column 'text'; expected one of body, n"):
-        list(readers.read_parquet(path, "text"))
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataError, match=r"a\.parquet is not readable as Parquet"):
-        list(readers.read_parquet(path, "body"))
+    assert [item for item in found if isinstance(item, Raw)] == [raw(1, "one"), raw(7, "two")]
+    reasons = {int(item.record): item.reason for item in found if isinstance(item, Bad)}
+    assert reasons.keys() == {3, 4, 5, 6}
+    assert reasons[3] == "field 'text' is a int, not text"
+    assert reasons[4] == "field 'text' is missing"
+    assert reasons[5] == "a JSON list, not an object"
+    assert reasons[6].startswith("not JSON")
 
 
 def test_passages_lose_the_traces_of_their_questions() -> None:
     rows = [{"passage": "He said ``no'' twice. CANNOTANSWER"}, {"passage": "Plain."}]
     data = "\n".join(map(json.dumps, rows)).encode()
-    assert list(readers.read_passages(data, "f")) == [Raw(1, 'He said "no" twice.'), Raw(2, "Plain.")]
+    assert list(readers.read_passages(data, "f")) == [raw(1, 'He said "no" twice.'), raw(2, "Plain.")]
 
 
 def test_paragraphs_that_ran_together_are_parted() -> None:
@@ -106,8 +74,8 @@ def test_dictionary_entries_become_readable_documents() -> None:
     entry = "晨光\t1.曙光﹐阳光。｜～很美。\r\n晨星\t1.星。2.比喻少。\r\n晨星\t1.星。2.比喻少。\r\n只有词\r\n"
     documents = list(readers.read_words(zipped(entry), "f"))
     assert documents == [
-        Bad(4, "1 columns or an empty one, 2 expected", "只有词"),
-        Raw(1, "晨光：曙光，阳光。；晨光很美。\n晨星：1.星。2.比喻少。"),
+        bad(4, "1 columns or an empty one, 2 expected", "只有词"),
+        raw(1, "晨光：曙光，阳光。；晨光很美。\n晨星：1.星。2.比喻少。"),
     ]
     many = "".join(f"词{i}\t{'很长的解释' * 10}。\n" for i in range(20))
     lengths = [len(item.text) for item in readers.read_words(zipped(many), "f") if isinstance(item, Raw)]
@@ -119,16 +87,30 @@ def test_a_character_has_a_line_for_each_reading() -> None:
     row = "丁\t一\t0\t1\t一\t丁\tSGH\t[dīng]1.天干的第四位。2.人口：人~。[zhēng]1.伐木声。\r\n"
     row += "坏\t一\t0\t1\t一\t丁\tS\t无音\r\n"
     assert list(readers.read_characters(zipped(row), "f")) == [
-        Bad(2, "gloss does not begin with a reading in brackets", "无音"),
-        Raw(1, "丁（dīng）：1.天干的第四位。2.人口：人丁。\n丁（zhēng）：伐木声。"),
+        bad(2, "gloss does not begin with a reading in brackets", "无音"),
+        raw(1, "丁（dīng）：1.天干的第四位。2.人口：人丁。\n丁（zhēng）：伐木声。"),
     ]
 
 
 def test_sayings_with_the_same_beginning_are_one() -> None:
     rows = "泥鳅跳龙门\t妄想\n泥鳅跳龙门\t痴心妄想\n泥鳅跳龙门\t妄想\n泥鳅打鼓\t乱谈\n"
-    assert list(readers.read_sayings(zipped(rows), "f")) == [Raw(1, "泥鳅跳龙门——妄想；痴心妄想。\n泥鳅打鼓——乱谈。")]
+    assert list(readers.read_sayings(zipped(rows), "f")) == [raw(1, "泥鳅跳龙门——妄想；痴心妄想。\n泥鳅打鼓——乱谈。")]
 
 
 def test_a_broken_archive_is_refused() -> None:
     with pytest.raises(DataError, match="words is not a zip archive"):
         list(readers.read_words(b"PK no", "words"))
+
+
+def test_a_poem_is_its_title_and_its_lines() -> None:
+    works = [{"title": "蜀先主庙", "author": "刘", "paragraphs": ["天地英雄气，", "千秋尚凛然。"]}, {"title": "空"}, 3]
+    found = list(readers.read_poems(json.dumps(works).encode(), "f"))
+    assert found[0] == raw(1, "蜀先主庙\n天地英雄气，\n千秋尚凛然。")
+    assert [(item.record, item.reason) for item in found[1:] if isinstance(item, Bad)] == [
+        ("0000002", "no list of paragraphs"),
+        ("0000003", "no list of paragraphs"),
+    ]
+    one = json.dumps({"chapter": "大學", "paragraphs": ["大學之道"]}).encode()
+    assert list(readers.read_poems(one, "f")) == [raw(1, "大學\n大學之道")]
+    with pytest.raises(DataError, match="f is not JSON"):
+        list(readers.read_poems(b"[" * 100_000, "f"))

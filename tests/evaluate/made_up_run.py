@@ -8,7 +8,7 @@ from typing import Any
 from qwill.base.artifact import seal
 from qwill.base.files import write_json, write_jsonl
 from qwill.data.documents import Document, Reject
-from qwill.data.funnel import Funnel
+from qwill.data.funnel import Account
 from qwill.evaluate.arena_battles import hold_battles, rate
 from qwill.evaluate.results import ResultsConfig, grade
 from qwill.evaluate.scores import summarise
@@ -134,7 +134,7 @@ def training(stage: str, number: int, rng: random.Random) -> dict[str, Any]:
 
 def funnel() -> dict[str, Any]:
     """What curation would count: five sources, one of them of the wrong language in parts, every filter at work."""
-    account = Funnel()
+    account = Account()
     kept = []
     for source, language, documents, size in (
         ("boolq", "en", 1220, 587), ("quac", "en", 100, 2650), ("jionlp", "zh", 3600, 340),

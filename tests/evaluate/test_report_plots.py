@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwill.base.numbers import percent, short
 from qwill.evaluate.plots import (
     WIDTH,
     Bar,
@@ -18,8 +19,6 @@ from qwill.evaluate.plots import (
     interval_chart,
     line_chart,
     nice_ticks,
-    percent,
-    short,
     thin,
 )
 

@@ -115,10 +115,18 @@ def test_grading_uses_the_verifier() -> None:
     assert row["correct"] == [True, False, False] and row["model"] == "sft"
 
 
-def test_a_corpus_of_one_language_is_refused(tmp_path: Path) -> None:
+def test_documents_of_every_language_of_the_corpus_are_taken(tmp_path: Path) -> None:
     path = tmp_path / "heldout.parquet"
-    parquet.write_table(pyarrow.table({"text": ["a"], "language": ["en"]}), path)
-    with pytest.raises(DataError, match=r"heldout\.parquet has no document in 'zh'"):
+    rows = [("ar", "ا"), ("zh", "一"), ("en", "a"), ("ar", "ب"), ("zh", "二"), ("zh", "三"), ("fr", "é")]
+    parquet.write_table(pyarrow.table({"text": [t for _, t in rows], "language": [c for c, _ in rows]}), path)
+    found = heldout_documents(path, 2)
+    assert list(found.items()) == [("en", ["a"]), ("zh", ["一", "二"]), ("ar", ["ا", "ب"]), ("fr", ["é"])]
+
+
+def test_a_corpus_without_held_out_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "heldout.parquet"
+    parquet.write_table(pyarrow.table({"text": pyarrow.array([], pyarrow.string()), "language": []}), path)
+    with pytest.raises(DataError, match=r"heldout\.parquet has no document"):
         heldout_documents(path, 5)
 
 

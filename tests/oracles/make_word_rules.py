@@ -1,4 +1,4 @@
-"""Records spaCy's tokenizer tables as src/qwill/data/word_rules.json: regular expressions and special cases by language.
+"""Records spaCy's tokenizer tables, expressions and special cases by language, as src/qwill/data/word_rules.json.
 
 requirements: spacy==3.8.18
 
@@ -29,6 +29,8 @@ CLASSES = {
     "hyphens": char_classes.HYPHENS,
     "punctuation": char_classes.PUNCT,
 }
+# The part of an address that names a user. It is any text before an @, and matched so, in linear time, by us.
+USER = r"(?:\S+(?::\S*)?@)?"
 
 
 def shortened(pattern: str) -> str:
@@ -63,9 +65,10 @@ def main() -> None:
             missing = set(base["cases"]) - set(found["cases"])
             found["cases"] = sorted(set(found["cases"]) - set(base["cases"]))
             found["without"] = sorted(missing)
-    url = spacy.blank("xx").Defaults.url_match.__self__.pattern
-    classes = dict(CLASSES)
-    everything = {"classes": classes, "address": shortened(url), "rules": recorded}
+    url = shortened(spacy.blank("xx").Defaults.url_match.__self__.pattern)
+    protocol, host = url.split(USER)
+    assert protocol == r"(?u)^(?:(?:[\w\+\-\.]{2,})://)?" and host.endswith("$")
+    everything = {"classes": CLASSES, "protocol": r"[\w\+\-\.]{2,}://", "host": host, "rules": recorded}
     everything["sentence_ends"] = "".join(Sentencizer.default_punct_chars)
     target = Path(__file__).parents[2] / "src" / "qwill" / "data" / "word_rules.json"
     target.write_text(json.dumps(everything, ensure_ascii=False, indent=0) + "\n")

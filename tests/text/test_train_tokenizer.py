@@ -1,6 +1,7 @@
 """The stage `tokenizer`: equal shares of the languages, the same result every time, honest figures."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -67,8 +68,9 @@ def test_the_stage_writes_a_tokenizer_and_its_figures(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(ctx.out)
     stats = json.loads((ctx.out / "stats.json").read_text())
     assert stats["vocab_size"] == tokenizer.vocab_size == metrics["vocab_size"] == 330
-    tokens = len(tokenizer.encode(CHINESE[0])) + len(tokenizer.encode(CHINESE[1]))
-    characters = len(CHINESE[0]) + len(CHINESE[1])
+    ids = [*tokenizer.encode(CHINESE[0]), *tokenizer.encode(CHINESE[1])]
+    tokens, characters = len(ids), len(CHINESE[0]) + len(CHINESE[1])
+    entropy = sum(-math.log2(ids.count(token) / tokens) for token in ids)
     assert stats["languages"]["zh"] == {
         "documents": 2,
         "characters": characters,
@@ -76,7 +78,9 @@ def test_the_stage_writes_a_tokenizer_and_its_figures(tmp_path: Path) -> None:
         "tokens": tokens,
         "characters_per_token": round(characters / tokens, 4),
         "bytes_per_token": round(3 * characters / tokens, 4),
+        "bits_per_byte": round(entropy / (3 * characters), 4),
     }
+    assert metrics["bits_per_byte"] == {code: row["bits_per_byte"] for code, row in stats["languages"].items()}
     assert metrics["characters_per_token_zh"] == stats["languages"]["zh"]["characters_per_token"] > 1
     assert stats["sample_bytes"]["en"] == stats["sample_bytes"]["zh"] > 0
 

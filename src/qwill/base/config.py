@@ -115,14 +115,20 @@ def parse(cls: type[T], mapping: Any, where: str) -> T:
 # For settings that came after recipes with their section had been made: `field(default=…, metadata=LATER)`. While one
 # stands at its default, `to_dict` leaves it out, so that those recipes keep their ids; the default is what they did.
 LATER = {"later": True}
+# For settings of how work is spread over a machine, which change no byte of the result: never in `to_dict`.
+SPREAD = {"spread": True}
 
 
 def to_dict(value: Any) -> Any:
-    """Plain JSON types of a configuration, every default included but those of LATER settings."""
+    """Plain JSON types of a configuration, every default included but those of LATER settings; none of SPREAD."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        new = {f.name for f in dataclasses.fields(value) if f.metadata.get("later") and given[f.name] == f.default}
-        return {name: to_dict(v) for name, v in given.items() if name not in new}
+        out = {
+            f.name
+            for f in dataclasses.fields(value)
+            if f.metadata.get("spread") or (f.metadata.get("later") and given[f.name] == f.default)
+        }
+        return {name: to_dict(v) for name, v in given.items() if name not in out}
     if isinstance(value, Mapping):
         return {str(k): to_dict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 NUMERIC = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow")
-CURATION = ("ftfy", "py3langid")
+CURATION = ("ftfy", "py3langid", "jieba", "rjieba", "opencc", "phonenumbers", "trafilatura", "xxhash")
 
 
 def numeric_libraries(own: Sequence[str] = ()) -> dict[str, str]:

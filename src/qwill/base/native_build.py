@@ -11,16 +11,21 @@ import shutil
 import subprocess
 import tempfile
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 FLAGS = ["-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
 
 
 def _openmp_runtime() -> list[str]:
-    """Linker arguments for the OpenMP runtime that torch has loaded: two runtimes would fight over the cores."""
-    import torch
+    """Linker arguments for the OpenMP runtime that torch has loaded, or will: two runtimes would fight over the cores.
 
-    roots = [Path(torch.__file__).parent / "lib", Path(torch.__file__).parent.parent / "torch.libs"]
+    Torch is found and not imported, which a worker that only reads text need not wait for."""
+    found_torch = find_spec("torch")
+    if found_torch is None or found_torch.origin is None:
+        return []
+    torch = Path(found_torch.origin).parent
+    roots = [torch / "lib", torch.parent / "torch.libs"]
     found = [p for root in roots if root.is_dir() for p in sorted(root.glob("libgomp*.so*"))]
     return [str(found[0])] if found else []
 
@@ -33,9 +38,7 @@ def _processor() -> str:
         return platform.processor() + platform.machine()
 
 
-def compile_library(
-    source: str, package: str, *headers: tuple[str, str], threads: bool = True
-) -> ctypes.CDLL | None:
+def compile_library(source: str, package: str, *headers: tuple[str, str], threads: bool = True) -> ctypes.CDLL | None:
     """The library of `source` (a file inside `package`), from the cache or compiled now; None without a compiler.
 
     `headers`: (file, package) of those that it includes. `threads`: it uses OpenMP, which loads torch for its runtime.

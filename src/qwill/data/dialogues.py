@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,19 +17,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qwill.base.config import nearest
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import write_json, write_jsonl, write_text
 from qwill.base.packages import list_members, open_member
 from qwill.base.stage import StageContext
 from qwill.data import dialogue_readers as readers
+from qwill.data.clusters import exact_duplicates, near_duplicates
 from qwill.data.conversation import Conversation, user_texts, whole_text
 from qwill.data.decontaminate import Index, Overlap, build_index, leak, read_questions
-from qwill.data.dedup import Duplicate, NearDuplicates, exact_duplicates, near_duplicates
 from qwill.data.documents import Document, Reject
-from qwill.data.funnel import Funnel
-from qwill.data.readers import Bad
-from qwill.data.sources import CHATTERBOT, LLAMAFACTORY, Package, merge_origins
+from qwill.data.funnel import Account
+from qwill.data.minhash import MinHash, fast_signatures, keys_of
+from qwill.data.records import Bad
+from qwill.data.registry_sources import CHATTERBOT, LLAMAFACTORY, Package
+from qwill.data.sources import merge_origins
 from qwill.data.units import hashes, split, text_key
 
 STEPS = ("unreadable", "length", "exact_duplicates", "near_duplicates", "decontamination", "mixture")
@@ -115,7 +120,7 @@ class DialoguesConfig:
     author: dict[str, str] = field(default_factory=_authors)
     max_bytes: int = 4000
     heldout_share: float = 0.03
-    near: NearDuplicates = field(default_factory=lambda: NearDuplicates(similarity=0.9))
+    near: MinHash = field(default_factory=lambda: MinHash(bands=20, rows=6, mode="fast", verify=0.9))
     overlap: Overlap = field(default_factory=Overlap)
     rejects: int = 5
 
@@ -165,7 +170,7 @@ def run(config: DialoguesConfig, ctx: StageContext) -> dict[str, Any]:
         {question.key for question in questions if question.key is not None},
         {question.text for question in questions},
     )
-    funnel = Funnel(STEPS)
+    funnel = Account(STEPS, config.rejects)
     rows, origins = list[_Row](), list[dict[str, Any]]()
     with ctx.display.stage("dialogues", len(config.sources), "sources", ctx.budget_s) as bar:
         for number, choice in enumerate(_checked(config.sources), start=1):
@@ -187,7 +192,7 @@ def run(config: DialoguesConfig, ctx: StageContext) -> dict[str, Any]:
         lines = (json.dumps(_record(row), ensure_ascii=False) for row in chosen)
         write_text(ctx.out / f"{part}.jsonl", "".join(line + "\n" for line in lines))
     write_json(ctx.out / "funnel.json", account)
-    write_jsonl(ctx.out / "rejects.jsonl", funnel.sample(config.rejects))
+    write_jsonl(ctx.out / "rejects.jsonl", funnel.sample())
     write_json(ctx.out / "sources.json", merge_origins(origins))
     return {f"{part}_conversations": len(chosen) for part, chosen in parts.items()}
 
@@ -203,7 +208,7 @@ def _checked(choices: Sequence[DialogueChoice]) -> Sequence[DialogueChoice]:
 
 
 def _read(
-    choice: DialogueChoice, config: DialoguesConfig, tasks: Path, funnel: Funnel, origins: list[dict[str, Any]]
+    choice: DialogueChoice, config: DialoguesConfig, tasks: Path, funnel: Account, origins: list[dict[str, Any]]
 ) -> list[_Row]:
     """The well-formed conversations of one source; its malformed ones go to the funnel."""
     rows = list[_Row]()
@@ -213,12 +218,12 @@ def _read(
             text = found.content if isinstance(found, Bad) else whole_text(found)
             text = text.encode("utf-8", "replace").decode()
             document = Document(
-                id=f"{choice.name}/{prefix}{found.record:06d}",
+                id=f"{choice.name}/{prefix}{int(found.record):06d}",
                 source=choice.name,
                 register=TASKS if choice.name == TASKS else "dialogue",
                 language=language,
                 text=text,
-                raw_bytes=len(text.encode()),
+                raw_bytes=found.raw_bytes if isinstance(found, Bad) else len(text.encode()),
             )
             if isinstance(found, Bad):
                 document.reject = Reject("unreadable", "malformed", found.reason)
@@ -265,7 +270,7 @@ def _open(
         yield prefix, source.language, partial(source.reader, **arguments)(open_member(archive, member), where)
 
 
-def _drop(rows: list[_Row], funnel: Funnel, rejects: Mapping[int, Reject]) -> list[_Row]:
+def _drop(rows: list[_Row], funnel: Account, rejects: Mapping[int, Reject]) -> list[_Row]:
     for i, reject in sorted(rejects.items()):
         funnel.drop(replace(rows[i].document, reject=reject))
     return [row for i, row in enumerate(rows) if i not in rejects]
@@ -281,21 +286,27 @@ def _duplicates(rows: Sequence[_Row], config: DialoguesConfig) -> dict[int, Reje
 
     Equal means letter for letter: `3 - 2` and `3 + 2` have the same units. Generated tasks are alike on purpose.
     """
+    if not rows:
+        return {}
     ids = [row.document.id for row in rows]
-    same = exact_duplicates([row.document.text.encode() for row in rows], ids)
-    gone = {duplicate.index for duplicate in same}
-    rest = [i for i, row in enumerate(rows) if i not in gone and not row.generated]
-    units = [hashes(split(rows[i].document.text)) for i in rest]
-    near = near_duplicates(units, [ids[i] for i in rest], config.near)
-    near = [Duplicate(rest[d.index], rest[d.kept], d.similarity) for d in near]
-    return {
-        d.index: Reject(step, reason, f"{d.similarity:.2f} like {ids[d.kept]}")
-        for step, reason, found in (
-            ("exact_duplicates", "same conversation", same),
-            ("near_duplicates", "nearly the same", near),
-        )
-        for d in found
-    }
+    sizes = np.array([row.document.bytes for row in rows], dtype=np.int64)
+    quality = np.zeros(len(rows), dtype=np.float32)
+    keys = [hashlib.blake2b(row.document.text.encode(), digest_size=16).digest() for row in rows]
+    found: dict[int, Reject] = {}
+    with tempfile.TemporaryDirectory() as name:
+        same = exact_duplicates([np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)], quality, sizes, Path(name))
+        for i in same.gone().tolist():
+            like = f"1.00 like {ids[same.representative[i]]}"
+            found[i] = Reject("exact_duplicates", "same conversation", like)
+        units = [hashes(split(row.document.text)) for row in rows]
+        offsets = np.cumsum([0, *map(len, units)])
+        signatures, has = fast_signatures(np.concatenate([*units, hashes([])]), offsets, config.near)
+        has &= [i not in found and not row.generated for i, row in enumerate(rows)]
+        near = near_duplicates([keys_of(signatures, has, config.near)], quality, sizes, config.near, Path(name))
+        for i in near.gone().tolist():
+            like = f"{near.similarity[i]:.2f} like {ids[near.representative[i]]}"
+            found[i] = Reject("near_duplicates", "nearly the same", like)
+    return found
 
 
 def _leaks(rows: Sequence[_Row], heldout: _HeldOut) -> dict[int, Reject]:

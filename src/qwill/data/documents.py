@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwill.base.errors import DataError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 SPLITS = ("train", "heldout")
-SCORES = ("language_score", "units", "mean_length", "alphanumeric", "duplicated")
+ROW_GROUP = 8192  # documents of a finished corpus that are written, and read, at once
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Reject:
 @dataclass
 class Document:
     """One document. `language` is the column of the funnel that counts it: the identified language, or where
-    none was identified that of its source. `raw_bytes` are those read, before repair, and `repaired` says
-    whether that changed anything; `scores` has the keys SCORES."""
+    none was identified that of its source. `raw_bytes` are those read, before extraction and repair, and `repaired`
+    says whether that changed anything. `scores` holds every measured value by the name `family.rule`, `labels` what
+    is known besides (url, encoding, …), `changed` the bytes that each step added (less than 0: took away)."""
 
     id: str
     source: str
@@ -37,24 +41,28 @@ class Document:
     raw_bytes: int
     repaired: bool = False
     scores: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
     reject: Reject | None = None
+
+    def change(self, step: str, text: str) -> None:
+        """Take `text`, and note under `step` how many bytes that adds."""
+        if text != self.text:
+            before = self.bytes
+            self.text = text
+            self.changed[step] = self.changed.get(step, 0) + self.bytes - before
+
+    def drop(self, step: str, reason: str, value: float | str) -> None:
+        self.reject = Reject(step, reason, value)
 
     @property
     def bytes(self) -> int:
         return len(self.text.encode("utf-8", "surrogatepass"))
 
-    def to_row(self) -> dict[str, Any]:
-        return vars(self) | {"reject": vars(self.reject) if self.reject else None}
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Document:
-        reject = Reject(**row["reject"]) if row["reject"] else None
-        return cls(**{**row, "reject": reject})
-
 
 @dataclass(frozen=True)
 class Record:
-    """One document of a finished corpus."""
+    """One document of a finished corpus; `copies` is how often the mixture wants it read."""
 
     id: str
     text: str
@@ -62,6 +70,8 @@ class Record:
     language: str
     register: str
     scores: dict[str, float]
+    labels: dict[str, str] = field(default_factory=dict)
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,8 @@ class CorpusArtifact:
         with pq.ParquetFile(self.path / f"{split}.parquet") as file:
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
-                    yield Record(**row)
+                    scores = {name: value for name, value in row.pop("scores").items() if value is not None}
+                    yield Record(**{**row, "labels": dict(row.get("labels") or ())}, scores=scores)
 
     def __iter__(self) -> Iterator[Record]:
         for split in SPLITS:
@@ -99,23 +110,16 @@ class CorpusArtifact:
         return result
 
 
-def write_parquet(path: Path, documents: Sequence[Document]) -> None:
-    """Columns id, text, source, language, register, scores (struct of doubles). Equal documents give equal
-    bytes: fixed codec, level, row groups and version; nothing of the writing machine or time goes in."""
+def corpus_schema(scores: Sequence[str]) -> pa.Schema:
+    """Columns id, text, source, language, register, scores (struct of doubles), labels (map), copies."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    scores = pa.struct([(name, pa.float64()) for name in SCORES])
-    names = ("id", "text", "source", "language", "register")
-    columns = {name: pa.array([getattr(d, name) for d in documents], pa.string()) for name in names}
-    columns["scores"] = pa.array([d.scores for d in documents], scores)
-    pq.write_table(
-        pa.table(columns),
-        path,
-        row_group_size=8192,
-        version="2.6",
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=["source", "language", "register"],
-        store_schema=False,
+    texts = [(name, pa.string()) for name in ("id", "text", "source", "language", "register")]
+    return pa.schema(
+        [
+            *texts,
+            ("scores", pa.struct([(name, pa.float64()) for name in scores])),
+            ("labels", pa.map_(pa.string(), pa.string())),
+            ("copies", pa.int32()),
+        ]
     )

@@ -49,7 +49,8 @@ def resolve_limits(language: Language, register: str = "", overrides: Overrides 
     """
     layers: list[tuple[str, Mapping[str, Mapping[str, object]]]] = [
         (f"language {language.code}", language.limits),
-        *((f"limits.{name}", (overrides or {}).get(name, {})) for name in (EVERY_REGISTER, register) if name),
+        (f"limits.{language.code}", (overrides or {}).get(EVERY_REGISTER, {})),
+        (f"registers.{register}.limits.{language.code}", (overrides or {}).get(register, {}) if register else {}),
     ]
     resolved: dict[str, object] = {name: settings() for name, settings in SETTINGS.items()}
     resolved["gopher_quality"] = gopher_quality.GopherQuality(stop_words=language.stop_words)
@@ -68,7 +69,7 @@ def _changed(limits: object, settings: Mapping[str, object], where: str) -> obje
     hints = get_type_hints(type(limits))
     for name in settings:
         if name not in hints:
-            raise ConfigError(f"{where}: {nearest(name, list(hints))}")
+            raise ConfigError(f"{where}.{name} is not a setting; {nearest(name, list(hints))}")
     changed = {name: convert(hints[name], value, f"{where}.{name}") for name, value in settings.items()}
     return dataclasses.replace(limits, **changed)  # type: ignore[type-var]
 
@@ -135,8 +136,11 @@ def judge_batch(
     texts: Sequence[str], language: Language, families: Sequence[str], limits: Mapping[str, object]
 ) -> list[Verdict]:
     """What the families say about each text of a language. `limits` is from `resolve_limits`."""
+    from qwill.data import native_filters
     from qwill.data.words import count_sentences, split_words
 
+    if native_filters.suits(language.words, families, limits):
+        return [native_filters.judge(text, families, limits, language.words) for text in texts]
     return [
         judge(
             text,

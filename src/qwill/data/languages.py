@@ -6,7 +6,7 @@ file wherever a code may stand. A limit that a file does not set is the family's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import as_file, files
@@ -32,8 +32,8 @@ class Language:
     stop_words: the commonest words, of which running text has a few. language_score: least posterior (0..1) of
     identification. labels: what the classifier py3langid calls the language and its varieties; [] for one that it does
     not know, which then is told by its script alone; left out, it is the code. families: the filters, in order.
-    minhash_n_grams: words a shingle of near-duplicate search. limits: by family, what differs from the published English
-    thresholds."""
+    minhash_n_grams: words a shingle of near-duplicate search. limits: by family, what differs from the published
+    English thresholds."""
 
     code: str
     name: str
@@ -101,6 +101,18 @@ def language(code: str) -> Language:
         )
     with as_file(files("qwill.data").joinpath("languages", f"{code}.yaml")) as path:
         return read_language(path)
+
+
+def in_order(codes: Iterable[str]) -> list[str]:
+    """Codes as reports show them: English and Chinese first, the rest in alphabetical order."""
+    return sorted(codes, key=lambda code: (code != "en", code != "zh", code))
+
+
+def name_of(code: str, chinese: bool = False) -> str:
+    """A language's name in English (or Chinese); its code where it is one of the user's own."""
+    if code not in shipped():
+        return code
+    return language(code).name_zh if chinese else language(code).name
 
 
 def languages(codes: Sequence[str]) -> list[Language]:

@@ -17,7 +17,7 @@ from typing import Any
 from qwill.base.native_build import compile_library
 from qwill.data.affix_words import affixes, cut_chunk, kind, put_together, tables
 
-SOURCES = ("words.c", "measures.c", "chinese.c")
+SOURCES = ("words.c", "measures.c", "chinese.c", "units.c")
 SPACE_AFTER, BLANK = 4, 8  # as in words.c
 CASE, CHANGES = 1, 2
 MOST_MEMO = 256 << 20  # bytes of one rule's memo; then it starts anew
@@ -34,6 +34,7 @@ _SIGNATURES = {
                    "repetition": "pppipp:", "n_grams": "ppppipipip:", "quality": "ppippippipp:",
                    "lines_of": "pppipipp:", "c4_lines": "ppippppp:"},
     "chinese.c": {"jieba_new": "pippp:p", "jieba_cut": "pppipp:i"},
+    "units.c": {"hash_units": "pippp:i"},
 }  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def character_classes() -> tuple[bytes, int]:
         np.frombuffer(bytes(map(test, every)), np.uint8) for test in (str.isspace, str.isalpha, str.isdecimal)
     )
     classes = blank | letter << 2 | digit << 4
-    for c in np.flatnonzero(blank):
+    for c in np.flatnonzero(blank).tolist():
         classes[c] |= 2 * (len(f"a{chr(c)}b".splitlines()) == 2)
     classes[[ord(c) for c in SYMBOLS]] |= 8
     # What reads it looks for ASCII phrases; a lower case of several characters can't be a part of those.
@@ -101,7 +102,10 @@ def code_points(text: str) -> bytes:
 class Space(threading.local):
     """Work space of a thread, grown to the longest text so far: bounds and marks of words, missing chunks, results."""
 
-    room = 0
+    def __init__(self) -> None:
+        self.room = 0
+        self.arrays: dict[str, Any] = {}
+        self.at: dict[str, int] = {}
 
     def grow(self, size: int) -> None:
         """Room for `size` words and pieces."""
@@ -117,7 +121,7 @@ class Space(threading.local):
             "missing": np.empty(2 * _MISSING, np.int64),
             "out": np.empty(64, np.int64),
         }
-        self.at = {name: array.ctypes.data for name, array in self.arrays.items()}
+        self.at = {name: int(array.ctypes.data) for name, array in self.arrays.items()}
 
 
 space = Space()
@@ -147,14 +151,13 @@ class Memo:
 
     def learn(self, chunk: str) -> None:
         """Add a chunk as the definition cuts it."""
-        rules = affixes(self.rule)
-        words = cut_chunk(chunk, rules)
-        spaced = [False] * len(words)
-        self._add(chunk, words, CHANGES if put_together(words, spaced, rules) else 0)
+        self._add(chunk, cut_chunk(chunk, affixes(self.rule)), 0)
 
     def _add(self, chunk: str, words: list[str], flags: int) -> None:
         call = functions()
         assert call is not None
+        if put_together(words, [False] * len(words), affixes(self.rule)):
+            flags |= CHANGES
         ends, at = [], 0
         for word in words:
             at += len(word)

@@ -11,31 +11,14 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from qwill.base.errors import DataError
+from qwill.data.records import Bad, Raw, bad, raw
 
+Reader = Callable[[bytes, str], Iterator[Raw | Bad]]
 ENTRY_CHARACTERS = 320  # dictionary entries are joined into documents of about this length
-
-
-@dataclass(frozen=True)
-class Raw:
-    """One document as it was found: `record` is its line (from 1) in the file, for one document of many lines
-    the first."""
-
-    record: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A record that could not be read, and why."""
-
-    record: int
-    reason: str
-    content: str
 
 
 def decode(data: bytes, where: str) -> str:
@@ -62,46 +45,7 @@ def read_lines(data: bytes, where: str) -> Iterator[Raw | Bad]:
     """Plain text, one document a line; empty lines are not documents."""
     for number, line in lines(data, where):
         if line.strip():
-            yield Raw(number, line)
-
-
-def read_text(data: bytes, where: str, unit: str) -> Iterator[Raw | Bad]:
-    """Plain text whose documents are its lines, its paragraphs (parted by empty lines) or the whole file."""
-    if unit == "line":
-        yield from read_lines(data, where)
-        return
-    first, held = 1, list[str]()
-    for number, line in [*lines(data, where), (0, "")]:
-        ends = not line.strip() and (unit == "paragraph" or number == 0)
-        if not ends:
-            first = first if held else number
-            held.append(line)
-        elif "".join(held).strip():
-            yield Raw(first, "\n".join(held))
-            held = []
-
-
-def read_parquet(path: Path, field: str) -> Iterator[Raw | Bad]:
-    """Parquet whose column `field` holds the documents. Raises DataError for a file or column that is not
-    there."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not readable as Parquet ({error}); check that it arrived whole.") from None
-    with file:
-        if field not in file.schema_arrow.names:
-            raise DataError(f"{path} has no column {field!r}; expected one of {', '.join(file.schema_arrow.names)}.")
-        number = 0
-        for batch in file.iter_batches(columns=[field]):
-            for value in batch.column(0).to_pylist():
-                number += 1
-                if isinstance(value, str):
-                    yield Raw(number, value)
-                else:
-                    yield Bad(number, f"column {field!r} is a {type(value).__name__}, not text", str(value))
+            yield raw(number, line)
 
 
 def json_rows(data: bytes, where: str) -> Iterator[tuple[int, dict[str, object]] | Bad]:
@@ -112,12 +56,15 @@ def json_rows(data: bytes, where: str) -> Iterator[tuple[int, dict[str, object]]
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            yield Bad(number, f"not JSON ({error.msg} at column {error.colno})", line)
+            yield bad(number, f"not JSON ({error.msg} at column {error.colno})", line)
+            continue
+        except (ValueError, RecursionError):
+            yield bad(number, "JSON with a number too long or nested too deep to be read", line)
             continue
         if isinstance(row, dict):
             yield number, row
         else:
-            yield Bad(number, f"a JSON {type(row).__name__}, not an object", line)
+            yield bad(number, f"a JSON {type(row).__name__}, not an object", line)
 
 
 def read_json_field(data: bytes, where: str, field: str) -> Iterator[Raw | Bad]:
@@ -129,10 +76,14 @@ def read_json_field(data: bytes, where: str, field: str) -> Iterator[Raw | Bad]:
         number, row = item
         text = row.get(field)
         if isinstance(text, str):
-            yield Raw(number, text)
+            yield raw(number, text)
         else:
             found = "missing" if field not in row else f"a {type(text).__name__}, not text"
-            yield Bad(number, f"field {field!r} is {found}", json.dumps(row, ensure_ascii=False))
+            yield bad(number, f"field {field!r} is {found}", json.dumps(row, ensure_ascii=False))
+
+
+def _with_text(item: Raw, text: str) -> Raw:
+    return replace(item, text=text, raw_bytes=len(text.encode("utf-8", "surrogatepass")))
 
 
 def read_passages(data: bytes, where: str) -> Iterator[Raw | Bad]:
@@ -146,7 +97,7 @@ def read_passages(data: bytes, where: str) -> Iterator[Raw | Bad]:
             yield item
         else:
             text = item.text.removesuffix("CANNOTANSWER").rstrip()
-            yield Raw(item.record, text.replace("``", '"').replace("''", '"'))
+            yield _with_text(item, text.replace("``", '"').replace("''", '"'))
 
 
 _LOST_BREAK = re.compile(r"(?<=[a-z)][.!?])(?=[A-Z][a-z])")
@@ -159,7 +110,7 @@ def read_wiki_demo(data: bytes, where: str) -> Iterator[Raw | Bad]:
     The paragraph break is put back where a sentence's end touches the next sentence's capital.
     """
     for item in read_lines(data, where):
-        yield item if isinstance(item, Bad) else Raw(item.record, _LOST_BREAK.sub("\n", item.text))
+        yield item if isinstance(item, Bad) else _with_text(item, _LOST_BREAK.sub("\n", item.text))
 
 
 def _zipped(data: bytes, where: str) -> tuple[bytes, str]:
@@ -181,7 +132,7 @@ def _table(data: bytes, where: str, columns: int) -> Iterator[tuple[int, list[st
         if len(cells) == columns and cells[0] and cells[-1]:
             yield number, cells
         else:
-            yield Bad(number, f"{len(cells)} columns or an empty one, {columns} expected", line)
+            yield bad(number, f"{len(cells)} columns or an empty one, {columns} expected", line)
 
 
 def _joined(entries: Iterator[tuple[int, str] | Bad], size: int = ENTRY_CHARACTERS) -> Iterator[Raw | Bad]:
@@ -202,10 +153,10 @@ def _joined(entries: Iterator[tuple[int, str] | Bad], size: int = ENTRY_CHARACTE
         held.append(entry)
         length += len(entry)
         if length >= size:
-            yield Raw(first, "\n".join(held))
+            yield raw(first, "\n".join(held))
             first, held, length = 0, [], 0
     if held:
-        yield Raw(first, "\n".join(held))
+        yield raw(first, "\n".join(held))
 
 
 _HEADWORD = re.compile(r"(?<![0-9])[~～]")
@@ -260,7 +211,7 @@ def read_characters(data: bytes, where: str) -> Iterator[Raw | Bad]:
             character = cells[0]
             parts = _READING.split(cells[-1])
             if len(parts) < 3 or parts[0].strip():
-                yield Bad(number, "gloss does not begin with a reading in brackets", cells[-1])
+                yield bad(number, "gloss does not begin with a reading in brackets", cells[-1])
                 continue
             readings = zip(parts[1::2], parts[2::2], strict=True)
             yield number, "\n".join(f"{character}（{sound}）：{_gloss(character, gloss)}" for sound, gloss in readings)
@@ -292,3 +243,21 @@ def read_sayings(data: bytes, where: str) -> Iterator[Raw | Bad]:
             yield first, f"{riddle}——{'；'.join(answers)}。"
 
     return _joined(entries())
+
+
+def read_poems(data: bytes, where: str) -> Iterator[Raw | Bad]:
+    """A JSON file of chinese-poetry: a list of works (or one) with a title or chapter and paragraphs.
+
+    A work is a document: its title, then a line for each paragraph. Raises DataError for a file that is no JSON."""
+    try:
+        works = json.loads(decode(data, where))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({error}); fetch the package again.") from None
+    for number, work in enumerate(works if isinstance(works, list) else [works], start=1):
+        paragraphs = work.get("paragraphs") if isinstance(work, dict) else None
+        if not isinstance(paragraphs, list) or not all(isinstance(part, str) for part in paragraphs):
+            yield bad(number, "no list of paragraphs", json.dumps(work, ensure_ascii=False))
+            continue
+        heading = work.get("title") or work.get("chapter") or work.get("rhythmic") or ""
+        text = "\n".join(part for part in [str(heading), *paragraphs] if part.strip())
+        yield raw(number, text) if paragraphs else bad(number, "a work without text", json.dumps(work))

@@ -140,7 +140,7 @@ def redact_batch(documents: Iterable[Document], settings: RedactSettings) -> dic
     total: dict[str, Counter[str]] = {}
     for document in documents:
         result = redact(document.text, settings.kinds, document.language, settings.replacement, settings.regions)
-        document.text = result.text
+        document.change("redact", result.text)
         document.scores.update({f"redact.{kind}": float(count) for kind, count in result.counts.items()})
         if result.counts:
             total.setdefault(document.language, Counter()).update(result.counts)

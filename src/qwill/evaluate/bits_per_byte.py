@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from qwill.model.batch import Batch
+from qwill.evaluate.statistics import student_quantile
+from qwill.model.text_bits import text_bits
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 
@@ -35,16 +36,6 @@ class Compression:
         return float(math.sqrt(residual.var(ddof=1) / n) / self.bytes_.mean())
 
 
-def windows(length: int, width: int) -> list[tuple[int, int, int]]:
-    """(first, last + 1, first scored) of overlapping windows: all but the first have width/2 tokens of context."""
-    out = [(0, min(width, length), 0)]
-    while out[-1][1] < length:
-        end = min(out[-1][1] + width // 2, length)
-        out.append((end - width, end, out[-1][1]))
-    return out
-
-
-@torch.inference_mode()
 def bits_per_byte(
     model: Transformer,
     tokenizer: Tokenizer,
@@ -53,29 +44,51 @@ def bits_per_byte(
     batch_tokens: int = 8192,
     progress: Callable[[int], None] | None = None,
 ) -> Compression:
-    """Score each text from its `<|endoftext|>` on; texts longer than `width` in windows that overlap by half.
+    """`text_bits` of each text, beside its size. `progress` gets the number of bytes done."""
+    sizes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
 
-    The end of a document is not scored, as it is not a byte of it. `progress` gets the number of bytes done.
-    """
-    end_id = tokenizer.special("<|endoftext|>")
-    streams = [torch.tensor([end_id, *ids]) for ids in tokenizer.encode_batch(list(texts))]
-    jobs = [(d, *w) for d, s in enumerate(streams) for w in windows(len(s) - 1, width) if len(s) > 1]
-    jobs.sort(key=lambda j: (j[1] - j[2], j[0], j[1]))
-    bits, sizes = np.zeros(len(texts)), np.array([len(t.encode()) for t in texts], dtype=np.float64)
-    # Windows overlap, so bytes are counted by the share of the work.
-    done, whole = 0, sum(b - a for _, a, b, _ in jobs)
-    while jobs:
-        part, size = [], 0
-        while jobs and size + jobs[0][2] - jobs[0][1] <= max(batch_tokens, width):
-            part.append(jobs.pop(0))
-            size += part[-1][2] - part[-1][1]
-        batch = Batch.pack([streams[d][a:b] for d, a, b, _ in part])
-        targets = torch.cat([streams[d][a + 1 : b + 1] for d, a, b, _ in part])
-        hidden = model(batch).hidden_ND
-        _, loss_N = model.cross_entropy(hidden, targets, torch.ones(len(targets)))
-        for (d, a, _, first), losses in zip(part, loss_N.split([b - a for _, a, b, _ in part]), strict=True):
-            bits[d] += float(losses[first - a :].double().sum()) / math.log(2)
-        done += size
+    def tell(share: float) -> None:
         if progress is not None:
-            progress(int(sizes.sum() * done / whole))
-    return Compression(bits, sizes)
+            progress(int(sizes.sum() * share))
+
+    return Compression(text_bits(model, tokenizer, texts, width, batch_tokens, tell), sizes)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Bits per byte of b minus those of a, above 0 where a is better: over all seeds, with two 95 % intervals: over
+    documents (seeds averaged), and over seeds (Student's t of each seed's own gain; NaN for one seed)."""
+
+    gain: float
+    lower: float
+    upper: float
+    seeds_lower: float
+    seeds_upper: float
+    of_each_seed: list[float]
+
+
+def paired_gain(bits_a: NDArray[np.float64], bits_b: NDArray[np.float64], bytes_: NDArray[np.float64]) -> Gain:
+    """What `a` gains over `b` on the same documents: bits [seeds, documents] of each, bytes [documents].
+
+    The gain is a ratio of sums, its interval over documents that of the ratio estimator (Cochran, Sampling Techniques,
+    §6.4) of each document's difference, averaged over seeds: what makes a document hard for both cancels.
+    """
+    saved_SD = bits_b - bits_a
+    documents = saved_SD.shape[1]
+    saved_D, size = saved_SD.mean(0), float(bytes_.sum())
+    gain = float(saved_D.sum() / size)
+    of_each = (saved_SD.sum(1) / size).tolist()
+    half = math.nan
+    if documents > 1:
+        error = math.sqrt((saved_D - gain * bytes_).var(ddof=1) * documents) / size
+        half = student_quantile(0.95, documents - 1) * error
+    return Gain(gain, gain - half, gain + half, *over_seeds(of_each), of_each)
+
+
+def over_seeds(values: list[float]) -> tuple[float, float]:
+    """95 % Student-t interval of the mean of one number a seed; NaN for one seed."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return math.nan, math.nan
+    half = student_quantile(0.95, count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return mean - half, mean + half

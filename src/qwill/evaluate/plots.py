@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from qwill.base.numbers import short
+
 WIDTH = 340
 MOST_POINTS = 240
 
@@ -50,20 +52,6 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
-
-
-def short(value: float) -> str:
-    """A number for an axis: 1200 → 1.2k, 0.25 → 0.25, 3.0 → 3."""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{suffix}"
-    return f"{value:.3g}"
-
-
-def percent(value: float) -> str:
-    """Whole percents; a tenth more where they would say all or nothing and it is not so."""
-    shown = f"{100 * value:.0f}"
-    return f"{100 * value:.1f} %" if shown in ("0", "100") and value not in (0, 1) else f"{shown} %"
 
 
 def thin(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:

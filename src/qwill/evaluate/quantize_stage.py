@@ -70,8 +70,8 @@ def run(config: QuantizeConfig, ctx: StageContext) -> dict[str, Any]:
         "times_smaller": round(cost["original"]["bytes"] / cost["quantized"]["bytes"], 3),
         **{
             f"{key}_change": {
-                language: round(cost["quantized"][key][language] - cost["original"][key][language], 5)
-                for language in LANGUAGES
+                language: round(cost["quantized"][key][language] - before, 5)
+                for language, before in cost["original"][key].items()
             }
             for key in ("bits_per_byte", "accuracy")
         },
@@ -97,14 +97,16 @@ def _measure(
         asked = [task for task in tasks if task["language"] == language][: config.problems]
         with ctx.display.stage(f"{side}, {language}", len(asked), "problem", budget_s=ctx.budget_s) as bar:
             prompts = [task["prompt"] for task in asked]
+
             def show(finished: int, _: int, bar: Bar = bar) -> None:
                 bar.update(finished)
 
             replies = reply_to(model, tokenizer, prompts, greedy, slots=config.slots, progress=show)
             right = sum(verify(task, reply) for task, [reply] in zip(asked, replies, strict=True))
             accuracy[language] = right / len(asked)
-            bits[language] = bits_per_byte(model, tokenizer, documents[language], config.window).bits_per_byte
-            bar.update(len(asked), right=right, bits_per_byte=bits[language])
+            bar.update(len(asked), right=right)
+    for language, texts in documents.items():
+        bits[language] = bits_per_byte(model, tokenizer, texts, config.window).bits_per_byte
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     measured = {"bytes": size, "accuracy": accuracy, "bits_per_byte": bits, "problems": len(asked)}
     write_json(done, measured)

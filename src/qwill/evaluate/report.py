@@ -52,7 +52,8 @@ def page(context: Mapping[str, Any]) -> str:
     template = environment.from_string((here / "report.html.jinja").read_text(encoding="utf-8"))
     from markupsafe import Markup
 
-    css = Markup((here / "report.css").read_text(encoding="utf-8"))
+    look = resources.files("qwill.base") / "page.css", here / "report.css"
+    css = Markup("".join(file.read_text(encoding="utf-8") for file in look))
     return template.render(css=css, **context)
 
 

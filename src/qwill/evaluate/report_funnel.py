@@ -3,30 +3,34 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwill.evaluate.plots import percent
-from qwill.evaluate.report_views import LANGUAGE_NAMES, LANGUAGES, View, megabytes
+from qwill.base.numbers import megabytes, percent
+from qwill.data.languages import name_of
+from qwill.evaluate.report_views import View, named
 
 
 def funnel_view(funnel: Mapping[str, Any], rejects: Sequence[Mapping[str, Any]], shown: int) -> View:
     """From the corpus's funnel.json, and up to `shown` of its sampled rejects, a few of each reason."""
     parts = []
-    for code, name in LANGUAGES:
-        steps = funnel["languages"].get(code, [])
+    kept_languages = {code for code, steps in funnel["languages"].items() if steps and steps[-1]["documents"]}
+    for code, name in named(kept_languages):
+        steps = funnel["languages"][code]
         if steps:
             raw, kept = steps[0]["bytes"], steps[-1]["bytes"]
             summary = f"{megabytes(raw)} raw, {megabytes(kept)} kept ({percent(kept / max(raw, 1))})."
             rows = [_funnel_step(step, raw) for step in steps]
             part = {"code": code, "name": name, "bytes": kept, "size": megabytes(kept), "summary": summary}
             parts.append(part | {"steps": rows})
-    others = [steps[0]["documents"] for code, steps in funnel["languages"].items() if code not in LANGUAGE_NAMES]
+    others = [
+        steps[0]["documents"] for code, steps in funnel["languages"].items() if steps and code not in kept_languages
+    ]
     return {
         "languages": parts,
         "size": megabytes(sum(part["bytes"] for part in parts)),
-        "others": f"{sum(others):,} documents in no single language of these two were dropped." if sum(others) else "",
+        "others": f"{sum(others):,} documents in none of these languages were dropped." if sum(others) else "",
         "sources": [
             {
                 "source": source,
-                "language": LANGUAGE_NAMES.get(code, code),
+                "language": name_of(code),
                 "code": code,
                 "raw": f"{steps[0]['documents']:,} · {megabytes(steps[0]['bytes'])}",
                 "kept": f"{steps[-1]['documents']:,} · {megabytes(steps[-1]['bytes'])}",
@@ -68,7 +72,7 @@ def sampled_rejects(rejects: Sequence[Mapping[str, Any]], shown: int) -> list[Vi
             if len(rows) > depth and len(views) < shown:
                 text = " ".join(str(rows[depth].get("text", "")).split())
                 language = rows[depth].get("language")
-                named = (LANGUAGE_NAMES.get(str(language), ""), step.replace("_", " "), reason.replace("_", " "))
+                named = (name_of(str(language)), step.replace("_", " "), reason.replace("_", " "))
                 why = " · ".join(part for part in named if part)
                 views.append({"why": why, "language": language, "text": text[:280] + ("…" if len(text) > 280 else "")})
         depth += 1

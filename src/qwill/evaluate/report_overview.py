@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from qwill.evaluate.plots import percent, short
-from qwill.evaluate.report_views import BASELINES, LANGUAGES, points
+from qwill.base.numbers import percent, short
+from qwill.data.languages import name_of
+from qwill.evaluate.report_views import BASELINES, LANGUAGES, named, points
 
 if TYPE_CHECKING:
     from qwill.base.artifact import Manifest
-
-CHINESE_NAMES = {"en": "英文", "zh": "中文"}
 
 
 def overview(
@@ -38,10 +37,10 @@ def _tile(what: str, number: str, unit: str, note: str) -> dict[str, str]:
 
 def _compression_tile(compression: Mapping[str, Any]) -> dict[str, str]:
     model = compression["model"]
-    number = " · ".join(f"{model[code]:.2f}" for code, _ in LANGUAGES if code in model)
-    names = " · ".join(name for code, name in LANGUAGES if code in model)
+    number = " · ".join(f"{model[code]:.2f}" for code, _ in named(model))
+    names = " · ".join(name for _, name in named(model))
     xz = compression.get("xz", {})
-    beside = " · ".join(f"{xz[code]:.2f}" for code, _ in LANGUAGES if code in xz)
+    beside = " · ".join(f"{xz[code]:.2f}" for code, _ in named(model) if code in xz)
     note = names + (f"; xz needs {beside}" if beside else "")
     return _tile("Bits per byte, unseen text", number, "", note)
 
@@ -73,13 +72,14 @@ def _sentences(
         english.append(f"A small Qwen3 {kind}{size}, made from nothing but text in one run.")
         chinese.append(f"一个只有 {short(total)} 参数的 Qwen3 {kind_zh}模型，在一次运行中从零训练而成。")
     else:
-        english.append("A small bilingual model, made from nothing but text in one run.")
-        chinese.append("一个小型双语模型，在一次运行中从零训练而成。")
+        english.append("A small model, made from nothing but text in one run.")
+        chinese.append("一个小型模型，在一次运行中从零训练而成。")
     if funnel and funnel["languages"]:
-        sizes = " and ".join(f"{part['size']} of {part['name']}" for part in funnel["languages"])
+        *most, last = [f"{part['size']} of {part['name']}" for part in funnel["languages"]]
+        sizes = ", ".join(most) + " and " + last if most else last
         english.append(f"Its corpus is {sizes}.")
         chinese.append(
-            "语料：" + "，".join(f"{CHINESE_NAMES[p['code']]} {p['size']}" for p in funnel["languages"]) + "。"
+            "语料：" + "，".join(f"{name_of(p['code'], chinese=True)} {p['size']}" for p in funnel["languages"]) + "。"
         )
     if compression := found["compression"]:
         baselines = [key for key, _ in BASELINES[1:] if key in compression]
@@ -88,7 +88,7 @@ def _sentences(
             model[code] < compression[key][code] for key in baselines for code in model if code in compression[key]
         )
         if wins:
-            english.append("It predicts unseen text in both languages in fewer bits than every baseline here.")
+            english.append("It predicts unseen text in every language in fewer bits than every baseline here.")
             chinese.append("它预测未见文本所需的比特数少于此处所有基线。")
     return " ".join(english), "".join(chinese)
 

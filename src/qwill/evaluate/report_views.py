@@ -3,11 +3,13 @@
 A view is a plain dict that report.html.jinja lays out; nothing here knows HTML beyond the SVG of plots.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
+from qwill.base.numbers import megabytes, percent
+from qwill.data.languages import in_order, name_of
 from qwill.evaluate.plots import (
     Bar,
     Estimate,
@@ -16,11 +18,9 @@ from qwill.evaluate.plots import (
     heat_map,
     interval_chart,
     line_chart,
-    percent,
 )
 
-LANGUAGES = (("en", "English"), ("zh", "Chinese"))
-LANGUAGE_NAMES = dict(LANGUAGES)
+LANGUAGES = (("en", "English"), ("zh", "Chinese"))  # in which problems are set; text may be in more
 BASELINES = (
     ("model", "this model"),
     ("xz", "xz"),
@@ -38,12 +38,9 @@ CURVES = (
 View = dict[str, Any]
 
 
-def megabytes(size: float) -> str:
-    """Bytes in decimal units, as people compare file sizes."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= limit:
-            return f"{size / limit:.1f} {unit}"
-    return f"{size:.0f} B"
+def named(codes: Iterable[str]) -> list[tuple[str, str]]:
+    """(code, name) of languages, English and Chinese first."""
+    return [(code, name_of(code)) for code in in_order(codes)]
 
 
 def whole(value: float) -> str:
@@ -62,9 +59,7 @@ def p_text(p_value: float) -> str:
 def tokenizer_view(stats: Mapping[str, Any]) -> View:
     """From the tokenizer's stats.json."""
     languages = stats["languages"]
-    bars = [
-        Bar(LANGUAGE_NAMES.get(code, code), row["characters_per_token"], f"s-{code}") for code, row in languages.items()
-    ]
+    bars = [Bar(name, languages[code]["characters_per_token"], f"s-{code}") for code, name in named(languages)]
     shares = stats.get("vocabulary_by_script", {})
     return {
         "vocab_size": stats["vocab_size"],
@@ -72,12 +67,15 @@ def tokenizer_view(stats: Mapping[str, Any]) -> View:
         "scripts": [(name, f"{share:.1%}") for name, share in sorted(shares.items(), key=lambda item: -item[1])],
         "rows": [
             {
-                "name": LANGUAGE_NAMES.get(code, code),
-                "characters": f"{row['characters']:,.0f}",
-                "tokens": f"{row['tokens']:,.0f}",
-                "bytes_per_token": f"{row['bytes_per_token']:.2f}",
+                "name": name,
+                "characters": f"{languages[code]['characters']:,.0f}",
+                "tokens": f"{languages[code]['tokens']:,.0f}",
+                "bytes_per_token": f"{languages[code]['bytes_per_token']:.2f}",
+                "bits_per_byte": f"{languages[code]['bits_per_byte']:.3f}"
+                if "bits_per_byte" in languages[code]
+                else "–",
             }
-            for code, row in languages.items()
+            for code, name in named(languages)
         ],
     }
 
@@ -97,11 +95,8 @@ def training_view(trainings: Mapping[str, Mapping[str, Any]]) -> list[View]:
             if series:
                 legend = [(s.name, s.css) for s in series if s.name]
                 plots.append(_figure(title, line_chart(f"{stage}: {title}", series, "step", unit), legend))
-        validation = [
-            Series(name, _validation(training, code), f"s-{code}")
-            for code, name in LANGUAGES
-            if _validation(training, code)
-        ]
+        scored = {code for entry in training.get("validation", [])[:-1] for code in entry.get("bits_per_byte", {})}
+        validation = [Series(name, _validation(training, code), f"s-{code}") for code, name in named(scored)]
         if validation:
             chart = line_chart(f"{stage}: bits per byte of held-out text", validation, "step", "bits per byte")
             plots.append(_figure("held-out bits per byte while training", chart, [(s.name, s.css) for s in validation]))
@@ -142,7 +137,7 @@ def experts_view(trainings: Mapping[str, Mapping[str, Any]]) -> list[View]:
 def compression_view(compression: Mapping[str, Any]) -> View:
     """Bits per byte of the base model beside the baselines, from compression.json."""
     panels, sentences = [], []
-    for code, name in LANGUAGES:
+    for code, name in named(compression.get("model", {})):
         found = [(label, compression[key][code], key) for key, label in BASELINES if code in compression.get(key, {})]
         if not found or found[0][2] != "model":
             continue
@@ -193,6 +188,8 @@ def accuracy_view(summary: Mapping[str, Any]) -> View:
     greedy = summary["accuracy"]
     table = _family_table(summary)
     words = [FAMILY_WORDS[row["family"]] for row in table]
+    bits = {model: cells for model, cells in summary.get("bits_per_byte", {}).items() if model in models}
+    texts = named({code for cells in bits.values() for code in cells})
     figures = [
         _interval_figure(
             "greedy: one answer, the model's most likely",
@@ -219,10 +216,11 @@ def accuracy_view(summary: Mapping[str, Any]) -> View:
         "families": table,
         "asked": {"en": ", ".join(en for en, _ in words), "zh": "、".join(zh for _, zh in words)},
         "models": models,
+        "languages": texts,
         "bits": [
-            {"model": model, "cells": [_bits(summary["bits_per_byte"][model].get(code)) for code, _ in LANGUAGES]}
+            {"model": model, "cells": [_bits(bits[model].get(code)) for code, _ in texts]}
             for model in models
-            if model in summary.get("bits_per_byte", {})
+            if model in bits
         ],
     }
 
@@ -254,7 +252,7 @@ def _comparison(pair: Mapping[str, Any]) -> View:
         "before": pair["before"],
         "after": pair["after"],
         "code": pair["language"],
-        "language": LANGUAGE_NAMES.get(pair["language"], pair["language"]),
+        "language": name_of(pair["language"]),
         "gained": pair["gained"],
         "lost": pair["lost"],
         "points": points(pair["difference"]),
@@ -356,10 +354,9 @@ def cost_view(cost: Mapping[str, Any]) -> list[View]:
     if "bytes" in before:
         change = f"{before['bytes'] / max(after['bytes'], 1):.2f} × smaller"
         rows.append(_cost("size on disk", megabytes(before["bytes"]), megabytes(after["bytes"]), change))
-    for code, name in LANGUAGES:
-        if code in before.get("bits_per_byte", {}):
-            a, b = before["bits_per_byte"][code], after["bits_per_byte"][code]
-            rows.append(_cost(f"bits per byte, {name}", f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}".replace("-", "−")))
+    for code, name in named(before.get("bits_per_byte", {})):
+        a, b = before["bits_per_byte"][code], after["bits_per_byte"][code]
+        rows.append(_cost(f"bits per byte, {name}", f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}".replace("-", "−")))
     for code, name in LANGUAGES:
         if code in before.get("accuracy", {}):
             a, b = before["accuracy"][code], after["accuracy"][code]

@@ -160,31 +160,32 @@ def _examine(
             )
     documents = heldout_documents(ctx.inputs["corpus"] / "heldout.parquet", config.heldout_documents)
     bits = {}
-    for language in LANGUAGES:
-        found = bits_per_byte(model, tokenizer, documents[language], config.window)
+    for language, texts in documents.items():
+        found = bits_per_byte(model, tokenizer, texts, config.window)
         bits[language] = {
             "value": found.bits_per_byte,
             # One document gives no standard error, and NaN is no JSON.
-            "stderr": found.stderr if len(documents[language]) > 1 else None,
-            "documents": len(documents[language]),
+            "stderr": found.stderr if len(texts) > 1 else None,
+            "documents": len(texts),
         }
     rows.append({"model": name, "kind": "bits_per_byte", "bits_per_byte": bits})
     return rows
 
 
 def heldout_documents(path: Path, count: int) -> dict[str, list[str]]:
-    """The first `count` texts of each language in a corpus file. DataError when a language has none."""
+    """The first `count` texts of each language in a corpus file, English and Chinese first. DataError for none."""
     from pyarrow import parquet
 
+    from qwill.data.languages import in_order
+
     table = parquet.read_table(path, columns=["text", "language"])
-    texts: dict[str, list[str]] = {language: [] for language in LANGUAGES}
+    texts: dict[str, list[str]] = {}
     for text, language in zip(table["text"].to_pylist(), table["language"].to_pylist(), strict=True):
-        if language in texts and len(texts[language]) < count:
-            texts[language].append(text)
-    for language, found in texts.items():
-        if not found:
-            raise DataError(f"{path} has no document in '{language}'; curate a corpus with both languages.")
-    return texts
+        if len(own := texts.setdefault(language, [])) < count:
+            own.append(text)
+    if not texts:
+        raise DataError(f"{path} has no document; curate a corpus that holds some text out.")
+    return {language: texts[language] for language in in_order(texts)}
 
 
 def _check(config: ResultsConfig, inputs: Mapping[str, Path]) -> None:

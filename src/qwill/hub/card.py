@@ -11,10 +11,10 @@ from typing import Any
 
 from qwill.base.artifact import Manifest, need_manifest
 from qwill.base.files import read_json, write_text
+from qwill.data.languages import in_order, name_of
 from qwill.hub.headline import spelled
 from qwill.hub.lineage import source_name
 
-LANGUAGES = {"en": "English", "zh": "Chinese"}
 DONE = {
     "base": "It was pretrained from scratch and has not been taught to follow instructions.",
     "sft": "It was pretrained from scratch and fine-tuned on instructions and generated tasks.",
@@ -52,10 +52,29 @@ def _front(manifest: Manifest) -> str:
     # Hugging Face reads this block; the licence is that of the weights only where every source agrees, so it is not
     # claimed here.
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    lines += ["language:", "- en", "- zh", "license: other", "tags:", "- qwen3", "- qwill", "---"]
+    lines += [
+        "language:",
+        *(f"- {code}" for code in _languages(manifest)),
+        "license: other",
+        "tags:",
+        "- qwen3",
+        "- qwill",
+        "---",
+    ]
     if manifest.stage == "int8":
         lines.insert(-1, "- compressed-tensors")
     return "\n".join(lines)
+
+
+def _languages(manifest: Manifest) -> list[str]:
+    """Codes of the languages that the model was measured in, English and Chinese where nothing is told."""
+    measured = manifest.metrics.get("bits_per_byte")
+    return in_order(measured) if isinstance(measured, Mapping) and measured else ["en", "zh"]
+
+
+def _spoken(manifest: Manifest) -> str:
+    *most, last = map(name_of, _languages(manifest))
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _what(folder: Path, manifest: Manifest) -> str:
@@ -65,7 +84,7 @@ def _what(folder: Path, manifest: Manifest) -> str:
         shape += f", {config['num_experts']} experts of which {config.get('num_experts_per_tok')} work on a token"
     done = DONE.get(manifest.stage, "")
     return (
-        f"A small `{config.get('model_type')}` language model for English and Chinese ({shape}, vocabulary "
+        f"A small `{config.get('model_type')}` language model for {_spoken(manifest)} ({shape}, vocabulary "
         f"{config.get('vocab_size'):,}). {done}\n\nIt shows the whole life of a model on one small machine: it has "
         "read little, knows little, and states false things with confidence. Use it to learn and to test tools, not to "
         "answer questions."
@@ -81,7 +100,7 @@ def _accuracy(manifest: Manifest, summary: Mapping[str, Any]) -> str:
     for language, families in sorted(scores.items()):
         score = families["all"]
         interval = f"{score['lower']:.1%} to {score['upper']:.1%}"
-        name = LANGUAGES.get(language, language)
+        name = name_of(language)
         lines.append(f"| {name} | {score['total']:,} | {score['accuracy']:.1%} | {interval} |")
     return "\n".join(lines)
 
@@ -94,7 +113,7 @@ def _cost(folder: Path) -> str:
     rows = [("size of the weights, bytes", before["bytes"], after["bytes"])]
     for key, what in (("bits_per_byte", "bits per byte"), ("accuracy", "problems solved")):
         for language in sorted(before[key]):
-            rows.append((f"{what}, {LANGUAGES.get(language, language)}", before[key][language], after[key][language]))
+            rows.append((f"{what}, {name_of(language)}", before[key][language], after[key][language]))
     run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     if speeds := run.get("tokens_per_second"):
         rows.append(("tokens per second (where it was made)", speeds["original"], speeds["quantized"]))
@@ -106,7 +125,7 @@ def _metrics(manifest: Manifest) -> str:
     rows = []
     for name, value in manifest.metrics.items():
         if isinstance(value, Mapping):
-            rows += [(f"{name}, {LANGUAGES.get(k, k)}", v) for k, v in value.items()]
+            rows += [(f"{name}, {name_of(k)}", v) for k, v in value.items()]
         else:
             rows.append((name, value))
     if not rows:

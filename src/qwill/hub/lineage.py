@@ -164,7 +164,8 @@ def _check_artifact(ancestor: Ancestor) -> Check:
 def _check_source(name: str, source: dict[str, Any]) -> Check:
     packages = cache_folder() / "packages"
     pattern = f"{source['name']}-{source.get('version', '')}"
-    archives = [p for folder in (pattern, f"{pattern}-sdist") for p in sorted((packages / folder).glob("[!.]*"))]
+    folders = [packages / f"{pattern}{registry}" for registry in ("", "-sdist", "-debian", "-npm")]
+    archives = [path for folder in folders for path in sorted(folder.glob("[!.]*"))]
     expected = source.get("sha256")
     if not archives or not expected:
         return Check(f"package {name}", False, ())

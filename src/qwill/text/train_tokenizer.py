@@ -1,12 +1,14 @@
 """Stage `tokenizer`: a byte-level BPE vocabulary trained on the corpus, or the real Qwen3 vocabulary.
 
-English and Chinese weigh the same in training: as many bytes of the one as of the other, whatever the
-corpus holds.
+All languages weigh the same in training: as many bytes of the one as of the other, whatever the corpus
+holds.
 """
 
 import json
+import math
 import random
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +76,8 @@ def run(config: TokenizerConfig, ctx: "StageContext") -> dict[str, Any]:
     }
     write_json(ctx.out / "stats.json", stats)
     headline = {f"characters_per_token_{name}": row["characters_per_token"] for name, row in languages.items()}
-    return {"vocab_size": tokenizer.vocab_size, **headline}
+    bits = {name: row["bits_per_byte"] for name, row in languages.items()}
+    return {"vocab_size": tokenizer.vocab_size, **headline, "bits_per_byte": bits}
 
 
 def train(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -133,28 +136,39 @@ def choose_sample(path: Path, languages: list[str], limit: int, seed: int) -> tu
 
 
 def measure(tokenizer: "Tokenizer", path: Path, display: "Display") -> dict[str, dict[str, float]]:
-    """Characters, UTF-8 bytes and tokens of a corpus file for each language, and how many go into a token."""
+    """Characters, UTF-8 bytes and tokens of a corpus file for each language, and how many go into a token.
+
+    `bits_per_byte`: of a code that knows how frequent each token is in this text of this language and nothing of its
+    neighbours (the entropy of order 0). A model with this vocabulary should need far fewer.
+    """
     totals: dict[str, dict[str, float]] = {}
+    used: dict[str, Counter[int]] = {}
     with display.stage("tokenizer: held-out text", _count(path), "documents") as bar:
         for done, (text, language) in enumerate(_rows(path), start=1):
             row = totals.setdefault(language, {"documents": 0, "characters": 0, "bytes": 0, "tokens": 0})
             row["documents"] += 1
             row["characters"] += len(text)
             row["bytes"] += len(text.encode("utf-8", errors="replace"))
-            row["tokens"] += len(tokenizer.encode(text))
+            ids = tokenizer.encode(text)
+            row["tokens"] += len(ids)
+            used.setdefault(language, Counter()).update(ids)
             bar.update(done)
-    for row in totals.values():
+    for language, row in totals.items():
         tokens = max(row["tokens"], 1)
         row["characters_per_token"] = round(row["characters"] / tokens, 4)
         row["bytes_per_token"] = round(row["bytes"] / tokens, 4)
+        bits = -sum(count * math.log2(count / tokens) for count in used[language].values())
+        row["bits_per_byte"] = round(bits / max(row["bytes"], 1), 4)
     if not totals:
         raise DataError(f"{path} holds no documents, so the tokenizer can't be measured; add sources to the corpus.")
     return dict(sorted(totals.items()))
 
 
 def vocabulary_by_script(tokenizer: "Tokenizer") -> dict[str, float]:
-    """Share of the ids by what they spell; the shares sum to 1."""
-    counts = dict.fromkeys(("latin", "han", "other letters", "digits, marks and spaces", "parts of characters"), 0)
+    """Share of the ids by what they spell; the shares sum to 1. Scripts but Latin and Han are there if they occur."""
+    counts = Counter(
+        dict.fromkeys(("latin", "han", "other letters", "digits, marks and spaces", "parts of characters"), 0)
+    )
     special = set(tokenizer.specials.values())
     for token_id in range(tokenizer.vocab_size):
         if token_id not in special:
@@ -163,16 +177,22 @@ def vocabulary_by_script(tokenizer: "Tokenizer") -> dict[str, float]:
     return {name: round(count / tokenizer.vocab_size, 6) for name, count in counts.items()}
 
 
+# The names of Unicode's letters begin with their script; the first that a token holds counts.
+_SCRIPTS: dict[str, tuple[str, ...]] = {"han": ("CJK",), "kana": ("HIRAGANA", "KATAKANA")}
+_SCRIPTS |= {
+    name: (name.upper(),) for name in ("hangul", "arabic", "hebrew", "cyrillic", "greek", "thai", "devanagari", "latin")
+}
+
+
 def _script(token: bytes) -> str:
     try:
         text = token.decode("utf-8")
     except UnicodeDecodeError:
         return "parts of characters"
     names = [unicodedata.name(character, "") for character in text if character.isalpha()]
-    if any(name.startswith("CJK") for name in names):
-        return "han"
-    if any(name.startswith("LATIN") for name in names):
-        return "latin"
+    for script, beginnings in _SCRIPTS.items():
+        if any(name.startswith(beginnings) for name in names):
+            return script
     return "other letters" if names else "digits, marks and spaces"
 
 

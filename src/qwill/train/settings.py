@@ -157,6 +157,20 @@ class PretrainConfig:
             raise ConfigError(f"context is {self.context}; expected at least row_tokens ({self.row_tokens}).")
 
 
+@dataclass(frozen=True)
+class ProxyConfig:
+    """A small dense model and its step, for runs that are compared with each other (train/proxy.py)."""
+
+    depth: int = 2
+    batch_rows: int = 8
+    row_tokens: int = 128
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        need_positive(self, "depth", "batch_rows", "row_tokens")
+
+
 def _finetuning() -> OptimizerConfig:
     return OptimizerConfig(learning_rate=1e-3, matrix_rate=0.01)
 

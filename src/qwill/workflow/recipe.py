@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from qwill.base.stage import Stage
 from qwill.workflow.stages import STAGES, load
 
 if TYPE_CHECKING:
-    from qwill.data.sources import Package
+    from qwill.data.registry_sources import Package
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -103,7 +103,7 @@ def load_recipe(
         )
     if head.threads < 1:
         raise ConfigError(f"{path}: threads must be 1 or more, and {head.threads} was given.")
-    sections = tuple(_section(path, stage, raw[stage.name], head) for stage in stages if stage.name in raw)
+    sections = tuple(_section(path, stage, raw[stage.name], head, raw) for stage in stages if stage.name in raw)
     if not sections:
         raise ConfigError(f"{path}: the recipe has no stage; add a section such as '{names[0]}:'.")
     _check_inputs(path, sections)
@@ -118,7 +118,7 @@ def _full_key(override: str, only: str | None, names: Sequence[str]) -> str:
     return f"{only}.{override}"
 
 
-def _section(path: Path, stage: Stage, raw: Any, head: Head) -> Section:
+def _section(path: Path, stage: Stage, raw: Any, head: Head, made: Collection[str]) -> Section:
     where = f"{path}: {stage.name}"
     common_keys = set(SectionHead.__dataclass_fields__)
     common, own = raw, raw
@@ -128,7 +128,7 @@ def _section(path: Path, stage: Stage, raw: Any, head: Head) -> Section:
     general = parse(SectionHead, common, where)
     config = parse(load(stage.config), own, where)
     needs = stage.inputs if isinstance(stage.inputs, tuple) else tuple(stage.inputs(config))
-    needs += tuple(name for name in stage.optional if name in general.inputs)
+    needs += tuple(name for name in stage.optional if name in general.inputs or name in made)
     for name in general.inputs:
         if name not in needs:
             hint = f"it needs {', '.join(needs)}" if needs else "it needs none"

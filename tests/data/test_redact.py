@@ -130,6 +130,8 @@ def test_kinds_that_are_not_asked_for_stay() -> None:
         ("<PHONE> 6234 5678", "<PHONE> 6234 5678"),
         ("0113 246 0123, and 0113 24 60 123 pieces", "<PHONE>, and 0113 24 60 123 pieces"),
         ("call on 2024-03-15 or 05.11.2023", "call on 2024-03-15 or 05.11.2023"),
+        ("the cell will show 00:09:59.999999 here", "the cell will show 00:09:59.999999 here"),
+        ("the cell will show 5999.9999 here", "the cell will show 5999.9999 here"),
         ("1998--2004, called 1996–1997", "1998--2004, called 1996–1997"),
     ],
 )

@@ -49,7 +49,7 @@ def fold(text: str) -> str:
     """`text` as it is compared. fold(fold(text)) == fold(text); lone surrogates stay what they are."""
     if text.isascii():
         return text.lower()
-    folded = _replaced(text, _table())
+    folded = _replaced(text, folded_points())
     return definition(text) if folded is None else folded
 
 
@@ -89,7 +89,7 @@ def _translations() -> dict[int, str]:
 
 
 @cache
-def _table() -> NDArray[np.uint32]:
+def folded_points() -> NDArray[np.uint32]:
     """The folded code point of each code point, _SLOW where it is not one for one or may compose with its neighbour."""
     table = _forms().copy()
     for code in (*range(0x3400), *range(0xA000, 0x20000), *range(0x2F800, 0x2FA20)):  # the rest is Han, or no letter

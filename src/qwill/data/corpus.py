@@ -37,9 +37,9 @@ from qwill.data.documents import CorpusArtifact
 from qwill.data.filter_rules import score_limits
 from qwill.data.finish import Columns, columns, hold_out, mixture, write_parts
 from qwill.data.first_pass import Job, chunk_path, first_pass
-from qwill.data.languages import OTHER, language
+from qwill.data.languages import OTHER
 from qwill.data.second_pass import read_decisions, second_pass
-from qwill.data.settings import CurateConfig, check, registers
+from qwill.data.settings import CurateConfig, check, registers, spoken
 from qwill.data.sources import merge_origins
 from qwill.data.third_pass import Shared, third_pass, write_ids
 from qwill.data.workers import available_cores, spread
@@ -84,9 +84,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     with ctx.display.stage("write", 2, "files", ctx.budget_s) as bar:
         write_parts(done, rows, held, copies, ctx.out)
         bar.update(2)
-    account = write_account(
-        config, chunks, done, rows, held, copies, index, read_decisions(decisions), ctx.out
-    )
+    account = write_account(config, chunks, done, rows, held, copies, index, read_decisions(decisions), ctx.out)
     account["split"] = {code: _sizes(config, rows, held, copies, code) | asdict(choices[code]) for code in choices}
     account["questions_too_short_to_seek"] = index.unsought
     account["mixture"] = mixed
@@ -96,7 +94,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     return {
         f"{part}_{what}_{code}": account["split"][code][part][what]
         for part in ("train", "heldout")
-        for code in config.languages
+        for code in spoken(config)
         for what in ("documents", "bytes")
     }
 
@@ -153,7 +151,7 @@ def _third(
 
 
 def _sizes(config: CurateConfig, rows: Columns, held: Any, copies: Any, code: str) -> dict[str, dict[str, int]]:
-    own = rows.live & (rows.language == config.languages.index(code))
+    own = rows.live & (rows.language == list(spoken(config)).index(code))
     masks = {"train": own & ~held & (copies > 0), "heldout": own & held}
     return {
         part: {"documents": int(np.count_nonzero(mask)), "bytes": int(rows.size[mask].sum())}
@@ -162,11 +160,11 @@ def _sizes(config: CurateConfig, rows: Columns, held: Any, copies: Any, code: st
 
 
 def _check_languages(config: CurateConfig, rows: Columns, chunks: Sequence[Path]) -> None:
-    found = [code for n, code in enumerate(config.languages) if (rows.live & (rows.language == n)).any()]
-    missing = [code for code in config.languages if code not in found]
+    found = [code for n, code in enumerate(spoken(config)) if (rows.live & (rows.language == n)).any()]
+    missing = [code for code in spoken(config) if code not in found]
     if not missing or (found and not config.need_every_language):
         return
-    names = " and no ".join(language(code).name for code in missing)
+    names = " and no ".join(spoken(config)[code].name for code in missing)
     advice = f"add a source of it, or set corpus.languages to [{', '.join(found)}]" if found else "see to its sources"
     raise DataError(f"the corpus has no {names} document left after curation{_most_went(chunks, missing)}; {advice}.")
 

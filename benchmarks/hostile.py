@@ -86,6 +86,7 @@ def work(folder: Path, out: Path) -> None:
             "languages": ["en"],
             "filters": [],
             "exact": False,
+            "near": None,
             "rejects": "keep",
             "workers": 2,
         },
@@ -119,15 +120,16 @@ def main() -> None:
         rows = pq.read_table(out / "rejects.parquet").to_pylist()
         kept = [i for part in ("train", "heldout") for i in pq.read_table(out / f"{part}.parquet")["id"].to_pylist()]
     named = {row["id"].removeprefix("hostile/"): row for row in rows}
-    unreadable = {i: row for i, row in named.items() if row["reject"]["step"] in ("unreadable", "extract")}
+    unreadable = {i: row for i, row in named.items() if row["step"] in ("unreadable", "extract")}
     files = Counter(i.partition("#")[0] for i in unreadable)
     wanted = set(FAULTY.split())
     good = [i for i in kept if "-good.jsonl" in i]
-    table = "\n".join(f"- `{i}`: {row['reject']['value']}" for i, row in sorted(unreadable.items()))
-    met = not wanted - files.keys() and len(good) == 4
+    table = "\n".join(f"- `{i}`: {row['value']}" for i, row in sorted(unreadable.items()))
+    tiny = sum("tiny/" in i for i in [*named, *kept])
+    met = not wanted - files.keys() and len(good) == 4 and tiny == TINY
     lines = [
-        f"All of it in {told['seconds']:.0f} s, at most {told['peak_mib']:.0f} MiB in one process; of {TINY:,} tiny "
-        f"files each is a document. {len(unreadable)} records could not be read and are named:",
+        f"All of it in {told['seconds']:.0f} s, at most {told['peak_mib']:.0f} MiB in a process; {tiny:,} of {TINY:,} "
+        f"tiny files are accounted for. {len(unreadable)} records could not be read and are named:",
         table,
         f"Of the 4 good documents around them {len(good)} were kept. Files whose fault is not named: "
         f"{', '.join(sorted(wanted - files.keys())) or 'none'}.",

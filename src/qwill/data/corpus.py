@@ -3,8 +3,9 @@
 Read → extract → repair → language → filter → redact → score (first pass, a chunk at a time) → duplicates (all at once,
 a few columns) → decontaminate, thresholds (third pass, a chunk at a time) → hold out → mix → write. Everything is
 decided by the documents alone: no order of work, no clock, no random number has a say, and the same inputs give the
-same bytes for any number of workers. Duplicates are removed across all sources and before the split, so that no text is on both
-sides of it. Each pass keeps what it has done in the work folder, a file a chunk, so that a killed run goes on.
+same bytes for any number of workers. Duplicates are removed across all sources and before the split, so that no text
+is on both sides of it. Each pass keeps what it has done in the work folder, a file a chunk, so that a killed run goes
+on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path

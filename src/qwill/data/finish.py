@@ -24,7 +24,8 @@ from qwill.data.documents import ROW_GROUP, corpus_schema
 from qwill.data.mix import mix
 from qwill.data.settings import CurateConfig
 from qwill.data.split import HeldOut, candidates, present, runs, settle
-from qwill.data.units import distinct, hashes, split
+from qwill.data.unit_hashes import text_hashes
+from qwill.data.units import distinct
 from qwill.data.workers import spread
 
 Hashes = NDArray[np.uint64]
@@ -89,7 +90,7 @@ def _without_overlap(
         own = wanted[(wanted >= base) & (wanted < rows.first[number + 1])] - base
         if len(own):
             documents = read_chunk(path).documents
-            found += [runs(hashes(split(documents[row].text)), config.heldout) for row in own.tolist()]
+            found += [runs(text_hashes(documents[row].text), config.heldout) for row in own.tolist()]
     with new_file(work / "candidates.npz") as file:
         np.savez(file, rows=wanted, runs=distinct(np.concatenate(found)), first=rows.first)
     seen = [np.empty(0, dtype=np.uint64)]
@@ -112,7 +113,7 @@ def _runs_seen(config: HeldOut, file: Path, job: tuple[int, Path]) -> Hashes:
     found = [np.empty(0, dtype=np.uint64)]
     for row, document in enumerate(read_chunk(path).documents, start=base):
         if document.reject is None and row not in wanted:
-            grams = runs(hashes(split(document.text)), config)
+            grams = runs(text_hashes(document.text), config)
             found.append(grams[present(grams, known["runs"])])
     return distinct(np.concatenate(found))
 

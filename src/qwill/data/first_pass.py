@@ -19,7 +19,7 @@ from qwill.data.documents import Document
 from qwill.data.families import judge_batch
 from qwill.data.filter_rules import filter_rules
 from qwill.data.fold import chinese_script, convert
-from qwill.data.labels import domain
+from qwill.data.labels import domain, quality_bucket
 from qwill.data.language import Identified, identify_all
 from qwill.data.languages import OTHER, language
 from qwill.data.minhash import band_keys
@@ -31,7 +31,7 @@ from qwill.data.repair import repair
 from qwill.data.sampling import Lowest, by_hash, excerpt
 from qwill.data.settings import CurateConfig
 from qwill.data.sources import SourceChoice
-from qwill.data.toxicity import score_toxicity
+from qwill.data.toxicity import LISTS, score_toxicity
 from qwill.data.units import text_key
 
 PAGES = 3  # shown of each source and encoding
@@ -120,8 +120,8 @@ def _extraction(documents: Sequence[Document], pages: Mapping[str, str]) -> dict
             encodings[declared, used] += 1
         group, rank = (document.source, used), by_hash(document.id)
         if document.id in pages and shown.wants(group, rank):
-            row = {"id": document.id, "source": document.source, "language": document.language, "encoding": used}
-            row |= {"declared": declared, "raw_bytes": document.raw_bytes, "bytes": document.bytes}
+            row: dict[str, Any] = {"id": document.id, "source": document.source, "language": document.language}
+            row |= {"encoding": used, "declared": declared, "raw_bytes": document.raw_bytes, "bytes": document.bytes}
             shown.add(group, rank, row | {"before": pages[document.id], "after": excerpt(document.text, AFTER)})
     counted = [[declared, used, count] for (declared, used), count in sorted(encodings.items())]
     return {"extraction": shown.to_json(), "encodings": counted}
@@ -218,14 +218,16 @@ def _redacted(documents: Sequence[Document]) -> list[tuple[str, str, int, int]]:
 def _score(documents: Sequence[Document], config: CurateConfig) -> None:
     if config.score.toxicity:
         for document in documents:
-            document.scores["toxicity"] = score_toxicity(document.text, document.language)
+            if document.language in LISTS:
+                document.scores["toxicity"] = score_toxicity(document.text, document.language)
     if config.score.quality is not None:
         model = load_quality(Path(config.score.quality))
-        codes = sorted({d.language for d in documents})
-        for code in codes:
+        # Texts of a language that the classifier was not trained on have no score, and no threshold drops them.
+        for code in sorted({d.language for d in documents} & set(model.languages)):
             own = [d for d in documents if d.language == code]
             for document, value in zip(own, score_batch(model, [d.text for d in own], code), strict=True):
                 document.scores["quality"] = float(value)
+                document.labels["quality"] = quality_bucket(float(value))
 
 
 def _keys(documents: Sequence[Document], config: CurateConfig) -> dict[str, NDArray[Any]]:

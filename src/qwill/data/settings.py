@@ -102,7 +102,7 @@ def registers(config: CurateConfig) -> list[str]:
 def steps(config: CurateConfig) -> tuple[str, ...]:
     """The steps of the funnel, in order: those that this configuration has."""
     given = [config.filters, *(rules.filters for rules in config.registers.values())]
-    named = {family for families in given if families is not None for family in families}
+    named: set[str] = {family for families in given if families is not None for family in families}
     if None in given:
         named |= {family for code in config.languages for family in language(code).families}
     optional = {

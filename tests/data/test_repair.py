@@ -60,7 +60,7 @@ def test_the_short_cut_passes_by_nothing_that_ftfy_would_repair(text: str) -> No
 @given(
     st.lists(
         st.sampled_from(
-            ["plain text", "â€œquoted", "caf\u00e9", "cafÃ©", "&amp;", "<b>", "中文", "\ufb01ne", "e\u0301", "ï¼Œ", " ", "\u2028"]
+            ["plain text", "â€œquoted", "caf\u00e9", "cafÃ©", "&amp;", "<b>", "中文", "\ufb01ne", "e\u0301", "ï¼Œ", " "]
         )
         | st.text(max_size=12),
         max_size=8,

@@ -124,8 +124,8 @@ def main() -> None:
         killed = sum(n for what, n in states.items() if what != "finished before")
         lines = [
             f"{killed} runs killed at moments drawn uniformly from an unbroken run of {whole:.1f} s (2 workers, "
-            f"{2 * arguments.documents} documents), then given again: **{different} of {arguments.trials} differed** in "
-            f"any byte of {', '.join(expected)}; {late} left a worker alive for 5 s.",
+            f"{2 * arguments.documents} documents), then given again: **{different} of {arguments.trials} differed** "
+            f"in any byte of {', '.join(expected)}; {late} left a worker alive for 5 s.",
             "Where they were: " + ", ".join(f"{what} {n}" for what, n in sorted(states.items())) + ".",
         ]
         print("\n".join(lines))

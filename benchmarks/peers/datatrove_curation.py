@@ -80,7 +80,8 @@ what, where, code = sys.argv[1:4]
 logger.remove()
 load_word_tokenizer(TOKENIZERS[code]).word_tokenize("begin 开始")
 chain = filters(code)
-texts = [json.loads(line)["text"] for line in open(where)] if what == "filters" else []
+lines = Path(where).read_text(encoding="utf-8").split("\n") if what == "filters" else []
+texts = [json.loads(line)["text"] for line in lines if line]
 print("{}", flush=True)
 for _ in sys.stdin:
     told = only_filters(texts, code) if what == "filters" else whole(Path(where), code, int(sys.argv[4]))

@@ -126,7 +126,7 @@ def kept_ids(out: Path) -> list[int]:
 
     files = [path for name in ("train", "heldout") for path in out.rglob(f"{name}.parquet")]
     ids = [i for path in files for i in pq.read_table(path, columns=["id"])["id"].to_pylist()]
-    return sorted(int(i.rpartition("/")[2]) for i in ids)
+    return sorted(int(i.rpartition("/")[2]) - 1 for i in ids)  # an id tells the line, from 1
 
 
 def same_but_for_representatives(code: str, texts: list[str], ours: list[int], peer: list[int], filtered: int) -> str:
@@ -201,7 +201,10 @@ def measure(code: str, number: int, rounds: int, peer_python: str) -> tuple[str,
             (folder / "input" / f"{part}.jsonl").write_text("".join(rows[part::2]), encoding="utf-8")
         told: list[str] = [f"### {NAMES[code]}", ""]
         me = [sys.executable, __file__, "--work"]
-        with Worker([*me, "whole", name, code]) as ours, Worker([peer_python, str(PEER), "whole", name, code, "2"]) as peer:
+        with (
+            Worker([*me, "whole", name, code]) as ours,
+            Worker([peer_python, str(PEER), "whole", name, code, "2"]) as peer,
+        ):
             mine, theirs = ours.ask("go"), peer.ask("go")  # not counted: compilers, caches, the dictionary
             kept = [int(i) for i in theirs["kept"]]
             same = same_but_for_representatives(code, texts, mine["kept"], kept, theirs["filtered"])
@@ -211,7 +214,10 @@ def measure(code: str, number: int, rounds: int, peer_python: str) -> tuple[str,
         small.mkdir()
         shutil.copy(folder / "some.jsonl", small / "pages.jsonl")
         some = str(small / "pages.jsonl")
-        with Worker([*me, "filters", str(small), code]) as ours, Worker([peer_python, str(PEER), "filters", some, code]) as peer:
+        with (
+            Worker([*me, "filters", str(small), code]) as ours,
+            Worker([peer_python, str(PEER), "filters", some, code]) as peer,
+        ):
             if ours.ask("go")["kept"] != peer.ask("go")["kept"]:
                 raise SystemExit(f"{NAMES[code]}: the filters alone keep different documents.")
             alone = alternate(ours, peer, rounds)
@@ -230,8 +236,8 @@ def listed(steps: dict[str, float], scale: float) -> str:
 def paragraph(what: str, rounds: Rounds, documents: int) -> str:
     ours, peer = (documents / statistics.median(s) for s in (rounds.ours, rounds.peer))
     return (
-        f"{what}: {ours:,.0f} documents/s, datatrove {peer:,.0f}: {spread(rounds.ratios)}. {rounds.dropped} rounds dropped "
-        f"for stolen CPU, at most {100 * rounds.stolen:.1f} % stolen in the rest."
+        f"{what}: {ours:,.0f} documents/s, datatrove {peer:,.0f}: {spread(rounds.ratios)}. {rounds.dropped} rounds "
+        f"dropped for stolen CPU, at most {100 * rounds.stolen:.1f} % stolen in the rest."
     )
 
 

@@ -5,7 +5,7 @@ run by the benchmark: python datatrove_curation.py whole FOLDER CODE WORKERS | f
 
 whole: FOLDER/input holds one JSONL file a worker; for each line on standard input everything is made anew, and the
 answer is {"seconds", "kept": ids, "filtered": how many the filters left, "steps": seconds by stage}. The workers are
-forked from this process, which has loaded the tokenizers: that spares datatrove what its default (a fork server, started
+forked from this process, which has loaded the tokenizers: that spares datatrove what its default (a fork server, begun
 for each of the five stages) costs. filters: every filter on every document, in this process.
 """
 
@@ -40,7 +40,9 @@ def filters(code: str) -> list[Any]:
 def whole(folder: Path, code: str, workers: int) -> dict[str, Any]:
     out = folder / "datatrove"
     shutil.rmtree(out, ignore_errors=True)
-    config = MinhashConfig(HashConfig(precision=64, hash_fc="xxhash"), num_buckets=14, hashes_per_bucket=8, n_grams=5)
+    config = MinhashConfig(
+        hash_config=HashConfig(precision=64, hash_fc="xxhash"), num_buckets=14, hashes_per_bucket=8, n_grams=5
+    )
     left = JsonlReader(f"{out}/filtered", glob_pattern="*.jsonl")
     plain = {"output_filename": "${rank}.jsonl", "compression": None}
     stages = {

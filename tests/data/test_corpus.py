@@ -300,8 +300,12 @@ def test_the_held_out_tasks_are_kept_out(tmp_path: Path, texts: dict[str, list[s
 def test_a_corpus_without_a_language_is_refused(tmp_path: Path, texts: dict[str, list[str]]) -> None:
     config = write_sources(tmp_path / "in", texts)
     only = replace(config, sources=[choice for choice in config.sources if choice.name == "english"])
-    with pytest.raises(DataError, match=r"no Chinese document left .*; add a source of it, or set .* to \[en\]\.$"):
+    sentence = r"no Chinese document left after curation; add a source of it, or set .* to \[en\]\.$"
+    with pytest.raises(DataError, match=sentence):
         run_stage(only, tmp_path / "out")
+    strict: dict[str, Any] = {code: {"units": {"min_units": 10_000}} for code in ("en", "zh")}
+    with pytest.raises(DataError, match=r"left after curation \([0-9]+ of the [0-9]+ that went: units, too short\);"):
+        run_stage(replace(config, limits=strict), tmp_path / "strict")
     run_stage(replace(only, languages=["en"]), tmp_path / "out")
     assert {r.language for r in CorpusArtifact(tmp_path / "out")} == {"en"}
     (tmp_path / "in" / "en.jsonl").write_text("", encoding="utf-8")
@@ -311,17 +315,12 @@ def test_a_corpus_without_a_language_is_refused(tmp_path: Path, texts: dict[str,
 
 def test_bad_input_is_one_sentence(tmp_path: Path, texts: dict[str, list[str]]) -> None:
     config = write_sources(tmp_path / "in", texts)
-    (tmp_path / "in" / "latin.txt").write_bytes("Il était".encode("latin-1"))
-    (tmp_path / "in" / "page.html").write_text("<p>", encoding="utf-8")
+    (tmp_path / "in" / "page.docx").write_text("<p>", encoding="utf-8")
     wrong: dict[str, tuple[type[Exception], list[SourceChoice]]] = {
-        r"latin\.txt is not UTF-8: byte 3 is 0xe9": (
-            DataError,
-            [SourceChoice("a", str(tmp_path / "in" / "latin.txt"))],
-        ),
         r"gone\.txt cannot be read \(No such file": (DataError, [SourceChoice("a", str(tmp_path / "gone.txt"))]),
-        r"ends in \.html; expected \.jsonl, \.txt or \.parquet": (
-            ConfigError,
-            [SourceChoice("a", str(tmp_path / "in" / "page.html"))],
+        r"page\.docx ends in .*; expected \.jsonl": (
+            DataError,
+            [SourceChoice("a", str(tmp_path / "in" / "page.docx"))],
         ),
         r"'bolq' is no source and has no path; did you mean boolq\?": (ConfigError, [SourceChoice("bolq")]),
         r"names 'a' twice": (ConfigError, [SourceChoice("a", "x.txt"), SourceChoice("a", "y.txt")]),

@@ -10,6 +10,7 @@ from qwill.data.units import split, text_key
 # What folding has trouble with: ligatures, marks that compose, Hangul letters, ignorable signs, wide and old forms.
 HARD = "aÅéßſİıΐςﬁ…½①㎏ﾊﾟㄱ각\u1100\u1161\u11a8\u0301\u0308\u0345\u3099\u00ad\u200b\u200d\u202e\ufe0f"
 HARD += "　＂＇’“ｶﾞ裏裡里臺檯台着著為爲为乾幹干\uf900\U0002f800\U00020000\ud800\udc00क़ॐאּﷺ\U0001f600\U0010ffff\U000e0041"
+HARD += "\u09c7\u09be\u0cc6\u0cc2\u0cd5"  # vowel signs that are joined though they are no combining marks
 texts = st.text(st.one_of(st.sampled_from(HARD), st.characters()), max_size=30)
 
 
@@ -65,3 +66,10 @@ def test_long_text_is_folded_like_short(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("qwill.data.fold._PIECE", 7)
     for text in ("臺灣的大學生很多。" * 9, "臺灣的大學生很多……" * 9, "山" * 20 + "e\u0301", "x" * 20 + "…"):
         assert fold(text) == definition(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["\u0995\u09c7\u09be", "\u0c95\u0cc6\u0cc2", "e\u0301", "\u1100\u1161\u11a8", "か\u3099"]
+)
+def test_what_composes_is_composed(text: str) -> None:
+    assert fold(text) == unicodedata.normalize("NFC", text) != text

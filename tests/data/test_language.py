@@ -48,6 +48,10 @@ def test_a_foreign_name_in_an_english_article_has_no_vote() -> None:
     assert identify(text).code == "en"
 
 
+def test_a_kana_in_a_chinese_sentence_makes_no_japanese() -> None:
+    assert identify("这家店叫优の良品，东西很好吃，价格也便宜，服务员的态度非常好。", ["zh", "ja"]).code == "zh"
+
+
 def test_scripts_overrule_the_score() -> None:
     """py3langid is sure of all three, and a letter in five or more is of another script."""
     for text in (

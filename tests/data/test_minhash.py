@@ -220,7 +220,7 @@ def test_letters_differ_but_where_folding_makes_them_one() -> None:
 
 
 @pytest.mark.parametrize("rule", ["english", "chinese", "characters"])
-@given(texts=st.lists(st.text(max_size=40) | st.just("It's 3.5 km, isn't it? 我们去了北京。"), max_size=4))
+@given(texts=st.lists(st.text(max_size=40) | st.just("It's 3.5 km, isn't it? \ud800\0 我们去了北京。"), max_size=4))
 def test_split_texts_hold_the_words(rule: str, texts: list[str]) -> None:
     words = [split_words(text, rule) for text in texts]
     assert split_texts(texts, rule).strings() == words == from_words(words).strings()

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_text import chinese, english
 
+from qwill.data.language import identify
 from qwill.data.paragraphs import paragraph_languages, pieces
 
 FRENCH = "Il était une fois un petit village au bord de la mer, où tout le monde se connaissait depuis longtemps."
@@ -39,6 +40,14 @@ def test_spans_are_the_whole_text_in_order_and_neighbours_differ(text: str) -> N
     assert "".join(text[start:end] for start, end, _, _ in spans) == text
     assert all(a[2] != b[2] for a, b in itertools.pairwise(spans))
     assert all(0 <= score <= 1 for *_, score in spans)
+
+
+def test_a_runs_score_is_its_lowest_paragraphs() -> None:
+    clear, less = "Where is the book that I read about the city yesterday?", "Y.M. Molding Industry Mfg. Incorporated"
+    scores = [identify(text, minimum=0.0).score for text in (clear, less)]
+    assert scores[1] < scores[0]
+    [(_, _, code, score)] = paragraph_languages(f"{clear}\n{less}\n{clear}", minimum=scores[1] / 2)
+    assert (code, score) == ("en", scores[1])
 
 
 def test_short_lines_go_with_the_paragraph_before_them() -> None:

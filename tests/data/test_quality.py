@@ -180,3 +180,13 @@ def test_a_calibrated_classifier_is_reported_as_one_and_an_overconfident_one_is_
     bad = held_out_report(3 * logits, labels)
     assert bad["calibration_slope_interval"][1] < 0.5 and bad["calibration_error"] > 0.1
     assert good["auc"] == bad["auc"]
+
+
+def test_the_interval_of_the_slope_holds_where_one_set_is_much_smaller() -> None:
+    """Two normals of the same spread 1.5 apart: the logit of their likelihoods has slope 1.5."""
+    rng, covered = np.random.default_rng(5), 0
+    labels = np.repeat([1.0, 0.0], [80, 1500])
+    for _ in range(300):
+        slope, _, error, _ = recalibration(np.concatenate([rng.normal(1.5, 1, 80), rng.normal(0, 1, 1500)]), labels)
+        covered += abs(slope - 1.5) < 1.96 * error
+    assert covered / 300 > 0.9

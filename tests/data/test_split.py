@@ -1,5 +1,5 @@
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -7,15 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_text import english
 
-from qwill.data.split import HeldOut, choose
-from qwill.data.units import hashes, ngram_hashes, split, text_key
+from qwill.data.split import HeldOut, candidates, present, runs, settle
+from qwill.data.units import distinct, hashes, ngram_hashes, split, text_key
 
 CONFIG = HeldOut(share=0.1, min_bytes=0)
 
 
-def chosen(texts: list[str], config: HeldOut = CONFIG):
-    sizes = [len(text.encode()) for text in texts]
-    return choose(sizes, [text_key(text) for text in texts], [hashes(split(text)) for text in texts], config)
+@dataclass(frozen=True)
+class Choice:
+    heldout: list[int]
+    cut: str
+    returned: int
+
+
+def chosen(texts: list[str], config: HeldOut = CONFIG) -> Choice:
+    """As the stage does it: candidates by key, then what training text shares with them."""
+    sizes = np.array([len(text.encode()) for text in texts], dtype=np.int64)
+    keys = np.frombuffer(b"".join(map(text_key, texts)) or b"", dtype=np.uint8).reshape(-1, 16)
+    first, cut = candidates(sizes, keys, config)
+    grams = [runs(hashes(split(text)), config) for text in texts]
+    others = [grams[i] for i in range(len(texts)) if i not in first]
+    seen = distinct(np.concatenate([*others, np.empty(0, dtype=np.uint64)]))
+    kept = settle([grams[i] for i in first], seen, config)
+    return Choice([int(first[i]) for i in kept], cut, len(first) - len(kept))
 
 
 def overlap(text: str, others: list[str], run: int) -> float:
@@ -79,3 +93,17 @@ def test_a_small_corpus_gives_no_more_than_the_greatest_share() -> None:
     texts = [english(rng, 3) for _ in range(50)]
     held = chosen(texts, HeldOut(share=0.03, min_bytes=10**9, max_share=0.2)).heldout
     assert 10 <= len(held) <= 12
+
+
+def test_no_more_is_held_out_than_the_most_bytes() -> None:
+    rng = random.Random(3)
+    texts = [english(rng, 3) for _ in range(50)]
+    sizes = [len(text.encode()) for text in texts]
+    held = chosen(texts, HeldOut(share=0.2, min_bytes=0, max_bytes=3 * max(sizes))).heldout
+    assert 0 < sum(sizes[i] for i in held) <= 4 * max(sizes)
+
+
+@given(st.lists(st.integers(0, 50)), st.lists(st.integers(0, 50)))
+def test_what_is_present_is_found(asked: list[int], there: list[int]) -> None:
+    wanted = distinct(np.array(there, dtype=np.uint64))
+    assert present(np.array(asked, dtype=np.uint64), wanted).tolist() == [value in there for value in asked]

@@ -16,7 +16,8 @@ from qwill.data.substrings import Substrings, anchors, fingerprints, substring_c
 SHORT = Substrings(length=10, wide_length=8)
 # Few letters, so that much is said twice; word letters, spaces, wide characters, one beyond the first plane, a mark.
 texts = st.lists(
-    st.text(alphabet="ab 天𠀀\u0301", max_size=50) | st.sampled_from(["ab ab ab ab ab ab ", "天" * 20]), max_size=5
+    st.text(alphabet="ab 天𠀀\u0301", max_size=50) | st.sampled_from(["ab ab ab ab ab ab ", "天" * 20, "b" * 40]),
+    max_size=5,
 )
 
 
@@ -129,3 +130,19 @@ def test_documents_left_out_have_no_cuts(tmp_path: Path) -> None:
     assert offsets.tolist() == [0, 0, 0, 0, 0, 1, 1] and found.tolist() == [[2, 2 + len(text)]]
     offsets, found = substring_cuts(iter([]), 3, SHORT, tmp_path)
     assert offsets.tolist() == [0, 0, 0, 0] and found.shape == (0, 2)
+
+
+@pytest.mark.parametrize("unit", ["a", "=-", "天地", "\ud800"])
+def test_a_long_line_of_the_same_is_no_trouble(unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(substrings, "_AT_ONCE", 1000)
+    told = [unit * 20_000, unit * 300]
+    (first,), second = spans(told, SHORT, tmp_path)
+    assert len(unit) * 20_000 - 20 < first[1] - first[0] < len(unit) * 20_000
+    assert sum(b - a for a, b in second) == len(told[1])
+
+
+def test_a_passage_twice_in_one_document_and_once_in_another_stays_once(tmp_path: Path) -> None:
+    passage = "the very same words, said again"
+    for told in ([f"1 {passage}", f"2 {passage} 3 {passage}"], [f"2 {passage} 3 {passage}", f"1 {passage}"]):
+        cut = sum(b - a for own in spans(told, SHORT, tmp_path) for a, b in own)
+        assert 2 * len(passage) - 2 <= cut <= 2 * len(passage) + 2

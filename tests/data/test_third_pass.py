@@ -2,7 +2,6 @@ import numpy as np
 
 from qwill.data.documents import Document
 from qwill.data.second_pass import Decisions
-from qwill.data.settings import CurateConfig
 from qwill.data.third_pass import _cut
 
 
@@ -20,6 +19,6 @@ def test_passages_are_cut_where_they_stand_after_the_lines_are_gone() -> None:
         (np.array([0, 1]), np.array([[start, start + len("A passage said twice. ")]])),
     )
     document = Document("a/0", "a", "web", "en", text, len(text))
-    _cut(document, 0, decisions, CurateConfig())
+    _cut(document, 0, decisions)
     assert document.text == "Here it begins. Here it ends."
     assert document.changed == {"line_duplicates": -25, "substring_duplicates": -22}

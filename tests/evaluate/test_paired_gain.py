@@ -33,6 +33,12 @@ def test_what_both_share_does_not_widen_the_interval() -> None:
     assert math.isnan(found.seeds_lower)
 
 
+def test_long_documents_save_more_bits_and_that_is_no_uncertainty() -> None:
+    sizes = np.array([10.0, 200.0, 3000.0])
+    found = paired_gain(np.zeros((2, 3)), np.tile(0.1 * sizes, (2, 1)), sizes)
+    assert (found.lower, found.upper) == pytest.approx((0.1, 0.1))
+
+
 def test_the_interval_over_documents_covers_as_often_as_it_says() -> None:
     rng, covered = np.random.default_rng(2), 0
     for _ in range(600):

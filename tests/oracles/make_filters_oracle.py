@@ -20,7 +20,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "data"), str(HERE.parent.parent / "benchmarks" / "peers")]
 
 from datatrove_filters import PRESETS, judge_all  # noqa: E402
-from filter_documents import NOTHING, grid, spoilt  # noqa: E402
+from filter_documents import NOTHING, spoilt  # noqa: E402
+from filter_grids import grid  # noqa: E402
 from made_up_text import chinese, english  # noqa: E402
 
 POOL, NEAREST, FIRING, OTHERS = 5000, 2, 3, 150

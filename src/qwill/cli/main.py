@@ -85,7 +85,7 @@ def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
 
 @qwill.group()
 def data() -> None:
-    """Bring the texts that recipes name into the cache."""
+    """Bring texts into the cache, train a quality classifier."""
 
 
 @data.command(epilog=_examples("qwill data fetch recipes/demo.yaml"))
@@ -95,6 +95,18 @@ def fetch(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     from qwill.cli.recipes import fetch
 
     return fetch(recipe, overrides, as_json)
+
+
+@data.command(epilog=_examples("qwill data quality examples/curate/quality.yaml --out runs/quality"))
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[key=value]...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def quality(config: Path, overrides: tuple[str, ...], out: Path, as_json: bool) -> int:
+    """Train a quality classifier on good and bad texts that CONFIG names; curation scores documents with it."""
+    from qwill.cli.quality import quality
+
+    return quality(config, overrides, out, as_json)
 
 
 def _stage_command(group: click.Group, verb: str, what: str, override: str, example: str = "demo") -> None:

@@ -3,15 +3,17 @@
 Read → extract → repair → language → filter → redact → score (first pass, a chunk at a time) → duplicates (all at once,
 a few columns) → decontaminate, thresholds (third pass, a chunk at a time) → hold out → mix → write. Everything is
 decided by the documents alone: no order of work, no clock, no random number has a say, and the same inputs give the
-same bytes for any number of workers. Duplicates are removed across all sources and before the split, so that no text is on both
-sides of it. Each pass keeps what it has done in the work folder, a file a chunk, so that a killed run goes on.
+same bytes for any number of workers. Duplicates are removed across all sources and before the split, so that no text
+is on both sides of it. Each pass keeps what it has done in the work folder, a file a chunk, so that a killed run goes
+on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -35,9 +37,9 @@ from qwill.data.documents import CorpusArtifact
 from qwill.data.filter_rules import score_limits
 from qwill.data.finish import Columns, columns, hold_out, mixture, write_parts
 from qwill.data.first_pass import Job, chunk_path, first_pass
-from qwill.data.languages import language
+from qwill.data.languages import OTHER
 from qwill.data.second_pass import read_decisions, second_pass
-from qwill.data.settings import CurateConfig, check, registers
+from qwill.data.settings import CurateConfig, check, registers, spoken
 from qwill.data.sources import merge_origins
 from qwill.data.third_pass import Shared, third_pass, write_ids
 from qwill.data.workers import available_cores, spread
@@ -76,15 +78,13 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     shared = Shared(decisions, ctx.work / "questions", write_ids(chunks, ctx.work / "ids.arrow"))
     done = _third(config, ctx, first, third, shared, f"{fingerprint}-{_read_as(index)}", len(chunks), workers)
     rows = columns(done)
-    _check_languages(config, rows)
+    _check_languages(config, rows, done)
     held, choices = hold_out(config, done, rows, ctx.work, workers)
     copies, mixed = mixture(config, done, rows, held)
     with ctx.display.stage("write", 2, "files", ctx.budget_s) as bar:
         write_parts(done, rows, held, copies, ctx.out)
         bar.update(2)
-    account = write_account(
-        config, chunks, done, rows, held, copies, index, read_decisions(decisions), ctx.out
-    )
+    account = write_account(config, chunks, done, rows, held, copies, index, read_decisions(decisions), ctx.out)
     account["split"] = {code: _sizes(config, rows, held, copies, code) | asdict(choices[code]) for code in choices}
     account["questions_too_short_to_seek"] = index.unsought
     account["mixture"] = mixed
@@ -94,7 +94,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     return {
         f"{part}_{what}_{code}": account["split"][code][part][what]
         for part in ("train", "heldout")
-        for code in config.languages
+        for code in spoken(config)
         for what in ("documents", "bytes")
     }
 
@@ -151,7 +151,7 @@ def _third(
 
 
 def _sizes(config: CurateConfig, rows: Columns, held: Any, copies: Any, code: str) -> dict[str, dict[str, int]]:
-    own = rows.live & (rows.language == config.languages.index(code))
+    own = rows.live & (rows.language == list(spoken(config)).index(code))
     masks = {"train": own & ~held & (copies > 0), "heldout": own & held}
     return {
         part: {"documents": int(np.count_nonzero(mask)), "bytes": int(rows.size[mask].sum())}
@@ -159,17 +159,27 @@ def _sizes(config: CurateConfig, rows: Columns, held: Any, copies: Any, code: st
     }
 
 
-def _check_languages(config: CurateConfig, rows: Columns) -> None:
-    found = [code for n, code in enumerate(config.languages) if (rows.live & (rows.language == n)).any()]
-    missing = [code for code in config.languages if code not in found]
+def _check_languages(config: CurateConfig, rows: Columns, chunks: Sequence[Path]) -> None:
+    found = [code for n, code in enumerate(spoken(config)) if (rows.live & (rows.language == n)).any()]
+    missing = [code for code in spoken(config) if code not in found]
     if not missing or (found and not config.need_every_language):
         return
-    names = " and no ".join(language(code).name for code in missing)
+    names = " and no ".join(spoken(config)[code].name for code in missing)
     advice = f"add a source of it, or set corpus.languages to [{', '.join(found)}]" if found else "see to its sources"
-    raise DataError(
-        f"the corpus has no {names} document left after curation (why each went: the same command with "
-        f"corpus.languages set to what is there writes a report); {advice}."
-    )
+    raise DataError(f"the corpus has no {names} document left after curation{_most_went(chunks, missing)}; {advice}.")
+
+
+def _most_went(chunks: Sequence[Path], codes: Sequence[str]) -> str:
+    """Why most documents of these languages, or of none, went."""
+    reasons: Counter[tuple[str, str]] = Counter()
+    for path in chunks:
+        for _, code, _, what, step, reason, documents, _ in read_meta(path)["account"]["counts"]:
+            if what == "dropped" and code in (*codes, OTHER):
+                reasons[step, reason] += documents
+    if not reasons:
+        return ""
+    (step, reason), count = min(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return f" ({count} of the {reasons.total()} that went: {step.replace('_', ' ')}, {reason.replace('_', ' ')})"
 
 
 def curate(

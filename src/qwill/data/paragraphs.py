@@ -24,7 +24,7 @@ def paragraph_languages(text: str, codes: Sequence[str] = ("en", "zh"), minimum:
     neighbour's is, goes with the run before it, at the beginning with the one after. `score` is a run's lowest.
     """
     lines = [(found.start(), found.end()) for found in _LINE.finditer(text) if found.end() > found.start()]
-    told = identify_all([text[start:end] for start, end in lines], codes, minimum)
+    told = identify_all([text[start:end].rstrip("\n") for start, end in lines], codes, minimum)
     runs: list[Span] = []
     pending = 0  # where the lines begin that wait for the next run
     for (start, end), one in zip(lines, told, strict=True):

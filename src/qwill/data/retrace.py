@@ -12,7 +12,7 @@ from qwill.base.config import parse
 from qwill.base.errors import DataError
 from qwill.data.blocks import Block, open_source
 from qwill.data.first_pass import judged
-from qwill.data.settings import CurateConfig
+from qwill.data.settings import CurateConfig, spoken
 from qwill.data.sources import SourceChoice
 
 
@@ -48,7 +48,7 @@ def retrace(corpus: Path, identity: str) -> list[Seen]:
 
 def _block(source: Any, record: str, config: CurateConfig) -> Block | None:
     """A block of that one record. A part of a mixed page is called after the page and its language."""
-    names = {record, *(record.removesuffix(f".{code}") for code in config.languages)}
+    names = {record, *(record.removesuffix(f".{code}") for code in spoken(config))}
     for block in source.blocks():
         for name, data in block.items:
             if name in names:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from qwill.base.config import SPREAD, nearest
 from qwill.base.errors import ConfigError
 from qwill.data.decontaminate import Overlap
-from qwill.data.languages import language, shipped
+from qwill.data.languages import Language, languages, shipped
 from qwill.data.lines import LineDuplicates
 from qwill.data.minhash import MinHash
 from qwill.data.mix import MixSettings
@@ -93,6 +93,11 @@ class CurateConfig:
         return [find_source(choice.name).package for choice in self.sources if choice.path is None]
 
 
+def spoken(config: CurateConfig) -> dict[str, Language]:
+    """The languages to keep, by code: `config.languages` may name files of the user's own."""
+    return {one.code: one for one in languages(config.languages)}
+
+
 def registers(config: CurateConfig) -> list[str]:
     """The registers of the sources, sorted."""
     found = {choice.register for choice in config.sources if choice.path is not None}
@@ -102,9 +107,9 @@ def registers(config: CurateConfig) -> list[str]:
 def steps(config: CurateConfig) -> tuple[str, ...]:
     """The steps of the funnel, in order: those that this configuration has."""
     given = [config.filters, *(rules.filters for rules in config.registers.values())]
-    named = {family for families in given if families is not None for family in families}
+    named: set[str] = {family for families in given if families is not None for family in families}
     if None in given:
-        named |= {family for code in config.languages for family in language(code).families}
+        named |= {family for one in spoken(config).values() for family in one.families}
     optional = {
         "redact": config.redact is not None,
         "exact_duplicates": config.exact,
@@ -130,8 +135,7 @@ def check(config: CurateConfig) -> None:
             raise ConfigError(f"corpus.sources names {name!r} twice; give each entry its own name.")
     if not config.languages:
         raise ConfigError(f"corpus.languages is empty; expected some of {', '.join(shipped())}.")
-    for code in config.languages:
-        language(code)
+    spoken(config)
     known = registers(config)
     for register in config.registers:
         if register not in known:

@@ -63,20 +63,28 @@ def groups(keys: Rows) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
     return ~same[:-1][shared], order[shared]
 
 
+def merged(spans: Rows) -> Rows:
+    """Rows (document, start, end) in order, those of a document that touch or overlap made one."""
+    if not len(spans):
+        return spans
+    rows = spans[np.lexsort((spans[:, 1], spans[:, 0]))].astype(np.int64)
+    # The farthest end so far within the document: documents are set apart by more than any text is long.
+    far = np.cumsum(np.concatenate(([False], rows[1:, 0] != rows[:-1, 0]))) << 32
+    reach = np.maximum.accumulate(rows[:, 2] + far)
+    begins = np.concatenate(([True], rows[1:, 1] + far[1:] > reach[:-1]))
+    lasts = np.concatenate((np.flatnonzero(begins)[1:] - 1, [len(rows) - 1]))
+    return np.column_stack((rows[begins, :2], (reach - far)[lasts])).astype(np.uint64)
+
+
 def by_document(path: Path, documents: int, memory_mb: float) -> Cuts:
     """Spans of a table of (document, start, end) in order, those of a document that touch or overlap made one."""
     spans_path = path.with_suffix(".spans")
     counts = np.zeros(documents + 1, dtype=np.int64)
     with open(spans_path, "wb") as file:
         for rows in parts(path, 3, memory_mb, end=max(1, documents)):
-            rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))].astype(np.int64)
-            # The farthest end so far within the document: documents are set apart by more than any text is long.
-            far = np.cumsum(np.concatenate(([False], rows[1:, 0] != rows[:-1, 0]))) << 32
-            reach = np.maximum.accumulate(rows[:, 2] + far)
-            begins = np.concatenate(([True], rows[1:, 1] + far[1:] > reach[:-1]))
-            lasts = np.concatenate((np.flatnonzero(begins)[1:] - 1, [len(rows) - 1]))
-            file.write(np.column_stack((rows[begins, 1], (reach - far)[lasts])).tobytes())
-            counts[1:] += np.bincount(rows[begins, 0], minlength=documents)
+            rows = merged(rows)
+            put(file, rows[:, 1:])
+            counts[1:] += np.bincount(rows[:, 0].astype(np.int64), minlength=documents)
     spans = np.fromfile(spans_path, dtype=np.int64).reshape(-1, 2)
     spans_path.unlink()
     return np.cumsum(counts), spans

@@ -26,13 +26,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwill.base.errors import ConfigError
-from qwill.data.spill import Cuts, by_document, groups, parts, put
+from qwill.data.spill import Cuts, by_document, groups, merged, parts, put
 from qwill.data.units import mix
 
 Points = NDArray[np.uint32]
@@ -78,30 +78,58 @@ def substring_cuts(
     with tempfile.TemporaryDirectory(dir=work, prefix="substrings.") as name:
         folder = Path(name)
         kept = _Texts(folder / "texts")
+        _find_suspects(texts, settings, kept, folder, memory_mb)
+        suspects = by_document(folder / "suspects", count, memory_mb)
+        with open(folder / "cuts", "wb") as cuts:
+            with open(folder / "windows", "wb") as file:
+                for index, text in kept.read(suspects[0]):
+                    points = _points(text)
+                    for first, end in suspects[1][suspects[0][index] : suspects[0][index + 1]].tolist():
+                        _sort_windows(index, points, first, end, settings, file, cuts)
+            for rows in parts(folder / "windows", 5, memory_mb, end=PRIME):
+                begins, places = groups(rows[:, :2])
+                put(cuts, merged(rows[places[~begins], 2:]))
+        return _in_whole_words(by_document(folder / "cuts", count, memory_mb), kept)
+
+
+def _find_suspects(
+    texts: Iterable[tuple[int, str]], settings: Substrings, kept: _Texts, folder: Path, memory_mb: float
+) -> None:
+    """Write the table `suspects` of (document, first start, end of starts): all windows that may stand twice.
+
+    What occurs again within a piece of a document is one of them at once: a million equal letters are one anchor."""
+    size = settings.shortest
+    with open(folder / "suspects", "wb") as suspects:
         with open(folder / "anchors", "wb") as file:
             for index, text in texts:
                 points = _points(text)
-                if len(points) >= settings.shortest:
+                if len(points) >= size:
                     kept.append(index, text)
-                    value, first, last = anchors(points, settings.shortest, settings.shortest // 4)
-                    put(file, value, np.full(len(value), index), first, last + 1)
+                for here in range(0, len(points) - size + 1, _AT_ONCE):
+                    value, first, last = anchors(points[here : here + _AT_ONCE + size - 1], size, size // 4)
+                    document = np.full(len(value), index, dtype=np.uint64)
+                    rows = np.column_stack((value, document, (np.stack((first, last + 1), 1) + here).astype(np.uint64)))
+                    begins, places = groups(rows[:, :1])
+                    put(suspects, merged(rows[places, 1:]))
+                    put(file, np.delete(rows, places[~begins], axis=0))
         kept.close()
-        with open(folder / "suspects", "wb") as file:
-            for rows in parts(folder / "anchors", 4, memory_mb):
-                put(file, rows[groups(rows[:, :1])[1], 1:])
-        suspects = by_document(folder / "suspects", count, memory_mb)
-        with open(folder / "windows", "wb") as file:
-            for index, text in kept.read(suspects[0]):
-                points = _points(text)
-                for first, end in suspects[1][suspects[0][index] : suspects[0][index + 1]].tolist():
-                    for here in range(first, end, _AT_ONCE):
-                        for one, other, starts, size in _windows(points, here, min(end, here + _AT_ONCE) - 1, settings):
-                            put(file, one, other, np.full(len(one), index), starts, starts + size)
-        with open(folder / "cuts", "wb") as file:
-            for rows in parts(folder / "windows", 5, memory_mb, end=PRIME):
-                begins, places = groups(rows[:, :2])
-                put(file, rows[places[~begins], 2:])
-        return _in_whole_words(by_document(folder / "cuts", count, memory_mb), kept)
+        for rows in parts(folder / "anchors", 4, memory_mb):
+            put(suspects, merged(rows[groups(rows[:, :1])[1], 1:]))
+
+
+def _sort_windows(
+    index: int, points: Points, first: int, end: int, settings: Substrings, table: BinaryIO, cuts: BinaryIO
+) -> None:
+    """Put the windows of a document that start in [first, end) into the table; those that the same piece of the
+    document has already go to `cuts` at once."""
+    for here in range(first, end, _AT_ONCE):
+        for one, other, starts, size in _windows(points, here, min(end, here + _AT_ONCE) - 1, settings):
+            document = np.full(len(one), index, dtype=np.int64)
+            spans = np.column_stack((document, starts, starts + size)).astype(np.uint64)
+            begins, places = groups(np.column_stack((one, other)))
+            again = places[~begins]
+            put(cuts, merged(spans[again]))
+            put(table, *(np.delete(part, again, axis=0) for part in (one, other, spans)))
 
 
 class _Texts:

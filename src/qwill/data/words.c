@@ -103,47 +103,123 @@ void memo_add(Memo *m, const uint32_t *chars, int64_t n, const uint32_t *words, 
     if (!find(m, h, chars, n)) add(m, h, chars, n, words, count, (uint32_t)flags);
 }
 
-static int kind_of_mark(uint32_t c) { return c == '.' || c == '!' || c == '?' ? 1 : 2; }
+static inline int is_letter(uint32_t c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+static inline int is_digit(uint32_t c) { return c >= '0' && c <= '9'; }
+static inline int is_mark(uint32_t c) {
+    return c == ',' || c == ';' || c == ':' || c == '!' || c == '?' || c == ')' || c == ']' || c == '"' || c == 0x201D;
+}
 
-// The entry of a plain chunk: [mark] letters-or-digits [mark]; NULL for any other chunk. With one mark at each end no
-// special case can hide but the chunk itself, and it without either mark.
-static Entry *plain(Memo *m, uint64_t hash, const uint32_t *chars, int64_t n) {
-    int64_t low = 0, high = n;
-    uint32_t first = chars[0], last = chars[n - 1], words[3];
-    if (first == '(' || first == '[' || first == '"' || first == 0x201C) low = 1;
-    if (n > low + 1) {
-        uint32_t before = chars[n - 2];
-        if (last == ',' || last == ';' || last == ':' || last == '!' || last == '?' || last == ')' || last == ']' ||
-            last == '"' || last == 0x201D)
-            high--;
-        else if (last == '.' && ((before >= 'a' && before <= 'z') || (before >= '0' && before <= '9')))
-            high--;
+// Length of the suffix of a plain chunk's rest; -1 where its tables would have to be asked.
+static int64_t plain_suffix(const uint32_t *chars, int64_t low, int64_t high) {
+    int64_t n = high - low;
+    if (n <= 0) return 0;
+    uint32_t last = chars[high - 1], before = n > 1 ? chars[high - 2] : 0, third = n > 2 ? chars[high - 3] : 0;
+    if (is_mark(last)) return 1;
+    if (is_digit(last)) return 0;
+    if (is_letter(last)) {
+        if ((last == 's' || last == 'S') && (before == '\'' || before == 0x2019)) return 2;
+        for (int64_t i = low; i < high; i++)
+            if (is_digit(chars[i])) return -1;  // perhaps a unit
+        return 0;
     }
-    if (low == high) return NULL;
-    int letters = 1, digits = 1;
+    if (last == '.' && n > 1) {
+        int upper = before >= 'A' && before <= 'Z', lower = before >= 'a' && before <= 'z';
+        if (lower || is_digit(before) || before == '%' || (is_mark(before) && before != ':' && before != ';')) return 1;
+        return upper && third >= 'A' && third <= 'Z' ? 1 : -1;
+    }
+    return last == '%' && is_digit(before) ? 1 : -1;
+}
+
+// Whether two suffixes one after the other, by their last characters, are no part of a special case such as `):`.
+static int plain_pair(uint32_t inner, uint32_t outer) {
+    switch (inner) {
+    case ')': case ']': return outer == ',' || outer == '.' || outer == '"' || outer == 0x201D;
+    case '"': case 0x201D: return outer == ',' || outer == '.' || outer == ')' || outer == '?' || outer == '!';
+    case '.': case ',': case '?': case '!': return outer == '"' || outer == 0x201D || (outer == ')' && inner != ',');
+    case '%': return outer == ',' || outer == '.' || outer == ')';
+    case 's': case 'S': return outer == ',' || outer == '.' || outer == '"' || outer == '?' || outer == '!';
+    }
+    return 0;
+}
+
+// The words of what is left of a plain chunk between its marks: letters, perhaps with hyphens inside; letters and digits
+// that end in a digit; a number. 0 for anything else.
+static int64_t plain_middle(const uint32_t *chars, int64_t low, int64_t high, uint32_t *words, int64_t most) {
+    int letters = 1, mixed = 1, number = is_digit(chars[low]) && is_digit(chars[high - 1]), dots = 0;
+    int64_t n = 0;
     for (int64_t i = low; i < high; i++) {
         uint32_t c = chars[i];
-        letters &= (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-        digits &= c >= '0' && c <= '9';
+        int between = i > low && i + 1 < high;
+        letters &= is_letter(c) || (c == '-' && between && is_letter(chars[i - 1]) && is_letter(chars[i + 1]));
+        mixed &= is_letter(c) || is_digit(c);
+        number &= is_digit(c) || ((c == '.' || c == ',') && between && is_digit(chars[i - 1]) && is_digit(chars[i + 1]));
+        dots += c == '.';
     }
-    if (!letters && !digits) return NULL;
-    int64_t count = 0;
-    // In the order of affix_words._cut: without the first mark, without the last, without both.
-    Entry *inner = NULL;
-    int64_t from = 0, to = n;
-    if (low && (inner = find(m, hash_of(chars + 1, n - 1), chars + 1, n - 1)) && inner->flags & CASE) from = 1;
-    else if (high < n && (inner = find(m, hash_of(chars, n - 1), chars, n - 1)) && inner->flags & CASE) to = n - 1;
-    else {
-        from = low, to = high, inner = NULL;
-        if (low || high < n) {
-            inner = find(m, hash_of(chars + low, high - low), chars + low, high - low);
-            if (inner && !(inner->flags & CASE)) inner = NULL;
+    if ((mixed && is_digit(chars[high - 1])) || (number && dots < 3)) {
+        words[0] = (uint32_t)high << 2;
+        return 1;
+    }
+    if (!letters) return 0;
+    for (int64_t i = low; i < high; i++)
+        if (chars[i] == '-') {
+            if (n + 3 > most) return 0;
+            words[n++] = (uint32_t)i << 2, words[n++] = (uint32_t)(i + 1) << 2 | 2;
         }
+    words[n++] = (uint32_t)high << 2;
+    return n;
+}
+
+static const Entry *special(const Memo *m, const uint32_t *chars, int64_t low, int64_t high) {
+    const Entry *e = low < high ? find(m, hash_of(chars + low, high - low), chars + low, high - low) : NULL;
+    return e && e->flags & CASE ? e : NULL;
+}
+
+// The entry of a plain chunk, cut as affix_words.cut_chunk does, with one mark before and two after at most; NULL for any
+// other, and for those with a special case of several words: `Thered.` is There, d, `.`, and d and `.` are one again.
+static Entry *plain(Memo *m, uint64_t hash, const uint32_t *chars, int64_t n) {
+    uint32_t words[64], suffix[2];
+    int64_t low = 0, high = n, count = 0, cut = 0;
+    const Entry *found;
+    for (;;) {
+        if (low >= high) return NULL;
+        if ((found = special(m, chars, low, high))) break;
+        uint32_t first = chars[low];
+        int64_t pre = first == '(' || first == '[' || first == '"' || first == 0x201C || first == '$';
+        if ((pre && low) || !(pre || is_letter(first) || is_digit(first))) return NULL;
+        if (pre && (found = special(m, chars, low + 1, high))) {
+            low++;
+            break;
+        }
+        int64_t after = plain_suffix(chars, low + pre, high);
+        if (after < 0) return NULL;
+        if (!pre && !after) break;
+        if (after) {
+            if (cut == 2 || (cut && !plain_pair(chars[high - 1], chars[suffix[0] - 1]))) return NULL;
+            suffix[cut++] = (uint32_t)high;
+            found = special(m, chars, low, high - after);
+            high -= after;
+            if (found) break;
+        }
+        low += pre;
     }
-    if (inner && inner->count > 1) return NULL;  // `Thered.` is There, d, `.`, and d and `.` are a special case
-    if (from) words[count++] = (uint32_t)from << 2 | 2;
-    words[count++] = (uint32_t)to << 2;
-    if (to < n) words[count++] = (uint32_t)n << 2 | kind_of_mark(last);
+    if (found && found->count > 1) return NULL;
+    if (low) words[count++] = (uint32_t)low << 2 | (chars[0] == '$' ? 0 : 2);
+    if (found) words[count++] = ((uint32_t)high << 2) | (m->words[found->words] & KIND);
+    else {
+        int64_t inside = plain_middle(chars, low, high, words + count, 56);
+        if (!inside) return NULL;
+        if (inside > 1) {
+            // The word before the first hyphen or after the last may make a special case with its mark: `A-z.`
+            int64_t first = words[count] >> 2, last = words[count + inside - 2] >> 2;
+            if (special(m, chars, 0, first) || (cut && special(m, chars, last, suffix[cut - 1]))) return NULL;
+        }
+        count += inside;
+    }
+    while (cut--) {
+        uint32_t last = chars[suffix[cut] - 1];
+        int kind = is_letter(last) ? 0 : last == '.' || last == '!' || last == '?' ? 1 : 2;
+        words[count++] = suffix[cut] << 2 | kind;
+    }
     return add(m, hash, chars, n, words, count, 0);
 }
 

@@ -128,8 +128,8 @@ def main() -> None:
     tiny = sum("tiny/" in i for i in [*named, *kept])
     met = not wanted - files.keys() and len(good) == 4 and tiny == TINY
     lines = [
-        f"All of it in {told['seconds']:.0f} s, at most {told['peak_mib']:.0f} MiB in a process; {tiny:,} of {TINY:,} "
-        f"tiny files are accounted for. {len(unreadable)} records could not be read and are named:",
+        f"All of it in {told['seconds']:.0f} s, at most {told['peak_mib']:.0f} MiB in the reading process; {tiny:,} of "
+        f"{TINY:,} tiny files are accounted for. {len(unreadable)} records could not be read and are named:",
         table,
         f"Of the 4 good documents around them {len(good)} were kept. Files whose fault is not named: "
         f"{', '.join(sorted(wanted - files.keys())) or 'none'}.",

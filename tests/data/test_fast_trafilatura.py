@@ -85,6 +85,20 @@ def test_every_replacement_selects_what_the_expression_selects(parts: list[str])
                 assert selector(tree) == expression(tree), (name, expression.path)
 
 
+def test_every_pair_of_values_in_either_order_of_the_attributes() -> None:
+    values = [*VALUES, "", "x hidden", "a hide", "bottom-bar", "x-reply-y", "primary-nav", "hide-x"]
+    pairs = [(a, b) for a in values for b in values]
+    parts = [f"<div id='{a}' class='{b}'></div><section class='{a}' id='{b}'></section>" for a, b in pairs]
+    parts += [f"<p style='{a}' id='{b}'></p><span id='{a}' style='{b}' role='{b}'></span>" for a, b in pairs]
+    trees = [
+        html.fromstring(f"<html><body>{part}</body></html>") for part in ("".join(parts), *parts[:: len(values) // 2])
+    ]
+    for name, selectors in replacements().items():
+        for expression, selector in zip(getattr(originals(), name), selectors, strict=True):
+            if selector is not None:
+                assert all(selector(tree) == expression(tree) for tree in trees), (name, expression.path)
+
+
 # Runs where nothing has been replaced, then where it has.
 _BOTH = """
 import json, sys

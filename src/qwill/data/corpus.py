@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from qwill.base.artifact import recipe_id, seal
-from qwill.base.config import parse, to_dict
+from qwill.base.config import identity_of, parse
 from qwill.base.device import CURATION, numeric_libraries
 from qwill.base.errors import DataError
 from qwill.base.files import new_folder, write_json
@@ -199,7 +199,7 @@ def curate(
         "stage": "corpus",
         "stage_version": STAGE_VERSION,
         "inputs": {},
-        "config": to_dict(settings),
+        "config": identity_of(settings),
         "seed": 0,
         "libraries": numeric_libraries(CURATION),
         "threads": 1,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from qwill.data.fold import chinese_script, convert
 from qwill.data.labels import domain, quality_bucket
 from qwill.data.language import Identified, identify_all
 from qwill.data.languages import OTHER
-from qwill.data.minhash import band_keys
+from qwill.data.minhash import MinHash, band_keys
 from qwill.data.paragraphs import pieces
 from qwill.data.quality import load_quality, score_batch
 from qwill.data.records import Bad
@@ -95,7 +95,7 @@ def _read(block: Block, choice: SourceChoice, pages: dict[str, str]) -> list[Doc
         identity = f"{name}/{record.record}"
         if isinstance(record, Bad):
             text = record.content.encode("utf-8", "replace").decode()
-            document = Document(identity, name, choice.register, column, text, len(text.encode()))
+            document = Document(identity, name, choice.register, column, text, record.raw_bytes)
             document.drop("unreadable", "record not readable", record.reason)
         else:
             text = record.text.encode("utf-8", "replace").decode()
@@ -242,13 +242,16 @@ def _keys(documents: Sequence[Document], config: CurateConfig) -> dict[str, NDAr
     for row in np.flatnonzero(live).tolist():
         arrays["key"][row] = np.frombuffer(text_key(documents[row].text), dtype=np.uint8)
     if config.near is not None:
-        near = config.near
+        near, own = config.near, MinHash().ngram
         arrays["bands"] = np.zeros((count, near.bands), dtype=np.uint64)
         arrays["sketches"] = np.zeros((count, near.bands * near.rows), dtype=np.uint8)
         arrays["banded"] = np.zeros(count, dtype=bool)
         for code in sorted({d.language for d in documents if d.reject is None}):
             rows = [i for i in np.flatnonzero(live).tolist() if documents[i].language == code]
-            found = band_keys([documents[i].text for i in rows], None, near, spoken(config)[code].words)
+            told = spoken(config)[code]
+            # The default stands for what each language's file says; another number is meant for all of them.
+            settings = replace(near, ngram=told.minhash_n_grams) if near.ngram == own else near
+            found = band_keys([documents[i].text for i in rows], None, settings, told.words)
             arrays["bands"][rows], arrays["sketches"][rows] = found.keys, found.sketches
             arrays["banded"][rows] = found.has
     return arrays

@@ -36,7 +36,8 @@ def retrace(corpus: Path, identity: str) -> list[Seen]:
     manifest = read_manifest(corpus)
     if manifest is None:
         raise DataError(f"{corpus} has no manifest, so its settings are not known; name a corpus that `qwill` made.")
-    config = parse(CurateConfig, manifest.config, f"{corpus}/qwill.json: config")
+    settings = {name: value for name, value in manifest.config.items() if name != "outside"}
+    config = parse(CurateConfig, settings, f"{corpus}/qwill.json: config")
     for choice in config.sources:
         if identity.startswith(f"{choice.name}/"):
             source = open_source(choice)

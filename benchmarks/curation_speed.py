@@ -236,8 +236,8 @@ def listed(steps: dict[str, float], scale: float) -> str:
 def paragraph(what: str, rounds: Rounds, documents: int) -> str:
     ours, peer = (documents / statistics.median(s) for s in (rounds.ours, rounds.peer))
     return (
-        f"{what}: {ours:,.0f} documents/s, datatrove {peer:,.0f}: {spread(rounds.ratios)}. {rounds.dropped} rounds dropped "
-        f"for stolen CPU, at most {100 * rounds.stolen:.1f} % stolen in the rest."
+        f"{what}: {ours:,.0f} documents/s, datatrove {peer:,.0f}: {spread(rounds.ratios)}. {rounds.dropped} rounds "
+        f"dropped for stolen CPU, at most {100 * rounds.stolen:.1f} % stolen in the rest."
     )
 
 

@@ -4,9 +4,9 @@ requirements: datatrove==0.10.1 spacy==3.8.18 jieba==0.42.1 nltk
 run by the benchmark: python datatrove_curation.py whole FOLDER CODE WORKERS | filters FILE CODE
 
 whole: FOLDER/input holds one JSONL file a worker; for each line on standard input everything is made anew, and the
-answer is {"seconds", "kept": ids, "filtered": how many the filters left, "steps": seconds by stage}. The workers are
-forked from this process, which has loaded the tokenizers: that spares datatrove what its default (a fork server, begun
-for each of the five stages) costs. filters: every filter on every document, in this process.
+answer is {"seconds", "kept": ids, "filtered": how many the filters left, "steps": seconds by stage}. The workers
+are forked from this process, which has loaded the tokenizers: that spares datatrove what its default (a fork server,
+started for each of the five stages) costs. filters: every filter on every document, in this process.
 """
 
 import json
@@ -80,8 +80,7 @@ what, where, code = sys.argv[1:4]
 logger.remove()
 load_word_tokenizer(TOKENIZERS[code]).word_tokenize("begin 开始")
 chain = filters(code)
-lines = Path(where).read_text(encoding="utf-8").split("\n") if what == "filters" else []
-texts = [json.loads(line)["text"] for line in lines if line]
+texts = [json.loads(line)["text"] for line in Path(where).read_text().splitlines()] if what == "filters" else []
 print("{}", flush=True)
 for _ in sys.stdin:
     told = only_filters(texts, code) if what == "filters" else whole(Path(where), code, int(sys.argv[4]))

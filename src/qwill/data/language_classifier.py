@@ -47,7 +47,7 @@ def _model() -> Any:
 def _library() -> ctypes.CDLL | None:
     from qwill.base.native_build import compile_library
 
-    return compile_library("language.c", "qwill.data")
+    return compile_library("language.c", "qwill.data", threads=False)
 
 
 @cache

@@ -52,6 +52,7 @@ def _in_processes(function: Callable[[Item], Answer], items: Iterable[Item], wor
     from multiprocessing import get_context
 
     context = get_context("forkserver")
+    context.set_forkserver_preload(["qwill.data.worker_tables"])  # counts for the first pool of this process
     with _no_main(), ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
         source = iter(items)
         running: set[Future[Answer]] = set()

@@ -1,8 +1,8 @@
 """Claim: `qwill curate` killed by `kill -9` at any moment goes on to the same bytes.
 
 Makes a corpus once without a break; then, for each trial, starts the same command in a new folder, kills the process
-(not its workers: those must end by themselves) after a time drawn at random from the whole of an unbroken run, gives the
-command again, and compares every file of the corpus, statistics and report included, byte by byte.
+(not its workers: those must end by themselves) after a time drawn at random from the whole of an unbroken run, gives
+the command again, and compares every file of the corpus, statistics and report included, byte by byte.
 
     python benchmarks/curation_kills.py --trials 100
 """
@@ -47,7 +47,8 @@ def write_texts(folder: Path, documents: int) -> None:
     for code, make in (("en", english), ("zh", chinese)):
         rows = list[str]()
         for _ in range(documents):
-            text = altered(rng.choice(rows), rng, 0.02) if rows and rng.random() < 0.1 else make(rng, rng.randint(3, 30))
+            again = rows and rng.random() < 0.1
+            text = altered(rng.choice(rows), rng, 0.02) if again else make(rng, rng.randint(3, 30))
             rows.append(text if rng.random() < 0.98 else text[:20])
         data = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in rows)
         (folder / f"{code}.jsonl").write_text(data, encoding="utf-8")
@@ -57,9 +58,9 @@ def write_texts(folder: Path, documents: int) -> None:
 
 def start(folder: Path, where: Path) -> subprocess.Popen[bytes]:
     where.mkdir(exist_ok=True)
-    log = open(where / "log.txt", "ab")
     command = [sys.executable, "-m", "qwill.cli.main", "curate", str(folder / "kills.yaml")]
-    return subprocess.Popen(command, cwd=where, stdout=log, stderr=log)
+    with open(where / "log.txt", "ab") as log:
+        return subprocess.Popen(command, cwd=where, stdout=log, stderr=log)
 
 
 def finish(folder: Path, where: Path) -> float:
@@ -118,13 +119,13 @@ def main() -> None:
             same = contents(where) == expected
             different += not same
             if not same or trial % 10 == 9:
-                print(f"trial {trial + 1}: {'same bytes' if same else 'DIFFERENT'}; so far killed at {dict(states)}", flush=True)
+                print(f"trial {trial + 1}: {'same bytes' if same else 'DIFFERENT'}; so far {dict(states)}", flush=True)
             subprocess.run(["rm", "-rf", str(where)], check=True)
         killed = sum(n for what, n in states.items() if what != "finished before")
         lines = [
             f"{killed} runs killed at moments drawn uniformly from an unbroken run of {whole:.1f} s (2 workers, "
-            f"{2 * arguments.documents} documents), then given again: **{different} of {arguments.trials} differed** in any "
-            f"byte of {', '.join(expected)}; {late} left a worker alive for 5 s.",
+            f"{2 * arguments.documents} documents), then given again: **{different} of {arguments.trials} differed** "
+            f"in any byte of {', '.join(expected)}; {late} left a worker alive for 5 s.",
             "Where they were: " + ", ".join(f"{what} {n}" for what, n in sorted(states.items())) + ".",
         ]
         print("\n".join(lines))

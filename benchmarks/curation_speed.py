@@ -126,7 +126,7 @@ def kept_ids(out: Path) -> list[int]:
 
     files = [path for name in ("train", "heldout") for path in out.rglob(f"{name}.parquet")]
     ids = [i for path in files for i in pq.read_table(path, columns=["id"])["id"].to_pylist()]
-    return sorted(int(i.rpartition("/")[2]) for i in ids)
+    return sorted(int(i.rpartition("/")[2]) - 1 for i in ids)  # an id tells the line, from 1
 
 
 def same_but_for_representatives(code: str, texts: list[str], ours: list[int], peer: list[int], filtered: int) -> str:
@@ -236,8 +236,8 @@ def listed(steps: dict[str, float], scale: float) -> str:
 def paragraph(what: str, rounds: Rounds, documents: int) -> str:
     ours, peer = (documents / statistics.median(s) for s in (rounds.ours, rounds.peer))
     return (
-        f"{what}: {ours:,.0f} documents/s, datatrove {peer:,.0f}: {spread(rounds.ratios)}. {rounds.dropped} rounds dropped "
-        f"for stolen CPU, at most {100 * rounds.stolen:.1f} % stolen in the rest."
+        f"{what}: {ours:,.0f} documents/s, datatrove {peer:,.0f}: {spread(rounds.ratios)}. {rounds.dropped} rounds "
+        f"dropped for stolen CPU, at most {100 * rounds.stolen:.1f} % stolen in the rest."
     )
 
 

@@ -5,7 +5,7 @@ run by the benchmark: python datatrove_curation.py whole FOLDER CODE WORKERS | f
 
 whole: FOLDER/input holds one JSONL file a worker; for each line on standard input everything is made anew, and the
 answer is {"seconds", "kept": ids, "filtered": how many the filters left, "steps": seconds by stage}. The workers are
-forked from this process, which has loaded the tokenizers: that spares datatrove what its default (a fork server, started
+forked from this process, which has loaded the tokenizers: that spares datatrove what its default (a fork server, begun
 for each of the five stages) costs. filters: every filter on every document, in this process.
 """
 
@@ -80,7 +80,8 @@ what, where, code = sys.argv[1:4]
 logger.remove()
 load_word_tokenizer(TOKENIZERS[code]).word_tokenize("begin 开始")
 chain = filters(code)
-texts = [json.loads(line)["text"] for line in open(where)] if what == "filters" else []
+lines = Path(where).read_text(encoding="utf-8").split("\n") if what == "filters" else []
+texts = [json.loads(line)["text"] for line in lines if line]
 print("{}", flush=True)
 for _ in sys.stdin:
     told = only_filters(texts, code) if what == "filters" else whole(Path(where), code, int(sys.argv[4]))

@@ -109,7 +109,8 @@ def test_what_is_not_there_comes_with_a_hint(home: Path, reference: str, hint: s
     make(home / "runs" / "demo" / "aligned", "x")
     with pytest.raises(ArtifactError) as caught:
         resolve(reference)
-    assert f"{reference}: no such model or artifact; {hint}" in str(caught.value)
+    shown = reference.replace("\0", "\\x00")  # errors show control characters escaped
+    assert f"{shown}: no such model or artifact; {hint}" in str(caught.value)
 
 
 def test_more_places_to_look_are_asked_in_turn_and_after_paths(home: Path) -> None:

@@ -77,7 +77,8 @@ def test_plain_text_by_line_paragraph_or_file(tmp_path: Path, unit: Any, documen
 
 def test_a_folder_in_order_of_name_with_what_it_holds_by_suffix(tmp_path: Path) -> None:
     for name, data in {
-        "b/page.html": page(SENTENCE, "A  title"), "b.txt": b"one\ntwo", "a.md": b"# Head\n\ntext", "b/x.png": b"\x89PNG",
+        "b/page.html": page(SENTENCE, "A  title"), "b.txt": b"one\ntwo", "a.md": b"# Head\n\ntext",
+        "b/x.png": b"\x89PNG",
         "c.json": b'[{"text": "in a list"}]', ".hidden.txt": b"no", "z/lines.json": b'{"text": "in lines"}\n',
         "b/empty.html": b"", "z/a#b %.txt": b"odd",
     }.items():  # fmt: skip

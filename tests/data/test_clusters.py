@@ -122,6 +122,32 @@ def test_the_order_of_the_documents_decides_nothing(
     assert [order[i] for i in shuffled] == [straight[i] for i in order]
 
 
+@given(documents(), st.randoms(use_true_random=False), st.sampled_from([0.4, 0.7]))
+def test_ties_are_clustered_alike_in_every_order(
+    tmp_path_factory: pytest.TempPathFactory, told: Documents, rng, verify: float
+) -> None:
+    """Documents of one quality and length: what is compared with what is decided by their sketches."""
+    count = len(told.has)
+    told = Documents(told.keys, told.sketches, told.has, np.zeros(count, np.float32), np.ones(count, np.int64))
+    order = list(range(count))
+    rng.shuffle(order)
+    work = tmp_path_factory.mktemp("work")
+    straight = partition(found(told, work, verify=verify), list(range(count)))
+    assert partition(found(told[order], work, verify=verify), order) == straight
+
+
+def partition(answer: Clusters, names: list[int]) -> set[frozenset[int]]:
+    members = defaultdict(set)
+    for i, kept in enumerate(answer.representative.tolist()):
+        members[kept].add(names[i])
+    return {frozenset(own) for own in members.values()}
+
+
+def test_spans_that_touch_or_overlap_are_one_within_a_document() -> None:
+    rows = np.array([[1, 4, 5], [0, 2, 4], [0, 0, 2], [0, 6, 9], [0, 7, 8], [1, 0, 3]], dtype=np.uint64)
+    assert spill.merged(rows).tolist() == [[0, 0, 4], [0, 6, 9], [1, 0, 3], [1, 4, 5]]
+
+
 def rng_lengths(count: int) -> np.ndarray:
     return np.random.default_rng(count).permutation(count)
 

@@ -300,7 +300,8 @@ def test_the_held_out_tasks_are_kept_out(tmp_path: Path, texts: dict[str, list[s
 def test_a_corpus_without_a_language_is_refused(tmp_path: Path, texts: dict[str, list[str]]) -> None:
     config = write_sources(tmp_path / "in", texts)
     only = replace(config, sources=[choice for choice in config.sources if choice.name == "english"])
-    with pytest.raises(DataError, match=r"no Chinese document left after curation; add a source of it, or set .* to \[en\]\.$"):
+    sentence = r"no Chinese document left after curation; add a source of it, or set .* to \[en\]\.$"
+    with pytest.raises(DataError, match=sentence):
         run_stage(only, tmp_path / "out")
     strict: dict[str, Any] = {code: {"units": {"min_units": 10_000}} for code in ("en", "zh")}
     with pytest.raises(DataError, match=r"left after curation \([0-9]+ of the [0-9]+ that went: units, too short\);"):
@@ -317,7 +318,10 @@ def test_bad_input_is_one_sentence(tmp_path: Path, texts: dict[str, list[str]]) 
     (tmp_path / "in" / "page.docx").write_text("<p>", encoding="utf-8")
     wrong: dict[str, tuple[type[Exception], list[SourceChoice]]] = {
         r"gone\.txt cannot be read \(No such file": (DataError, [SourceChoice("a", str(tmp_path / "gone.txt"))]),
-        r"page\.docx ends in .*; expected \.jsonl": (DataError, [SourceChoice("a", str(tmp_path / "in" / "page.docx"))]),
+        r"page\.docx ends in .*; expected \.jsonl": (
+            DataError,
+            [SourceChoice("a", str(tmp_path / "in" / "page.docx"))],
+        ),
         r"'bolq' is no source and has no path; did you mean boolq\?": (ConfigError, [SourceChoice("bolq")]),
         r"names 'a' twice": (ConfigError, [SourceChoice("a", "x.txt"), SourceChoice("a", "y.txt")]),
         r"corpus\.sources is empty": (ConfigError, []),

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.data.made_up_corpus import HOSTILE, limits_of_part, write_corpus_files
+from tests.data.made_up_corpus import HOSTILE, limits_of_part, scores_of, write_corpus_files
 
 from qwill.base.errors import DataError
+from qwill.base.files import write_jsonl
 from qwill.data import curation_report
 from qwill.data.curation_report import FILES, write_report
 from qwill.data.documents import Document
 from qwill.data.funnel import size_of
 from qwill.data.report_examples import bad_view, clusters_view, differences, pages_view, visible
+from qwill.data.scores import write_scores
 
 
 class Parsed(HTMLParser):
@@ -227,6 +229,26 @@ def test_what_is_shown_can_be_seen_and_is_bounded(text: str, most: int) -> None:
     assert not [c for c in shown if (ord(c) < 32 and c not in "\t\n") or c in "\u202a\u202e\u2066\u2069\x7f\ufeff"]
     assert shown.encode().decode() == shown
     assert shown.endswith("…") == (len(text) > most) or text[:most].endswith("…")
+
+
+def test_personal_data_in_what_was_dropped_is_masked(tmp_path: Path) -> None:
+    made = write_corpus_files(tmp_path)
+    number = "13800138000"
+    for document in made:
+        if document.reject is not None and document.language == "zh":
+            document.text = f"电话 {number}，" + document.text
+    write_scores(tmp_path / "scores.json", [scores_of(made)])
+    page = {
+        "id": "webs/1",
+        "source": "webs",
+        "language": "zh",
+        "before": f"<p>电话 {number}</p>",
+        "after": f"电话 {number}",
+    }
+    write_jsonl(tmp_path / "extraction.jsonl", [page])
+    assert number in (tmp_path / "scores.json").read_text(encoding="utf-8")
+    shown = write_report(tmp_path).read_text(encoding="utf-8")
+    assert number not in shown and "PHONE" in shown
 
 
 def test_clusters_come_by_size_and_pages_take_turns() -> None:

@@ -3,6 +3,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_leaks import disguised, unit
 from made_up_text import chinese, english, full_width, name
 
 from qwill.base.errors import DataError
@@ -18,7 +19,7 @@ from qwill.data.decontaminate import (
     leak,
 )
 from qwill.data.documents import Document
-from qwill.data.fold import _BY_WORD, convert, fold
+from qwill.data.fold import _BY_WORD, fold
 from qwill.data.question_index import Index
 from qwill.data.units import split
 
@@ -105,37 +106,6 @@ def test_questions_too_short_to_be_sought_are_counted() -> None:
 
 # ---------------------------------------------------------------- figure 6
 
-SPACES = (" ", "  ", "\n", "\t", "\u3000", "\u00a0", " \r\n")
-MARKS = (", ", "。", "——", " (", ") ", "/", "…", "“", "！", "-", "《", "、")
-INVISIBLE = ("\u200b", "\u00ad", "\ufeff", "\u2060", "\u200d")
-
-
-def unit(rng: random.Random, kind: str) -> str:
-    """A word, or a Chinese character that is common."""
-    chinese_one = kind == "zh" or (kind == "mixed" and rng.random() < 0.5)
-    return rng.choice(CHARACTERS) if chinese_one else name(rng).lower()
-
-
-CHARACTERS = sorted({c for seed in range(60) for c in chinese(random.Random(seed)) if c.isalpha()})
-
-
-def disguised(units: list[str], rng: random.Random) -> str:
-    """The units written with other case, width, script, spacing and punctuation, and with invisible characters."""
-    case = rng.choice([str.lower, str.upper, str.title, lambda u: "".join(rng.choice([c, c.upper()]) for c in u)])
-    joints = rng.choice([(" ",), SPACES, SPACES + MARKS])
-    text = ""
-    for a, b in zip(["", *units], units, strict=False):
-        # Between two words something must part them; beside a Chinese character nothing need.
-        parted = bool(a) and a.isascii() and b.isascii()
-        text += (rng.choice(joints) if parted or (a and rng.random() < 0.3) else "") + case(b)
-    if rng.random() < 0.5:
-        text = convert(text, "traditional")
-    if rng.random() < 0.5:
-        text = full_width(text)
-    if rng.random() < 0.5:
-        text = "".join(c + (rng.choice(INVISIBLE) if rng.random() < 0.2 else "") for c in text)
-    return text
-
 
 @given(st.integers(), st.sampled_from(["en", "zh", "mixed"]), st.integers(3, 20), st.integers(3, 20))
 def test_n_shared_units_are_found_in_any_disguise_and_fewer_are_not(seed: int, kind: str, words: int, han: int) -> None:
@@ -199,6 +169,12 @@ def test_an_index_is_the_same_from_its_files(tmp_path_factory, seed: int, count:
     (folder / "units.npy").write_bytes(b"cut")
     with pytest.raises(DataError, match="not a whole index of questions"):
         Index.load(folder)
+
+
+def test_a_run_ends_with_its_question() -> None:
+    first, second = (split(english(random.Random(seed), 1)) for seed in (1, 2))
+    index = build_index([Question("a", " ".join(first)), Question("b", " ".join(second))], Overlap())
+    assert find_leaks(index, " ".join([*first[-10:], *second[:10]])) == []
 
 
 def test_an_answer_counts_by_a_run_and_never_as_a_short_whole() -> None:

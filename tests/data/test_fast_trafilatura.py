@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,9 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import html
 
+ORACLES = Path(__file__).parents[1] / "oracles"
+sys.path.insert(0, str(ORACLES))
 trafilatura = pytest.importorskip("trafilatura")
 pytest.importorskip("justext")
 
+from html_pages import pages  # noqa: E402
+
+from qwill.data.extract import Extractor  # noqa: E402
 from qwill.data.fast_trafilatura import VERSION, quicken, replacements  # noqa: E402
 
 if trafilatura.__version__ != VERSION:
@@ -79,6 +85,20 @@ def test_every_replacement_selects_what_the_expression_selects(parts: list[str])
                 assert selector(tree) == expression(tree), (name, expression.path)
 
 
+def test_every_pair_of_values_in_either_order_of_the_attributes() -> None:
+    values = [*VALUES, "", "x hidden", "a hide", "bottom-bar", "x-reply-y", "primary-nav", "hide-x"]
+    pairs = [(a, b) for a in values for b in values]
+    parts = [f"<div id='{a}' class='{b}'></div><section class='{a}' id='{b}'></section>" for a, b in pairs]
+    parts += [f"<p style='{a}' id='{b}'></p><span id='{a}' style='{b}' role='{b}'></span>" for a, b in pairs]
+    trees = [
+        html.fromstring(f"<html><body>{part}</body></html>") for part in ("".join(parts), *parts[:: len(values) // 2])
+    ]
+    for name, selectors in replacements().items():
+        for expression, selector in zip(getattr(originals(), name), selectors, strict=True):
+            if selector is not None:
+                assert all(selector(tree) == expression(tree) for tree in trees), (name, expression.path)
+
+
 # Runs where nothing has been replaced, then where it has.
 _BOTH = """
 import json, sys
@@ -99,22 +119,6 @@ print(json.dumps([before, texts()]))
 """
 
 
-def pages() -> list[str]:
-    sentence = "The quick brown fox, which is known to all, jumps over the lazy dog that lies in the sun. "
-    chinese = "系统会自动检查网络设置，用户可以在这里选择语言，也可以关闭这个功能。"
-    bodies = [
-        f"<article class='post'><h1>H</h1><p>{sentence * 4}</p><ul><li>one<li>two</ul><pre>a = 1\nb = 2</pre></article>",
-        f"<div id='content'><p>{chinese * 5}</p><table><tr><th>A<td>B</table><div class='sidebar'>{sentence}</div>",
-        f"<form><div class='cookie'>{sentence}</div><p>{sentence * 2}</p><label>x <input value=1></label></form>",
-        f"<main><!-- c --><p>{sentence}</p><p>{sentence}</p><p>{sentence}</p><p>{sentence}</p></main>",
-        "<p>short</p>",
-        f"<div><select><option>{sentence}</select><textarea>{sentence * 3}</textarea><?pi x?></div>",
-        f"<div class='comments'>{sentence * 9}</div><div class='teaser'>{sentence * 3}</div>",
-    ]
-    wrapped = [f"<!DOCTYPE html><html><head><title>t</title></head><body>{body}</body></html>" for body in bodies]
-    return [*wrapped, *bodies, wrapped[0] * 2, "", "<html>", "no markup at all"]
-
-
 def test_the_text_is_the_same_as_without_replacements() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _BOTH], input=json.dumps(pages()), capture_output=True, text=True, check=True
@@ -133,3 +137,13 @@ def test_another_version_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     quicken.cache_clear()
     assert quicken()
+
+
+def test_the_text_is_what_datatrove_gives() -> None:
+    said = json.loads((ORACLES / "extract.json").read_text(encoding="utf-8"))
+    assert said["trafilatura"] == VERSION
+    extractor = Extractor("datatrove")
+    # One after the other: its step remembers paragraphs, and so must ours.
+    found = [extractor(page) for page in pages()]
+    assert [text if isinstance(text, str) else None for text in found] == said["texts"]
+    assert sum(text is None for text in said["texts"]) >= 3 and len(set(filter(None, said["texts"]))) >= 8

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from filter_record import CODES, MODULES, asked, differences, presets, rows, said_by, unequal_values
+from filter_record import CODES, LONG, MODULES, asked, differences, presets, rows, said_by, unequal_values
 
 from qwill.data import families
 from qwill.data.languages import language
@@ -32,16 +32,21 @@ def test_every_value_and_decision_is_datatroves(family: str, code: str) -> None:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_the_families_in_order_decide_as_datatrove_does(code: str) -> None:
+@pytest.mark.parametrize("batch", [False, True], ids=["definition", "judge_batch"])
+def test_the_families_in_order_decide_as_datatrove_does(batch: bool, code: str) -> None:
+    """Both by their Python definitions and by `judge_batch`, which may use the C library."""
     told = language(code)
     for preset, (order, limits) in presets().items():
         for row in rows(code):
-            if len(row["text"]) > 50_000:
-                continue  # the families one by one are asked about those too
-            verdict = families.judge(
-                row["text"], order, limits,
-                lambda part: split_words(part, told.words), lambda part: count_sentences(part, told.words),
-            )  # fmt: skip
+            if len(row["text"]) > LONG and not batch:
+                continue
+            if batch:
+                (verdict,) = families.judge_batch([row["text"]], told, order, limits)
+            else:
+                verdict = families.judge(
+                    row["text"], order, limits,
+                    lambda part: split_words(part, told.words), lambda part: count_sentences(part, told.words),
+                )  # fmt: skip
             reasons = [(family, row[f"{preset}.{family}.reason"]) for family in order]
             if ("gopher_quality", "crash") in reasons:
                 continue

@@ -68,6 +68,8 @@ def test_long_text_is_folded_like_short(monkeypatch: pytest.MonkeyPatch) -> None
         assert fold(text) == definition(text)
 
 
-@pytest.mark.parametrize("text", ["\u0995\u09c7\u09be", "\u0c95\u0cc6\u0cc2", "e\u0301", "\u1100\u1161\u11a8", "か\u3099"])
+@pytest.mark.parametrize(
+    "text", ["\u0995\u09c7\u09be", "\u0c95\u0cc6\u0cc2", "e\u0301", "\u1100\u1161\u11a8", "か\u3099"]
+)
 def test_what_composes_is_composed(text: str) -> None:
     assert fold(text) == unicodedata.normalize("NFC", text) != text

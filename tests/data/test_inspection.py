@@ -80,6 +80,7 @@ def test_a_reject_that_only_the_report_samples_is_found_there(tmp_path: Path) ->
         except DataError:
             continue
         found += 1
+        assert document.reject is not None and shown["step"] == document.reject.step
         assert (shown["fate"], shown["language"]) == ("dropped", document.language)
     assert found > 100
 

@@ -86,6 +86,11 @@ def test_a_fake_is_the_same_every_time_and_not_found_again(case: tuple[str, str]
     assert redact(once.text, language=language, replacement="fake").text == once.text
 
 
+def test_a_fake_that_reads_as_something_else_gets_a_tag(monkeypatch) -> None:
+    monkeypatch.setattr("qwill.data.redact.fake", lambda kind, value: "13800138000")
+    assert redact("to bob@qwill.org", replacement="fake").text == "to <PHONE>"
+
+
 @given(texts())
 def test_full_width_is_found_where_half_width_is(case: tuple[str, str]) -> None:
     text, _ = case
@@ -122,6 +127,11 @@ def test_kinds_that_are_not_asked_for_stay() -> None:
         ("pay GB82 WEST 1234 5698 7654 32 NOW", "pay <IBAN> NOW"),
         ("git clone git@github.com:a/b.git by ann@example.com", "git clone git@github.com:a/b.git by ann@example.com"),
         ("https://x.cn/item/13800138000.html", "https://x.cn/item/13800138000.html"),
+        ("<PHONE> 6234 5678", "<PHONE> 6234 5678"),
+        ("0113 246 0123, and 0113 24 60 123 pieces", "<PHONE>, and 0113 24 60 123 pieces"),
+        ("call on 2024-03-15 or 05.11.2023", "call on 2024-03-15 or 05.11.2023"),
+        ("the cell will show 00:09:59.999999 here", "the cell will show 00:09:59.999999 here"),
+        ("the cell will show 5999.9999 here", "the cell will show 5999.9999 here"),
         ("1998--2004, called 1996–1997", "1998--2004, called 1996–1997"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwill.data.repair import _PLAIN, _ftfy_config, repair
+from qwill.data.repair import _LINE_END, _PLAIN, _fixed, _ftfy_config, repair
 
 # With surrogates: JSON may carry half of a pair, and what is repaired must be writable as UTF-8.
 any_text = st.text(st.characters(codec=None, exclude_categories=()))
@@ -55,3 +55,20 @@ def test_the_result_is_plain_and_final(text: str) -> None:
 @given(st.from_regex(_PLAIN, fullmatch=True))
 def test_the_short_cut_passes_by_nothing_that_ftfy_would_repair(text: str) -> None:
     assert ftfy.fix_text(text, _ftfy_config()) == text
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["plain text", "â€œquoted", "caf\u00e9", "cafÃ©", "&amp;", "<b>", "中文", "\ufb01ne", "e\u0301", "ï¼Œ", " "]
+        )
+        | st.text(max_size=12),
+        max_size=8,
+    ),
+    st.sampled_from(["\n", " \n", "\n\n"]),
+)
+def test_lines_apart_are_fixed_as_the_whole_text_is(lines: list[str], end: str) -> None:
+    import ftfy
+
+    text = _LINE_END.sub("\n", end.join(lines))
+    assert _fixed(text) == ftfy.fix_text(text, _ftfy_config())

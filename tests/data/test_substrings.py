@@ -139,3 +139,10 @@ def test_a_long_line_of_the_same_is_no_trouble(unit: str, tmp_path: Path, monkey
     (first,), second = spans(told, SHORT, tmp_path)
     assert len(unit) * 20_000 - 20 < first[1] - first[0] < len(unit) * 20_000
     assert sum(b - a for a, b in second) == len(told[1])
+
+
+def test_a_passage_twice_in_one_document_and_once_in_another_stays_once(tmp_path: Path) -> None:
+    passage = "the very same words, said again"
+    for told in ([f"1 {passage}", f"2 {passage} 3 {passage}"], [f"2 {passage} 3 {passage}", f"1 {passage}"]):
+        cut = sum(b - a for own in spans(told, SHORT, tmp_path) for a, b in own)
+        assert 2 * len(passage) - 2 <= cut <= 2 * len(passage) + 2

@@ -2,7 +2,6 @@ import numpy as np
 
 from qwill.data.documents import Document
 from qwill.data.second_pass import Decisions
-from qwill.data.settings import CurateConfig
 from qwill.data.third_pass import _cut
 
 

@@ -2,12 +2,12 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwill.data import unit_hashes as module
 from qwill.data.fold import fold
-from qwill.data.unit_hashes import places, run_hashes, unit_hashes
+from qwill.data.unit_hashes import places, run_hashes, text_hashes, unit_hashes
 from qwill.data.units import split
 
 WORDS = st.lists(
@@ -88,3 +88,9 @@ def test_places_are_where_the_units_are_written(text: str, data: st.DataObject) 
 
 def holds(units: list[str], run: list[str]) -> bool:
     return any(units[i : i + len(run)] == run for i in range(len(units) - len(run) + 1))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(codec=None, exclude_categories=())) | st.text("aB1'’ 的ドＡé.\u0301\u00ad"))
+def test_c_hashes_the_units_of_a_text_as_it_was_written(text: str) -> None:
+    assert text_hashes(text).tolist() == unit_hashes(fold(text)).tolist()

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_text import full_width
 
-from qwill.data.units import distinct, hashes, ngram_hashes, split, text_key
+from qwill.data.unit_hashes import text_hashes
+from qwill.data.units import distinct, ngram_hashes, split, text_key
 
 hash_lists = st.lists(st.integers(0, 5), max_size=30).map(lambda values: np.array(values, dtype=np.uint64))
 
@@ -41,7 +42,7 @@ def test_text_key_is_that_of_the_units(first: str, second: str) -> None:
         assert (text_key(first) == text_key(second)) == (split(first) == split(second))
     else:
         assert (text_key(first) == text_key(second)) == (first == second)
-    assert text_key(first) == text_key(first, hashes(split(first)))
+    assert text_key(first) == text_key(first, text_hashes(first))
 
 
 def test_hashes_are_the_same_in_every_process() -> None:

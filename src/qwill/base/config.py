@@ -138,6 +138,12 @@ def to_dict(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def identity_of(config: Any) -> dict[str, Any]:
+    """`to_dict`, and under `outside` what the configuration says of files that it names (its method `outside`)."""
+    outside = config.outside() if hasattr(config, "outside") else None
+    return to_dict(config) | ({"outside": outside} if outside else {})
+
+
 def _shown(value: Any) -> str:
     if value is None:
         return "empty"

@@ -19,6 +19,7 @@ from qwill.data.sources import SourceChoice, known_labels
 from qwill.data.warc import page as page_of
 
 MOST_RECORDS, MOST_BYTES = 512, 8 << 20
+MOST_PAGES = 128  # pages take some twenty times as long as texts, and a block is what is lost when a run is killed
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ class Source:
                 kind, encoding, length = block.kind, block.encoding, 0
             else:
                 kind, encoding, length = item.kind, item.encoding, len(item.data)
-            full = len(block.items) + len(block.bad) >= max_records or (block.items and size + length > max_bytes)
+            pages = kind in ("html", "warc") or self.choice.html
+            most = min(max_records, MOST_PAGES) if pages else max_records
+            full = len(block.items) + len(block.bad) >= most or (block.items and size + length > max_bytes)
             if full or (block.items and (kind, encoding) != (block.kind, block.encoding)):
                 yield block
                 block, size = Block(self.choice.name, kind, []), 0

@@ -76,7 +76,11 @@ def read_chunk(path: Path) -> Chunk:
         reject = plain["reject"][row]
         documents.append(
             Document(
-                *(plain[name][row] for name in _TEXTS),
+                id=plain["id"][row],
+                source=plain["source"][row],
+                register=plain["register"][row],
+                language=plain["language"][row],
+                text=plain["text"][row],
                 raw_bytes=plain["raw_bytes"][row],
                 repaired=plain["repaired"][row],
                 scores={name: values[row] for name, values in scores.items() if values[row] is not None},

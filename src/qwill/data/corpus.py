@@ -3,8 +3,9 @@
 Read → extract → repair → language → filter → redact → score (first pass, a chunk at a time) → duplicates (all at once,
 a few columns) → decontaminate, thresholds (third pass, a chunk at a time) → hold out → mix → write. Everything is
 decided by the documents alone: no order of work, no clock, no random number has a say, and the same inputs give the
-same bytes for any number of workers. Duplicates are removed across all sources and before the split, so that no text is on both
-sides of it. Each pass keeps what it has done in the work folder, a file a chunk, so that a killed run goes on.
+same bytes for any number of workers. Duplicates are removed across all sources and before the split, so that no text
+is on both sides of it. Each pass keeps what it has done in the work folder, a file a chunk, so that a killed run goes
+on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from qwill.base.artifact import recipe_id, seal
-from qwill.base.config import parse, to_dict
+from qwill.base.config import identity_of, parse
 from qwill.base.device import CURATION, numeric_libraries
 from qwill.base.errors import DataError
 from qwill.base.files import new_folder, write_json
@@ -36,9 +37,9 @@ from qwill.data.documents import CorpusArtifact
 from qwill.data.filter_rules import score_limits
 from qwill.data.finish import Columns, columns, hold_out, mixture, write_parts
 from qwill.data.first_pass import Job, chunk_path, first_pass
-from qwill.data.languages import OTHER, language
+from qwill.data.languages import OTHER
 from qwill.data.second_pass import read_decisions, second_pass
-from qwill.data.settings import CurateConfig, check, registers
+from qwill.data.settings import CurateConfig, check, registers, spoken
 from qwill.data.sources import merge_origins
 from qwill.data.third_pass import Shared, third_pass, write_ids
 from qwill.data.workers import available_cores, spread
@@ -83,9 +84,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     with ctx.display.stage("write", 2, "files", ctx.budget_s) as bar:
         write_parts(done, rows, held, copies, ctx.out)
         bar.update(2)
-    account = write_account(
-        config, chunks, done, rows, held, copies, index, read_decisions(decisions), ctx.out
-    )
+    account = write_account(config, chunks, done, rows, held, copies, index, read_decisions(decisions), ctx.out)
     account["split"] = {code: _sizes(config, rows, held, copies, code) | asdict(choices[code]) for code in choices}
     account["questions_too_short_to_seek"] = index.unsought
     account["mixture"] = mixed
@@ -95,7 +94,7 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     return {
         f"{part}_{what}_{code}": account["split"][code][part][what]
         for part in ("train", "heldout")
-        for code in config.languages
+        for code in spoken(config)
         for what in ("documents", "bytes")
     }
 
@@ -152,7 +151,7 @@ def _third(
 
 
 def _sizes(config: CurateConfig, rows: Columns, held: Any, copies: Any, code: str) -> dict[str, dict[str, int]]:
-    own = rows.live & (rows.language == config.languages.index(code))
+    own = rows.live & (rows.language == list(spoken(config)).index(code))
     masks = {"train": own & ~held & (copies > 0), "heldout": own & held}
     return {
         part: {"documents": int(np.count_nonzero(mask)), "bytes": int(rows.size[mask].sum())}
@@ -161,11 +160,11 @@ def _sizes(config: CurateConfig, rows: Columns, held: Any, copies: Any, code: st
 
 
 def _check_languages(config: CurateConfig, rows: Columns, chunks: Sequence[Path]) -> None:
-    found = [code for n, code in enumerate(config.languages) if (rows.live & (rows.language == n)).any()]
-    missing = [code for code in config.languages if code not in found]
+    found = [code for n, code in enumerate(spoken(config)) if (rows.live & (rows.language == n)).any()]
+    missing = [code for code in spoken(config) if code not in found]
     if not missing or (found and not config.need_every_language):
         return
-    names = " and no ".join(language(code).name for code in missing)
+    names = " and no ".join(spoken(config)[code].name for code in missing)
     advice = f"add a source of it, or set corpus.languages to [{', '.join(found)}]" if found else "see to its sources"
     raise DataError(f"the corpus has no {names} document left after curation{_most_went(chunks, missing)}; {advice}.")
 
@@ -200,7 +199,7 @@ def curate(
         "stage": "corpus",
         "stage_version": STAGE_VERSION,
         "inputs": {},
-        "config": to_dict(settings),
+        "config": identity_of(settings),
         "seed": 0,
         "libraries": numeric_libraries(CURATION),
         "threads": 1,

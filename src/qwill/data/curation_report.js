@@ -335,7 +335,7 @@ function effectTable(score) {
       el("td", {}, first), el("td", {}, second), el("td", {}, limit), cell(...sum.passed),
       el("td", { class: "heat", style: "--heat:" + (heat(sum.failing[0], sum.judged[0]) || 0) }, count(sum.failing[0]), el("small", {}, percent(sum.failing[0], sum.judged[0]))),
       cell(...sum.saved, sum.saved[0] ? "gain" : ""), cell(...sum.lost, sum.lost[0] ? "loss" : ""),
-      el("td", { class: "num" }, (change > 0 ? "+" : change < 0 ? "−" : "") + percent(Math.abs(change), sum.passed[0]), el("small", {}, (changeBytes > 0 ? "+" : changeBytes < 0 ? "−" : "") + size(Math.abs(changeBytes)))));
+      el("td", { class: "num" }, !sum.passed[0] ? "–" : (change > 0 ? "+" : change < 0 ? "−" : "") + percent(Math.abs(change), sum.passed[0]), el("small", {}, (changeBytes > 0 ? "+" : changeBytes < 0 ? "−" : "") + size(Math.abs(changeBytes)))));
   };
   const effects = parts.map((part) => effect(score, part, ...moved(part)));
   parts.forEach((part, i) => table.append(line(both(languageName(part.language).en, languageName(part.language).zh), el("bdi", {}, part.register), limitText(part), effects[i], "")));

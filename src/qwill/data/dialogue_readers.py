@@ -157,7 +157,9 @@ def read_demonstrations(data: bytes, where: str) -> Iterator[Conversation | Bad]
     """
     for item in json_rows(data, where):
         if isinstance(item, Bad):
-            raise DataError(f"{where}: line {int(item.record)} is {item.reason}; make the tasks again with `qwill tasks`.")
+            raise DataError(
+                f"{where}: line {int(item.record)} is {item.reason}; make the tasks again with `qwill tasks`."
+            )
         number, row = item
         for name in ("prompt", "answer", "language"):
             if not isinstance(row.get(name), str) or not str(row[name]).strip():

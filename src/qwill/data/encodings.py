@@ -175,7 +175,7 @@ def _score(sample: bytes, name: str) -> float | None:
         if not text or wrong > 2 + len(text) // 2000:
             return None
     score = _plausibility(text) - 0.02 * text.count("\ufffd")
-    # The Chinese and Korean sets hold kana, at the very places of EUC-JP; that a page in them is full of it is hardly so.
+    # The Chinese and Korean sets hold kana, at the very places of EUC-JP; a page in them is hardly full of it.
     foreign = name in ("gb18030", "big5hkscs", "cp949") and len(_KANA.findall(text)) > len(text) / 10
     return score - 0.5 if foreign else score
 

@@ -69,9 +69,9 @@ class Extractor:
         """The text, or why there is none. Raises nothing."""
         depth, tags = nesting(page)
         if depth > MOST_DEPTH:
-            return Refused(f"markup nested {depth} deep, and {MOST_DEPTH} is the limit")
+            return Refused(f"markup nested more than {MOST_DEPTH} deep")
         if tags > MOST_TAGS:
-            return Refused(f"{tags} tags, and {MOST_TAGS} is the limit")
+            return Refused(f"more than {MOST_TAGS} tags")
         page = page.encode("utf-8", "replace").decode()  # lxml raises for lone surrogates
         if len(page) > SUSPECT_BYTES or depth > SUSPECT_DEPTH:
             return _alone(self._extract, page, self.seconds)

@@ -9,8 +9,8 @@ Four things of trafilatura 2.3.1 take half of its time and none of it is its jud
 - `header` elements and the like are sought by XPath where iteration by name does.
 
 What is replaced is module state of trafilatura (a stop list, a parser's lookup, the members of lists of expressions),
-in this process only and for the version that it was written for; with another one nothing is touched. The tests hold every
-replacement to the expression it stands for."""
+in this process only and for the version that it was written for; with another one nothing is touched. The tests hold
+every replacement to the expression it stands for."""
 
 from __future__ import annotations
 

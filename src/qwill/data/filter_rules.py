@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwill.data.families import EVERY_REGISTER, resolve_limits, rules
-from qwill.data.languages import Language, language
+from qwill.data.languages import Language
 from qwill.data.scores import Limit, limits_of
-from qwill.data.settings import CurateConfig
+from qwill.data.settings import CurateConfig, spoken
 
 
 def filter_rules(config: CurateConfig, register: str, own: Language) -> tuple[tuple[str, ...], dict[str, object]]:
@@ -23,8 +23,7 @@ def filter_rules(config: CurateConfig, register: str, own: Language) -> tuple[tu
 def score_limits(config: CurateConfig, registers: Sequence[str]) -> dict[tuple[str, str], dict[str, Limit]]:
     """For each language and register every score and what of it passes: what a threshold sweep is drawn from."""
     found: dict[tuple[str, str], dict[str, Limit]] = {}
-    for code in config.languages:
-        own = language(code)
+    for code, own in spoken(config).items():
         least = own.language_score if config.language_score is None else config.language_score
         for register in registers:
             families, limits = filter_rules(config, register, own)

@@ -22,9 +22,10 @@ from qwill.base.files import new_file
 from qwill.data.chunks import read_arrays, read_chunk, read_table
 from qwill.data.documents import ROW_GROUP, corpus_schema
 from qwill.data.mix import mix
-from qwill.data.settings import CurateConfig
+from qwill.data.settings import CurateConfig, spoken
 from qwill.data.split import HeldOut, candidates, present, runs, settle
-from qwill.data.units import distinct, hashes, split
+from qwill.data.unit_hashes import text_hashes
+from qwill.data.units import distinct
 from qwill.data.workers import spread
 
 Hashes = NDArray[np.uint64]
@@ -64,7 +65,7 @@ def hold_out(
     """Which rows are held out, and for each language how that came about."""
     held = np.zeros(len(rows.live), dtype=bool)
     cuts: dict[str, str] = {}
-    for number, code in enumerate(config.languages):
+    for number, code in enumerate(spoken(config)):
         own = np.flatnonzero(rows.live & (rows.language == number))
         chosen, cuts[code] = candidates(rows.size[own], rows.key[own], config.heldout)
         held[own[chosen]] = True
@@ -73,10 +74,10 @@ def hold_out(
         kept = _without_overlap(config, chunks, rows, wanted, work, workers)
         held[:] = False
         held[kept] = True
-    returned = {code: int(np.count_nonzero(rows.language[wanted] == n)) for n, code in enumerate(config.languages)}
-    for n, code in enumerate(config.languages):
+    returned = {code: int(np.count_nonzero(rows.language[wanted] == n)) for n, code in enumerate(spoken(config))}
+    for n, code in enumerate(spoken(config)):
         returned[code] -= int(np.count_nonzero(held & (rows.language == n)))
-    return held, {code: Choice(cuts[code], returned[code]) for code in config.languages}
+    return held, {code: Choice(cuts[code], returned[code]) for code in spoken(config)}
 
 
 def _without_overlap(
@@ -89,7 +90,7 @@ def _without_overlap(
         own = wanted[(wanted >= base) & (wanted < rows.first[number + 1])] - base
         if len(own):
             documents = read_chunk(path).documents
-            found += [runs(hashes(split(documents[row].text)), config.heldout) for row in own.tolist()]
+            found += [runs(text_hashes(documents[row].text), config.heldout) for row in own.tolist()]
     with new_file(work / "candidates.npz") as file:
         np.savez(file, rows=wanted, runs=distinct(np.concatenate(found)), first=rows.first)
     seen = [np.empty(0, dtype=np.uint64)]
@@ -112,7 +113,7 @@ def _runs_seen(config: HeldOut, file: Path, job: tuple[int, Path]) -> Hashes:
     found = [np.empty(0, dtype=np.uint64)]
     for row, document in enumerate(read_chunk(path).documents, start=base):
         if document.reject is None and row not in wanted:
-            grams = runs(hashes(split(document.text)), config)
+            grams = runs(text_hashes(document.text), config)
             found.append(grams[present(grams, known["runs"])])
     return distinct(np.concatenate(found))
 
@@ -206,4 +207,3 @@ def write_corpus_file(path: Path, tables: Iterator[pa.Table], scores: Sequence[s
                 held, count = [joined.slice(ROW_GROUP)], count - ROW_GROUP
         if count:
             file.write_table(pa.concat_tables(held).combine_chunks(), row_group_size=ROW_GROUP)
-

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,17 @@ from qwill.data.filter_rules import filter_rules
 from qwill.data.fold import chinese_script, convert
 from qwill.data.labels import domain, quality_bucket
 from qwill.data.language import Identified, identify_all
-from qwill.data.languages import OTHER, language
-from qwill.data.minhash import band_keys
+from qwill.data.languages import OTHER
+from qwill.data.minhash import MinHash, band_keys
 from qwill.data.paragraphs import pieces
 from qwill.data.quality import load_quality, score_batch
 from qwill.data.records import Bad
 from qwill.data.redact import redact_batch
 from qwill.data.repair import repair
 from qwill.data.sampling import Lowest, by_hash, excerpt
-from qwill.data.settings import CurateConfig
+from qwill.data.settings import CurateConfig, spoken
 from qwill.data.sources import SourceChoice
-from qwill.data.toxicity import score_toxicity
+from qwill.data.toxicity import LISTS, score_toxicity
 from qwill.data.units import text_key
 
 PAGES = 3  # shown of each source and encoding
@@ -95,7 +95,7 @@ def _read(block: Block, choice: SourceChoice, pages: dict[str, str]) -> list[Doc
         identity = f"{name}/{record.record}"
         if isinstance(record, Bad):
             text = record.content.encode("utf-8", "replace").decode()
-            document = Document(identity, name, choice.register, column, text, len(text.encode()))
+            document = Document(identity, name, choice.register, column, text, record.raw_bytes)
             document.drop("unreadable", "record not readable", record.reason)
         else:
             text = record.text.encode("utf-8", "replace").decode()
@@ -120,8 +120,8 @@ def _extraction(documents: Sequence[Document], pages: Mapping[str, str]) -> dict
             encodings[declared, used] += 1
         group, rank = (document.source, used), by_hash(document.id)
         if document.id in pages and shown.wants(group, rank):
-            row = {"id": document.id, "source": document.source, "language": document.language, "encoding": used}
-            row |= {"declared": declared, "raw_bytes": document.raw_bytes, "bytes": document.bytes}
+            row: dict[str, Any] = {"id": document.id, "source": document.source, "language": document.language}
+            row |= {"encoding": used, "declared": declared, "raw_bytes": document.raw_bytes, "bytes": document.bytes}
             shown.add(group, rank, row | {"before": pages[document.id], "after": excerpt(document.text, AFTER)})
     counted = [[declared, used, count] for (declared, used), count in sorted(encodings.items())]
     return {"extraction": shown.to_json(), "encodings": counted}
@@ -175,9 +175,7 @@ def _parted(document: Document, parts: Sequence[tuple[str, Identified]]) -> list
     for text, told in parts[1:]:
         size = len(text.encode("utf-8", "surrogatepass"))
         name, labels = f"{document.id}.{told.code}", dict(document.labels)
-        others.append(
-            Document(name, document.source, document.register, document.language, text, size, labels=labels)
-        )
+        others.append(Document(name, document.source, document.register, document.language, text, size, labels=labels))
     moved = sum(other.raw_bytes for other in others)
     document.raw_bytes -= moved
     before = document.bytes - moved
@@ -193,7 +191,7 @@ def _filter(documents: Sequence[Document], config: CurateConfig) -> None:
         if document.reject is None:
             groups.setdefault((document.register, document.language), []).append(document)
     for (register, code), group in groups.items():
-        rules = language(code)
+        rules = spoken(config)[code]
         families, limits = filter_rules(config, register, rules)
         verdicts = judge_batch([d.text for d in group], rules, families, limits)
         for document, verdict in zip(group, verdicts, strict=True):
@@ -218,7 +216,8 @@ def _redacted(documents: Sequence[Document]) -> list[tuple[str, str, int, int]]:
 def _score(documents: Sequence[Document], config: CurateConfig) -> None:
     if config.score.toxicity:
         for document in documents:
-            document.scores["toxicity"] = score_toxicity(document.text, document.language)
+            if document.language in LISTS:
+                document.scores["toxicity"] = score_toxicity(document.text, document.language)
     if config.score.quality is not None:
         model = load_quality(Path(config.score.quality))
         # Texts of a language that the classifier was not trained on have no score, and no threshold drops them.
@@ -243,13 +242,16 @@ def _keys(documents: Sequence[Document], config: CurateConfig) -> dict[str, NDAr
     for row in np.flatnonzero(live).tolist():
         arrays["key"][row] = np.frombuffer(text_key(documents[row].text), dtype=np.uint8)
     if config.near is not None:
-        near = config.near
+        near, own = config.near, MinHash().ngram
         arrays["bands"] = np.zeros((count, near.bands), dtype=np.uint64)
         arrays["sketches"] = np.zeros((count, near.bands * near.rows), dtype=np.uint8)
         arrays["banded"] = np.zeros(count, dtype=bool)
         for code in sorted({d.language for d in documents if d.reject is None}):
             rows = [i for i in np.flatnonzero(live).tolist() if documents[i].language == code]
-            found = band_keys([documents[i].text for i in rows], None, near, language(code).words)
+            told = spoken(config)[code]
+            # The default stands for what each language's file says; another number is meant for all of them.
+            settings = replace(near, ngram=told.minhash_n_grams) if near.ngram == own else near
+            found = band_keys([documents[i].text for i in rows], None, settings, told.words)
             arrays["bands"][rows], arrays["sketches"][rows] = found.keys, found.sketches
             arrays["banded"][rows] = found.has
     return arrays

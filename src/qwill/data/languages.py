@@ -115,6 +115,14 @@ def name_of(code: str, chinese: bool = False) -> str:
     return language(code).name_zh if chinese else language(code).name
 
 
+def file_of(code: str) -> bytes:
+    """The bytes of a language's file, of one of those shipped or by path; nothing for a code that there is none of."""
+    if code.endswith((".yaml", ".yml")):
+        return Path(code).read_bytes() if Path(code).is_file() else b""
+    shipped_file = files("qwill.data").joinpath("languages", f"{code}.yaml")
+    return shipped_file.read_bytes() if code in shipped() else b""
+
+
 def languages(codes: Sequence[str]) -> list[Language]:
     """Each of `codes` (or paths), in order. Raises ConfigError for none, and for two of the same code."""
     found = [language(code) for code in codes]

@@ -17,7 +17,7 @@ from typing import Any
 from qwill.base.native_build import compile_library
 from qwill.data.affix_words import affixes, cut_chunk, kind, put_together, tables
 
-SOURCES = ("words.c", "measures.c", "chinese.c")
+SOURCES = ("words.c", "measures.c", "chinese.c", "units.c")
 SPACE_AFTER, BLANK = 4, 8  # as in words.c
 CASE, CHANGES = 1, 2
 MOST_MEMO = 256 << 20  # bytes of one rule's memo; then it starts anew
@@ -34,6 +34,7 @@ _SIGNATURES = {
                    "repetition": "pppipp:", "n_grams": "ppppipipip:", "quality": "ppippippipp:",
                    "lines_of": "pppipipp:", "c4_lines": "ppippppp:"},
     "chinese.c": {"jieba_new": "pippp:p", "jieba_cut": "pppipp:i"},
+    "units.c": {"hash_units": "pippp:i"},
 }  # fmt: skip
 
 

@@ -51,9 +51,7 @@ IBAN_LENGTHS = {
 
 # Countries whose accounts begin with a bank's four letters, and those whose accounts are digits alone.
 _LETTERS_FIRST = re.compile("AZ|BG|BH|DO|GB|GI|GT|IE|IQ|JO|KW|LC|LV|MT|MU|NL|PK|PS|QA|RO|SC|SV|VG")
-_DIGITS_ALONE = re.compile(
-    "AE|AT|BA|BE|CR|CZ|DE|DK|EE|ES|FI|FO|GL|HR|HU|IL|LT|ME|NO|PL|PT|RS|SE|SI|SK|ST|TL|TN|VA|XK"
-)
+_DIGITS_ALONE = re.compile("AE|AT|BA|BE|CR|CZ|DE|DK|EE|ES|FI|FO|GL|HR|HU|IL|LT|ME|NO|PL|PT|RS|SE|SI|SK|ST|TL|TN|VA|XK")
 
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _CHECK = "10X98765432"

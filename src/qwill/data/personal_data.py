@@ -317,8 +317,10 @@ def _secrets(text: str) -> Iterator[Span]:
 def find_personal_data(text: str, kinds: Sequence[str], regions: Sequence[str]) -> list[Span]:
     """All that is found of `kinds`, in order, none overlapping another. `regions`: see `find_phones`."""
     narrowed = narrow(text)
-    found = [span for find in (_secrets, _emails, _addresses, _ibans, _passports) for span in find(narrowed)]
-    for start, end in [run.span() for run in _RUN.finditer(narrowed)]:
+    found = [span for find in (_secrets, _emails, _addresses, _passports) for span in find(narrowed)]
+    runs = [run.span() for run in _RUN.finditer(narrowed)]
+    found += _ibans(narrowed) if runs else ()
+    for start, end in runs:
         found += _proven(narrowed, start, end)
         found += _accounts(narrowed, start, end)
         found += (Span(a, b, "phone") for a, b in find_phones(narrowed, start, end, regions))

@@ -85,7 +85,9 @@ _OTHER_LABEL = re.compile(
     r"(?:[\s.:#：=为為是号號码碼()（）№]|(?<![A-Za-z])(?:no|nr|number|num|id|is|was|code)\b)*\Z",
     re.I,
 )
+_DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
 _SUM = re.compile(r"[0-9)] ?[=×*^÷] ?\Z")
+_CLOCK = re.compile(r"[0-9]:\Z")
 _JOINT = re.compile(r"[ /、,，;；&]{1,3}(?:or|and|或|和)?[ ]?\(?")
 
 
@@ -177,8 +179,6 @@ def _without_country_code(text: str, at: int, joined: bool, regions: Sequence[st
         return None
     near = labelled or _CONTACT_NEAR.search(before[-40:]) is not None
     date = DATE.match(text, at) is not None
-    if date and not labelled:
-        return None
     for part in _candidates(text, start, at, labelled, near, date, regions):
         end = _end(text, start + len(part))
         if end is not None:
@@ -210,7 +210,7 @@ def _candidates(
                 yield part
     if near and not date:
         for part in _readings(_ANY.match(text, start)):
-            if any(_parsed(part, region) for region in regions):
+            if not _DECIMAL.fullmatch(part) and any(_parsed(part, region) for region in regions):
                 yield part
         found = _LOCAL.match(text, at) if labelled else None
         if found:
@@ -236,7 +236,7 @@ def _part_of_another(before: str, joined: bool) -> bool:
     left = before[-1:]
     if left and (_ascii_word(left) or left in "$€£¥%"):
         return _CONTACT_LETTERS.search(before) is None
-    if _SUM.search(before):
+    if _SUM.search(before) or _CLOCK.search(before):
         return True
     if left and left in ".-/,=&" and _ascii_word(before[-2:-1]) and not joined:
         return True

@@ -16,7 +16,7 @@ from qwill.base.errors import DataError
 from qwill.base.files import read_jsonl
 
 FIELDS = ("prompt", "question", "text", "problem", "query", "instruction", "input", "ctx")
-CHOICES = ("choices", "options", "answers", "endings")
+CHOICES = ("choices", "options", "answers", "answer", "endings")
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt", ".jsonl.gz", ".jsonl.zst")
 
 

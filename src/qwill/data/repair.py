@@ -54,12 +54,23 @@ def repair(text: str) -> str:
     return text
 
 
-def _pass(text: str) -> str:
+def _fixed(text: str) -> str:
+    """What ftfy makes of the text. It works line by line, so a plain line need not be shown to it; but from the first
+    `<` on it leaves entities alone, so a text with one goes to it whole."""
     import ftfy
 
-    fixed = _LINE_END.sub("\n", text)
-    if not _PLAIN.fullmatch(fixed):
-        fixed = ftfy.fix_text(fixed, _ftfy_config())
+    if _PLAIN.fullmatch(text):
+        return text
+    if "<" in text:
+        return ftfy.fix_text(text, _ftfy_config())
+    lines = text.split("\n")
+    return "\n".join(line if _PLAIN.fullmatch(line) else ftfy.fix_text(line, _ftfy_config()) for line in lines)
+
+
+def _pass(text: str) -> str:
+    if _PLAIN.fullmatch(text) and " \n" not in text and "\n\n\n" not in text and text == text.strip():
+        return text
+    fixed = _fixed(_LINE_END.sub("\n", text))
     fixed = _INVISIBLE.sub("", _LINE_END.sub("\n", fixed))
     fixed = _OTHER_SPACE.sub(" ", fixed)
     fixed = _EMPTY_LINES.sub("\n\n", _TRAILING_SPACE.sub("", fixed))

@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -33,6 +34,14 @@ def visible(text: object, most: int = 600) -> str:
     plain = str(text)
     cut = plain[:most].encode("utf-8", "replace").decode()
     return _UNSEEN.sub(lambda found: _picture(ord(found.group())), cut) + ("…" if len(plain) > most else "")
+
+
+@lru_cache(maxsize=1 << 15)
+def masked(text: str, language: str) -> str:
+    """A text without personal data: what is dropped before redaction is shown to whoever gets the report."""
+    from qwill.data.redact import redact
+
+    return redact(text, language=language).text
 
 
 def _picture(code: int) -> str:
@@ -110,8 +119,8 @@ def pages_view(rows: Sequence[Mapping[str, Any]]) -> list[View]:
             "encoding": row.get("encoding", ""),
             "declared": row.get("declared", ""),
             "sizes": f"{megabytes(row['raw_bytes'])} → {megabytes(row['bytes'])}" if row.get("raw_bytes") else "",
-            "before": visible(row["before"], PAGE_SOURCE),
-            "after": visible(row["after"], PAGE_TEXT),
+            "before": visible(masked(row["before"][: 2 * PAGE_SOURCE], row.get("language", "")), PAGE_SOURCE),
+            "after": visible(masked(row["after"], row.get("language", "")), PAGE_TEXT),
         }
         for row in chosen
     ]

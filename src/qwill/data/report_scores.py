@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwill.data.report_examples import visible
+from qwill.data.report_examples import masked, visible
 from qwill.data.scores import Cell, Part, Scores, bounds
 
 MOST_CELLS = 80  # of one score, over all languages and registers
@@ -96,12 +96,16 @@ def _near(counted: Scores, each: int) -> list[dict[str, Any]]:
             "bound": bound,
             "side": side,
             "rows": [
-                [visible(r["id"], 120), _number(r["value"]), visible(r["text"], NEAR_TEXT), r["step"], r["reason"]]
+                [visible(r["id"], 120), _number(r["value"]), _text(r, language, NEAR_TEXT), r["step"], r["reason"]]
                 for r in rows[:each]
             ],
         }
         for (language, register), name, bound, side, rows in counted.near()
     ]
+
+
+def _text(row: Mapping[str, Any], language: str, most: int) -> str:
+    return visible(masked(row["text"], language) if row["step"] else row["text"], most)
 
 
 def _sample(counted: Scores, stage: int, scale: float) -> list[dict[str, Any]]:
@@ -119,7 +123,7 @@ def _sample(counted: Scores, stage: int, scale: float) -> list[dict[str, Any]]:
                 row["bytes"],
                 row["step"],
                 row["reason"],
-                visible(row["text"], SAMPLE_TEXT),
+                _text(row, language, SAMPLE_TEXT),
                 [row["values"].get(name) for name in names],
             ]
             for row in rows

@@ -12,7 +12,7 @@ from qwill.base.config import parse
 from qwill.base.errors import DataError
 from qwill.data.blocks import Block, open_source
 from qwill.data.first_pass import judged
-from qwill.data.settings import CurateConfig
+from qwill.data.settings import CurateConfig, spoken
 from qwill.data.sources import SourceChoice
 
 
@@ -36,7 +36,8 @@ def retrace(corpus: Path, identity: str) -> list[Seen]:
     manifest = read_manifest(corpus)
     if manifest is None:
         raise DataError(f"{corpus} has no manifest, so its settings are not known; name a corpus that `qwill` made.")
-    config = parse(CurateConfig, manifest.config, f"{corpus}/qwill.json: config")
+    settings = {name: value for name, value in manifest.config.items() if name != "outside"}
+    config = parse(CurateConfig, settings, f"{corpus}/qwill.json: config")
     for choice in config.sources:
         if identity.startswith(f"{choice.name}/"):
             source = open_source(choice)
@@ -48,7 +49,7 @@ def retrace(corpus: Path, identity: str) -> list[Seen]:
 
 def _block(source: Any, record: str, config: CurateConfig) -> Block | None:
     """A block of that one record. A part of a mixed page is called after the page and its language."""
-    names = {record, *(record.removesuffix(f".{code}") for code in config.languages)}
+    names = {record, *(record.removesuffix(f".{code}") for code in spoken(config))}
     for block in source.blocks():
         for name, data in block.items:
             if name in names:

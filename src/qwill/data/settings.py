@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from qwill.base.config import SPREAD, nearest
 from qwill.base.errors import ConfigError
 from qwill.data.decontaminate import Overlap
-from qwill.data.languages import language, shipped
+from qwill.data.languages import Language, file_of, languages, shipped
 from qwill.data.lines import LineDuplicates
 from qwill.data.minhash import MinHash
 from qwill.data.mix import MixSettings
@@ -88,9 +90,44 @@ class CurateConfig:
     engine: Literal["processes", "ray"] = field(default="processes", metadata=SPREAD)
     memory_mb: int = field(default=2048, metadata=SPREAD)
 
+    def outside(self) -> str:
+        """A digest of what decides the corpus and stands in other files: languages and questions by content; sources,
+        classifier and model by names and sizes, since there may be much of them."""
+        digest = hashlib.blake2b(digest_size=16)
+        for code in self.languages:
+            digest.update(file_of(code))
+        for name in self.questions:
+            digest.update(_content(name))
+        folders = [self.score.quality, self.score.perplexity, *(choice.path for choice in self.sources)]
+        for folder in folders:
+            digest.update(_listing(folder) if folder is not None else b"-")
+        return digest.hexdigest()
+
     def packages(self) -> list[Package]:
         """The packages that the named sources come from."""
         return [find_source(choice.name).package for choice in self.sources if choice.path is None]
+
+
+def spoken(config: CurateConfig) -> dict[str, Language]:
+    """The languages to keep, by code: `config.languages` may name files of the user's own."""
+    return {one.code: one for one in languages(config.languages)}
+
+
+def _files(name: str) -> list[Path]:
+    path = Path(name)
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    return [path] if path.is_file() else []
+
+
+def _content(name: str) -> bytes:
+    return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in _files(name))
+
+
+def _listing(name: str) -> bytes:
+    """Relative names and sizes of local files; nothing for a glob or a URL."""
+    found = [(str(path.relative_to(name)), path.stat().st_size) for path in _files(name)]
+    return repr(found).encode("utf-8", "surrogateescape")
 
 
 def registers(config: CurateConfig) -> list[str]:
@@ -102,9 +139,9 @@ def registers(config: CurateConfig) -> list[str]:
 def steps(config: CurateConfig) -> tuple[str, ...]:
     """The steps of the funnel, in order: those that this configuration has."""
     given = [config.filters, *(rules.filters for rules in config.registers.values())]
-    named = {family for families in given if families is not None for family in families}
+    named: set[str] = {family for families in given if families is not None for family in families}
     if None in given:
-        named |= {family for code in config.languages for family in language(code).families}
+        named |= {family for one in spoken(config).values() for family in one.families}
     optional = {
         "redact": config.redact is not None,
         "exact_duplicates": config.exact,
@@ -130,8 +167,7 @@ def check(config: CurateConfig) -> None:
             raise ConfigError(f"corpus.sources names {name!r} twice; give each entry its own name.")
     if not config.languages:
         raise ConfigError(f"corpus.languages is empty; expected some of {', '.join(shipped())}.")
-    for code in config.languages:
-        language(code)
+    spoken(config)
     known = registers(config)
     for register in config.registers:
         if register not in known:

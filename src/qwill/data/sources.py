@@ -24,9 +24,9 @@ class SourceChoice:
     path: a file, a folder, a glob (`pages/**/*.html`), an fsspec URL of any of these, or a data set of the Hub,
     `hf://datasets/OWNER/NAME@REVISION/PATH`. format: nothing goes by the files' names, and passes by those in a folder
     that say none. field: the column of JSON lines and Parquet that holds the text; id_field: one that holds a name for
-    the label `id`. html: whether that column holds HTML, whose main text is wanted. unit: what one document of a text
-    file is. language: the code that the funnel counts under until it is found out, or nothing. encoding: what the files
-    are in, where it is not UTF-8; nothing finds it out. extraction: `readable` keeps lists, code and tables as Markdown,
+    the label `id`. html: whether that column holds HTML, whose main text is wanted. unit: what a document of a text
+    file is. language: the code that the funnel counts under until it is found out. encoding: what the files
+    are in, where it is not UTF-8; nothing finds it out. extraction: `readable` keeps lists, code and tables readable,
     `datatrove` gives what datatrove's extractor gives. max_bytes: of the raw documents, a sample by hash (so that a
     small budget is a fair miniature of the source and a larger one contains it); the source is then read twice.
     max_record_bytes: longest document read, before and after decompression."""

@@ -24,7 +24,7 @@ from qwill.data.perplexity import bits_per_byte
 from qwill.data.sampling import excerpt
 from qwill.data.scores import Scores
 from qwill.data.second_pass import Decisions, cut, read_decisions, spans
-from qwill.data.settings import CurateConfig, registers, steps
+from qwill.data.settings import CurateConfig, registers, spoken, steps
 from qwill.data.units import text_key
 
 AROUND = 150  # characters shown on each side of a leak
@@ -119,7 +119,7 @@ def _thresholds(document: Document, config: CurateConfig) -> None:
 
 def _arrays(documents: Sequence[Document], config: CurateConfig) -> dict[str, Any]:
     """For the hold-out and the mixture: live, bytes, key (of equal units), language (index into those asked for)."""
-    numbers = {code: number for number, code in enumerate(config.languages)}
+    numbers = {code: number for number, code in enumerate(spoken(config))}
     key = np.zeros((len(documents), 16), dtype=np.uint8)
     for row, document in enumerate(documents):
         if document.reject is None:

@@ -14,7 +14,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from qwill.data.fold import fold
+from qwill.data import native_words
+from qwill.data.fold import fold, folded_points
 from qwill.data.units import HAN, KANA, mix, split
 
 Hashes = NDArray[np.uint64]
@@ -31,7 +32,7 @@ _BETWEEN, _WORD, _SINGLE, _APOSTROPHE = range(4)
 @cache
 def _classes() -> NDArray[np.uint8]:
     """What each code point is to a unit: between two, part of a word, one by itself, or an apostrophe."""
-    table = np.fromiter((chr(code).isalnum() for code in range(0x110000)), dtype=np.uint8, count=0x110000)
+    table = np.frombuffer(bytes(map(str.isalnum, map(chr, range(0x110000)))), dtype=np.uint8).copy()
     for first, last in re.findall("(.)-(.)|(?:.)", HAN + KANA):
         if first:
             table[ord(first) : ord(last) + 1] = _SINGLE
@@ -94,6 +95,18 @@ def unit_hashes(folded: str) -> Hashes:
         parts.append(_block(codes[start:end], classes[start:end])[0])
         start = end
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint64)
+
+
+def text_hashes(text: str) -> Hashes:
+    """`unit_hashes` of the folded text, by units.c where that can be: 5 ns a character."""
+    if not native_words.available():
+        return unit_hashes(fold(text))
+    call = native_words.functions()
+    assert call is not None
+    found = np.empty(len(text), dtype=np.uint64)
+    tables = folded_points().ctypes.data, _classes().ctypes.data
+    count = call["hash_units"](native_words.code_points(text), len(text), *tables, found.ctypes.data)
+    return found[:count] if count >= 0 else unit_hashes(fold(text))
 
 
 def batch_hashes(texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:

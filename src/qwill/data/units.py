@@ -73,9 +73,11 @@ def distinct(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def text_key(text: str, unit_hashes: NDArray[np.uint64] | None = None) -> bytes:
     """16 bytes that are equal for texts with equal units: case, width, spacing and punctuation do not matter.
 
-    `unit_hashes` saves splitting the text again. A text without any unit keeps its own characters, so that two rows of
-    punctuation stay two things.
+    `unit_hashes` (of `unit_hashes.text_hashes`) saves splitting the text again. A text without any unit keeps its own
+    characters, so that two rows of punctuation stay two things.
     """
-    found = hashes(split(text)) if unit_hashes is None else unit_hashes
+    from qwill.data.unit_hashes import text_hashes
+
+    found = text_hashes(text) if unit_hashes is None else unit_hashes
     told = found.astype("<u8").tobytes() if len(found) else text.encode("utf-8", "surrogatepass")
     return hashlib.blake2b(told, digest_size=16).digest()

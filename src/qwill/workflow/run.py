@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qwill.base.artifact import NOT_CONTENT, Manifest, identify, need_manifest, read_manifest, recipe_id, seal
-from qwill.base.config import to_dict
+from qwill.base.config import identity_of
 from qwill.base.device import machine, numeric_libraries, set_threads, training_dtype
 from qwill.base.errors import ArtifactError
 from qwill.base.files import new_folder, read_json, write_json, write_text
@@ -95,7 +95,7 @@ def make_plan(recipe: Recipe, section: Section) -> Plan:
             maker = recipe.section(name)
             command = f"`qwill {maker.stage.verb} {recipe.path}`" if maker else "the command that makes it"
             raise ArtifactError(f"{section.stage.name} needs {folder}, which is not there; run {command} first.")
-    stage, config = section.stage, to_dict(section.config)
+    stage, config = section.stage, identity_of(section.config)
     # Over how many ranks a stage is spread is like the machine that it runs on: it changes rounding alone.
     config.pop("mesh", None)
     libraries, dtype = numeric_libraries(stage.libraries), training_dtype(getattr(section.config, "dtype", "float32"))

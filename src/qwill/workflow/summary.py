@@ -6,10 +6,11 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from qwill.base.files import read_json
+from qwill.base.files import read_json, read_jsonl
 from qwill.base.progress import clock
 from qwill.hub.headline import headline_text
 from qwill.workflow.recipe import Recipe
@@ -73,7 +74,7 @@ def print_summary(recipe: Recipe, made: Sequence[Made]) -> None:
 
 
 def try_next(recipe: Recipe) -> list[str]:
-    """Commands for what the run has made: the report, a chat with the last model, its lineage."""
+    """Commands for what the run has made: the report, a chat with the last model, its lineage; or the corpus alone."""
     lines = []
     if (report := recipe.folder / "report" / "report.html").is_file():
         lines.append(f"xdg-open {shlex.quote(str(report))}")
@@ -83,6 +84,17 @@ def try_next(recipe: Recipe) -> list[str]:
         model = shlex.quote(str(recipe.folder / models[-1]))
         qwill = _command()
         lines += [f"{qwill} chat {model}", f"{qwill} lineage {model}"]
+    return lines or _try_with_corpus(recipe.folder / "corpus")
+
+
+def _try_with_corpus(corpus: Path) -> list[str]:
+    """Where nothing was trained: the report of the corpus, and a look at one of the documents that it dropped."""
+    lines = []
+    if (report := corpus / "report.html").is_file():
+        lines.append(f"xdg-open {shlex.quote(str(report))}")
+    if (rejects := corpus / "rejects.jsonl").is_file():
+        for _, row in islice(read_jsonl(rejects), 1):
+            lines.append(f"{_command()} curate inspect {shlex.quote(str(corpus))} {shlex.quote(row['id'])} --again")
     return lines
 
 

@@ -179,7 +179,8 @@ def section(
         f"({first['raw']['epochs']:.2f} epochs), the curated one {_million(stores['curated'])} "
         f"({first['curated']['epochs']:.2f}). Raw: HTML source as found, 20 % of the documents planted twice and "
         "10 % with a line more. Held out whole: Wikipedia (quac, wiki_demo) and a Chinese dictionary's explanations "
-        f"(jionlp), {sum(heldout.dropped.values())} of their texts left out for sharing 13 units in a row with the crawl.",
+        f"(jionlp), {sum(heldout.dropped.values())} of their texts left out for sharing 13 units in a row with the "
+        "crawl.",
         "",
         "| | raw | curated | gain | 95 % over documents or pairs | 95 % over seeds |",
         "|---|---|---|---|---|---|",

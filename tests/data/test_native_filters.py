@@ -25,7 +25,7 @@ words = st.sampled_from(
     ["a", "b", "ab", "the", "of", "and", "that", "Don't", "x.", "end!", "1", "#", "é", "的", "我们"]
 )
 odd = st.sampled_from(
-    ["...", "....", "…", "•", "-", " - x", "[1]", "[edit]", "[citation needed]", "[٣]", "[x]", "{", "JavaScript",
+    ["...", "....", "…", "•", "-", " - x", "[1]", "[]", "[edit]", "[citation needed]", "[٣]", "[x]", "{", "JavaScript",
      "\u017fpace", "lorem ipsum", "Lorem\u3000Ipsum", "LOREM IPSUM", "coo\u212aie policy", "use cookies",
      "Terms of Use",
      "\u0130", "x" * 1001,

@@ -120,3 +120,18 @@ def test_work_space_that_has_grown_large_is_given_back(monkeypatch: pytest.Monke
     before = values("a b c d e f " * 9)
     monkeypatch.setattr(native_filters, "MOST_WORK", 0)
     assert values("a b c d e f " * 9) == before
+
+
+LINES = ["a { javascript b", "javascript lorem ipsum", "{ use cookies c", "a [] b c", "lorem ipsum {"]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_that_two_rules_look_at(line: str) -> None:
+    known = {"c4": C4(min_num_sentences=0)}
+    fast = judge_batch([f"one two three.\n{line}"], language("en"), ["c4"], known)
+    native_words.enable(False)
+    try:
+        slow = judge_batch([f"one two three.\n{line}"], language("en"), ["c4"], known)
+    finally:
+        native_words.enable(True)
+    assert same(fast[0], slow[0])

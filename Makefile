@@ -10,7 +10,7 @@ FIRST_ORACLES := tests/oracles/make_tokenizer_oracle.py tests/oracles/make_model
 ORACLES := $(FIRST_ORACLES) $(filter-out $(FIRST_ORACLES),$(sort $(wildcard tests/oracles/make_*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo evening smoke test lint format oracles bench clean distclean
+.PHONY: help venv demo evening smoke test lint format oracles bench bench-curation clean distclean
 
 help: ## show this list
 	@echo "qwill: the whole life of a small Qwen model, on your own machine"
@@ -70,6 +70,23 @@ bench: $(STAMP) ## run the benchmarks (slow); results go to benchmarks/RESULTS.m
 	$(BIN)/python benchmarks/generation.py --peer-python .venvs/transformers/bin/python
 	$(BIN)/python benchmarks/delta.py --peer-python .venvs/transformers/bin/python
 	if test -d runs/demo/sft; then $(BIN)/python benchmarks/alignment.py recipes/demo.yaml; else echo "benchmarks/alignment.py needs make demo first"; fi
+
+DATATROVE := .venvs/datatrove/bin/python
+bench-curation: $(STAMP) ## curation against datatrove and its other figures (an hour on 2 cores)
+	test -x $(DATATROVE) || $(PYTHON) -m venv .venvs/datatrove
+	$(DATATROVE) -m pip install --quiet "datatrove[processing]==0.10.1" spacy==3.8.18 jieba==0.42.1 nltk orjson xxhash==3.8.2
+	$(DATATROVE) -m pip install --quiet --upgrade trafilatura==2.3.1 lxml-html-clean
+	$(BIN)/python benchmarks/filter_parity.py --peer-python $(DATATROVE)
+	$(BIN)/python benchmarks/words_parity.py --peer-python $(DATATROVE)
+	$(BIN)/python benchmarks/curation_speed.py --peer-python $(DATATROVE)
+	$(BIN)/python benchmarks/html_speed.py --peer-python $(DATATROVE)
+	$(BIN)/python benchmarks/minhash.py --peer-python $(DATATROVE)
+	$(BIN)/python benchmarks/minhash_scale.py --work .venvs/minhash_scale
+	$(BIN)/python benchmarks/curation_kills.py
+	$(BIN)/python benchmarks/redaction.py
+	$(BIN)/python benchmarks/decontamination.py
+	$(BIN)/python benchmarks/hostile.py
+	$(BIN)/python benchmarks/curation_gain.py --work .venvs/curation_gain
 
 clean: ## remove caches and what tests and builds left behind; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -3,6 +3,8 @@
     python -m venv VENV && VENV/bin/pip install arena-rank==0.1.1
     VENV/bin/python tests/oracles/make_arena_oracle.py
 
+Requirements: arena-rank==0.1.1
+
 arena-rank needs JAX and pins NumPy, so it has an environment of its own. Its default tolerances stop about
 1e-5 rating points from the optimum, and an ftol of 1e-16 still up to 1e-6: here only the gradient stops it.
 """

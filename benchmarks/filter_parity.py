@@ -36,7 +36,7 @@ from qwill.data.registry_sources import find_source
 from qwill.data.words import count_sentences, split_words
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "oracles"))
-from filter_documents import spoilt
+from filter_documents import MUTATIONS, paragraphs_repeated, passages, phrase, repeat_line, repeat_longest, spoilt
 from filter_grids import long_document
 
 PEER = Path(__file__).parent / "peers" / "datatrove_filters.py"
@@ -51,6 +51,15 @@ FIRING = 50
 LONGEST = 6000  # characters before a document's last line
 PAGES = 1200  # of one source, at most: parsing them takes longest
 LONG = 54  # documents of more than 100,000 words, half for each preset: they take datatrove a second each
+
+# Reasons begin with → what makes them, when documents spoilt at random are not enough.
+AIMED = {
+    "dup_para": [paragraphs_repeated],
+    "dup_line_frac": [repeat_line],
+    "dup_line_char": [repeat_longest],
+    "duplicated_": [passages],
+    "top_": [phrase],
+}
 
 # Source → records that make one document, as (fewest, most).
 SOURCES = {
@@ -162,12 +171,14 @@ def choose(code: str, count: int) -> tuple[list[tuple[str, list[str]]], dict[str
 
     for text in texts:
         note(text)
-    for _ in range(12 * count):
+    for _ in range(3 * count):
         lacking = {reason for reason in ALL_REASONS if fired[reason] < FIRING + 5} - {"gopher_quality: gopher_long_doc"}
         if not lacking:
             break
         before = fired.copy()
-        text = spoilt(rng, rng.choice(lines), code)
+        aim = sorted(lacking)[0].split(": ")[1]
+        mutations = next((told for name, told in AIMED.items() if aim.startswith(name)), MUTATIONS)
+        text = spoilt(rng, rng.choice(lines), code, mutations)
         if note(text) & lacking:
             texts.append(text)
         else:

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from qwill.data.registry_sources import find_source
 from qwill.data.words import count_sentences, split_words
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "oracles"))
-from filter_documents import spoilt
+from filter_documents import MUTATIONS, paragraphs_repeated, passages, phrase, repeat_line, repeat_longest, spoilt
 from filter_grids import long_document
 
 PEER = Path(__file__).parent / "peers" / "datatrove_filters.py"
@@ -48,7 +48,18 @@ MODULES: dict[str, Any] = {
 }
 PRESETS = ("en", "zh")
 FIRING = 50
+LONGEST = 6000  # characters before a document's last line
+PAGES = 1200  # of one source, at most: parsing them takes longest
 LONG = 54  # documents of more than 100,000 words, half for each preset: they take datatrove a second each
+
+# Reasons begin with → what makes them, when documents spoilt at random are not enough.
+AIMED = {
+    "dup_para": [paragraphs_repeated],
+    "dup_line_frac": [repeat_line],
+    "dup_line_char": [repeat_longest],
+    "duplicated_": [passages],
+    "top_": [phrase],
+}
 
 # Source → records that make one document, as (fewest, most).
 SOURCES = {
@@ -98,8 +109,8 @@ def real_documents(code: str, count: int) -> tuple[list[list[str]], dict[str, in
     rng = random.Random(f"parity {code}")
     documents: list[list[str]] = []
     counts: dict[str, int] = {}
-    share = math.ceil(count / 3)
     for name, (fewest, most) in SOURCES[code].items():
+        share = min(math.ceil(count / 3), PAGES if find_source(name).reader is None else count)
         try:
             texts = list(islice(records(name), share * most))
         except QwillError as error:
@@ -110,7 +121,8 @@ def real_documents(code: str, count: int) -> tuple[list[list[str]], dict[str, in
             end = start + rng.randint(fewest, most)
             lines = [line for text in texts[start:end] for line in text.split("\n")]
             # A long article is shortened, so that a run takes minutes; datatrove itself has no trouble with it.
-            made.append(lines[: next((i for i in range(len(lines)) if sum(map(len, lines[:i])) > 6000), len(lines))])
+            before = accumulate(map(len, lines), initial=0)
+            made.append([line for line, length in zip(lines, before, strict=False) if length <= LONGEST])
             start = end
         counts[name] = len(made)
         documents += made
@@ -159,12 +171,14 @@ def choose(code: str, count: int) -> tuple[list[tuple[str, list[str]]], dict[str
 
     for text in texts:
         note(text)
-    for _ in range(12 * count):
+    for _ in range(3 * count):
         lacking = {reason for reason in ALL_REASONS if fired[reason] < FIRING + 5} - {"gopher_quality: gopher_long_doc"}
         if not lacking:
             break
         before = fired.copy()
-        text = spoilt(rng, rng.choice(lines), code)
+        aim = sorted(lacking)[0].split(": ")[1]
+        mutations = next((told for name, told in AIMED.items() if aim.startswith(name)), MUTATIONS)
+        text = spoilt(rng, rng.choice(lines), code, mutations)
         if note(text) & lacking:
             texts.append(text)
         else:

@@ -7,7 +7,7 @@ the generator `rng` alone.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 POLICIES = ("terms of use", "Privacy Policy", "cookie policy", "uses cookies", "use of cookies", "Use Cookies")
 STRANGE_SPACES = "\u00a0\u3000\t\u2009\u200b\ufeff\x0b\x0c\x1c\x1f\x85\u2028\u2029\r"
@@ -317,10 +317,10 @@ MUTATIONS: tuple[Mutation, ...] = (
 )  # fmt: skip
 
 
-def spoilt(rng: random.Random, lines: Lines, code: str) -> str:
-    """One document: its lines after no to three mutations."""
+def spoilt(rng: random.Random, lines: Lines, code: str, mutations: Sequence[Mutation] = MUTATIONS) -> str:
+    """One document: its lines after no to three of the mutations."""
     lines = [line for line in lines if line.strip()] or ["."]
-    for mutation in rng.choices(MUTATIONS, k=rng.choice((0, 1, 1, 1, 2, 2, 3))):
+    for mutation in rng.choices(mutations, k=rng.choice((0, 1, 1, 1, 2, 2, 3))):
         lines = mutation(rng, lines, code)
         if not lines or sum(map(len, lines)) > 60_000:
             break

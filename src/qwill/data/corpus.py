@@ -42,7 +42,7 @@ from qwill.data.second_pass import read_decisions, second_pass
 from qwill.data.settings import CurateConfig, check, registers, spoken
 from qwill.data.sources import merge_origins
 from qwill.data.third_pass import Shared, third_pass, write_ids
-from qwill.data.workers import available_cores, spread
+from qwill.data.workers import available_cores, dismiss, spread
 
 STAGE_VERSION = 2
 
@@ -56,6 +56,13 @@ def run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     Reads heldout.jsonl of the input `tasks` where there is one. Returns documents and bytes by language.
     Raises DataError when a language that was asked for has no documents in the end, ConfigError for settings that make
     no sense."""
+    try:
+        return _run(config, ctx)
+    finally:
+        dismiss()
+
+
+def _run(config: CurateConfig, ctx: StageContext) -> dict[str, Any]:
     check(config)
     score_limits(config, registers(config))  # a mistake in a limit is told before anything is read
     workers = config.workers or ctx.threads

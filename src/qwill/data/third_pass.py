@@ -44,14 +44,15 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
     """`job`: the chunk's number and the fingerprint of all that its answer depends on. Returns the number."""
     number, fingerprint = job
     chunk = read_chunk(chunk_path(first, number))
-    decisions = _decisions(shared.decisions)
+    decisions = _decisions(shared.decisions, _changed(shared.decisions))
     base = int(decisions.first[number])
     for row, document in enumerate(chunk.documents):
         if document.reject is None:
             _duplicate(document, base + row, decisions, shared)
         if document.reject is None:
             _cut(document, base + row, decisions)
-    leaks = _leaks([d for d in chunk.documents if d.reject is None], _index(shared.index), config)
+    index = _index(shared.index, _changed(shared.index / "index.json"))
+    leaks = _leaks([d for d in chunk.documents if d.reject is None], index, config)
     live = [d for d in chunk.documents if d.reject is None]
     if config.score.perplexity is not None:
         measured = bits_per_byte(Path(config.score.perplexity), [d.text for d in live])
@@ -81,7 +82,7 @@ def _duplicate(document: Document, row: int, decisions: Decisions, shared: Share
         if kept[row] != row:
             likeness = 1.0 if step == "exact_duplicates" else float(decisions.likeness[row])
             same = "same text" if step == "exact_duplicates" else "nearly the same"
-            document.drop(step, same, f"{likeness:.2f} like {_ids(shared.ids)[int(kept[row])]}")
+            document.drop(step, same, f"{likeness:.2f} like {_ids(shared.ids, _changed(shared.ids))[int(kept[row])]}")
             return
 
 
@@ -142,18 +143,23 @@ def write_ids(chunks: Sequence[Path], path: Path) -> Path:
     return path
 
 
+def _changed(path: Path) -> int:
+    """When a file was written last: what was read of an older one under its name does not count."""
+    return path.stat().st_mtime_ns
+
+
 @lru_cache(maxsize=2)
-def _decisions(path: Path) -> Decisions:
+def _decisions(path: Path, _: int) -> Decisions:
     return read_decisions(path)
 
 
 @lru_cache(maxsize=2)
-def _index(path: Path) -> Index:
+def _index(path: Path, _: int) -> Index:
     return Index.load(path)
 
 
 @lru_cache(maxsize=2)
-def _ids(path: Path) -> Any:
+def _ids(path: Path, _: int) -> Any:
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:

@@ -25,6 +25,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Engine = Literal["processes", "ray"]
 
+_pool: tuple[int, ProcessPoolExecutor] | None = None  # workers, and the processes that wait for the next call
 AHEAD = 2  # items handed out for each worker: the next one lies ready when it has done one
 
 
@@ -38,8 +39,8 @@ def spread(
 ) -> Iterator[Answer]:
     """`function` of every item, as each is done, in no order. `items` is drawn from only as fast as they are worked on.
 
-    workers: processes; 1 (and engine "processes") works here. Raises what `function` raises, and DataError when a
-    worker dies."""
+    workers: processes, which stay for the next call until `dismiss`; 1 (and engine "processes") works here. Raises what
+    `function` raises, and DataError when a worker dies."""
     if engine == "ray":
         yield from _on_ray(function, items, workers)
     elif workers <= 1:
@@ -51,9 +52,14 @@ def spread(
 def _in_processes(function: Callable[[Item], Answer], items: Iterable[Item], workers: int) -> Iterator[Answer]:
     from multiprocessing import get_context
 
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["qwill.data.worker_tables"])  # counts for the first pool of this process
-    with _no_main(), ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
+    global _pool
+    if _pool is None or _pool[0] != workers:
+        dismiss()
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["qwill.data.worker_tables"])  # counts for the first pool of this process
+        _pool = workers, ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+    pool = _pool[1]
+    with _no_main():
         source = iter(items)
         running: set[Future[Answer]] = set()
         try:
@@ -70,6 +76,7 @@ def _in_processes(function: Callable[[Item], Answer], items: Iterable[Item], wor
                 for one in done:
                     yield one.result()
         except BrokenProcessPool:
+            dismiss()
             raise DataError(
                 "a worker process was ended from outside, most often for want of memory; run the same command again "
                 "to go on where it stopped, with fewer workers if this repeats."
@@ -77,6 +84,14 @@ def _in_processes(function: Callable[[Item], Answer], items: Iterable[Item], wor
         finally:
             for one in running:
                 one.cancel()
+
+
+def dismiss() -> None:
+    """End the workers that `spread` keeps from one call to the next."""
+    global _pool
+    if _pool is not None:
+        pool, _pool = _pool[1], None
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:

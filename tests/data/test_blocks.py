@@ -8,7 +8,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import fsspec.core
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +37,6 @@ def page(text: str, title: str = "t") -> bytes:
 
 
 def zstd(data: bytes) -> bytes:
-    zstandard = pytest.importorskip("zstandard")
     result: bytes = zstandard.ZstdCompressor().compress(data)
     return result
 
@@ -45,7 +47,6 @@ def test_json_lines_with_bad_records_are_read_on_and_each_is_named(tmp_path: Pat
     rows = b'{"text": "one", "url": "u", "n": 7}\n\n{"text": 2}\n{"body": "x"}\n[1]\n{"text": "cut\n{"text": "two"}'
     path = name if "://" in name else str(tmp_path / name)
     if "://" in name:
-        fsspec = pytest.importorskip("fsspec")
         with fsspec.open(path, "wb") as f:
             f.write(pack(rows))
     else:
@@ -201,7 +202,6 @@ def test_a_data_set_of_the_hub_at_a_commit(monkeypatch: pytest.MonkeyPatch) -> N
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    fsspec_core = pytest.importorskip("fsspec.core")
     out, commit = io.BytesIO(), "0123456789abcdef" * 2 + "01234567"
     pq.write_table(pa.table({"text": ["one", "two"]}), out)
     root = f"datasets/someone/texts@{commit}"
@@ -222,7 +222,7 @@ def test_a_data_set_of_the_hub_at_a_commit(monkeypatch: pytest.MonkeyPatch) -> N
             return type("Info", (), {"sha": commit})
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(fsspec_core, "url_to_fs", lambda url: (hub, url.removeprefix("hf://")))
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: (hub, url.removeprefix("hf://")))
     source = open_source(SourceChoice("own", path="hf://datasets/someone/texts"))
     found = [record for block in source.blocks() for record in parse(block, source.choice)]
     assert texts(found) == [
@@ -243,7 +243,6 @@ def test_a_data_set_of_the_hub_at_a_commit(monkeypatch: pytest.MonkeyPatch) -> N
 @given(st.lists(st.text(max_size=30), max_size=40), st.integers(1, 9), st.integers(1, 200))
 @settings(deadline=None)
 def test_blocks_are_bounded_and_change_nothing(rows: list[str], most_records: int, most_bytes: int) -> None:
-    fsspec = pytest.importorskip("fsspec")
     with fsspec.open("memory://reading/blocks.jsonl", "wb") as f:
         for i, row in enumerate(rows):
             f.write((json.dumps({"text": row}) if i % 5 else row.replace("\n", " ")).encode("utf-8", "replace") + b"\n")

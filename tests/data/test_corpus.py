@@ -286,6 +286,37 @@ def test_rejects_are_kept_sampled_or_dropped(tmp_path: Path, texts: dict[str, li
         assert {row["text"] for row in rows} >= {*texts["short"], *texts["french"]}
 
 
+def test_what_the_mixture_leaves_out_is_kept_too(tmp_path: Path, texts: dict[str, list[str]]) -> None:
+    scarce = MixSettings(weights={"language": {"en": 0.9, "zh": 0.1}}, max_repeats=1)
+    config = replace(write_sources(tmp_path / "in", texts), mixture=scarce, rejects="keep")
+    run_stage(config, tmp_path / "out")
+    steps = CorpusArtifact(tmp_path / "out").funnel["languages"]
+    dropped = {step["step"]: step["dropped_documents"] for step in steps["zh"] if "dropped_documents" in step}
+    rows = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
+    left_out = [row for row in rows if row["step"] == "mixture" and row["language"] == "zh"]
+    assert len(left_out) == dropped["mixture"] > 10
+    assert {row["text"] for row in left_out} <= set(texts["good_zh"])
+
+
+def test_a_text_whose_lines_all_go_is_counted_whether_or_not_it_is_redacted(tmp_path: Path) -> None:
+    path = tmp_path / "pages.jsonl"
+    good = "The old town was visited in the spring. It is one of the oldest here, and people like it."
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in ("so few\nwords here", good)), encoding="utf-8")
+    config = CurateConfig(
+        sources=[SourceChoice("pages", str(path))],
+        languages=["en"],
+        language_score=0.0,
+        filters=["c4"],
+        limits={"en": {"c4": {"min_num_sentences": -1}}},
+        redact=None,
+        workers=1,
+        heldout=HeldOut(share=0, min_bytes=0),
+    )
+    run_stage(config, tmp_path / "out")
+    steps = {step["step"]: step for step in CorpusArtifact(tmp_path / "out").funnel["languages"]["en"]}
+    assert steps["c4"]["reasons"] == {"nothing left": 1} and len(CorpusArtifact(tmp_path / "out")) == 1
+
+
 def test_the_held_out_tasks_are_kept_out(tmp_path: Path, texts: dict[str, list[str]]) -> None:
     config = replace(write_sources(tmp_path / "in", texts), questions=[])
     tasks = tmp_path / "tasks"

@@ -61,12 +61,17 @@ def write_account(
         extraction.merge(Lowest.from_json(meta["extraction"]))
         for declared, used, count in meta["encodings"]:
             encodings[meta["source"], declared, used] += count
-    _mixture_drops(account, chunks, rows, held, copies)
+    left_out = rows.live & ~held & (copies == 0)
+    for path, own_rows in zip(chunks, rows.parts(left_out), strict=True):
+        if own_rows.any():
+            documents = _marked(path, own_rows)
+            for row in np.flatnonzero(own_rows).tolist():
+                account.withdraw(documents[row])
     funnel = account.close()
     if config.rejects != "drop":
         write_jsonl(out / "rejects.jsonl", account.sample())
     if config.rejects == "keep":
-        _write_rejects(chunks, out / "rejects.parquet")
+        _write_rejects(chunks, rows, left_out, out / "rejects.parquet")
     write_scores(out / "scores.json", [scores] if scores is not None else [])
     write_jsonl(out / "extraction.jsonl", extraction.rows())
     write_json(out / "encodings.json", [[*key, count] for key, count in sorted(encodings.items())])
@@ -91,27 +96,22 @@ def _sets(index: Index, found_by: Mapping[str, int]) -> dict[str, Any]:
     return {"sets": sets, "n": index.overlap.english, "n_han": index.overlap.chinese}
 
 
-def _mixture_drops(
-    account: Account, chunks: Sequence[Path], rows: Columns, held: NDArray[np.bool_], copies: NDArray[np.int32]
-) -> None:
-    left_out = rows.live & ~held & (copies == 0)
-    for number, path in enumerate(chunks):
-        mask = left_out[rows.first[number] : rows.first[number + 1]]
-        if mask.any():
-            documents = read_chunk(path).documents
-            for row in np.flatnonzero(mask).tolist():
-                documents[row].drop("mixture", "more than the mixture takes", 0.0)
-                account.withdraw(documents[row])
+def _marked(path: Path, left_out: NDArray[np.bool_]) -> list[Document]:
+    """The documents of a chunk; those that the mixture does not take have that as their reject."""
+    documents = read_chunk(path).documents
+    for row in np.flatnonzero(left_out).tolist():
+        documents[row].drop("mixture", "more than the mixture takes", 0.0)
+    return documents
 
 
-def _write_rejects(chunks: Sequence[Path], path: Path) -> None:
+def _write_rejects(chunks: Sequence[Path], rows: Columns, left_out: NDArray[np.bool_], path: Path) -> None:
     schema = pa.schema(
         [(name, pa.string()) for name in ("id", "source", "language", "register", "step", "reason", "value", "text")]
         + [("bytes", pa.int64()), ("scores", pa.map_(pa.string(), pa.float64()))]
     )
     with pq.ParquetWriter(path, schema, version="2.6", compression="zstd", store_schema=False) as file:
-        for chunk in chunks:
-            gone = [d for d in read_chunk(chunk).documents if d.reject is not None]
+        for chunk, own in zip(chunks, rows.parts(left_out), strict=True):
+            gone = [d for d in _marked(chunk, own) if d.reject is not None]
             if gone:
                 file.write_table(pa.Table.from_pylist([_reject_row(d) for d in gone], schema=schema))
 

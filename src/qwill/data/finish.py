@@ -50,6 +50,10 @@ class Columns:
     key: NDArray[np.uint8]
     language: NDArray[np.int16]
 
+    def parts(self, mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+        """A mask over all rows as one of each chunk."""
+        return np.split(mask, self.first[1:-1])
+
 
 def columns(chunks: Sequence[Path]) -> Columns:
     """What the last steps know of every document, from the chunks of the third pass."""
@@ -128,9 +132,7 @@ def mixture(
     chosen = np.flatnonzero(rows.live & ~held)
     names = list(dict.fromkeys((*config.mixture.weights, *config.mixture.caps)))
     labels: dict[str, list[str]] = {name: [] for name in names}
-    for number, path in enumerate(chunks):
-        first, last = rows.first[number : number + 2]
-        mask = (rows.live & ~held)[first:last]
+    for path, mask in zip(chunks, rows.parts(rows.live & ~held), strict=True):
         if mask.any():
             table = read_table(path).filter(pa.array(mask))
             for name in names:

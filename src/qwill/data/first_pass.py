@@ -77,9 +77,6 @@ def judged(
     if config.redact is not None:
         redact_batch(live, config.redact)
     _score(live, config)
-    for document in live:
-        if not document.text.strip():
-            document.drop("redact", "nothing left", 0.0)
     yield "redact", documents
 
 
@@ -199,6 +196,8 @@ def _filter(documents: Sequence[Document], config: CurateConfig) -> None:
             document.change("c4", verdict.text)  # the one family that takes lines out
             if verdict.drop is not None:
                 document.drop(*verdict.drop)
+            elif not document.text.strip():
+                document.drop("c4", "nothing left", 0.0)
 
 
 def _redacted(documents: Sequence[Document]) -> list[tuple[str, str, int, int]]:
@@ -228,6 +227,11 @@ def _score(documents: Sequence[Document], config: CurateConfig) -> None:
                 document.labels["quality"] = quality_bucket(float(value))
 
 
+def as_bytes(key: bytes) -> NDArray[np.uint8]:
+    """A key as a row of an array."""
+    return np.frombuffer(key, dtype=np.uint8)
+
+
 def _keys(documents: Sequence[Document], config: CurateConfig) -> dict[str, NDArray[Any]]:
     """One row a document for the global steps: live, bytes, key (of equal units), bands and sketches (of MinHash),
     banded (whether there are any), quality."""
@@ -240,7 +244,7 @@ def _keys(documents: Sequence[Document], config: CurateConfig) -> dict[str, NDAr
         "key": np.zeros((count, 16), dtype=np.uint8),
     }
     for row in np.flatnonzero(live).tolist():
-        arrays["key"][row] = np.frombuffer(text_key(documents[row].text), dtype=np.uint8)
+        arrays["key"][row] = as_bytes(text_key(documents[row].text))
     if config.near is not None:
         near, own = config.near, MinHash().ngram
         arrays["bands"] = np.zeros((count, near.bands), dtype=np.uint64)

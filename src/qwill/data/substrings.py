@@ -26,12 +26,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwill.base.errors import ConfigError
+from qwill.data.native_minhash import pointer
 from qwill.data.spill import Cuts, by_document, groups, merged, parts, put
 from qwill.data.units import mix
 
@@ -239,9 +240,9 @@ def anchors(points: Points, window: int, size: int) -> tuple[NDArray[np.uint64],
     value, first, last = np.empty(most, np.uint64), np.empty(most, np.int64), np.empty(most, np.int64)
     if library is not None:
         count = library.substring_anchors(
-            *map(_told, (points, len(points), window, size)),
+            *map(pointer, (points, len(points), window, size)),
             ctypes.c_uint64(_BASES[0]),
-            *map(_told, (value, first, last)),
+            *map(pointer, (value, first, last)),
         )
         if count < 0:
             raise MemoryError
@@ -272,7 +273,7 @@ def fingerprints(points: Points, first: int, last: int, size: int) -> tuple[NDAr
     found = np.empty(last - first + 1, np.uint64), np.empty(last - first + 1, np.uint64)
     if library is not None:
         bases = map(ctypes.c_uint64, _BASES)
-        library.substring_windows(*map(_told, (points, first, last, size)), *bases, *map(_told, found))
+        library.substring_windows(*map(pointer, (points, first, last, size)), *bases, *map(pointer, found))
         return found
     told = [point + 1 for point in points[first : last + size].tolist()]
     for base, out in zip(_BASES, found, strict=True):
@@ -295,7 +296,3 @@ def _library() -> ctypes.CDLL | None:
         library.substring_anchors.restype = ctypes.c_int64
         library.substring_windows.restype = None
     return library
-
-
-def _told(value: Any) -> Any:
-    return ctypes.c_void_p(value.ctypes.data) if isinstance(value, np.ndarray) else ctypes.c_int64(value)

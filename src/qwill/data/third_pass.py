@@ -18,7 +18,7 @@ from qwill.data.chunks import Chunk, read_chunk, read_table, write_chunk
 from qwill.data.decontaminate import DecontaminateSettings, Index, decontaminate_batch
 from qwill.data.documents import Document
 from qwill.data.filter_rules import score_limits
-from qwill.data.first_pass import chunk_path
+from qwill.data.first_pass import as_bytes, chunk_path
 from qwill.data.funnel import Account
 from qwill.data.perplexity import bits_per_byte
 from qwill.data.sampling import excerpt
@@ -27,6 +27,7 @@ from qwill.data.second_pass import Decisions, cut, read_decisions, spans
 from qwill.data.settings import CurateConfig, registers, spoken, steps
 from qwill.data.units import text_key
 
+CUTTING = {"line_duplicates", "substring_duplicates", "decontamination"}  # the steps here that change a text
 AROUND = 150  # characters shown on each side of a leak
 
 
@@ -68,7 +69,7 @@ def third_pass(config: CurateConfig, first: Path, third: Path, shared: Shared, j
     scores.add(chunk.documents)
     meta = {"fingerprint": fingerprint, "account": account.to_json(), "scores": scores.to_json(), "leaks": leaks}
     meta |= {name: chunk.meta[name] for name in ("extraction", "encodings", "redacted", "source")}
-    arrays = _arrays(chunk.documents, config)
+    arrays = _arrays(chunk, config)
     if config.rejects != "keep":
         for document in chunk.documents:
             if document.reject is not None:
@@ -118,13 +119,13 @@ def _thresholds(document: Document, config: CurateConfig) -> None:
         document.drop("bits_per_byte", "surprising text", score["bits_per_byte"])
 
 
-def _arrays(documents: Sequence[Document], config: CurateConfig) -> dict[str, Any]:
+def _arrays(chunk: Chunk, config: CurateConfig) -> dict[str, Any]:
     """For the hold-out and the mixture: live, bytes, key (of equal units), language (index into those asked for)."""
+    documents, key = chunk.documents, chunk.arrays["key"].copy()
     numbers = {code: number for number, code in enumerate(spoken(config))}
-    key = np.zeros((len(documents), 16), dtype=np.uint8)
     for row, document in enumerate(documents):
-        if document.reject is None:
-            key[row] = np.frombuffer(text_key(document.text), dtype=np.uint8)
+        if document.reject is None and not CUTTING.isdisjoint(document.changed):
+            key[row] = as_bytes(text_key(document.text))
     return {
         "live": np.array([d.reject is None for d in documents], dtype=bool),
         "bytes": np.array([d.bytes if d.reject is None else 0 for d in documents], dtype=np.int64),

@@ -15,7 +15,7 @@ ORACLES := $(FIRST_ORACLES) $(filter-out $(FIRST_ORACLES),$(sort $(wildcard test
 help: ## show this list
 	@echo "qwill: the whole life of a small Qwen model, on your own machine"
 	@echo
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z_-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z_-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "Set PYTHON=python3.12 for another interpreter; pip reads PIP_INDEX_URL and its own configuration for a mirror."
 

@@ -85,7 +85,7 @@ def read_chunk(path: Path) -> Chunk:
                 repaired=plain["repaired"][row],
                 scores={name: values[row] for name, values in scores.items() if values[row] is not None},
                 labels=dict(plain["labels"][row]),
-                changed=json.loads(plain["changed"][row]),
+                changed=json.loads(plain["changed"][row]) if plain["changed"][row] != "{}" else {},
                 reject=Reject(*json.loads(reject)) if reject else None,
             )
         )
@@ -99,16 +99,24 @@ def read_meta(path: Path) -> dict[str, Any]:
         return _meta(file.schema)
 
 
+def read_texts(path: Path) -> pa.ChunkedArray:
+    """The texts of a chunk's documents as Arrow strings."""
+    return _some(path, ["text"])["text"]
+
+
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Some arrays of a chunk, without its documents."""
+    table = _some(path, [f"array:{name}" for name in names])
+    return {name: _array(table[f"array:{name}"]) for name in names}
+
+
+def _some(path: Path, names: Sequence[str]) -> pa.Table:
     with pa.memory_map(str(path)) as source:
-        wanted = [f"array:{name}" for name in names]
         options = pa.ipc.IpcReadOptions()
         with pa.ipc.open_file(source, options=options) as whole:
-            options.included_fields = [whole.schema.get_field_index(name) for name in wanted]
+            options.included_fields = [whole.schema.get_field_index(name) for name in names]
         with pa.ipc.open_file(source, options=options) as file:
-            table = file.read_all()
-            return {name: _array(table[f"array:{name}"]) for name in names}
+            return file.read_all()
 
 
 def _array(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from qwill.base.files import new_file
-from qwill.data.chunks import read_arrays, read_chunk, read_table
+from qwill.data.chunks import read_arrays, read_table, read_texts
 from qwill.data.documents import ROW_GROUP, corpus_schema
 from qwill.data.mix import mix
 from qwill.data.settings import CurateConfig, spoken
@@ -93,8 +93,8 @@ def _without_overlap(
         base = int(rows.first[number])
         own = wanted[(wanted >= base) & (wanted < rows.first[number + 1])] - base
         if len(own):
-            documents = read_chunk(path).documents
-            found += [runs(text_hashes(documents[row].text), config.heldout) for row in own.tolist()]
+            texts = read_texts(path)
+            found += [runs(text_hashes(texts[row].as_py()), config.heldout) for row in own.tolist()]
     with new_file(work / "candidates.npz") as file:
         np.savez(file, rows=wanted, runs=distinct(np.concatenate(found)), first=rows.first)
     seen = [np.empty(0, dtype=np.uint64)]
@@ -114,10 +114,10 @@ def _runs_seen(config: HeldOut, file: Path, job: tuple[int, Path]) -> Hashes:
     number, path = job
     known = _candidates(file, file.stat().st_mtime)
     base, wanted = int(known["first"][number]), set(known["rows"].tolist())
-    found = [np.empty(0, dtype=np.uint64)]
-    for row, document in enumerate(read_chunk(path).documents, start=base):
-        if document.reject is None and row not in wanted:
-            grams = runs(text_hashes(document.text), config)
+    found, texts = [np.empty(0, dtype=np.uint64)], read_texts(path)
+    for row in np.flatnonzero(read_arrays(path, ("live",))["live"]).tolist():
+        if base + row not in wanted:
+            grams = runs(text_hashes(texts[row].as_py()), config)
             found.append(grams[present(grams, known["runs"])])
     return distinct(np.concatenate(found))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from qwill.data import c4, filters, gopher_quality, gopher_repetition, native_words
@@ -42,13 +42,18 @@ class NativeText:
 
     def __init__(self, text: str, rule: str, codes: bytes | None = None, bounds: Bounds | None = None) -> None:
         self.text, self.rule = text, rule
-        self.codes = code_points(text) if codes is None else codes  # may go on after the text
+        if codes is not None:
+            self.codes = codes
         self.bounds = bounds
         self.n_words = bounds.words if bounds else None  # stays known when the bounds are gone
         call = native_words.functions()
         assert call is not None
         self.call: dict[str, Any] = call
         self.classes = character_classes()[1]
+
+    @cached_property
+    def codes(self) -> bytes:
+        return code_points(self.text)
 
     def words(self) -> Bounds:
         if self.bounds is None:
@@ -189,13 +194,16 @@ def c4_lines(
     values |= {"lines": float(n_lines), "lines_kept": float(n_kept)}
     counts = (long, unended, few, javascript, policy)
     values |= {f"lines_{name}": float(n) for name, n in zip(c4.LINES, counts, strict=True)}
-    if low:  # the bounds count from the white space before the first word
-        return values, NativeText(kept[low:], native.rule)
-    return values, NativeText(kept, native.rule, codes, bounds)
+    for array in bounds.arrays() if low else ():
+        array -= low  # they count from the white space before the first word
+    return values, NativeText(kept[low:], native.rule, codes[4 * low : 4 * high], bounds)
 
 
-def judge(text: str, families: Sequence[str], limits: Mapping[str, Any], rule: str) -> Verdict:
+def judge(
+    text: str, families: Sequence[str], limits: Mapping[str, Any], rule: str, keep_words: bool = False
+) -> Verdict:
     """`families.judge` for settings that `suits`."""
+    from qwill.data.split_texts import SplitTexts
     from qwill.data.words import count_sentences
 
     values: dict[str, float] = {}
@@ -224,7 +232,10 @@ def judge(text: str, families: Sequence[str], limits: Mapping[str, Any], rule: s
         values.update((f"{family}.{name}", value) for name, value in measured.items())
         if drop is None and found is not None:
             drop, left = (family, *found), current.text
-    return Verdict(current.text if drop is None else left, values, drop)
+    if drop is not None:
+        return Verdict(left, values, drop)
+    words = SplitTexts.one(current.codes, *current.bounds.arrays()) if keep_words and current.bounds else None
+    return Verdict(current.text, values, None, words)
 
 
 @lru_cache(maxsize=1)

@@ -26,6 +26,12 @@ class SplitTexts:
     ends: Places
     offsets: Places
 
+    @classmethod
+    def one(cls, codes: bytes, starts: NDArray[Any], ends: NDArray[Any]) -> SplitTexts:
+        """One text, of its `native_words.code_points` and the bounds of its words, which are copied."""
+        offsets = np.array([0, len(starts)], dtype=np.int64)
+        return cls(np.frombuffer(codes, dtype=np.uint32), starts.astype(np.int64), ends.astype(np.int64), offsets)
+
     def strings(self) -> list[list[str]]:
         """The words of each text."""
         text = self.points.tobytes().decode("utf-32-le", "surrogatepass")
@@ -40,24 +46,27 @@ def running(sizes: Places) -> Places:
 
 def split_texts(texts: Sequence[str], rule: str) -> SplitTexts:
     """Texts split by a rule of `words.split_words`."""
+    return end_to_end([split_text(text, rule) for text in texts])
+
+
+def split_text(text: str, rule: str) -> SplitTexts:
+    """One text split by a rule of `words.split_words`."""
     if not native_words.suits(rule):
-        return from_words([split_words(text, rule) for text in texts])
-    codes, starts, ends, counts = list[bytes](), list[Places](), list[Places](), list[int]()
-    at = 0
-    for text in texts:
-        codes.append(native_words.code_points(text))
-        count = native_words.cut(text, codes[-1], rule).words
-        found: dict[str, Any] = native_words.space.arrays  # good until the next text is cut
-        starts.append(found["starts"][:count] + np.int64(at))
-        ends.append(found["ends"][:count] + np.int64(at))
-        counts.append(count)
-        at += len(text)
+        return from_words([split_words(text, rule)])
+    codes = native_words.code_points(text)
+    return SplitTexts.one(codes, *native_words.cut(text, codes, rule).arrays())
+
+
+def end_to_end(parts: Sequence[SplitTexts]) -> SplitTexts:
+    """The texts of all parts."""
+    points = running(np.array([len(part.points) for part in parts], dtype=np.int64))
+    words = running(np.array([len(part.starts) for part in parts], dtype=np.int64))
     none = np.zeros(0, dtype=np.int64)
     return SplitTexts(
-        np.frombuffer(b"".join(codes), dtype=np.uint32),
-        np.concatenate([none, *starts]),
-        np.concatenate([none, *ends]),
-        running(np.array(counts, dtype=np.int64)),
+        np.concatenate([none.astype(np.uint32), *(part.points for part in parts)]),
+        np.concatenate([none, *(part.starts + at for part, at in zip(parts, points, strict=False))]),
+        np.concatenate([none, *(part.ends + at for part, at in zip(parts, points, strict=False))]),
+        np.concatenate([none, *(part.offsets[:-1] + at for part, at in zip(parts, words, strict=False)), words[-1:]]),
     )
 
 

@@ -12,7 +12,7 @@ from qwill.base.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from qwill.data.split_texts import SplitTexts
+    from qwill.data.split_texts import Words
 
 SPLITS = ("train", "heldout")
 ROW_GROUP = 8192  # documents of a finished corpus that are written, and read, at once
@@ -47,7 +47,7 @@ class Document:
     labels: dict[str, str] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
     reject: Reject | None = None
-    words: SplitTexts | None = None
+    words: Words | None = None
 
     def change(self, step: str, text: str) -> None:
         """Take `text`, and note under `step` how many bytes that adds."""

@@ -16,7 +16,7 @@ from qwill.data.units import normalise
 
 if TYPE_CHECKING:
     from qwill.data.languages import Language
-    from qwill.data.split_texts import SplitTexts
+    from qwill.data.split_texts import Words
 
 SETTINGS: dict[str, type[Any]] = {
     "gopher_repetition": gopher_repetition.GopherRepetition,
@@ -41,7 +41,7 @@ class Verdict:
     text: str
     values: dict[str, float]
     drop: tuple[str, str, float] | None
-    words: SplitTexts | None = None
+    words: Words | None = None
 
 
 def resolve_limits(language: Language, register: str = "", overrides: Overrides | None = None) -> dict[str, object]:
@@ -98,7 +98,7 @@ def judge(
     keep_words: bool = False,
 ) -> Verdict:
     """What the families say about a text, in their order. `split` gives its words, `count_sentences` counts."""
-    from qwill.data.split_texts import from_words
+    from qwill.data.split_texts import from_strings
 
     values: dict[str, float] = {}
     drop: tuple[str, str, float] | None = None
@@ -123,7 +123,7 @@ def judge(
             drop, left = (family, *found), current
     if drop is not None:
         return Verdict(left, values, drop)
-    return Verdict(current, values, None, from_words([words]) if keep_words and words is not None else None)
+    return Verdict(current, values, None, from_strings(words) if keep_words and words is not None else None)
 
 
 def _on_words(

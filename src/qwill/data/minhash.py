@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from qwill.data import native_minhash
 from qwill.data.letter_hashes import word_hashes
 from qwill.data.simplify import simplify
-from qwill.data.split_texts import Places, SplitTexts, end_to_end, running, split_text, split_texts
+from qwill.data.split_texts import Places, SplitTexts, Words, end_to_end, running, split_text, split_texts
 from qwill.data.units import mix, ngram_hashes
 
 Hashes = NDArray[np.uint64]
@@ -78,7 +78,7 @@ class BandKeys:
 
 
 def band_keys(
-    texts: Sequence[str], words: Sequence[SplitTexts | None] | None, settings: MinHash, rule: str
+    texts: Sequence[str], words: Sequence[Words | None] | None, settings: MinHash, rule: str
 ) -> BandKeys:
     """The band keys of documents of one language; those of a document do not depend on the others.
 
@@ -87,7 +87,7 @@ def band_keys(
     if settings.mode == "parity":
         return keys_of(*exact_signatures(split_texts([simplify(text) for text in texts], rule), settings), settings)
     known = words or [None] * len(texts)
-    parts = [split_text(text, rule) if own is None else own for text, own in zip(texts, known, strict=True)]
+    parts = (split_text(text, rule) if own is None else own for text, own in zip(texts, known, strict=True))
     return keys_of(*fast_signatures(*word_hashes(end_to_end(parts)), settings), settings)
 
 

@@ -203,7 +203,7 @@ def judge(
     text: str, families: Sequence[str], limits: Mapping[str, Any], rule: str, keep_words: bool = False
 ) -> Verdict:
     """`families.judge` for settings that `suits`."""
-    from qwill.data.split_texts import SplitTexts
+    from qwill.data.split_texts import Words
     from qwill.data.words import count_sentences
 
     values: dict[str, float] = {}
@@ -234,8 +234,10 @@ def judge(
             drop, left = (family, *found), current.text
     if drop is not None:
         return Verdict(left, values, drop)
-    words = SplitTexts.one(current.codes, *current.bounds.arrays()) if keep_words and current.bounds else None
-    return Verdict(current.text, values, None, words)
+    if not keep_words or current.bounds is None:
+        return Verdict(current.text, values, None)
+    starts, ends = current.bounds.arrays()
+    return Verdict(current.text, values, None, Words(current.codes, starts.copy(), ends.copy()))
 
 
 @lru_cache(maxsize=1)

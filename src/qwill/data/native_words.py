@@ -202,7 +202,7 @@ class Bounds:
     sentences: int
 
     def arrays(self) -> tuple[Any, Any]:
-        """(starts, ends), as good as long."""
+        """(starts, ends) as arrays, as good as long."""
         return space.arrays["starts"][: self.words], space.arrays["ends"][: self.words]
 
     def strings(self, text: str) -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,15 @@ Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Words:
+    """The words of one text. codes: its `native_words.code_points`. starts, ends: int32 [words], of each in those."""
+
+    codes: bytes
+    starts: NDArray[np.int32]
+    ends: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
 class SplitTexts:
     """points: uint32 [characters] of all texts end to end. starts, ends: int64 [words], of each word in `points`.
     offsets: int64 [texts + 1], of each text's first word."""
@@ -25,12 +33,6 @@ class SplitTexts:
     starts: Places
     ends: Places
     offsets: Places
-
-    @classmethod
-    def one(cls, codes: bytes, starts: NDArray[Any], ends: NDArray[Any]) -> SplitTexts:
-        """One text, of its `native_words.code_points` and the bounds of its words, which are copied."""
-        offsets = np.array([0, len(starts)], dtype=np.int64)
-        return cls(np.frombuffer(codes, dtype=np.uint32), starts.astype(np.int64), ends.astype(np.int64), offsets)
 
     def strings(self) -> list[list[str]]:
         """The words of each text."""
@@ -44,36 +46,43 @@ def running(sizes: Places) -> Places:
     return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)))
 
 
-def split_texts(texts: Sequence[str], rule: str) -> SplitTexts:
-    """Texts split by a rule of `words.split_words`."""
-    return end_to_end([split_text(text, rule) for text in texts])
-
-
-def split_text(text: str, rule: str) -> SplitTexts:
-    """One text split by a rule of `words.split_words`."""
+def split_text(text: str, rule: str) -> Words:
+    """One text split by a rule of `words.split_words`; good until this thread splits another."""
     if not native_words.suits(rule):
-        return from_words([split_words(text, rule)])
+        return from_strings(split_words(text, rule))
     codes = native_words.code_points(text)
-    return SplitTexts.one(codes, *native_words.cut(text, codes, rule).arrays())
+    return Words(codes, *native_words.cut(text, codes, rule).arrays())
 
 
-def end_to_end(parts: Sequence[SplitTexts]) -> SplitTexts:
-    """The texts of all parts."""
-    points = running(np.array([len(part.points) for part in parts], dtype=np.int64))
-    words = running(np.array([len(part.starts) for part in parts], dtype=np.int64))
+def from_strings(words: Sequence[str]) -> Words:
+    """The same of a text whose words are known."""
+    ends = np.cumsum(np.fromiter(map(len, words), dtype=np.int32, count=len(words)), dtype=np.int32)
+    starts = np.concatenate((np.zeros(min(1, len(words)), dtype=np.int32), ends[:-1]))
+    return Words(native_words.code_points("".join(words)), starts, ends)
+
+
+def end_to_end(parts: Iterable[Words]) -> SplitTexts:
+    """The words of many texts as one; each part is done with before the next is asked for."""
+    codes, starts, ends, at = list[bytes](), list[Places](), list[Places](), 0
+    for part in parts:
+        codes.append(part.codes)
+        starts.append(part.starts + np.int64(at))
+        ends.append(part.ends + np.int64(at))
+        at += len(part.codes) // 4
     none = np.zeros(0, dtype=np.int64)
     return SplitTexts(
-        np.concatenate([none.astype(np.uint32), *(part.points for part in parts)]),
-        np.concatenate([none, *(part.starts + at for part, at in zip(parts, points, strict=False))]),
-        np.concatenate([none, *(part.ends + at for part, at in zip(parts, points, strict=False))]),
-        np.concatenate([none, *(part.offsets[:-1] + at for part, at in zip(parts, words, strict=False)), words[-1:]]),
+        np.frombuffer(b"".join(codes), dtype=np.uint32),
+        np.concatenate([none, *starts]),
+        np.concatenate([none, *ends]),
+        running(np.array(list(map(len, starts)), dtype=np.int64)),
     )
 
 
-def from_words(words: Sequence[list[str]]) -> SplitTexts:
+def split_texts(texts: Sequence[str], rule: str) -> SplitTexts:
+    """Texts split by a rule of `words.split_words`."""
+    return end_to_end(split_text(text, rule) for text in texts)
+
+
+def from_words(words: Sequence[Sequence[str]]) -> SplitTexts:
     """The same of texts whose words are known."""
-    flat = [word for own in words for word in own]
-    ends = np.cumsum(np.fromiter(map(len, flat), dtype=np.int64, count=len(flat)))
-    points = np.frombuffer("".join(flat).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    starts = np.concatenate((np.zeros(min(1, len(flat)), dtype=np.int64), ends[:-1]))
-    return SplitTexts(points, starts, ends, running(np.fromiter(map(len, words), dtype=np.int64, count=len(words))))
+    return end_to_end(map(from_strings, words))

@@ -244,7 +244,7 @@ def curate(
 
 
 def _clear(place: Path, prefix: str = "") -> None:
-    """Remove what is in there and begins so, but for the lock, without which another process would come in."""
+    """Remove the folders in there that begin so. The lock, a file, stays: without it another process would come in."""
     for path in place.iterdir():
-        if path.name.startswith(prefix) and path.name != LOCK:
+        if path.is_dir() and path.name.startswith(prefix):
             shutil.rmtree(path, ignore_errors=True)

@@ -1,15 +1,16 @@
 """What the published filter families measure, by measures.c: the same values as their definitions, many times faster.
 
 A text is encoded and its words are bounded once; every family reads those. After C4 has dropped lines, the words of the
-kept lines, which it cut for their sentences, are the words of the new text.
+kept lines, which it cut for their sentences, are the words of the new text: no special case reaches over a line's end,
+which is a word of its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from qwill.data import c4, filters, gopher_quality, gopher_repetition, native_words
 from qwill.data.c4 import C4
@@ -20,6 +21,9 @@ from qwill.data.gopher_quality import GopherQuality
 from qwill.data.gopher_repetition import GopherRepetition
 from qwill.data.native_words import Bounds, character_classes, code_points, space
 from qwill.data.rules import share
+
+if TYPE_CHECKING:
+    from qwill.data.split_texts import Words
 
 MOST_WORK = 256 << 20  # bytes of counting tables that stay between texts
 _work = 0
@@ -42,18 +46,13 @@ class NativeText:
 
     def __init__(self, text: str, rule: str, codes: bytes | None = None, bounds: Bounds | None = None) -> None:
         self.text, self.rule = text, rule
-        if codes is not None:
-            self.codes = codes
+        self.codes = code_points(text) if codes is None else codes  # may go on after the text
         self.bounds = bounds
         self.n_words = bounds.words if bounds else None  # stays known when the bounds are gone
         call = native_words.functions()
         assert call is not None
         self.call: dict[str, Any] = call
         self.classes = character_classes()[1]
-
-    @cached_property
-    def codes(self) -> bytes:
-        return code_points(self.text)
 
     def words(self) -> Bounds:
         if self.bounds is None:
@@ -194,16 +193,17 @@ def c4_lines(
     values |= {"lines": float(n_lines), "lines_kept": float(n_kept)}
     counts = (long, unended, few, javascript, policy)
     values |= {f"lines_{name}": float(n) for name, n in zip(c4.LINES, counts, strict=True)}
-    for array in bounds.arrays() if low else ():
-        array -= low  # they count from the white space before the first word
-    return values, NativeText(kept[low:], native.rule, codes[4 * low : 4 * high], bounds)
+    if low:  # the bounds count from the white space before the first word
+        codes = codes[4 * low :]
+        for array in bounds.arrays():
+            array -= low
+    return values, NativeText(kept[low:], native.rule, codes, bounds)
 
 
 def judge(
     text: str, families: Sequence[str], limits: Mapping[str, Any], rule: str, keep_words: bool = False
 ) -> Verdict:
     """`families.judge` for settings that `suits`."""
-    from qwill.data.split_texts import Words
     from qwill.data.words import count_sentences
 
     values: dict[str, float] = {}
@@ -234,10 +234,15 @@ def judge(
             drop, left = (family, *found), current.text
     if drop is not None:
         return Verdict(left, values, drop)
-    if not keep_words or current.bounds is None:
-        return Verdict(current.text, values, None)
-    starts, ends = current.bounds.arrays()
-    return Verdict(current.text, values, None, Words(current.codes, starts.copy(), ends.copy()))
+    return Verdict(current.text, values, None, _words(current) if keep_words and current.bounds else None)
+
+
+def _words(native: NativeText) -> Words:
+    """Its words, for longer than the work space holds them."""
+    from qwill.data.split_texts import Words
+
+    starts, ends = native.words().arrays()
+    return Words(native.codes[: 4 * len(native.text)], starts.copy(), ends.copy())
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -216,6 +216,8 @@ def cut(text: str, codes: bytes, rule: str, pieces: tuple[bytes, bytes] | None =
     `pieces`: starts and ends (int64) of the parts to cut, each as if it were a text of its own; `sentences` is then the
     sum over them. The rule must be one that `suits`.
     """
+    import numpy as np
+
     call = functions()
     assert call is not None
     space.grow(len(text) + 1)
@@ -240,12 +242,24 @@ def cut(text: str, codes: bytes, rule: str, pieces: tuple[bytes, bytes] | None =
         for chunk in {text[a:b] for a, b in zip(found[::2], found[1::2], strict=True)}:
             memo.learn(chunk)
     if changes:
-        if len(lows) > 8:
-            parts = [(lows[i : i + 8], highs[i : i + 8]) for i in range(0, len(lows), 8)]
-            sentences = sum(cut(text, codes, rule, part).sentences for part in parts)
-            return replace(cut(text, codes, rule), sentences=sentences)
+        if pieces and len(lows) > 8:
+            return _joined(text, codes, rule, np.frombuffer(lows, np.int64), np.frombuffer(highs, np.int64))
         words, sentences = _settled(text, affixes(rule), every)
     return Bounds(words, at["starts"], at["ends"], sentences)
+
+
+def _joined(text: str, codes: bytes, rule: str, lows: Any, highs: Any) -> Bounds:
+    """`cut` piece by piece, for pieces in which special cases have to be put together."""
+    starts: list[int] = []
+    ends: list[int] = []
+    sentences = 0
+    for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
+        part = cut(text, codes, rule, (low.to_bytes(8, "little"), high.to_bytes(8, "little")))
+        starts += space.arrays["starts"][: part.words].tolist()
+        ends += space.arrays["ends"][: part.words].tolist()
+        sentences += part.sentences
+    space.arrays["starts"][: len(starts)], space.arrays["ends"][: len(ends)] = starts, ends
+    return Bounds(len(starts), space.at["starts"], space.at["ends"], sentences)
 
 
 def _settled(text: str, rules: Any, every: int) -> tuple[int, int]:

@@ -128,7 +128,7 @@ def test_a_writer_that_waits_too_long_gets_a_sentence(url: str, monkeypatch: pyt
     one, other = open_state(url), open_state(url)
     with writing(one):
         for waiting in (one, other):
-            with pytest.raises(StateError, match="busy with other changes for 1 s|locked|lock timeout"):  # noqa: SIM117
+            with pytest.raises(StateError, match=r"busy with other changes for 1 s|locked|lock timeout"):  # noqa: SIM117
                 with writing(waiting):
                     raise AssertionError("two writers at once")
     with writing(other):

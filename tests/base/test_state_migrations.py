@@ -104,7 +104,8 @@ def test_a_newer_database_is_refused_in_one_sentence_and_left_alone(url: str) ->
     with pytest.raises(StateError, match=f"newer Qwill \\(version {VERSION + 1} .* knows {VERSION}\\)"):
         open_state(url)
     with state.engine.connect() as connection:
-        assert connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar_one() == f"{VERSION + 1:04}"
+        found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar_one()
+        assert found == f"{VERSION + 1:04}"
 
 
 def test_a_migration_that_breaks_off_leaves_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

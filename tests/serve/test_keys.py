@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.base.databases import KINDS, database
 
 from qwill.base.errors import ConfigError
 from qwill.base.state import State, close_state, open_state, reading
@@ -28,7 +29,6 @@ from qwill.serve.keys import (
     revoke_key,
 )
 from qwill.serve.limits import Limits
-from tests.base.databases import KINDS, database
 
 
 @pytest.fixture(params=KINDS)
@@ -179,7 +179,8 @@ def test_the_command_makes_lists_and_revokes(
         return capsys.readouterr().out
 
     secret = said("create").splitlines()[-1]
-    made = json.loads(said("create", "ci", "--tenant", "acme", "--tokens-per-minute", "900", "--expires", "2d", "--json"))
+    options = ["--tenant", "acme", "--tokens-per-minute", "900", "--expires", "2d", "--json"]
+    made = json.loads(said("create", "ci", *options))
     assert made["limits"] == {"requests_per_minute": None, "tokens_per_minute": 900, "concurrent": None}
     state = open_state()
     found = find_key(state, secret)

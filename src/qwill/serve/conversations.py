@@ -19,6 +19,7 @@ from qwill.base.state import State, reading, writing
 from qwill.base.state_rows import Row, delete, get, insert, rows, table, update
 
 TITLE, OBJECT, MESSAGE = 500, 256 * 1024, 2 * 1024 * 1024  # most characters of a title, bytes of JSON
+DEPTH = 64  # of nested lists and objects; what is read back must be written as JSON by others
 SEARCH_WORDS, SEARCH_CHARACTERS = 8, 200
 _SNIPPET = 40  # characters before and behind what was searched for
 
@@ -228,6 +229,11 @@ def _bounded(what: str, value: Mapping[str, Any], most: int) -> dict[str, Any]:
         raise DataError(
             f"{what}: nested too deep, or holds NaN, an infinite number or half of a surrogate pair; change that."
         ) from None
+    level: list[Any] = [value]
+    for _ in range(DEPTH):
+        level = [one for v in level if isinstance(v, dict | list) for one in (v.values() if isinstance(v, dict) else v)]
+    if level:
+        raise DataError(f"{what}: nested deeper than {DEPTH} levels; flatten it.")
     if size > most:
         raise DataError(f"{what}: {size:,} bytes of JSON; expected at most {most:,}.")
     return dict(value)

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from qwill import __version__
 from qwill.base.errors import QwillError
-from qwill.serve import chat_completions, errors, health, models
+from qwill.serve import chat_completions, completions, embeddings, errors, health, models, tokens
 from qwill.serve.access import Front
 from qwill.serve.service import Service
 
@@ -28,9 +28,9 @@ def make_app(service: Service) -> ASGIApp:
         lifespan=_lifespan,
     )
     app.state.service = service
-    for kind in (HTTPException, RequestValidationError, QwillError):
+    for kind in (HTTPException, RequestValidationError, QwillError, Exception):
         app.add_exception_handler(kind, errors.handle)
-    for module in (chat_completions, models, health):
+    for module in (chat_completions, completions, embeddings, tokens, models, health):
         app.include_router(module.router)
     return Front(app, service)
 

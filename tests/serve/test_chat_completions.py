@@ -116,7 +116,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
         (
             {"messages": [*ASK, {"role": "tool", "tool_call_id": "c1", "content": "3"}]},
             400,
-            "messages[1].tool_call_id",
+            "messages[1]",
             "c1",
         ),
         (
@@ -128,7 +128,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
                 ]
             },
             400,
-            "messages[2].tool_call_id",
+            "messages[2]",
             "c2",
         ),
         ({"temperature": -1}, 400, "temperature", "-1"),

@@ -228,12 +228,13 @@ def chat(model: str) -> int:
 @click.option("--max-body", type=click.IntRange(min=1), default=16, show_default=True, help="MiB of a request's body.")
 @click.option("--drain", type=click.FloatRange(min=0), default=10, show_default=True, help="Seconds for streams to end.")
 @click.option("--cors-origin", "origins", multiple=True, metavar="URL", help="A site whose pages may call this server.")
+@click.option("--allow-adapter-loading", is_flag=True, help="Let clients load adapters from folders of this machine.")
 @click.option("--log-prompts", is_flag=True, help="Put prompts and replies into the log.")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
 def serve_models(
     models: tuple[str, ...], host: str, port: int, adapters: tuple[str, ...], api_key_required: bool, state: str | None,
     thinking: bool, dtype: str, device: str, threads: int, queue: int, timeout: float, max_body: int, drain: float,
-    origins: tuple[str, ...], log_prompts: bool, as_json: bool,
+    origins: tuple[str, ...], allow_adapter_loading: bool, log_prompts: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Serve MODEL to OpenAI's and Anthropic's clients, and a page to talk with it.
 
@@ -244,7 +245,7 @@ def serve_models(
 
     settings = ServeSettings(
         host, port, api_key_required, state, thinking, max_body << 20, queue, timeout,
-        drain=drain, origins=origins, log_prompts=log_prompts,
+        drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
     )  # fmt: skip
     return run_serve(models, adapters, settings, dtype, device, threads, {}, as_json)
 

@@ -10,13 +10,20 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from starlette.responses import Response
 
-from qwill.engine.constraint import Constraint, check
 from qwill.base.errors import DataError
+from qwill.engine.constraint import Constraint, check
 from qwill.engine.request import Event, TokenLogprob
 from qwill.serve.access import caller_of, note, service_of
 from qwill.serve.errors import ApiError
 from qwill.serve.fields import (
-    Name, SamplingFields, StreamOptions, check_ids, constraint_fields, engine_request, room, sampling_of,
+    Name,
+    SamplingFields,
+    StreamOptions,
+    check_ids,
+    constraint_fields,
+    engine_request,
+    room,
+    sampling_of,
 )  # fmt: skip
 from qwill.serve.raw_text import encode_raw
 from qwill.serve.routes import answers, new_router

@@ -6,13 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qwill.base.errors import DataError
 from qwill.engine.constraint import Constraint
-from qwill.engine.constraint import check as check_constraint
 from qwill.engine.request import Event, Request
 from qwill.engine.template import conversation_ids
+from qwill.serve.constraints import Wanted, checked
 from qwill.serve.errors import ApiError
 from qwill.serve.fields import SamplingFields, engine_request, room, sampling_of
 from qwill.serve.service import Job, Service, Target
@@ -37,9 +37,10 @@ class Chat:
     parallel: bool = True
     thinking: bool | None = None
     budget: int | None = None
-    constraint: tuple[str, str, str] | None = None  # kind, spec, the field that it came from
+    constraint: Wanted | None = None
     logprobs: int | None = None
     param: str = "messages"  # the field that holds the messages
+    places: list[str] | None = None  # the field that each message came from, where they are not one to one
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Prepared:
 async def prepare(service: Service, target: Target, chat: Chat, request_id: str) -> Prepared:
     """The engine's request for a conversation. Raises ApiError for what can't be answered."""
     info = target.info
-    check_order(chat.messages, chat.param)
+    check_order(chat.messages, chat.places or [f"{chat.param}[{i}]" for i in range(len(chat.messages))])
     tools = [] if chat.choice == "none" else chat.tools
     if chat.choice not in ("auto", "none", "required") and chat.choice not in {t["function"]["name"] for t in tools}:
         raise ApiError(400, f"tool_choice names {chat.choice!r:.100}, which is not among the tools.", "tool_choice")
@@ -78,7 +79,7 @@ async def prepare(service: Service, target: Target, chat: Chat, request_id: str)
     usual = int(defaults.pop("max_tokens", 1024))
     sampling = sampling_of(chat.fields, defaults, min(left, chat.max_tokens or usual))
     opens = prompt_opens_thinking(info.tokenizer, prompt)
-    constraint = constraint_of(
+    constraint = await constraint_of(
         chat, tools, info.tokenizer.chat_template, "open" if opens else "allowed" if thinking else "none"
     )
     request = engine_request(
@@ -89,42 +90,34 @@ async def prepare(service: Service, target: Target, chat: Chat, request_id: str)
     return Prepared(chat, target, request, opens, tools or None)
 
 
-def constraint_of(chat: Chat, tools: list[dict[str, Any]], template: str, thinking: str) -> Constraint | None:
+async def constraint_of(
+    chat: Chat, tools: list[dict[str, Any]], template: str, thinking: Literal["none", "allowed", "open"]
+) -> Constraint | None:
     """Raises ApiError for a schema or grammar that can't be kept to, naming the field."""
+    wanted = chat.constraint
     strict = any(tool["function"].get("strict") for tool in tools)
-    if tools and (chat.choice != "auto" or (strict and chat.constraint is None)):
-        if chat.constraint is not None:
-            raise ApiError(
-                400, f"A tool call is asked for, which can't also keep to {chat.constraint[2]}.", chat.constraint[2]
-            )
+    if tools and (chat.choice != "auto" or (strict and wanted is None)):
+        if wanted is not None:
+            raise ApiError(400, f"A tool call is asked for, which can't also keep to {wanted.param}.", wanted.param)
         form = "xml" if "<function=" in template else "hermes"
         spec = {"tools": tools, "choice": chat.choice, "parallel": chat.parallel, "form": form}
-        kind, text, param = "tools", json.dumps(spec), "tools"
-    elif chat.constraint is not None:
-        kind, text, param = chat.constraint
-    else:
-        return None
-    try:
-        constraint = Constraint(kind, text, thinking)  # type: ignore[arg-type]
-        check_constraint(constraint)
-    except (DataError, ValueError) as error:
-        raise ApiError(400, str(error), param, code="invalid_schema") from error
-    return constraint
+        wanted = Wanted("tools", json.dumps(spec), "tools")
+    return None if wanted is None else await checked(wanted, thinking)
 
 
-def check_order(messages: Sequence[Mapping[str, Any]], param: str) -> None:
-    """A tool's result needs the call that it answers. Raises ApiError."""
+def check_order(messages: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
+    """A tool's result needs the call that it answers. `places`: where each message stands. Raises ApiError."""
     open_calls: set[str] = set()
-    for i, message in enumerate(messages):
+    for message, place in zip(messages, places, strict=True):
         if message["role"] == "assistant":
             open_calls = {call["id"] for call in message.get("tool_calls") or ()}
         elif message["role"] == "tool":
             if message["tool_call_id"] not in open_calls:
                 raise ApiError(
                     400,
-                    f"{param}[{i}] is the result of the tool call {message['tool_call_id']!r:.100}, but the assistant's "
+                    f"{place} is the result of the tool call {message['tool_call_id']!r:.100}, but the assistant's "
                     "message before it has no open call with this id.",
-                    f"{param}[{i}].tool_call_id",
+                    place,
                 )
             open_calls.discard(message["tool_call_id"])
         else:

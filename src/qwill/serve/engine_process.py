@@ -1,4 +1,4 @@
-"""The engine's own process: commands in, one step, events out, and again. Its death harms no one but the requests in it.
+"""The engine's own process: commands in, one step, events out, and again. It may die: only requests in it are lost.
 
 It ends when the pipe closes, so it never outlives the HTTP process, however that one ended.
 """
@@ -53,6 +53,11 @@ def run(connection: Connection, build: Build) -> None:
     # Ctrl-C and systemd's SIGTERM reach the whole group: streams end first, and then the pipe closes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    work(connection, build)
+
+
+def work(connection: Connection, build: Build) -> None:
+    """`run` without what belongs to a process."""
     try:
         engine, info = build()
     except (QwillError, OSError) as error:
@@ -72,12 +77,14 @@ def _serve(engine: Engine, connection: Connection) -> None:
     told = 0.0
     while True:
         answers: list[Message] = []
-        while connection.poll(0 if engine.has_work or answers else None):
+        obeyed = False
+        while connection.poll(0 if engine.has_work or obeyed else None):
             commands = connection.recv()
             if commands is None:
                 return
             for command in commands:
                 answers += _obey(engine, command)
+                obeyed = True
         if engine.has_work:
             events = engine.step()
             now = time.monotonic()
@@ -85,7 +92,7 @@ def _serve(engine: Engine, connection: Connection) -> None:
             if events or now - told > 0.25 or not engine.has_work:
                 answers.append(Progress(events, engine.stats()))
                 told = now
-        elif answers:
+        elif obeyed:
             answers.append(Progress([], engine.stats()))
         if answers:
             connection.send(answers)

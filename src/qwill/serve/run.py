@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -17,12 +18,20 @@ from qwill.serve.service import Service
 class _Server(uvicorn.Server):
     """uvicorn, telling the service when it is asked to stop."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], object]) -> None:
         super().__init__(config)
-        self.service = service
+        self.service, self.ready = service, ready
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self.ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.service.stopping.set()
+        # In a signal's handler: the loop does it when it comes round.
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.service.stop)
         super().handle_exit(sig, frame)
 
 
@@ -67,5 +76,5 @@ async def serve(service: Service, listener: socket.socket, ready: Callable[[str]
         lifespan="on",
     )
     host, port = listener.getsockname()[:2]
-    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    await _Server(config, service).serve(sockets=[listener])
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    await _Server(config, service, lambda: ready(address)).serve(sockets=[listener])

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from qwill.base.errors import QwillError
+from qwill.base.errors import QwillError, StateError
 
 ANTHROPIC_PATH = "/v1/messages"
 # OpenAI's `type` and Anthropic's `type` of each status.
@@ -103,6 +103,8 @@ def as_api_error(error: BaseException) -> ApiError:
         return invalid(error.errors(), error.body)
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    if isinstance(error, StateError):
+        return ApiError(503, "The database of keys and conversations does not answer; try again.", retry_after=2)
     if isinstance(error, QwillError):
         return ApiError(400, str(error))
     return ApiError(500, "The server met an error of its own; the request id finds it in the server's log.")

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from tests.base.databases import KINDS, database
 
 from qwill.base.errors import QwillError
-from qwill.base.state import open_state
+from qwill.base.state import close_state, open_state
 from qwill.serve import errors
 from qwill.serve.page_routes import conversation_routes
 
@@ -147,6 +147,22 @@ def test_bodies_that_are_hardly_json_get_an_answer(page: TestClient, body: bytes
         assert whole.status_code == 200
     else:
         assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+def test_a_database_that_is_away_is_503_and_says_nothing_of_where_it_lies(
+    tmp_path: Path,
+) -> None:
+    state = open_state(str(tmp_path / "state.db"))
+    close_state(state)
+    for file in tmp_path.glob("state.db*"):
+        file.unlink()
+    (tmp_path / "state.db").mkdir()
+    app = FastAPI()
+    app.include_router(conversation_routes(state, lambda request: "local"))
+    app.add_exception_handler(QwillError, errors.handle)
+    answer = TestClient(app).get(AT)
+    assert answer.status_code == 503 and answer.headers["retry-after"]
+    assert str(tmp_path) not in answer.text
 
 
 anything = st.recursive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.responses import Response
 
 from qwill.base.errors import QwillError, StateError
 
+log = logging.getLogger("qwill.serve")
 ANTHROPIC_PATH = "/v1/messages"
 # OpenAI's `type` and Anthropic's `type` of each status.
 TYPES = {
@@ -104,6 +106,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     if isinstance(error, StateError):
+        log.warning("state", extra={"fields": {"error": str(error)}})  # where it lies is not for the client
         return ApiError(503, "The database of keys and conversations does not answer; try again.", retry_after=2)
     if isinstance(error, QwillError):
         return ApiError(400, str(error))

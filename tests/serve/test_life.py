@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from serving import Server, build_with, serving, tiny_build
 from session_engine import SessionEngine
 
-from qwill.engine.request import Event, Request
+from qwill.engine.request import EngineStats, Event, Request
 from qwill.serve.client import EngineClient
 from qwill.serve.settings import ServeSettings
 from qwill.serve.wire import ModelInfo
@@ -29,8 +30,6 @@ class SlowEngine(SessionEngine):
         return super().step()
 
     def add(self, request: Request) -> None:
-        from dataclasses import replace
-
         if len(request.prompt) == 66:  # "poison", as the test below spells it
             os._exit(11)
         super().add(replace(request, stop_ids=frozenset()))
@@ -39,6 +38,16 @@ class SlowEngine(SessionEngine):
 def slow_build() -> tuple[SessionEngine, ModelInfo]:
     engine, info = tiny_build()
     return SlowEngine(engine.lm), info
+
+
+class OneAtATime(SlowEngine):
+    def stats(self) -> EngineStats:
+        return replace(super().stats(), running=min(1, len(self.running)))
+
+
+def one_at_a_time() -> tuple[SessionEngine, ModelInfo]:
+    engine, info = tiny_build()
+    return OneAtATime(engine.lm), info
 
 
 def ask(**fields: object) -> dict:
@@ -79,12 +88,12 @@ def test_a_client_that_leaves_is_no_longer_worked_for(stream: bool) -> None:
 
 
 def test_a_full_queue_is_429_with_a_time(server: Server) -> None:
-    with serving(ServeSettings(waiting=3), {"tiny": slow_build}) as server:
+    with serving(ServeSettings(waiting=2), {"tiny": one_at_a_time}) as server:
         (model,) = server.service.models.values()
-        with httpx.Client(base_url=server.url) as client, client.stream("POST", CHAT, json=ask(stream=True)) as one:
+        with httpx.Client(base_url=server.url) as client, client.stream("POST", CHAT, json=ask(stream=True, n=2)) as one:
             next(one.iter_lines())
             until(lambda: model.client.stats.running == 1)
-            refused = server.post(CHAT, ask(n=3))
+            refused = server.post(CHAT, ask(n=2))
             assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
             assert refused.json()["error"]["code"] == "queue_full"
         until(lambda: idle(server))

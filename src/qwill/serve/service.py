@@ -97,7 +97,7 @@ class Service:
         running, most = model.client.stats.running, self.settings.waiting
         if samples > most:
             raise ApiError(400, f"This asks for {samples} replies at once; at most {most} are made for one request.")
-        if model.in_flight + samples > self.settings.waiting + max(running, 1) and model.in_flight:
+        if model.in_flight - running + samples > most and model.in_flight:
             wait = max(1, min(60, math.ceil((model.in_flight - running + samples) / max(model.rate, 0.05))))
             text = f"{model.in_flight} requests run or wait, all that the queue holds; try again in {wait} s."
             raise ApiError(429, text, code="queue_full", retry_after=wait)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from qwill.base.errors import DataError, ModelError
-from qwill.engine.executor import executor_for
+from qwill.engine.slots import executor_for
 from qwill.engine.randomness import uniforms
 from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
 

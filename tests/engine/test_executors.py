@@ -11,10 +11,10 @@ from tiny import redrawn, tiny_model
 
 from qwill.base.errors import ModelError
 from qwill.engine import native
-from qwill.engine.slots import SlotExecutor, executor_for
 from qwill.engine.generate import generate
 from qwill.engine.native import NativeExecutor
 from qwill.engine.sampler import Sampling
+from qwill.engine.slots import SlotExecutor, executor_for
 from qwill.model.config import ModelConfig
 from qwill.model.rope import RopeScaling
 

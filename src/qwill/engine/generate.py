@@ -69,6 +69,14 @@ def check_prompt(prompt: Sequence[int], model: Transformer, name: str) -> None:
         )
 
 
+def check_sampling(sampling: Sampling) -> None:
+    """Raise `DataError` for what only the `Engine` does."""
+    if sampling.engine_only:
+        raise DataError(
+            "frequency_penalty, logit_bias, min_tokens and ignore_eos are for qwill.engine.engine.Engine: leave them out"
+        )
+
+
 @torch.inference_mode()
 def generate(
     model: Transformer,
@@ -95,6 +103,7 @@ def generate(
     """
     for i, prompt in enumerate(prompts):
         check_prompt(prompt, model, f"prompt {i}")
+    check_sampling(sampling)
     if n < 1 or slots < 1:
         raise DataError(f"n is {n} and slots is {slots}: both must be at least 1")
     if streams is not None and len(streams) != len(prompts):

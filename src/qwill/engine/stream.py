@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from qwill.engine.generate import check_prompt
+from qwill.engine.generate import check_prompt, check_sampling
 from qwill.engine.randomness import uniforms
 from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
 from qwill.engine.slots import Slots, executor_for
@@ -53,6 +53,7 @@ class Session:
         """
         context = self.model.config.max_position_embeddings
         check_prompt(prompt, self.model, "the prompt")
+        check_sampling(sampling)
         weight, stop = self.model.embed_tokens.weight, frozenset(stop_ids)
         executor = self._room(min(context, len(prompt) + sampling.max_tokens))
         shared = _common_prefix(self.cached, prompt)

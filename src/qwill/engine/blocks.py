@@ -1,8 +1,8 @@
 """Who has which block of the cache: references, prefixes that sequences share, and what is forgotten first.
 
 Pure bookkeeping: no tensor is touched here. A full block can be remembered under what it holds: its tokens and the
-block before it. Like a hash chained from block to block this names the whole prefix (vLLM's automatic prefix caching,
-arXiv 2309.06180), but the name is compared, not only its hash: a remembered block has a serial number that is never used
+block before it. Like a hash chained from block to block this names the whole prefix (vLLM's prefix caching, arXiv
+2309.06180), but the name is compared, not only its hash: a remembered block has a serial number that is never used
 again, and the key of the next one is (that number, its tokens). The first block's key begins with a namespace, so that
 sequences of different adapters never share.
 

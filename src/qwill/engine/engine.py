@@ -10,7 +10,6 @@ wrong with one request ends that request. Shape letters: B sampled rows, V vocab
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,10 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwill.base.errors import ConfigError, DataError
+from qwill.base.errors import DataError
 from qwill.engine.blocks import BlockPool
-from qwill.engine.executor import Step, TorchExecutor
+from qwill.engine.edits import allow, penalise
+from qwill.engine.engine_settings import EngineSettings, blocks_in
+from qwill.engine.executor import TorchExecutor
 from qwill.engine.generate import check_prompt
+from qwill.engine.passes import prompt_scores, step_of, tops
 from qwill.engine.randomness import uniforms
 from qwill.engine.reply_text import ReplyText
 from qwill.engine.request import EngineStats, Event, FinishReason, Request, TokenLogprob
@@ -33,36 +35,10 @@ if TYPE_CHECKING:
     from qwill.model.transformer import Transformer
     from qwill.text.tokenizer import Tokenizer
 
+__all__ = ["Engine", "EngineSettings"]
+
 DRAWS = 64  # uniform numbers made at a time for a sample
 PROMPT_CHUNK = 64  # tokens of a pass whose prompt wants log-probabilities: bounds the logits that are held
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """`blocks` of the cache, or as many as fit into `memory` bytes; at most `max_running` samples at a time and
-    `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given.
-    `snapshots`: recurrent states kept for sharing, in models that have them."""
-
-    blocks: int | None = None
-    memory: int = 1 << 30
-    block_size: int = 16
-    max_running: int = 64
-    token_budget: int = 512
-    kv_dtype: str | None = None
-    snapshots: int = 32
-    share_prefixes: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("block_size", "max_running", "token_budget"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
-        if self.token_budget < self.max_running:
-            raise ConfigError(
-                f"engine.token_budget is {self.token_budget}: it must be at least max_running ({self.max_running}), so "
-                "that every running sample gets its token in each pass"
-            )
-        if self.kv_dtype not in (None, "float32", "bfloat16", "float16", "int8"):
-            raise ConfigError(f"engine.kv_dtype is {self.kv_dtype!r}: it must be float32, bfloat16, float16 or int8")
 
 
 @dataclass(eq=False)
@@ -79,6 +55,7 @@ class _Sample:
     logprob: float = 0.0
     draws: list[float] = field(default_factory=list)
     done: bool = False
+    retried: bool = False
     held: list[Event] = field(default_factory=list)
 
 
@@ -105,7 +82,7 @@ class Engine:
         if tokenizer is not None:
             self.vocab_size = min(c.vocab_size, tokenizer.vocab_size)
         dtype = getattr(torch, s.kv_dtype) if s.kv_dtype else None
-        blocks = s.blocks or self._blocks_in(s.memory, dtype)
+        blocks = s.blocks or blocks_in(s, c, dtype or model.embed_tokens.weight.dtype)
         snapshots = s.snapshots if c.has_linear else 0
         states = s.max_running + snapshots if snapshots else 0
         self.executor = TorchExecutor(model, blocks, s.block_size, states, dtype)
@@ -117,14 +94,6 @@ class Engine:
         self._prompt_tokens = self._cached = self._tokens = 0
         specials = tokenizer.specials if tokenizer is not None else {}
         self._think, self._answer = specials.get("<think>", -1), specials.get("</think>", -1)
-
-    def _blocks_in(self, memory: int, dtype: torch.dtype | None) -> int:
-        c, s = self.model.config, self.settings
-        size = (dtype or self.model.embed_tokens.weight.dtype).itemsize + (4 / c.head_dim if dtype == torch.int8 else 0)
-        full = sum(not c.is_linear(i) for i in range(c.num_hidden_layers))
-        token = 2 * full * c.num_key_value_heads * c.head_dim * size
-        most = s.max_running * -(-self.context // s.block_size)
-        return max(1, min(most, int(memory / (token * s.block_size)))) if token else most
 
     @property
     def has_work(self) -> bool:
@@ -148,7 +117,7 @@ class Engine:
         check_prompt(request.prompt, self.model, "the prompt")
         room, prompt = self.pool.blocks * self.pool.block_size, len(request.prompt)
         if prompt >= room:
-            raise DataError(f"the prompt has {prompt} tokens, but the cache holds {room}: shorten it or give more memory")
+            raise DataError(f"the prompt has {prompt} tokens, but the cache holds {room}: shorten it or raise memory")
         if request.id in self._requests:
             raise DataError(f"there is a request {request.id!r} already: give each its own id")
         if request.n < 1 or (request.best_of and request.best_of < request.n):
@@ -160,7 +129,7 @@ class Engine:
         if any(not text for text in request.stop):
             raise DataError("a stop text is empty: leave it out")
         if request.thinking_budget is not None and (request.thinking_budget < 0 or min(self._think, self._answer) < 0):
-            raise DataError("thinking_budget must be 0 or more, and the model's tokenizer must know <think> and </think>")
+            raise DataError("thinking_budget must be 0 or more, and the tokenizer must know <think> and </think>")
         wrong = [i for i in request.sampling.logit_bias if not 0 <= i < self.vocab_size]
         if wrong:
             raise DataError(f"logit_bias names the id {wrong[0]}, but the model knows 0 to {self.vocab_size - 1}")
@@ -252,57 +221,30 @@ class Engine:
         """The pass's logits and, for each piece, which rows of them are its own."""
         if sources := [(p.source, p.sequence.state) for p in pieces if p.source >= 0]:
             self.executor.copy_states(*map(list, zip(*sources, strict=True)))
-        tokens, positions, borders, wanted, rows = [], [], [0], [], []
-        for p in pieces:
-            s, end = p.sequence, p.start + p.count
-            scored = not s.reuse and p.start < s.prompt and self._requests[s.request].prompt_logprobs is not None
-            first = borders[-1] if scored else borders[-1] + p.count - (end == len(s.tokens))
-            tokens += s.tokens[p.start : end]
-            positions += range(p.start, end)
-            borders.append(borders[-1] + p.count)
-            rows.append((len(wanted), len(wanted) + borders[-1] - first))
-            wanted += range(first, borders[-1])
-        tables = np.full((len(pieces), max(len(p.sequence.blocks) for p in pieces)), -1, dtype=np.int32)
-        for row, p in zip(tables, pieces, strict=True):
-            row[: len(p.sequence.blocks)] = p.sequence.blocks
-        step = Step(
-            tokens_N=torch.tensor(tokens),
-            positions_N=torch.tensor(positions),
-            cu_seqlens=torch.tensor(borders, dtype=torch.int32),
-            lengths_R=torch.tensor([p.start for p in pieces]),
-            tables_RM=torch.from_numpy(tables),
-            states_R=torch.tensor([p.sequence.state if self.pool.has_states else -1 for p in pieces]),
-            rows=torch.tensor(wanted, dtype=torch.int64),
-            adapters_R=torch.full((len(pieces),), -1),
-        )
+        scored = {p.sequence for p in pieces if self._scores(p)}
+        step, rows = step_of(pieces, scored, self.pool.has_states)
         logits = self.executor.run(step)
         if copies := self.scheduler.snapshots(pieces):
             self.executor.copy_states(list(copies.values()), list(copies))
         return logits, rows
 
+    def _scores(self, piece: Piece) -> bool:
+        """Whether log-probabilities of the prompt are still wanted from this piece."""
+        s = piece.sequence
+        return not s.reuse and piece.start < s.prompt and self._requests[s.request].prompt_logprobs is not None
+
     def _score_prompts(self, pieces: list[Piece], logits: Tensor, rows: list[tuple[int, int]]) -> None:
         for piece, (first, last) in zip(pieces, rows, strict=True):
             s, running = piece.sequence, self._requests[piece.sequence.request]
-            if running.prompt_logprobs is None or s.reuse or last - first < piece.count:
+            if running.prompt_logprobs is None or not self._scores(piece):
                 continue
-            # A prompt that was preempted is computed again: what is known already is passed over.
-            known, end = len(running.prompt_logprobs), min(piece.start + piece.count + 1, s.prompt)
-            if known < end:
-                targets = torch.tensor(s.tokens[known:end], device=logits.device)
-                part = logits[first + known - 1 - piece.start : first + end - 1 - piece.start]
-                own = (part / (running.request.sampling.temperature or 1.0)).log_softmax(1)
-                chosen = own.gather(1, targets[:, None])[:, 0].tolist()
-                tops = self._tops(own, running.request.prompt_logprobs or 0)
-                for token, value, top in zip(targets.tolist(), chosen, tops, strict=True):
-                    running.prompt_logprobs.append(TokenLogprob(token, value, value, top))
+            warm = running.request.sampling.temperature or 1.0
+            known, count = running.prompt_logprobs, running.request.prompt_logprobs or 0
+            known += prompt_scores(
+                logits[first:last], s.tokens[: s.prompt], piece.start, len(known), warm, count
+            )
             if len(running.prompt_logprobs) == s.prompt:
                 s.reuse, s.chunk = True, None
-
-    @staticmethod
-    def _tops(own_BV: Tensor, count: int) -> Iterator[list[tuple[int, float]]]:
-        values, ids = own_BV.topk(min(count, own_BV.shape[1]), dim=1)
-        for row, numbers in zip(values.tolist(), ids.tolist(), strict=True):
-            yield list(zip(numbers, row, strict=True))
 
     def _ready(self, running: _Running, sequence: Sequence) -> list[_Sample]:
         """The samples that want a token after this sequence's last: when a prompt is done, all of the request."""
@@ -342,7 +284,11 @@ class Engine:
             if edited:
                 edited_BV = own_BV.clone()
                 for row, i, (running, s, _) in zip(edited_BV, members, part, strict=True):
-                    self._edit(row, running, s, masks.get(i))
+                    assert running.prompt_ids is not None
+                    penalise(row, running.request.sampling, running.prompt_ids, s.output)
+                    forced = self._answer if self._forced(running.request, s) else None
+                    stops = running.request.stop_ids if s.produced < running.request.sampling.min_tokens else ()
+                    allow(row, self.vocab_size, masks.get(i), stops, forced)
                 chosen = draw_edited(own_BV, edited_BV, uniforms_B, sampling)
             else:
                 chosen = sample(own_BV, uniforms_B, sampling, None, self.vocab_size)
@@ -372,33 +318,6 @@ class Engine:
         penalised = sampling.penalises or sampling.frequency_penalty or sampling.logit_bias
         return bool(penalised or s.produced < sampling.min_tokens or self._forced(request, s))
 
-    def _edit(self, row_V: Tensor, running: _Running, s: _Sample, allowed_V: Tensor | None) -> None:
-        """Penalties, bias, and −inf for what may not come next."""
-        request, sampling = running.request, running.request.sampling
-        output = torch.tensor(list(s.output), dtype=torch.int64, device=row_V.device)
-        if sampling.repetition_penalty != 1:
-            assert running.prompt_ids is not None
-            seen = torch.cat([running.prompt_ids.to(row_V.device), output]).unique()
-            values, penalty = row_V[seen], sampling.repetition_penalty
-            row_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
-        if len(output) and (sampling.presence_penalty or sampling.frequency_penalty):
-            counts = torch.tensor(list(s.output.values()), dtype=row_V.dtype, device=row_V.device)
-            row_V[output] -= sampling.presence_penalty + sampling.frequency_penalty * counts
-        for token, bias in sampling.logit_bias.items():
-            row_V[token] += bias
-        row_V[self.vocab_size :] = float("-inf")
-        if allowed_V is not None:
-            row_V.masked_fill_(~allowed_V.to(row_V.device), float("-inf"))
-        if self._forced(request, s):
-            value = row_V[self._answer].clone()
-            row_V.fill_(float("-inf"))
-            row_V[self._answer] = value if bool(value.isfinite()) else 0.0
-        elif s.produced < sampling.min_tokens:
-            kept = row_V.clone()
-            row_V[[i for i in request.stop_ids if i < len(row_V)]] = float("-inf")
-            if not bool((row_V > float("-inf")).any()):  # the constraint allows nothing but the end
-                row_V.copy_(kept)
-
     def _uniform(self, request: Request, s: _Sample) -> float:
         if s.produced % DRAWS == 0 or not s.draws:
             first = s.produced // DRAWS * DRAWS
@@ -417,7 +336,12 @@ class Engine:
             if request.id not in self._requests:
                 continue
             if own != own:
+                # NaN reaches whoever shares its blocks: once everyone may try again alone.
                 self.pool.forget(blocks=list(s.sequence.blocks))
+                if not s.retried:
+                    s.retried, s.sequence.reuse = True, False
+                    self.scheduler.restart(s.sequence)
+                    continue
                 self._end(running, "error", "the model gives NaN after this prompt: its weights are broken", events)
                 continue
             logprobs = None
@@ -425,7 +349,7 @@ class Engine:
                 top: list[tuple[int, float]] = []
                 if request.logprobs:
                     warm = own_BV[i : i + 1] / (request.sampling.temperature or 1.0)
-                    top = next(self._tops(warm.log_softmax(1), request.logprobs))
+                    top = next(tops(warm.log_softmax(1), request.logprobs))
                 logprobs = [TokenLogprob(token, own, sampled, top)]
             try:
                 reason, text = self._append(running, s, token, own)

@@ -73,7 +73,7 @@ def check_sampling(sampling: Sampling) -> None:
     """Raise `DataError` for what only the `Engine` does."""
     if sampling.engine_only:
         raise DataError(
-            "frequency_penalty, logit_bias, min_tokens and ignore_eos are for qwill.engine.engine.Engine: leave them out"
+            "frequency_penalty, logit_bias, min_tokens and ignore_eos are the serving engine's: leave them out"
         )
 
 

@@ -111,13 +111,14 @@ class Scheduler:
         while missing > self.pool.free:
             victim = max(self.running, key=_rank)
             pieces.pop(victim, None)
-            self._preempt(victim)
+            self.restart(victim)
             if victim is sequence:
                 return False
         sequence.blocks += self.pool.take(missing)
         return True
 
-    def _preempt(self, victim: Sequence) -> None:
+    def restart(self, victim: Sequence) -> None:
+        """Take a running sequence's blocks away; it waits, and its tokens will be computed again."""
         self._give_back(victim)
         self.running.remove(victim)
         insort(self.waiting, victim, key=_rank)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from qwill.base.errors import ModelError
-from qwill.engine import native
 from qwill.model.batch import Batch
 from qwill.model.cache import KVCache
 
@@ -58,8 +57,7 @@ def executor_for(model: Transformer, slots: int, capacity: int) -> Slots:
     """The quickest executor that can run this model here. Weights may be copied: make a new one when they
     change.
     """
-    kind = native.NativeExecutor if native.suits(model) else SlotExecutor
-    return kind(model, slots, capacity)
+    return SlotExecutor(model, slots, capacity)
 
 
 class SlotExecutor:

@@ -1,6 +1,6 @@
 """Quantised matrices: integer codes with a step for each row or each group of a row, and compressed-tensors' packing.
 
-weight = (value − zero) · scale. In memory a value of 8 bits is an int8, two values of 4 bits share a byte (the first in
+weight = (value − zero) · scale + minimum. In memory a value of 8 bits is an int8, two values of 4 bits share a byte (the first in
 the low half, stored as value + 8); in `pack-quantized` files codes lie in int32 words, the first in the lowest bits,
 stored as value + 2^(bits−1).
 
@@ -18,13 +18,14 @@ from torch import Tensor
 @dataclass
 class Codes:
     """Quantised matrices [..., O, I]; `values` are int8 [..., O, I] or, with 4 bits, uint8 [..., O, ceil(I/2)];
-    `scale` and `zero` (int8; None: symmetric) are [..., O, G], G a divisor of I."""
+    `scale`, `zero` (int8; None: 0) and `minimum` (as `scale`; None: 0) are [..., O, G], G a divisor of I."""
 
     bits: int
     columns: int
     values: Tensor
     scale: Tensor
     zero: Tensor | None = None
+    minimum: Tensor | None = None
 
     @classmethod
     def of(cls, values: Tensor, scale: Tensor, bits: int, zero: Tensor | None = None) -> Codes:
@@ -41,7 +42,10 @@ class Codes:
         grouped = self.integers().to(wide).unflatten(-1, (self.scale.shape[-1], -1))
         if self.zero is not None:
             grouped = grouped - self.zero.to(wide)[..., None]
-        return (grouped * self.scale.to(wide)[..., None]).flatten(-2).to(dtype)
+        grouped = grouped * self.scale.to(wide)[..., None]
+        if self.minimum is not None:
+            grouped = grouped + self.minimum.to(wide)[..., None]
+        return grouped.flatten(-2).to(dtype)
 
 
 @dataclass(frozen=True)

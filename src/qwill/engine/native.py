@@ -195,7 +195,7 @@ class NativeExecutor:
         gate_up: Tensor | Quantized
         down: Tensor | Quantized
         if isinstance(mlp, Experts):
-            gate_up, down, experts = mlp.gate_up, mlp.down, len(mlp.down)
+            gate_up, down, experts = mlp.gate_up, mlp.down, mlp.down.shape[0]
         else:
             gate_up, down, experts = mlp.gate_up_proj.weight, mlp.down_proj.weight, 0
         if isinstance(gate_up, Quantized) != isinstance(down, Quantized):  # the two are one step there

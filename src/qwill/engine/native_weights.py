@@ -6,19 +6,26 @@ Shape letters: C outputs (columns of the product), I inputs, E experts, G groups
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from qwill.base.native_build import compile_library
 from qwill.model.packed import Codes
 from qwill.model.project import Quantized
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WIDE, SPAN, STEPS = 32, 32, 8  # as in codes.h
+WIDE, SPAN = 32, 32  # as in codes.h
 HALF_WIDE = WIDE // 2
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    return compile_library("lay_out.c", "qwill.engine")
 
 
 class CodesStruct(ctypes.Structure):
@@ -42,27 +49,22 @@ def lay_out(codes: Codes, half: int, fresh: Callable[..., Tensor]) -> tuple[Code
 
     With `half` = F the rows [2F, I] (or [E, 2F, I]) are gate and up: 16 rows of each in a panel, and panels in pairs.
     """
-    values_ECI = codes.integers()
-    values_ECI = values_ECI if values_ECI.dim() == 3 else values_ECI[None]
-    experts, columns, width = values_ECI.shape
+    lib = library()
+    assert lib is not None
+    values = codes.values if codes.values.dim() == 3 else codes.values[None]
+    experts, columns, _ = values.shape
+    width = codes.columns
     scale_ECG = codes.scale.reshape(experts, columns, -1)
-    offset = 128 if codes.bits == 8 else 8
-    minimum_ECG = _minimum(codes, offset)
+    minimum_ECG = _minimum(codes, 128 if codes.bits == 8 else 8)
     narrow = all(_fits_half(t) for t in (scale_ECG, minimum_ECG) if t is not None)
     kind = torch.float16 if narrow else torch.float32
     groups = -(-width // SPAN)
     panels = 2 * -(-half // WIDE) if half else -(-columns // WIDE)
-
-    # Neighbours of a row in words of four codes.
-    shape = (experts, panels, groups, STEPS, WIDE) if codes.bits == 8 else (experts, panels, groups, STEPS // 2, WIDE)
-    packed = fresh(shape, torch.int32)
-    for e in range(experts):
-        u_CI = _padded(values_ECI[e].to(torch.int16).add_(offset).to(torch.uint8), groups * SPAN, half, panels, offset)
-        if codes.bits == 4:
-            u_CI = u_CI.view(-1, groups * SPAN // 8, 2, 4)
-            u_CI = (u_CI[:, :, 0] | (u_CI[:, :, 1] << 4)).flatten(1)
-        words = u_CI.contiguous().view(torch.int32).view(panels, WIDE, groups, -1)
-        packed[e].copy_(words.permute(0, 2, 3, 1))
+    packed = fresh((experts, panels, groups * SPAN * codes.bits // 32, WIDE), torch.int32)
+    for source, target in zip(values.contiguous(), packed, strict=True):
+        sizes = [ctypes.c_int64(size) for size in (columns, width, codes.bits, half, panels)]
+        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (source, target)]
+        lib.lay_codes(pointers[0], *sizes, pointers[1], torch.get_num_threads())
     kept = [packed, _scales(scale_ECG, half, panels, kind, fresh)]
     if minimum_ECG is not None:
         kept.append(_scales(minimum_ECG.expand_as(scale_ECG), half, panels, kind, fresh))
@@ -89,29 +91,14 @@ def _fits_half(t: Tensor) -> bool:
     return t.dtype == torch.float16 or bool((t.half().float() == t.float()).all())
 
 
-def _padded(rows_CI: Tensor, width: int, half: int, panels: int, fill: int) -> Tensor:
-    """[panels · WIDE, width]: rows in the order of the panels, `fill` where there are none."""
-    columns = rows_CI.shape[0]
-    if rows_CI.shape[1] == width and not half and columns == panels * WIDE:
-        return rows_CI
-    out = rows_CI.new_full((panels * WIDE, width), fill)
-    if not half:
-        out[:columns, : rows_CI.shape[1]] = rows_CI
-        return out
-    by_panel = out.view(panels, 2, HALF_WIDE, width)
-    whole, rest = divmod(half, HALF_WIDE)
-    for i, part in enumerate(rows_CI.split(half)):
-        by_panel[:whole, i, :, : part.shape[1]] = part[: whole * HALF_WIDE].view(whole, HALF_WIDE, -1)
-        if rest:
-            by_panel[whole, i, :rest, : part.shape[1]] = part[whole * HALF_WIDE :]
-    return out
-
-
 def _scales(scale_ECG: Tensor, half: int, panels: int, kind: torch.dtype, fresh: Callable[..., Tensor]) -> Tensor:
     """[E, panels, scales, WIDE]; zeros where there is no row, so that what is not there gives nothing."""
     experts, _, count = scale_ECG.shape
-    out = fresh((experts, panels, count, WIDE), kind)
-    for e in range(experts):
-        rows = _padded(scale_ECG[e].to(kind), count, half, panels, 0)
-        out[e].copy_(rows.view(panels, WIDE, count).transpose(1, 2))
-    return out
+    out = fresh((experts, panels, count, WIDE), kind).zero_()
+    if half:
+        gate_up = scale_ECG.new_zeros(experts, 2, panels * HALF_WIDE, count)
+        gate_up[:, :, :half] = scale_ECG.unflatten(1, (2, half))
+        rows = gate_up.unflatten(2, (panels, HALF_WIDE)).transpose(1, 2).flatten(1, 3)
+    else:
+        rows = torch.nn.functional.pad(scale_ECG, (0, 0, 0, panels * WIDE - scale_ECG.shape[1]))
+    return out.copy_(rows.unflatten(1, (panels, WIDE)).transpose(2, 3))

@@ -50,12 +50,13 @@ class Codes:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a matrix is quantised: bits, scales of a row and their type, whether there are zero points."""
+    """How a matrix is quantised: bits, scales of a row and their type, whether there are zero points and minima."""
 
     bits: int
     groups: int
     scale: torch.dtype
     zeros: bool
+    minima: bool = False
 
 
 def empty_codes(kind: Kind, shape: tuple[int, ...]) -> Codes:
@@ -63,7 +64,8 @@ def empty_codes(kind: Kind, shape: tuple[int, ...]) -> Codes:
     width = shape[-1] if kind.bits == 8 else -(-shape[-1] // 2)
     values = torch.empty(*shape[:-1], width, dtype=torch.int8 if kind.bits == 8 else torch.uint8, device="meta")
     scale = torch.empty(*shape[:-1], kind.groups, dtype=kind.scale, device="meta")
-    return Codes(kind.bits, shape[-1], values, scale, torch.empty_like(scale, dtype=torch.int8) if kind.zeros else None)
+    zero = torch.empty_like(scale, dtype=torch.int8) if kind.zeros else None
+    return Codes(kind.bits, shape[-1], values, scale, zero, torch.empty_like(scale) if kind.minima else None)
 
 
 def close_nibbles(values: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ class NativeExecutor:
         layers = [self._layer(cast("Layer", layer)) for layer in model.layers]
         self._layers = (_Layer * len(layers))(*layers)
         self._cost = sum(tensor.numel() for tensor in self._keep)
-        if hasattr(self, "_cache"):
+        if hasattr(self, "cache"):
             self._place_cache()
             self._model.cos, self._model.sin = (table.data_ptr() for table in self._rope)
 
@@ -222,18 +222,24 @@ class NativeExecutor:
         outer = (c.num_hidden_layers, self.blocks, c.num_key_value_heads)
         keys = (*outer, self.block_size // self._lanes, c.head_dim, self._lanes)
         values = (*outer, self.block_size, c.head_dim)
-        self._cache = [self._fresh(shape, self._kv_dtype).zero_() for shape in (keys, values)]
+        self.cache = [self._fresh(shape, self._kv_dtype).zero_() for shape in (keys, values)]
         if self._kv_dtype == torch.int8:
-            self._cache += [self._fresh((*outer, self.block_size)).zero_() for _ in range(2)]
+            self.cache += [self._fresh((*outer, self.block_size)).zero_() for _ in range(2)]
         self._place_cache()
+
+    def resize(self, blocks: int) -> list[Tensor]:
+        """A cache of that many blocks, empty; returns the old one's stores, [layers, blocks, …] as `cache` has them."""
+        old, self.blocks = self.cache, blocks
+        self._make_cache()
+        return old
 
     def _place_cache(self) -> None:
         for i, layer in enumerate(self._layers):
-            for name, store in zip(_CACHE, self._cache, strict=False):
+            for name, store in zip(_CACHE, self.cache, strict=False):
                 setattr(layer, name, store[i].data_ptr())
 
     def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        for store in self._cache:
+        for store in self.cache:
             store[:, list(targets)] = store[:, list(sources)]
 
     def copy_states(self, sources: Sequence[int], targets: Sequence[int]) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from qwill.engine.slots import Slots, executor_for
 from qwill.engine.generate import check_prompt
 from qwill.engine.randomness import uniforms
 from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
+from qwill.engine.slots import Slots, executor_for
 
 if TYPE_CHECKING:
     from qwill.model.transformer import Transformer

@@ -1,7 +1,7 @@
 """Quantised matrices: integer codes with a step for each row or each group of a row, and compressed-tensors' packing.
 
-weight = (value − zero) · scale + minimum. In memory a value of 8 bits is an int8, two values of 4 bits share a byte (the first in
-the low half, stored as value + 8); in `pack-quantized` files codes lie in int32 words, the first in the lowest bits,
+weight = (value − zero) · scale + minimum. In memory a value of 8 bits is an int8; two of 4 bits share a byte (the first
+in the low half, stored as value + 8); in `pack-quantized` files codes lie in int32 words, the first in the lowest bits,
 stored as value + 2^(bits−1).
 
 Shape suffixes: O rows (outputs), I columns (inputs), G groups of a row.

@@ -13,7 +13,8 @@ from qwill.engine.sampler import Sampling
 from qwill.engine.stream import Session, stream
 from qwill.model import ops
 
-    importlib.import_module(f"qwill.engine.{name}") for name in ("slots", "generate", "native", "stream")
+executor_module, generate_module, stream_module = (
+    importlib.import_module(f"qwill.engine.{name}") for name in ("slots", "generate", "stream")
 )
 
 MARGIN = 1e-4  # two choices nearer than this may swap when float32 sums are ordered differently

@@ -30,10 +30,10 @@ class Step:
     tokens_N: int64. positions_N: int64, each token's place in its own sequence (`lengths_R` + its place in the pass).
     cu_seqlens: int32 [R + 1], where each sequence's new tokens start and end; each has at least one.
     lengths_R: int64, tokens cached before this pass.
-    tables_RM: int32, the numbers of each sequence's blocks in order, enough for its old and new tokens, then −1. Token t
-        of a sequence lies in block `tables_RM[r, t // block_size]` at `t % block_size`. The same block may be in several
-        rows: then only one of them writes it, perhaps in this very pass, so each layer must write all new keys and
-        values before any sequence attends.
+    tables_RM: int32, the numbers of each sequence's blocks in order, enough for its old and new tokens, then −1. Token
+        t of a sequence lies in block `tables_RM[r, t // block_size]` at `t % block_size`. The same block may be in
+        several rows: then only one of them writes it, perhaps in this very pass, so each layer must write all new keys
+        and values before any sequence attends.
     states_R: int64, the slot of each sequence's recurrent state, read (if `lengths_R` > 0; else it starts from zeros)
         and then overwritten; −1 in models that have none.
     rows: int64, which of the N tokens want logits, rising; may be empty.

@@ -12,14 +12,13 @@ from tiny import redrawn, tiny_model
 from qwill.base.errors import ModelError
 from qwill.engine import native
 from qwill.engine.generate import generate
-from qwill.engine.native import NativeExecutor
 from qwill.engine.sampler import Sampling
-from qwill.engine.slots import SlotExecutor, executor_for
+from qwill.engine.slots import NativeSlots, SlotExecutor, executor_for
 from qwill.model.config import ModelConfig
 from qwill.model.rope import RopeScaling
 
 # Without a C compiler only the model's own executor is there to be tested.
-NATIVE = [NativeExecutor] if native.library() else []
+NATIVE = [NativeSlots] if native.library() else []
 EXECUTORS = [*NATIVE, SlotExecutor]
 
 BASE = tiny_model("dense").config
@@ -94,7 +93,7 @@ def test_a_slot_comes_back_to_its_prompt(name):
     """Rewound, copied from its mark, moved: it goes on as a sequence that was never longer."""
     model = redrawn((VARIANTS | OTHERS)[name], seed=3)
     executor = executor_for(model, slots=4, capacity=40)
-    assert isinstance(executor, NativeExecutor) == (bool(NATIVE) and name == "moe")
+    assert isinstance(executor, NativeSlots) == (bool(NATIVE) and name == "moe")
     ids = ids_like(1, 30, model.config.vocab_size)
     with torch.inference_mode():
         whole = model.logits(torch.tensor([ids]))[0]

@@ -1,7 +1,8 @@
 """Sequences in slots, prefill, one step for all: what `generate` asks of a model.
 
 `SlotExecutor` runs the model itself, on any device and dtype, each slot being one large block of its cache;
-`native.NativeExecutor` runs float32 on a CPU, quicker. Shape letters: B running sequences, V vocabulary.
+`NativeSlots` has the native
+executor run it on a CPU, quicker: a slot is a row of blocks there. Shape letters: B running sequences, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from qwill.base.errors import ModelError
 from qwill.engine import native
+from qwill.engine.executor import Step
 from qwill.model.batch import Batch
 from qwill.model.cache import KVCache
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 PREFILL_TOKENS = 4096  # tokens of one prefill pass: bounds the attention mask and activations
 PREFILL_CHUNK = 512  # longest piece of a prompt in one pass
+PASS, BLOCK = 1024, 16  # tokens of one pass of the native executor, and of one of its blocks
 
 
 class Slots(Protocol):
@@ -58,7 +61,7 @@ def executor_for(model: Transformer, slots: int, capacity: int) -> Slots:
     """The quickest executor that can run this model here. Weights may be copied: make a new one when they
     change.
     """
-    kind = native.NativeExecutor if native.suits(model) else SlotExecutor
+    kind = NativeSlots if native.suits(model) else SlotExecutor
     return kind(model, slots, capacity)
 
 
@@ -146,4 +149,82 @@ class SlotExecutor:
         marked = [[self._slots + i for i in slots] for slots in (sources, targets)]
         self._cache.copy_states(sources + marked[0], targets + marked[1])
         self.lengths[targets], self._marks[targets] = self.lengths[sources], self._marks[sources]
+        self.lengths[sources] = 0
+
+
+class NativeSlots:
+    """The native executor, slot i being its blocks from i · M on."""
+
+    def __init__(self, model: Transformer, slots: int, capacity: int) -> None:
+        self.lengths = torch.zeros(slots, dtype=torch.int64)
+        per_slot = -(-capacity // BLOCK)
+        self._executor = native.NativeExecutor(model, slots * per_slot, BLOCK)
+        self._place(per_slot)
+
+    def _place(self, per_slot: int) -> None:
+        slots = len(self.lengths)
+        self.capacity = per_slot * BLOCK
+        self._tables = torch.arange(slots * per_slot, dtype=torch.int32).view(slots, per_slot)
+        self._none, self._ones = torch.full((slots,), -1), torch.arange(slots + 1, dtype=torch.int32)
+
+    def grow(self, capacity: int) -> None:
+        slots, before, now = len(self.lengths), self.capacity // BLOCK, -(-capacity // BLOCK)
+        old = self._executor.resize(slots * now)
+        for new, store in zip(self._executor.cache, old, strict=True):
+            new.unflatten(1, (slots, now))[:, :, :before] = store.unflatten(1, (slots, before))
+        self._place(now)
+
+    def step(self, tokens_B: Tensor) -> Tensor:
+        count = len(tokens_B)
+        none, lengths = self._none[:count], self.lengths[:count]
+        rows = torch.arange(count)
+        places = (lengths.clone(), self._ones[: count + 1], lengths, self._tables[:count])
+        step = Step(tokens_B.contiguous(), *places, none, rows, none)
+        logits = self._executor.run(step)
+        lengths += 1
+        return logits
+
+    def prefill(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tensor:
+        logits = []
+        waiting = [(list(prompt), slot) for prompt, slot in zip(prompts, slots, strict=True)]
+        while waiting:
+            pieces: list[tuple[list[int], int]] = []
+            done, room = 0, PASS
+            while waiting and room:
+                prompt, slot = waiting.pop(0)
+                pieces.append((prompt[:room], slot))
+                if prompt[room:]:
+                    waiting.insert(0, (prompt[room:], slot))
+                else:
+                    done += 1
+                room -= len(pieces[-1][0])
+            logits.append(self._run(pieces, done).clone())
+        return torch.cat(logits)
+
+    def _run(self, pieces: list[tuple[list[int], int]], done: int) -> Tensor:
+        """Append pieces of prompts to their slots; logits after the first `done` of them, which are those that end."""
+        batch = Batch.pack([p for p, _ in pieces], starts=self.lengths[[s for _, s in pieces]].tolist())
+        places = torch.tensor([slot for _, slot in pieces])
+        none, rows = self._none[places], batch.cu_seqlens[1 : done + 1].long() - 1
+        lengths, tables = self.lengths[places], self._tables[places]
+        step = Step(batch.tokens_N, batch.positions_N, batch.cu_seqlens, lengths, tables, none, rows, none)
+        logits = self._executor.run(step)
+        self.lengths[places] += batch.lengths.long()
+        return logits
+
+    def copy(self, source: int, targets: list[int], length: int) -> None:
+        count = -(-length // BLOCK)
+        wanted = [self._tables[t, i].item() for t in targets for i in range(count)]
+        self._executor.copy_blocks(self._tables[source, :count].tolist() * len(targets), [int(b) for b in wanted])
+        self.lengths[targets] = length
+
+    def mark(self, slots: list[int]) -> None:
+        """Nothing to remember: keys and values can be cut off anywhere."""
+
+    def rewind(self, slot: int, length: int) -> None:
+        self.lengths[slot] = length
+
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        for source, target in zip(sources, targets, strict=True):
+            self.copy(source, [target], int(self.lengths[source]))
         self.lengths[sources] = 0

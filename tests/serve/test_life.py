@@ -90,7 +90,8 @@ def test_a_client_that_leaves_is_no_longer_worked_for(stream: bool) -> None:
 def test_a_full_queue_is_429_with_a_time(server: Server) -> None:
     with serving(ServeSettings(waiting=2), {"tiny": one_at_a_time}) as server:
         (model,) = server.service.models.values()
-        with httpx.Client(base_url=server.url) as client, client.stream("POST", CHAT, json=ask(stream=True, n=2)) as one:
+        body = ask(stream=True, n=2)
+        with httpx.Client(base_url=server.url) as client, client.stream("POST", CHAT, json=body) as one:
             next(one.iter_lines())
             until(lambda: model.client.stats.running == 1)
             refused = server.post(CHAT, ask(n=2))

@@ -220,13 +220,14 @@ class _Run:
         self.prompts, self.texts, self.n = prompts, texts, n
         self.choices = [_Choice(self, i) for i in range(len(prompts)) for _ in range(n)]
         self.begun: set[int] = set()
-        self.reply_tokens = self.cached = 0
+        self.reply_tokens = 0
+        self.cached_of: dict[int, int] = {}  # tokens of each prompt that were found in the cache
 
     async def parts(self, job: Job) -> AsyncIterator[tuple[int, str, dict[str, Any] | None]]:
         """(index of the choice, new text, its log-probabilities)."""
         scores: dict[int, Sequence[TokenLogprob | None]] = {}
         async for place, event in job.events():
-            self.cached += event.cached_tokens
+            self.cached_of[place] = max(self.cached_of.get(place, 0), event.cached_tokens)
             if event.prompt_logprobs is not None:
                 scores[place] = event.prompt_logprobs
             index = place * self.n + event.sample
@@ -243,7 +244,7 @@ class _Run:
         return {**head, "choices": choices}
 
     def _usage(self) -> dict[str, Any]:
-        return usage(sum(map(len, self.prompts)), self.reply_tokens, self.cached)
+        return usage(sum(map(len, self.prompts)), self.reply_tokens, sum(self.cached_of.values()))
 
     async def whole(self, job: Job) -> dict[str, Any]:
         async for _ in self.parts(job):

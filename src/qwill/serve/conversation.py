@@ -16,7 +16,7 @@ from qwill.serve.constraints import Wanted, checked
 from qwill.serve.errors import ApiError
 from qwill.serve.fields import SamplingFields, engine_request, room, sampling_of
 from qwill.serve.service import Job, Service, Target
-from qwill.text.reply_stream import Piece, ReasoningPiece, ReplyStream, prompt_opens_thinking
+from qwill.text.reply_stream import Piece, ReasoningPiece, ReplyStream, prompt_opens_thinking, tool_form
 
 # Tokens of thinking that OpenAI's `reasoning_effort` stands for; None: as many as the reply may have.
 BUDGETS: dict[str, int | None] = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096, "high": None, "xhigh": None}
@@ -99,7 +99,7 @@ async def constraint_of(
     if tools and (chat.choice != "auto" or (strict and wanted is None)):
         if wanted is not None:
             raise ApiError(400, f"A tool call is asked for, which can't also keep to {wanted.param}.", wanted.param)
-        form = "xml" if "<function=" in template else "hermes"
+        form = tool_form(template)
         spec = {"tools": tools, "choice": chat.choice, "parallel": chat.parallel, "form": form}
         wanted = Wanted("tools", json.dumps(spec), "tools")
     return None if wanted is None else await checked(wanted, thinking)

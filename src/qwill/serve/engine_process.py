@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from qwill.base.errors import QwillError
+from qwill.base.errors import ModelError, QwillError
 from qwill.engine.request import EngineStats, Event, Request
 from qwill.serve.wire import (
     Accepted,
@@ -162,7 +162,7 @@ def load_engine(options: EngineOptions) -> tuple[Engine, ModelInfo]:
     import torch
 
     from qwill.engine.engine import Engine as RealEngine
-    from qwill.engine.engine import EngineSettings
+    from qwill.engine.engine_settings import EngineSettings
     from qwill.engine.language_model import load
 
     if options.threads:
@@ -170,5 +170,7 @@ def load_engine(options: EngineOptions) -> tuple[Engine, ModelInfo]:
     lm = load(options.reference, options.dtype, options.device)
     engine = RealEngine(lm.model, lm.tokenizer, EngineSettings(**options.engine))
     for name, folder in options.adapters.items():
+        if not hasattr(engine, "load_adapter"):
+            raise ModelError("this engine can't load adapters yet; merge one with `qwill merge` and serve the result")
         engine.load_adapter(name, folder)
     return engine, model_info(lm, tuple(options.adapters))

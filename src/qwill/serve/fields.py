@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qwill.base.errors import QwillError
 from qwill.engine.request import Request
-from qwill.engine.sampler import Sampling
+from qwill.engine.sampling import Sampling
 from qwill.serve.errors import ApiError
 from qwill.serve.wire import ModelInfo
 

@@ -62,7 +62,7 @@ def same_or_near_tie(model, prompt, got, expected):
 def test_greedy_replies_are_those_of_one_at_a_time(data):
     """Any order of arrival, shared prefixes, cancels, and so few blocks that sequences are preempted."""
     model = MODELS[data.draw(st.sampled_from(sorted(MODELS)))]
-    size = data.draw(st.integers(1, 5))
+    size = data.draw(st.sampled_from([1, 2, 3, 4, 5, 16]))  # with 16 the native executor runs what it can
     longest = 32
     blocks = data.draw(st.integers(-(-longest // size), -(-longest // size) + 8))
     engine = Engine(

@@ -241,6 +241,24 @@ def test_decodes_come_first_and_a_prompt_gets_what_is_left_in_chunks():
     ]
 
 
+def test_a_more_urgent_prompt_does_not_take_the_token_of_one_that_generates():
+    scheduler = Scheduler(pool_of(blocks=40), 4, 4)
+    scheduler.add(Sequence("a", 0, [1] * 3))
+    drain(scheduler)
+    scheduler.add(Sequence("urgent", 0, [2] * 9), priority=1)
+    assert drain(scheduler, 2) == [[("a", 3, 1), ("urgent", 0, 3)], [("a", 4, 1), ("urgent", 3, 3)]]
+
+
+def test_the_last_of_two_states_gets_the_only_slot():
+    scheduler = Scheduler(pool_of(snapshots=1, first_slot=2), 2, 40)
+    for token in (1, 2):
+        scheduler.add(Sequence(str(token), 0, [token] * 3))
+    pieces = scheduler.schedule()
+    assert [p.count for p in pieces] == [2, 2]
+    assert scheduler.snapshots(pieces) == {2: pieces[1].sequence.state}
+    assert scheduler.pool.match("", [2, 2, 2], 1) and not scheduler.pool.match("", [1, 1, 1], 1)
+
+
 def test_equal_prompts_that_come_together_are_computed_once():
     scheduler = Scheduler(pool_of(blocks=40), 8, 100)
     for name in "abc":

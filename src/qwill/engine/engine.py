@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from qwill.base.errors import DataError
+from qwill.engine import native
 from qwill.engine.blocks import BlockPool
 from qwill.engine.edits import allow, penalise
 from qwill.engine.engine_settings import EngineSettings, blocks_in
-from qwill.engine.executor import TorchExecutor
+from qwill.engine.executor import Executor, TorchExecutor
 from qwill.engine.generate import check_prompt
 from qwill.engine.passes import prompt_scores, step_of, tops
 from qwill.engine.randomness import uniforms
@@ -85,7 +86,10 @@ class Engine:
         blocks = s.blocks or blocks_in(s, c, dtype or model.embed_tokens.weight.dtype)
         snapshots = s.snapshots if c.has_linear else 0
         states = s.max_running + snapshots if snapshots else 0
-        self.executor = TorchExecutor(model, blocks, s.block_size, states, dtype)
+        # Native where it can be: it copies the weights, and its blocks are whole vectors of the processor.
+        fits = native.suits(model) and dtype in (None, *native.KINDS) and s.block_size % native.lanes() == 0
+        kind = native.NativeExecutor if fits else TorchExecutor
+        self.executor: Executor = kind(model, blocks, s.block_size, states, dtype)
         self.pool = BlockPool(blocks, s.block_size, snapshots, s.max_running)
         # Recurrent states without a snapshot can't be shared, and then neither can what belongs to them.
         self.scheduler = Scheduler(self.pool, s.max_running, s.token_budget, s.share_prefixes)

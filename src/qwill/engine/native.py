@@ -78,6 +78,13 @@ def library() -> ctypes.CDLL | None:
     return lib
 
 
+def lanes() -> int:
+    """Of how many tokens a block's size has to be a multiple."""
+    lib = library()
+    assert lib is not None
+    return int(lib.lanes())
+
+
 def suits(model: Transformer) -> bool:
     """Whether the native executor can run this model here: no Gated DeltaNet, gated attention or shared expert, no
     adapter, and quantised weights only in groups that it knows."""

@@ -211,3 +211,13 @@ def test_experts_are_chosen_and_kept_as_by_the_definition():
         layer.mlp.gate.register_forward_hook(lambda _m, _a, out: chosen.append(out.softmax(-1).topk(2).indices))
     model.logits(step.tokens_N[None])
     assert torch.equal(executor.experts_LNk, torch.stack(chosen))
+
+
+@torch.inference_mode()
+def test_a_quantised_router_chooses_in_float32():
+    model = held(redrawn(dataclasses.replace(VARIANTS["moe"], num_experts=6), seed=2), Scheme(8))
+    assert isinstance(model.layers[0].mlp.gate.weight, Quantized)
+    step = one(ids_like(0, 20, 97), 0, torch.tensor([[1, 3]], dtype=torch.int32))
+    got = NativeExecutor(model, 4, 16).run(step)
+    expected = model.logits(step.tokens_N[None])[0, -1:]
+    assert float((got - expected).abs().max()) <= 0.1 * float(expected.abs().max())

@@ -219,7 +219,8 @@ class NativeExecutor:
             down=self._matrix(down),
         )
         if isinstance(mlp, Experts):
-            made.router = self._matrix(mlp.gate.weight)
+            router = mlp.gate.weight  # its choices are made in float32
+            made.router = self._matrix(router.dense(torch.float32) if isinstance(router, Quantized) else router)
         return made
 
     # -- cache

@@ -195,18 +195,13 @@ def test_no_constraint_ends_in_a_traceback(kind: Any, spec: str) -> None:
 
 
 def test_other_kinds() -> None:
+    texts = ("yes", "no", 'a "b" 你/')
     for seed in range(20):
-        assert isinstance(json.loads(reply(Constraint("json_object"), seed)), dict)
-        assert reply(Constraint("choice", '["yes", "no", "a \\"b\\" 你/"]'), seed, TOKENIZER) in (
-            "yes",
-            "no",
-            'a "b" 你/',
-        )
+        assert isinstance(json.loads(reply(Constraint("json_object"), seed, TOKENIZER)), dict)
+        assert reply(Constraint("choice", json.dumps(texts)), seed, TOKENIZER) in texts
         assert set(reply(Constraint("regex", "[ab]{2,5}"), seed, TOKENIZER)) <= set("ab")
-        number, _, rest = reply(
-            Constraint("lark", 'start: NUMBER ("+" NUMBER)*\nNUMBER: /[1-9][0-9]?/'), seed
-        ).partition("+")
-        assert (number.isdigit() and rest.replace("+", "0").isdigit()) or rest == ""
+        sum_ = reply(Constraint("lark", 'start: NUMBER ("+" NUMBER)*\nNUMBER: /[1-9][0-9]?/'), seed, TOKENIZER)
+        assert all(number.isdigit() and len(number) <= 2 for number in sum_.split("+"))
 
 
 # -- thinking, stop tokens, masks
@@ -315,5 +310,6 @@ def test_forced_tokens_are_the_only_choice_and_drafts_leave_the_guide_alone(seed
 
 
 def test_the_server_can_check_without_torch() -> None:
-    code = "from qwill.engine.constraint import *; import sys; check(Constraint('regex', 'a')); assert 'torch' not in sys.modules"
+    code = "from qwill.engine.constraint import *; import sys; check(Constraint('regex', 'a'))"
+    code += "; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

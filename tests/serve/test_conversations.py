@@ -104,9 +104,13 @@ def test_deleting_leaves_tombstones_without_a_word_of_it(state: State) -> None:
     assert add_message(state, ME, one, "user", {"content": "x"}) is None
     with pytest.raises(DataError, match="parents"):
         add_message(state, ME, kept, "user", {"content": "x"}, [reply])
+    other = new_conversation(state, ME, "Other", {})["id"]
+    with pytest.raises(DataError, match="parents"):  # nor is a message of another conversation a parent
+        add_message(state, ME, kept, "user", {"content": "x"}, [said(state, other, "user", "x")])
+    assert delete_conversation(state, ME, other)
     with reading(state) as connection:
         tombstones = [*connection.execute(conversations.select()), *connection.execute(messages.select())]
-        assert sum(row.deleted is not None for row in tombstones) == 3 and len(tombstones) == 4
+        assert sum(row.deleted is not None for row in tombstones) == 5 and len(tombstones) == 6
         everything = repr(tombstones) + repr(changes(connection))
     for word in ("Mysterious", "Whispering", "Confidential", "Discreet", "Hushed", "mysterious", "discreet"):
         assert word not in everything
@@ -189,7 +193,9 @@ def test_pages_of_the_list_are_the_list(state: State, touched: list[int], limit:
     assert paged == whole
 
 
-WORDS = st.sampled_from(["Straße", "STRASSE", "100%", "a_b", "光合作用", "光合", "ＡＢＣ", "abc", "\\", "İ", "x"])
+WORDS = st.sampled_from(
+    ["Straße", "STRASSE", "100%", "a_b", "光合作用", "光合", "ＡＢＣ", "abc", "\\", "İ", "x", "100x", "axb"]
+)
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -216,6 +222,14 @@ def test_search_finds_each_word_in_the_title_or_a_message(
     for one in listed:
         if one.get("snippet"):
             assert any(word in folded(one["snippet"]) for word in folded(search).split())
+
+
+@pytest.mark.parametrize(("search", "title"), [("100%", "100 of"), ("a_b", "axb")])
+def test_signs_of_patterns_stand_for_themselves(state: State, search: str, title: str) -> None:
+    said(state, new_conversation(state, ME, title, {})["id"], "user", title)
+    assert titles(state, search) == []
+    new_conversation(state, ME, f"{search}!", {})
+    assert titles(state, search) == [f"{search}!"]
 
 
 def test_a_snippet_shows_what_stands_around(state: State) -> None:

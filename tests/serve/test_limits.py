@@ -32,6 +32,7 @@ class Machine(RuleBasedStateMachine):
         self.limits, self.meter, self.now = limits, Meter(limits), start
         self.running: list[Running] = []
         self.admitted: list[tuple[int, int]] = []  # (time, tokens that were kept in the end)
+        self.overdrawn = False
         self.requests = Fraction(limits.requests_per_minute or 0)  # what is left
         self.tokens = Fraction(limits.tokens_per_minute or 0)
 
@@ -79,14 +80,29 @@ class Machine(RuleBasedStateMachine):
         self.running.append(Running(tokens, self.now))
 
     @precondition(lambda self: self.running)
-    @rule(which=st.integers(0, 10**6), share=st.fractions(0, 1), beyond=st.sampled_from([0, 0, 0, 7]))
+    @rule(which=st.integers(0, 10**6), share=st.fractions(0, 1), beyond=st.sampled_from([0] * 15 + [7]))
     def end(self, which: int, share: Fraction, beyond: int) -> None:
         one = self.running.pop(which % len(self.running))
         used = int(one.reserved * share) + beyond
+        self.admitted.append((one.at, used))
+        self.overdrawn = self.overdrawn or beyond > 0
+        if self.limits.tokens_per_minute is None:
+            finish(self.meter, one.reserved, used, self.now)
+            return
+        before = self.limits.tokens_per_minute - self.tokens
         finish(self.meter, one.reserved, used, self.now)
-        if self.limits.tokens_per_minute is not None:
-            self.tokens = min(Fraction(self.limits.tokens_per_minute), self.tokens + one.reserved - used)
-        self.admitted.append((one.at, used - beyond))
+        after = Fraction(self.meter.token_debt, MINUTE)
+        assert before - max(0, one.reserved - used) <= after <= before + max(0, used - one.reserved)
+        assert after >= self.debt_of_a_bucket_that_knew()
+        self.tokens = self.limits.tokens_per_minute - after
+
+    def debt_of_a_bucket_that_knew(self) -> Fraction:
+        """Charged at the beginning of each request with what it used in the end (or may still use)."""
+        debt, at = Fraction(0), 0
+        for begin, tokens in sorted([*self.admitted, *((one.at, one.reserved) for one in self.running)]):
+            debt = max(Fraction(0), debt - Fraction((begin - at) * (self.limits.tokens_per_minute or 0), MINUTE))
+            debt, at = debt + tokens, begin
+        return max(Fraction(0), debt - Fraction((self.now - at) * (self.limits.tokens_per_minute or 0), MINUTE))
 
     @invariant()
     def what_is_left_is_exact(self) -> None:
@@ -94,11 +110,13 @@ class Machine(RuleBasedStateMachine):
             return
         assert self.meter.running == len(self.running)
         if self.limits.requests_per_minute is not None:
-            passed = (self.now - (self.meter.at_ns or self.now)) * self.limits.requests_per_minute
+            at = self.now if self.meter.at_ns is None else self.meter.at_ns
+            passed = (self.now - at) * self.limits.requests_per_minute
             debt = max(0, self.meter.request_debt - passed)
             assert Fraction(debt, MINUTE) == self.limits.requests_per_minute - self.requests
         if self.limits.tokens_per_minute is not None:
-            passed = (self.now - (self.meter.at_ns or self.now)) * self.limits.tokens_per_minute
+            at = self.now if self.meter.at_ns is None else self.meter.at_ns
+            passed = (self.now - at) * self.limits.tokens_per_minute
             debt = max(0, self.meter.token_debt - passed)
             assert Fraction(debt, MINUTE) == self.limits.tokens_per_minute - self.tokens
         assert self.limits.concurrent is None or self.meter.running <= self.limits.concurrent
@@ -107,6 +125,8 @@ class Machine(RuleBasedStateMachine):
     def no_window_has_more_than_its_share_and_a_burst(self) -> None:
         if not hasattr(self, "meter"):
             return
+        if self.overdrawn:
+            return  # tokens beyond what was asked for are paid back later
         kept = sorted([*self.admitted, *((one.at, one.reserved) for one in self.running)])
         for i, (begin, _) in enumerate(kept):
             tokens = 0
@@ -116,7 +136,6 @@ class Machine(RuleBasedStateMachine):
                 rate = self.limits.requests_per_minute
                 assert rate is None or count <= rate * share
                 rate = self.limits.tokens_per_minute
-                # What was given back may be used again, and is not in `kept`.
                 assert rate is None or tokens <= rate * share
 
 
@@ -133,6 +152,36 @@ def test_giving_back_leaves_what_using_only_that_much_would_have_left(rate: int,
     finish(one, reserved, used, 5)
     finish(other, used, used, 5)
     assert one == other
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_requests_at_a_time_give_back_all_they_did_not_use_whichever_ends_first(order: tuple[int, int]) -> None:
+    meter, tokens = Meter(Limits(tokens_per_minute=1000)), (100, 200)
+    assert all(check(meter, reserved, 0) is None for reserved in tokens)
+    for which in order:
+        finish(meter, tokens[which], 10, 0)
+    assert meter == Meter(Limits(tokens_per_minute=1000), token_debt=20 * MINUTE, at_ns=0)
+
+
+def test_requests_held_open_save_no_allowance_up() -> None:
+    meter = Meter(Limits(tokens_per_minute=100))
+    for minute in range(5):
+        assert check(meter, 100, minute * MINUTE) is None
+    for _ in range(4):  # what they didn't use has long flowed in again
+        finish(meter, 100, 0, 4 * MINUTE)
+        assert check(meter, 1, 4 * MINUTE) == 1
+    finish(meter, 100, 0, 4 * MINUTE)
+    assert check(meter, 100, 4 * MINUTE) is None
+
+
+@pytest.mark.parametrize("order", [(40, 20), (20, 40)])
+def test_what_one_gives_back_is_no_longer_there_for_another_to_give_back(order: tuple[int, int]) -> None:
+    meter = Meter(Limits(tokens_per_minute=60))
+    assert check(meter, 40, 0) is None and check(meter, 20, 0) is None
+    assert check(meter, 50, 50 * SECOND) is None  # 10 of the 60 were still missing
+    for reserved in order:
+        finish(meter, reserved, 0, 50 * SECOND)
+        assert meter.token_debt == 50 * MINUTE
 
 
 def test_a_minute_of_one_request() -> None:

@@ -36,14 +36,16 @@ class Limits:
 class Meter:
     """What a key has left; starts full. One for each key and process, for one thread at a time.
 
-    debt: units used and not yet refilled, 0 for a full bucket (so a new meter needs no time to begin with).
+    debt: units used and not yet refilled, 0 for a full bucket (so a new meter needs no time to begin with). held: for
+    each running request, in the order of their beginnings, its tokens and the lowest token debt since then.
     """
 
     limits: Limits
     running: int = 0
     request_debt: int = 0
     token_debt: int = 0
-    at_ns: int | None = field(default=None)
+    at_ns: int | None = None
+    held: list[list[int]] = field(default_factory=list)
 
 
 def check(meter: Meter, tokens: int, now_ns: int) -> int | None:
@@ -71,6 +73,7 @@ def check(meter: Meter, tokens: int, now_ns: int) -> int | None:
         meter.request_debt += MINUTE
     if limits.tokens_per_minute is not None:
         meter.token_debt += tokens * MINUTE
+        meter.held.append([tokens, meter.token_debt])
     return None
 
 
@@ -78,11 +81,23 @@ def finish(meter: Meter, reserved: int, used: int, now_ns: int) -> None:
     """An admitted request has ended, however: what it had reserved and did not use is given back.
 
     Call it exactly once for each. `used` beyond `reserved` is charged, and later requests wait for it.
+
+    A bucket that had never been charged the unused tokens would have been full earlier, and what flows into a full
+    bucket is lost. So no more is given back than the lowest debt since the request began (the reflected path: its debt
+    is D(t) - min(unused, least D since)); else a key could save up allowances by holding requests open.
     """
     _refill(meter, now_ns)
     meter.running -= 1
-    if meter.limits.tokens_per_minute is not None:
-        meter.token_debt = max(0, meter.token_debt + (used - reserved) * MINUTE)
+    if meter.limits.tokens_per_minute is None:
+        return
+    same = [i for i, (tokens, _) in enumerate(meter.held) if tokens == reserved]
+    i = min(same, key=lambda i: meter.held[i][1])  # of several alike, the one that gives back least
+    _, lowest = meter.held.pop(i)
+    back = min((reserved - used) * MINUTE, lowest)
+    meter.token_debt -= back
+    if back > 0:  # since it began the debt has been lower than it seemed, for those beside it too
+        for j, one in enumerate(meter.held):
+            one[1] = min(one[1], lowest - back) if j < i else one[1] - back
 
 
 def _refill(meter: Meter, now_ns: int) -> None:
@@ -90,6 +105,8 @@ def _refill(meter: Meter, now_ns: int) -> None:
     meter.at_ns = now_ns if meter.at_ns is None else max(meter.at_ns, now_ns)
     meter.request_debt = max(0, meter.request_debt - passed * (meter.limits.requests_per_minute or 0))
     meter.token_debt = max(0, meter.token_debt - passed * (meter.limits.tokens_per_minute or 0))
+    for one in meter.held:
+        one[1] = min(one[1], meter.token_debt)
 
 
 def _wait(debt: int, allowance: int) -> int:

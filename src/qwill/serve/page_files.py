@@ -1,4 +1,4 @@
-"""The page's files as the server sends them: read once, named flat at the root, under a strict content security policy."""
+"""The page's files as the server sends them: read once, flat at the root, under a strict content security policy."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# Nothing but our own files is ever loaded or run, and nothing written inline: were a model's output to become HTML by some mistake,
-# it would still be dead. frame-ancestors: no other site may show the page and have it clicked.
+# Nothing but our own files is ever loaded or run, and nothing written inline: were a model's output to become HTML by
+# some mistake, it would still be dead. frame-ancestors: no other site may show the page and have it clicked.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -67,5 +67,7 @@ def test_headlines_are_few_flat_and_readable() -> None:
     metrics = {"tokens": 1234567, "bits_per_byte": {"en": 2.34567, "zh": 2.5}, "other": 1, "list": [1]}
     assert list(headline("base", metrics)) == ["bits_per_byte.en", "bits_per_byte.zh", "tokens"]
     assert headline_text("base", metrics) == "bits per byte en 2.346 · bits per byte zh 2.5 · tokens 1,234,567"
+    nine = {"bits_per_byte": {"ar": 2.5, "en": 2.1, "zh": 2.9}, "tokens": 7, "xz": {"ar": 2.0}}
+    assert list(headline("base", nine)) == ["bits_per_byte.ar", "bits_per_byte.en", "bits_per_byte.zh", "tokens"]
     assert headline("unknown", {"a": 1, "b": 2, "c": {"d": 3, "e": 4}}) == {"a": 1, "b": 2, "c.d": 3}
     assert [spelled(value) for value in (True, 12345.6, 0.00012345, "x")] == ["True", "12,346", "0.0001234", "x"]

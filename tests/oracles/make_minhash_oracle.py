@@ -1,6 +1,6 @@
 """What datatrove's MinHash makes of generated English and Chinese documents; writes minhash.json beside this file.
 
-requirements: datatrove==0.10.1 spacy==3.8.18 jieba==0.42.1 nltk xxhash
+requirements: datatrove==0.10.1 spacy==3.8.18 jieba==0.42.1 nltk xxhash==3.8.2 tokenizers
 
     VENV/bin/python tests/oracles/make_minhash_oracle.py
 

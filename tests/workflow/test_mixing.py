@@ -20,9 +20,20 @@ from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_json
 from qwill.data.packing import Piece
 from qwill.data.token_shards import tokenize_corpus
+from qwill.evaluate.bits_per_byte import Gain
 from qwill.train import proxy
 from qwill.train.settings import ProxyConfig
-from qwill.workflow.mixing import Groups, MixingConfig, find_groups, group_names, heldout_sample, row_order, run
+from qwill.workflow.mixing import (
+    Groups,
+    MixingConfig,
+    advice,
+    find_groups,
+    group_names,
+    heldout_sample,
+    row_order,
+    run,
+    told,
+)
 from qwill.workflow.mixing_fit import draw_mixtures, fit, hold_down, propose
 
 ALPHABETS = {"en/wiki": "abcde ", "en/ads": "vwxyz ", "zh/wiki": "山水人"}
@@ -182,6 +193,8 @@ def test_the_stage_proposes_less_of_what_does_not_help_and_goes_on_after_a_kill(
     assert found["gain"]["all"]["gain"] == pytest.approx(both / 2)
     for gain in found["gain"].values():
         assert gain["lower"] <= gain["gain"] <= gain["upper"] and len(gain["of_each_seed"]) == 2
+    beyond = min(found["gain"]["all"]["lower"], found["gain"]["all"]["seeds_lower"]) > 0
+    assert found["use"] == metrics["use"] == ("proposed" if beyond else "natural")
 
 
 def test_what_is_scored_is_drawn_from_all_sources(tmp_path: Path) -> None:
@@ -204,3 +217,13 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         run(replace(SMALL, least_rows=1, importance={"fr": 1.0}), context(tmp_path / "c", inputs=inputs))
     with pytest.raises(ConfigError, match="runs is 1"):
         MixingConfig(runs=1)
+
+
+@pytest.mark.parametrize(
+    ("lower", "seeds_lower", "use"), [(0.01, 0.02, "proposed"), (0.01, -0.02, "natural"), (-0.01, 0.02, "natural")]
+)
+def test_a_mixture_is_advised_only_where_its_gain_is_beyond_chance(lower: float, seeds_lower: float, use: str) -> None:
+    gain = Gain(0.03, lower, 0.05, seeds_lower, 0.04, [0.03, 0.03])
+    assert advice(gain) == use
+    assert ("keep the natural" in told(gain, advice(gain))) == (use == "natural")
+    assert "+0.0300 bits per byte" in told(gain, advice(gain))

@@ -187,7 +187,7 @@ def test_two_runs_in_one_folder_at_once_are_refused(here: Path) -> None:
         [
             sys.executable,
             "-c",
-            "from pathlib import Path; import sys; from qwill.workflow.lock import folder_lock\n"
+            "from pathlib import Path; import sys; from qwill.base.lock import folder_lock\n"
             "with folder_lock(Path('runs/life')): print('held', flush=True); sys.stdin.read()",
         ],
         stdin=subprocess.PIPE,
@@ -211,7 +211,7 @@ def test_a_worker_that_outlives_a_killed_run_does_not_hold_the_lock(here: Path) 
         [
             sys.executable,
             "-c",
-            "from pathlib import Path; import os, time; from qwill.workflow.lock import folder_lock\n"
+            "from pathlib import Path; import os, time; from qwill.base.lock import folder_lock\n"
             "with folder_lock(Path('runs/life')):\n"
             "    child = os.fork()\n"
             "    if child: print(child, flush=True)\n"

@@ -157,8 +157,9 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
-    """A temporary sibling to fill; it takes its name `final` on success and vanishes on an error.
+def new_folder(final: Path, inside: Path | None = None) -> Iterator[Path]:
+    """A temporary folder to fill; it takes its name `final` on success and vanishes on an error. It is a sibling of
+    `final`, or `inside` a folder on the same disk; a killed process leaves it there, `.NAME.…`.
 
     Raises ArtifactError when `final` is a file: only folders are replaced.
     """
@@ -168,7 +169,7 @@ def new_folder(final: Path) -> Iterator[Path]:
     if not final.exists() and _old_name(final).exists():
         # Where names can't be swapped, a kill between the two renames of `replace_folder` leaves the old one here.
         os.rename(_old_name(final), final)
-    temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=inside or final.parent, prefix=f".{final.name}."))
     os.chmod(temporary, 0o755)
     try:
         yield temporary

@@ -14,6 +14,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from qwill.base.config import identity_of, parse
 from qwill.base.device import CURATION, numeric_libraries
 from qwill.base.errors import DataError
 from qwill.base.files import new_folder, write_json
+from qwill.base.lock import LOCK, folder_lock
 from qwill.base.progress import Display
 from qwill.base.stage import StageContext
 from qwill.data.account_files import write_account
@@ -197,8 +199,10 @@ def curate(
     """Curate text into a corpus artifact in `folder`, which is replaced whole.
 
     `config`: a CurateConfig, or a mapping as in a recipe's section `corpus`; nothing takes every source. What a killed
-    run had done is kept beside `folder` (`.NAME.work-…`) and used by the next call with the same settings.
-    Raises ConfigError, DataError or SourceError, each one sentence, and then leaves `folder` as it was.
+    run had done is kept beside `folder` (`.NAME.work`), used by the next call with the same settings, and removed by
+    the next that succeeds, whatever its settings.
+    Raises ConfigError, DataError or SourceError, each one sentence, or ArtifactError when another process curates into
+    `folder`, and then leaves `folder` as it was.
     """
     settings = config if isinstance(config, CurateConfig) else parse(CurateConfig, config or {}, "corpus")
     final = Path(folder)
@@ -213,21 +217,34 @@ def curate(
         "dtype": "float32",
     }
     name = recipe_id(**identity)
-    work = final.parent / f".{final.name}.work-{name[-12:]}"
-    final.parent.mkdir(parents=True, exist_ok=True)
-    work.mkdir(exist_ok=True)
-    with new_folder(final) as out:
-        context = StageContext(
-            out=out,
-            work=work,
-            inputs={},
-            seed=0,
-            threads=available_cores(),
-            display=display or Display(),
-            budget_s=None,
-            metrics_path=work / "metrics.jsonl",
-        )
-        metrics = run(settings, context)
-        seal(out, kind="corpus", recipe=name, metrics=metrics, **identity)
-    shutil.rmtree(work, ignore_errors=True)
+    place = final.parent / f".{final.name}.work"
+    with folder_lock(place, of=final):
+        # Half-made corpora of killed runs are of no use, what those had judged is.
+        _clear(place, f".{final.name}.")
+        work = place / name[-12:]
+        work.mkdir(exist_ok=True)
+        with new_folder(final, inside=place) as out:
+            context = StageContext(
+                out=out,
+                work=work,
+                inputs={},
+                seed=0,
+                threads=available_cores(),
+                display=display or Display(),
+                budget_s=None,
+                metrics_path=work / "metrics.jsonl",
+            )
+            metrics = run(settings, context)
+            seal(out, kind="corpus", recipe=name, metrics=metrics, **identity)
+        _clear(place)
+        with suppress(OSError):  # the next one may be in there already
+            (place / LOCK).unlink()
+            place.rmdir()
     return CorpusArtifact(final)
+
+
+def _clear(place: Path, prefix: str = "") -> None:
+    """Remove the folders in there that begin so. The lock, a file, stays: without it another process would come in."""
+    for path in place.iterdir():
+        if path.is_dir() and path.name.startswith(prefix):
+            shutil.rmtree(path, ignore_errors=True)

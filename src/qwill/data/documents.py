@@ -12,6 +12,8 @@ from qwill.base.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from qwill.data.split_texts import Words
+
 SPLITS = ("train", "heldout")
 ROW_GROUP = 8192  # documents of a finished corpus that are written, and read, at once
 
@@ -31,7 +33,8 @@ class Document:
     """One document. `language` is the column of the funnel that counts it: the identified language, or where
     none was identified that of its source. `raw_bytes` are those read, before extraction and repair, and `repaired`
     says whether that changed anything. `scores` holds every measured value by the name `family.rule`, `labels` what
-    is known besides (url, encoding, …), `changed` the bytes that each step added (less than 0: took away)."""
+    is known besides (url, encoding, …), `changed` the bytes that each step added (less than 0: took away).
+    `words` are those of the text where a step has split it and another may want them; no file holds them."""
 
     id: str
     source: str
@@ -44,12 +47,13 @@ class Document:
     labels: dict[str, str] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
     reject: Reject | None = None
+    words: Words | None = None
 
     def change(self, step: str, text: str) -> None:
         """Take `text`, and note under `step` how many bytes that adds."""
         if text != self.text:
             before = self.bytes
-            self.text = text
+            self.text, self.words = text, None
             self.changed[step] = self.changed.get(step, 0) + self.bytes - before
 
     def drop(self, step: str, reason: str, value: float | str) -> None:

@@ -16,6 +16,7 @@ from qwill.data.units import normalise
 
 if TYPE_CHECKING:
     from qwill.data.languages import Language
+    from qwill.data.split_texts import Words
 
 SETTINGS: dict[str, type[Any]] = {
     "gopher_repetition": gopher_repetition.GopherRepetition,
@@ -34,11 +35,13 @@ Overrides = Mapping[str, Mapping[str, Mapping[str, object]]]  # register or "all
 class Verdict:
     """`text`: as the families left it (C4 rewrites), or as it was when it was dropped. `values`: "family.rule" → value,
     of every family asked for, also after one has dropped the document; a family measures the text that the families
-    before it leave when they keep it. `drop`: (family, reason, value) of the first rule that fails."""
+    before it leave when they keep it. `drop`: (family, reason, value) of the first rule that fails. `words`: those of
+    a text that is kept, where they were asked for and a family has split it."""
 
     text: str
     values: dict[str, float]
     drop: tuple[str, str, float] | None
+    words: Words | None = None
 
 
 def resolve_limits(language: Language, register: str = "", overrides: Overrides | None = None) -> dict[str, object]:
@@ -92,8 +95,11 @@ def judge(
     limits: Mapping[str, object],
     split: Callable[[str], list[str]],
     count_sentences: Callable[[str], int],
+    keep_words: bool = False,
 ) -> Verdict:
     """What the families say about a text, in their order. `split` gives its words, `count_sentences` counts."""
+    from qwill.data.split_texts import from_strings
+
     values: dict[str, float] = {}
     drop: tuple[str, str, float] | None = None
     current, left, words = text, text, None
@@ -115,7 +121,9 @@ def judge(
         values |= {f"{family}.{name}": value for name, value in measured.items()}
         if drop is None and found is not None:
             drop, left = (family, *found), current
-    return Verdict(current if drop is None else left, values, drop)
+    if drop is not None:
+        return Verdict(left, values, drop)
+    return Verdict(current, values, None, from_strings(words) if keep_words and words is not None else None)
 
 
 def _on_words(
@@ -133,14 +141,19 @@ def _on_words(
 
 
 def judge_batch(
-    texts: Sequence[str], language: Language, families: Sequence[str], limits: Mapping[str, object]
+    texts: Sequence[str],
+    language: Language,
+    families: Sequence[str],
+    limits: Mapping[str, object],
+    keep_words: bool = False,
 ) -> list[Verdict]:
-    """What the families say about each text of a language. `limits` is from `resolve_limits`."""
+    """What the families say about each text of a language. `limits` is from `resolve_limits`; `keep_words` asks for the
+    words of what is kept."""
     from qwill.data import native_filters
     from qwill.data.words import count_sentences, split_words
 
     if native_filters.suits(language.words, families, limits):
-        return [native_filters.judge(text, families, limits, language.words) for text in texts]
+        return [native_filters.judge(text, families, limits, language.words, keep_words) for text in texts]
     return [
         judge(
             text,
@@ -148,6 +161,7 @@ def judge_batch(
             limits,
             lambda part: split_words(part, language.words),
             lambda part: count_sentences(part, language.words),
+            keep_words,
         )
         for text in texts
     ]

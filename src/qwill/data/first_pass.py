@@ -190,10 +190,13 @@ def _filter(documents: Sequence[Document], config: CurateConfig) -> None:
     for (register, code), group in groups.items():
         rules = spoken(config)[code]
         families, limits = filter_rules(config, register, rules)
-        verdicts = judge_batch([d.text for d in group], rules, families, limits)
+        # In parity mode MinHash wants the words of another text, the simplified one.
+        shared = config.near is not None and config.near.mode == "fast"
+        verdicts = judge_batch([d.text for d in group], rules, families, limits, shared)
         for document, verdict in zip(group, verdicts, strict=True):
             document.scores.update(verdict.values)
             document.change("c4", verdict.text)  # the one family that takes lines out
+            document.words = verdict.words
             if verdict.drop is not None:
                 document.drop(*verdict.drop)
             elif not document.text.strip():
@@ -255,7 +258,8 @@ def _keys(documents: Sequence[Document], config: CurateConfig) -> dict[str, NDAr
             told = spoken(config)[code]
             # The default stands for what each language's file says; another number is meant for all of them.
             settings = replace(near, ngram=told.minhash_n_grams) if near.ngram == own else near
-            found = band_keys([documents[i].text for i in rows], None, settings, told.words)
+            own_words = [documents[i].words for i in rows]
+            found = band_keys([documents[i].text for i in rows], own_words, settings, told.words)
             arrays["bands"][rows], arrays["sketches"][rows] = found.keys, found.sketches
             arrays["banded"][rows] = found.has
     return arrays

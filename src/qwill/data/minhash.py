@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from qwill.data import native_minhash
 from qwill.data.letter_hashes import word_hashes
 from qwill.data.simplify import simplify
-from qwill.data.split_texts import Places, SplitTexts, from_words, running, split_texts
+from qwill.data.split_texts import Places, SplitTexts, Words, end_to_end, running, split_text, split_texts
 from qwill.data.units import mix, ngram_hashes
 
 Hashes = NDArray[np.uint64]
@@ -77,15 +77,18 @@ class BandKeys:
     has: NDArray[np.bool_]
 
 
-def band_keys(texts: Sequence[str], words: Sequence[list[str]] | None, settings: MinHash, rule: str) -> BandKeys:
+def band_keys(
+    texts: Sequence[str], words: Sequence[Words | None] | None, settings: MinHash, rule: str
+) -> BandKeys:
     """The band keys of documents of one language; those of a document do not depend on the others.
 
     `words`: of each text, where they are known already. `rule`: of `words.split_words`, by which they are split where
     they are not; parity mode always splits, since datatrove's words are those of the simplified text."""
     if settings.mode == "parity":
         return keys_of(*exact_signatures(split_texts([simplify(text) for text in texts], rule), settings), settings)
-    split = split_texts(texts, rule) if words is None else from_words(words)
-    return keys_of(*fast_signatures(*word_hashes(split), settings), settings)
+    known = words or [None] * len(texts)
+    parts = (split_text(text, rule) if own is None else own for text, own in zip(texts, known, strict=True))
+    return keys_of(*fast_signatures(*word_hashes(end_to_end(parts)), settings), settings)
 
 
 def keys_of(signatures: NDArray[Any], has: NDArray[np.bool_], settings: MinHash) -> BandKeys:

@@ -1,7 +1,8 @@
 """What the published filter families measure, by measures.c: the same values as their definitions, many times faster.
 
 A text is encoded and its words are bounded once; every family reads those. After C4 has dropped lines, the words of the
-kept lines, which it cut for their sentences, are the words of the new text.
+kept lines, which it cut for their sentences, are the words of the new text: no special case reaches over a line's end,
+which is a word of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwill.data import c4, filters, gopher_quality, gopher_repetition, native_words
 from qwill.data.c4 import C4
@@ -20,6 +21,9 @@ from qwill.data.gopher_quality import GopherQuality
 from qwill.data.gopher_repetition import GopherRepetition
 from qwill.data.native_words import Bounds, character_classes, code_points, space
 from qwill.data.rules import share
+
+if TYPE_CHECKING:
+    from qwill.data.split_texts import Words
 
 MOST_WORK = 256 << 20  # bytes of counting tables that stay between texts
 _work = 0
@@ -190,11 +194,15 @@ def c4_lines(
     counts = (long, unended, few, javascript, policy)
     values |= {f"lines_{name}": float(n) for name, n in zip(c4.LINES, counts, strict=True)}
     if low:  # the bounds count from the white space before the first word
-        return values, NativeText(kept[low:], native.rule)
-    return values, NativeText(kept, native.rule, codes, bounds)
+        codes = codes[4 * low :]
+        for array in bounds.arrays():
+            array -= low
+    return values, NativeText(kept[low:], native.rule, codes, bounds)
 
 
-def judge(text: str, families: Sequence[str], limits: Mapping[str, Any], rule: str) -> Verdict:
+def judge(
+    text: str, families: Sequence[str], limits: Mapping[str, Any], rule: str, keep_words: bool = False
+) -> Verdict:
     """`families.judge` for settings that `suits`."""
     from qwill.data.words import count_sentences
 
@@ -224,7 +232,17 @@ def judge(text: str, families: Sequence[str], limits: Mapping[str, Any], rule: s
         values.update((f"{family}.{name}", value) for name, value in measured.items())
         if drop is None and found is not None:
             drop, left = (family, *found), current.text
-    return Verdict(current.text if drop is None else left, values, drop)
+    if drop is not None:
+        return Verdict(left, values, drop)
+    return Verdict(current.text, values, None, _words(current) if keep_words and current.bounds else None)
+
+
+def _words(native: NativeText) -> Words:
+    """Its words, for longer than the work space holds them."""
+    from qwill.data.split_texts import Words
+
+    starts, ends = native.words().arrays()
+    return Words(native.codes[: 4 * len(native.text)], starts.copy(), ends.copy())
 
 
 @lru_cache(maxsize=1)

@@ -201,9 +201,13 @@ class Bounds:
     ends: int
     sentences: int
 
+    def arrays(self) -> tuple[Any, Any]:
+        """(starts, ends) as arrays, as good as long."""
+        return space.arrays["starts"][: self.words], space.arrays["ends"][: self.words]
+
     def strings(self, text: str) -> list[str]:
-        starts, ends = (space.arrays[name][: self.words].tolist() for name in ("starts", "ends"))
-        return [text[a:b] for a, b in zip(starts, ends, strict=True)]
+        starts, ends = self.arrays()
+        return [text[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 def cut(text: str, codes: bytes, rule: str, pieces: tuple[bytes, bytes] | None = None) -> Bounds:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,15 @@ from qwill.data import native_words
 from qwill.data.words import split_words
 
 Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of one text. codes: its `native_words.code_points`. starts, ends: int32 [words], of each in those."""
+
+    codes: bytes
+    starts: NDArray[np.int32]
+    ends: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -38,33 +46,43 @@ def running(sizes: Places) -> Places:
     return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)))
 
 
-def split_texts(texts: Sequence[str], rule: str) -> SplitTexts:
-    """Texts split by a rule of `words.split_words`."""
+def split_text(text: str, rule: str) -> Words:
+    """One text split by a rule of `words.split_words`; good until this thread splits another."""
     if not native_words.suits(rule):
-        return from_words([split_words(text, rule) for text in texts])
-    codes, starts, ends, counts = list[bytes](), list[Places](), list[Places](), list[int]()
-    at = 0
-    for text in texts:
-        codes.append(native_words.code_points(text))
-        count = native_words.cut(text, codes[-1], rule).words
-        found: dict[str, Any] = native_words.space.arrays  # good until the next text is cut
-        starts.append(found["starts"][:count] + np.int64(at))
-        ends.append(found["ends"][:count] + np.int64(at))
-        counts.append(count)
-        at += len(text)
+        return from_strings(split_words(text, rule))
+    codes = native_words.code_points(text)
+    return Words(codes, *native_words.cut(text, codes, rule).arrays())
+
+
+def from_strings(words: Sequence[str]) -> Words:
+    """The same of a text whose words are known."""
+    ends = np.cumsum(np.fromiter(map(len, words), dtype=np.int32, count=len(words)), dtype=np.int32)
+    starts = np.concatenate((np.zeros(min(1, len(words)), dtype=np.int32), ends[:-1]))
+    return Words(native_words.code_points("".join(words)), starts, ends)
+
+
+def end_to_end(parts: Iterable[Words]) -> SplitTexts:
+    """The words of many texts as one; each part is done with before the next is asked for."""
+    codes, starts, ends, at = list[bytes](), list[Places](), list[Places](), 0
+    for part in parts:
+        codes.append(part.codes)
+        starts.append(part.starts + np.int64(at))
+        ends.append(part.ends + np.int64(at))
+        at += len(part.codes) // 4
     none = np.zeros(0, dtype=np.int64)
     return SplitTexts(
         np.frombuffer(b"".join(codes), dtype=np.uint32),
         np.concatenate([none, *starts]),
         np.concatenate([none, *ends]),
-        running(np.array(counts, dtype=np.int64)),
+        running(np.array(list(map(len, starts)), dtype=np.int64)),
     )
 
 
-def from_words(words: Sequence[list[str]]) -> SplitTexts:
+def split_texts(texts: Sequence[str], rule: str) -> SplitTexts:
+    """Texts split by a rule of `words.split_words`."""
+    return end_to_end(split_text(text, rule) for text in texts)
+
+
+def from_words(words: Sequence[Sequence[str]]) -> SplitTexts:
     """The same of texts whose words are known."""
-    flat = [word for own in words for word in own]
-    ends = np.cumsum(np.fromiter(map(len, flat), dtype=np.int64, count=len(flat)))
-    points = np.frombuffer("".join(flat).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    starts = np.concatenate((np.zeros(min(1, len(flat)), dtype=np.int64), ends[:-1]))
-    return SplitTexts(points, starts, ends, running(np.fromiter(map(len, words), dtype=np.int64, count=len(words))))
+    return end_to_end(map(from_strings, words))

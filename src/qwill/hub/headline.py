@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Stages return all that is deterministic; these are what a person asks for first. Others show their first three.
+# Stages return all that is deterministic; these are what a person asks for first; a last `*` stands for each language.
+# Others show their first three.
 FIRST: dict[str, tuple[str, ...]] = {
-    "corpus": ("train_documents_en", "train_documents_zh"),
-    "tokenizer": ("vocab_size", "characters_per_token_en", "characters_per_token_zh"),
-    "base": ("bits_per_byte.en", "bits_per_byte.zh", "tokens"),
+    "corpus": ("train_documents_*",),
+    "tokenizer": ("vocab_size", "characters_per_token_*"),
+    "mixing": ("use", "gain_bits_per_byte.*"),
+    "base": ("bits_per_byte.*", "tokens"),
     "sft": ("heldout_loss", "tokens"),
     "aligned": ("reward_first", "reward_last"),
     "int8": ("times_smaller", "accuracy_change.en", "accuracy_change.zh"),
@@ -22,8 +24,12 @@ MOST = 3
 def headline(stage: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """A few flat `name: value` pairs of an artifact's metrics, nested names joined by dots."""
     flat = _flat(metrics)
-    chosen = [name for name in FIRST.get(stage, ()) if name in flat] or list(flat)[:MOST]
+    chosen = [name for wanted in FIRST.get(stage, ()) for name in flat if _matches(name, wanted)] or list(flat)[:MOST]
     return {name: flat[name] for name in chosen}
+
+
+def _matches(name: str, wanted: str) -> bool:
+    return name == wanted or (wanted.endswith("*") and name.startswith(wanted[:-1]))
 
 
 def spelled(value: Any) -> str:

@@ -76,7 +76,8 @@ class Groups:
 
 
 def run(config: MixingConfig, ctx: StageContext) -> dict[str, Any]:
-    """Write mixing.json: groups, every run, the fits, the proposed mixture, what it gained with intervals.
+    """Write mixing.json: groups, every run, the fits, the proposed mixture, what it gained with intervals, and which of
+    the two to `use`.
 
     Raises DataError for a corpus with fewer than two groups or too little text for one run."""
     from qwill.data.token_shards import tokenize_corpus
@@ -112,6 +113,8 @@ def run(config: MixingConfig, ctx: StageContext) -> dict[str, Any]:
     proposed = propose(fits, importance, groups.natural, most, ctx.seed)
     gains = _confirm(config, ctx, runs, proposed, hold_down(groups.natural, most))
     gains["all"] = _weighted(gains, importance)
+    use = advice(gains["all"])
+    ctx.display.say(told(gains["all"], use))
 
     write_json(ctx.out / "mixing.json", {
         "labels": config.labels,
@@ -130,15 +133,33 @@ def run(config: MixingConfig, ctx: StageContext) -> dict[str, Any]:
             for language, f in fits.items()
         },
         "gain": {language: asdict(gain) for language, gain in gains.items()},
+        "use": use,
     })  # fmt: skip
     return {
+        "use": use,
+        "gain_bits_per_byte": {k: round(g.gain, 4) for k, g in sorted(gains.items())},
         "groups": len(groups.names),
         "runs": len(shares_RG),
         "explained": {k: round(f.explained, 3) for k, f in fits.items()},
-        "gain_bits_per_byte": {k: round(g.gain, 4) for k, g in gains.items()},
         "gain_interval": {k: [round(g.lower, 4), round(g.upper, 4)] for k, g in gains.items()},
         "gain_interval_over_seeds": {k: [round(g.seeds_lower, 4), round(g.seeds_upper, 4)] for k, g in gains.items()},
     }
+
+
+def advice(gain: Gain) -> Literal["proposed", "natural"]:
+    """The mixture to train on: the proposed one only where its gain is beyond chance, over documents and over seeds."""
+    return "proposed" if min(gain.lower, gain.seeds_lower) > 0 else "natural"
+
+
+def told(gain: Gain, use: Literal["proposed", "natural"]) -> str:
+    """The outcome in one sentence."""
+    figure = f"the proposed mixture gains {gain.gain:+.4f} bits per byte over the natural one"
+    intervals = (
+        f"95 %: {gain.lower:+.4f} to {gain.upper:+.4f} over documents, {gain.seeds_lower:+.4f} to "
+        f"{gain.seeds_upper:+.4f} over seeds"
+    )
+    end = "beyond chance, so use it" if use == "proposed" else "not beyond chance, so keep the natural one"
+    return f"{figure} ({intervals}): {end}."
 
 
 def heldout_sample(corpus: Path, limit_bytes: int, seed: int) -> dict[str, list[str]]:

@@ -19,11 +19,11 @@ from qwill.base.config import identity_of
 from qwill.base.device import machine, numeric_libraries, set_threads, training_dtype
 from qwill.base.errors import ArtifactError
 from qwill.base.files import new_folder, read_json, write_json, write_text
+from qwill.base.lock import folder_lock
 from qwill.base.progress import Display, clock
 from qwill.base.stage import StageContext
 from qwill.train.ranks import current
 from qwill.workflow.follow import orders
-from qwill.workflow.lock import folder_lock
 from qwill.workflow.recipe import Recipe, Section
 from qwill.workflow.stages import load
 
@@ -81,7 +81,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, display: Display | None 
             else:
                 display.say(f"[{number}/{len(sections)}] {name}: made already ({manifest.content_id[:12]})")
             # A run that was killed between the last two steps of `_make` leaves the work of a finished stage.
-            _remove(recipe.folder, f".{name}.*", f".work/{name}-{plan.recipe_id}")
+            _remove(recipe.folder, f".work/.{name}.*", f".work/{name}-{plan.recipe_id}")
             made.append(Made(section, folder, manifest, seconds))
     return made
 
@@ -160,8 +160,8 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
     function = load(stage.run)
     if "torch" in sys.modules:
         set_threads(threads)
-    _remove(recipe.folder, f".{stage.name}.*")
-    with new_folder(recipe.folder / stage.name) as out:
+    _remove(recipe.folder, f".work/.{stage.name}.*")
+    with new_folder(recipe.folder / stage.name, inside=work.parent) as out:
         context = StageContext(
             out=out,
             work=work,

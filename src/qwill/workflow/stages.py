@@ -22,7 +22,7 @@ STAGES: tuple[Stage, ...] = (
           "qwill.data.dialogues:DialoguesConfig", ("tasks",), "qwill.data.dialogues:run"),
     Stage("tokenizer", "tokenizer train", "tokenizer", 1,
           "qwill.text.train_tokenizer:TokenizerConfig", ("corpus",), "qwill.text.train_tokenizer:run"),
-    Stage("mixing", "mix", "mixing", 1,
+    Stage("mixing", "mix", "mixing", 2,
           "qwill.workflow.mixing:MixingConfig", ("corpus", "tokenizer"), "qwill.workflow.mixing:run"),
     Stage("base", "pretrain", "model", 2,
           "qwill.train.settings:PretrainConfig", ("corpus", "tokenizer"), "qwill.train.pretrain:run",

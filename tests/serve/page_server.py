@@ -66,12 +66,12 @@ HOSTILE = """<script>window.broken = 1</script>
 |---|---|
 | <script>window.broken = 11</script> | &lt;script&gt; |
 """
-WORDS = ["The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "thinks", "about", "it", "all", "before", "it", "goes", "on."]
+WORDS = ["The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "thinks", "about", "it", "all."]
 
 
 class PageServer:
-    """Runs while it is used as a context. `sent` holds the bodies of chat requests; `key`, `history`, `stats`, `down` and
-    `pace` (seconds a chunk) may be changed at any time; a cleared `gate` holds every stream."""
+    """Runs while it is used as a context. `sent` holds the bodies of chat requests; `key`, `history`, `stats`, `down`
+    and `pace` (seconds a chunk) may be changed at any time; a cleared `gate` holds every stream."""
 
     def __init__(self, models: tuple[str, ...] = ("tiny", "other"), files: Path | None = None) -> None:
         self.models, self.files = models, files

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -35,11 +36,16 @@ class Server:
     home: Path
     log: Path
     ready_seconds: float
+    key: str = ""
+
+    def get(self, path: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        return httpx.get(self.url + path, headers=headers, timeout=30).raise_for_status()
 
     def metrics(self) -> dict[str, float]:
         """What /metrics says, label sets of one name added up."""
         values: dict[str, float] = {}
-        for name, value in SAMPLE.findall(httpx.get(f"{self.url}/metrics", timeout=30).raise_for_status().text):
+        for name, value in SAMPLE.findall(self.get("/metrics").text):
             values[name] = values.get(name, 0.0) + float(value)
         return values
 
@@ -56,16 +62,17 @@ class Server:
             time.sleep(0.05)
         return False
 
-    def model(self) -> str:
-        return str(httpx.get(f"{self.url}/v1/models", timeout=30).raise_for_status().json()["data"][0]["id"])
+    def models(self) -> list[dict[str, Any]]:
+        """What /v1/models lists, the base model first."""
+        return list(self.get("/v1/models").json()["data"])
 
     def resident_bytes(self) -> int:
         """Memory of the server and all its children."""
         return sum(resident(pid) for pid in [self.process.pid, *children(self.process.pid)])
 
     def engine_pid(self) -> int:
-        """The process with the model: the largest child."""
-        return max(children(self.process.pid), key=resident)
+        """The process with the model."""
+        return int(self.metrics()["qwill:engine_process_id"])
 
 
 def children(pid: int) -> list[int]:

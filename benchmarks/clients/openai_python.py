@@ -64,10 +64,9 @@ def check_chat_stream_says_the_same(job: Job) -> None:
     assert text == (whole.choices[0].message.content or ""), (text, whole.choices[0].message.content)
     reasons = [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason]
     assert reasons == [whole.choices[0].finish_reason]
-    assert not chunks[-1].choices and chunks[-1].usage == whole.usage or (
-        chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
-        and chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
-    )
+    assert not chunks[-1].choices, "the chunk with the usage has no choices"
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
     assert all(c.usage is None for c in chunks[:-1]), "usage before the last chunk"
 
 
@@ -323,7 +322,8 @@ def check_completions(job: Job) -> None:
     assert one.object == "text_completion" and one.choices[0].text
     both = c.completions.create(prompt=["Hello", "Water"], **settings)
     assert [x.index for x in both.choices] == [0, 1] and both.choices[0].text == one.choices[0].text
-    text = "".join(x.choices[0].text for x in c.completions.create(prompt="Hello", stream=True, **settings) if x.choices)
+    chunks = list(c.completions.create(prompt="Hello", stream=True, **settings))
+    text = "".join(x.choices[0].text for x in chunks if x.choices)
     assert text == one.choices[0].text
 
 
@@ -334,7 +334,8 @@ def check_completions_echo_logprobs(job: Job) -> None:
         model=job.model, prompt=[ids], max_tokens=1, temperature=0, logprobs=1, echo=True, seed=1
     )
     held = reply.choices[0].logprobs
-    assert len(held.tokens) == len(held.token_logprobs) == len(held.top_logprobs) == len(held.text_offset) == len(ids) + 1
+    lengths = {len(x) for x in (held.tokens, held.token_logprobs, held.top_logprobs, held.text_offset)}
+    assert lengths == {len(ids) + 1}
     assert held.token_logprobs[0] is None and all(x <= 1e-6 for x in held.token_logprobs[1:])
     assert reply.choices[0].text.startswith("Water boils") and held.text_offset[0] == 0
     nothing = c.completions.create(model=job.model, prompt=[ids], max_tokens=0, logprobs=1, echo=True)

@@ -29,6 +29,7 @@ class Job:
     context: int
     sampling_varies: bool  # whether different seeds give different replies (the reciting model always says the same)
     embeds: bool
+    ends: bool  # whether its replies end by themselves
     greeting: str | None = None  # what the reciting model says; None for other models
     thought: str | None = None
     result: str | None = None

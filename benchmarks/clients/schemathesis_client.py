@@ -1,0 +1,42 @@
+"""schemathesis: requests made from our own OpenAPI document, valid and broken ones; the server must stand by it.
+
+Requirements: schemathesis==4.32.5
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from report import Job, run
+
+PROGRAM = str(Path(sys.executable).with_name("schemathesis"))
+# A document cannot say all that makes a request impossible (a result without its call, a prompt longer than the
+# context, a schema that is none), so a request that fits the document may still be refused with 400.
+LEFT_OUT = "positive_data_acceptance"
+EXAMPLES = 40
+
+
+def fuzz(job: Job, *options: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            PROGRAM, "run", f"{job.root}/openapi.json", "--url", job.root, "-H", f"Authorization: Bearer {job.key}",
+            "--exclude-checks", LEFT_OUT, "--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", "60",
+            "--continue-on-failure", "--suppress-health-check", "all", "--warnings", "off", *options,
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-500:]
+
+
+def check_generated_requests(job: Job) -> None:
+    fuzz(job, "--phases", "examples,coverage,fuzzing")
+
+
+def check_sequences_of_requests(job: Job) -> None:
+    fuzz(job, "--phases", "stateful")
+
+
+if __name__ == "__main__":
+    run(__name__)

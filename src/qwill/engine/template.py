@@ -19,10 +19,26 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qwill.base.errors import DataError
-from qwill.text.tokenizer import Tokenizer
+from qwill.text.chat import render
+from qwill.text.tokenizer import Tokenizer, released_chat_template
 
 ROLES = ("system", "user", "assistant", "tool")
 PRIVATE_USE = range(0xE000, 0xF900)
+
+
+def conversation_ids(
+    messages: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    thinking: bool = False,
+) -> list[int]:
+    """Ids of a conversation up to where the assistant begins its next reply, by the renderer that the model needs.
+
+    Raises `DataError` for messages that can't be rendered.
+    """
+    if tokenizer.chat_template == released_chat_template():
+        return render(messages, tools, tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
+    return render_template(messages, tokenizer, tools, thinking)
 
 
 def render_template(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -137,16 +138,29 @@ def started(
                 os.kill(pid, signal.SIGKILL)
 
 
+def new_key(home: Path, name: str, *limits: str) -> str:
+    """A secret that a server whose state is in `home` accepts."""
+    command = [sys.executable, "-m", "qwill.cli.main", "serve", "keys", "create", name, "--json", *limits]
+    done = subprocess.run(command, env=os.environ | {"QWILL_HOME": str(home)}, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr[-1000:]}")
+    return str(json.loads(done.stdout)["secret"])
+
+
 @contextmanager
 def serving(
-    model: str | Path, *options: str, threads: int = 1, environment: Mapping[str, str] | None = None
+    model: str | Path, *options: str, threads: int = 1, keys: bool = False, environment: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """`qwill serve MODEL OPTIONS` with its own, empty state."""
+    """`qwill serve MODEL OPTIONS` with its own, empty state; with `keys` it asks for one, and `Server.key` is valid."""
     port = free_port()
-    with tempfile.TemporaryDirectory() as home:
-        command = [sys.executable, "-m", "qwill.cli.main", "serve", str(model), "--port", str(port), *options]
-        settings = {
-            "QWILL_HOME": home, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **(environment or {}),
-        }  # fmt: skip
-        with started(command, f"http://127.0.0.1:{port}", "/health", Path(home), settings) as server:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        key = new_key(home, "everything") if keys else ""
+        command = [
+            sys.executable, "-m", "qwill.cli.main", "serve", str(model), "--port", str(port), "--threads", str(threads),
+            *options, *["--api-key-required"] * keys,
+        ]  # fmt: skip
+        settings = {"QWILL_HOME": folder, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **(environment or {})}
+        with started(command, f"http://127.0.0.1:{port}", "/health", home, settings) as server:
+            server.key = key
             yield server

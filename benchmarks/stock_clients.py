@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 
 from compare import verdict, write_section
 from serve_models import CALLS, GREETING, RESULT, THOUGHT, write_random, write_reciting
-from serve_process import Server, serving
+from serve_process import Server, new_key, serving
 
 SCRIPTS = Path(__file__).parent / "clients"
 NEEDS = re.compile(r"^(?:// )?Requirements: *(.+)$", re.M)
@@ -70,17 +69,9 @@ def environment_of(script: Path, folder: Path) -> list[str]:
     return ["node", str(script)] if script.suffix == ".mjs" else [str(place / "bin/python"), str(script)]
 
 
-def new_key(server: Server, name: str, *limits: str) -> str:
-    command = [sys.executable, "-m", "qwill.cli.main", "serve", "keys", "create", name, "--json", *limits]
-    done = subprocess.run(
-        command, env=os.environ | {"QWILL_HOME": str(server.home)}, capture_output=True, text=True, check=True
-    )
-    return str(json.loads(done.stdout)["secret"])
-
-
 def ask(server: Server, kind: str, command: list[str], script: Path, place: Path, job: dict[str, Any]) -> list[Outcome]:
     """Every check of one client against one server; a script that stops half-way is a failure of its own."""
-    job = job | {"limited_key": new_key(server, f"limited for {script.stem}", "--requests-per-minute", "1")}
+    job = job | {"limited_key": new_key(server.home, f"limited for {script.stem}", "--requests-per-minute", "1")}
     if script.suffix == ".mjs":
         job["environment"] = str(place.resolve())
     outcomes, last = [], time.monotonic()
@@ -162,10 +153,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for kind in arguments.models:
             model, job = served(kind, Path(folder))
-            with serving(model, threads=arguments.threads) as server:
-                server.key = new_key(server, "clients")
+            with serving(model, threads=arguments.threads, keys=True) as server:
                 listed = server.models()[0]
-                job |= {"root": server.url, "model": listed["id"], "key": server.key, "context": listed["max_model_len"]}
+                job |= {"root": server.url, "model": listed["id"], "key": server.key}
+                job["context"] = listed["max_model_len"]
                 for name, path in chosen.items():
                     outcomes += ask(server, kind, commands[name], path, arguments.environments / path.stem, job)
     print(table(outcomes))

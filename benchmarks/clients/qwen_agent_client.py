@@ -47,10 +47,7 @@ def configuration(job: Job, **settings: Any) -> dict[str, Any]:
 
 
 def last(stream: Any) -> list[Any]:
-    final: list[Any] = []
-    for final in stream:  # noqa: B007: each is the whole reply so far
-        pass
-    return final
+    return list(stream)[-1]  # each is the whole reply so far
 
 
 def check_chat(job: Job) -> None:

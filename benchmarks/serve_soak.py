@@ -1,12 +1,12 @@
-"""Ten thousand requests of every kind against one server: no leak, no wrong reply, no stuck stream; and a killed engine.
+"""Ten thousand requests of every kind against one server: no leak, no wrong reply, no stuck stream; a killed engine.
 
     .venv/bin/python benchmarks/serve_soak.py [--requests 10000] [--clients 32]
 
 A tiny random model with two adapters. First each of a set of prompts is asked for alone: those are the known replies
-(greedy; prompts on whose way the two likeliest tokens come closer than 1e-3 are left out, so that no rounding can change
-them). Then `--clients` clients draw at random: a reply as a whole or streamed, with a stop string, of an adapter,
-several samples, a stream that is cancelled, a connection that is dropped before the first byte, a prompt longer than the
-context, impossible values, broken JSON, adapters unloaded and loaded. Each reply is compared with the known one.
+(greedy; prompts on whose way the two likeliest tokens come closer than 1e-3 are left out, so that no rounding can
+change them). Then `--clients` clients draw at random: a reply as a whole or streamed, with a stop string, of an
+adapter, several samples, a stream that is cancelled, a connection that is dropped before the first byte, a prompt
+longer than the context, impossible values, broken JSON, adapters unloaded and loaded. Each reply is compared.
 
 Afterwards the engine process is killed while streams are open and others wait: each of them must get an error, and the
 server must answer as before soon after. Claim: nothing wrong, nothing stuck, no block lost, memory of the last third no
@@ -38,7 +38,7 @@ from serve_process import Server, serving
 CONTEXT = 512
 NEAR = 1e-3  # two tokens closer than this could change places when sums are added up in another order
 DEADLINE = 120.0  # seconds after which a request counts as stuck
-WORDS = "the river ran over old stones while 月亮 rose and nobody spoke of what 昨天 had been seen near bridge".split()
+WORDS = ["the", "river", "ran", "over", "old", "stones", "while", "月亮", "rose", "and", "nobody", "昨天", "spoke"]
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,8 @@ def prompts(count: int, seed: int = 0) -> list[str]:
     """Texts of 20 to 250 characters, many of which begin alike."""
     draw = random.Random(seed)
     beginnings = [" ".join(draw.choices(WORDS, k=20)) for _ in range(4)]
-    return [
-        draw.choice(beginnings)[: draw.randrange(20, 110)] + " " + " ".join(draw.choices(WORDS, k=draw.randrange(1, 25)))
-        for _ in range(count)
-    ]  # fmt: skip
+    begun = [draw.choice(beginnings)[: draw.randrange(20, 110)] for _ in range(count)]
+    return [f"{text} {' '.join(draw.choices(WORDS, k=draw.randrange(1, 25)))}" for text in begun]
 
 
 async def known_replies(client: httpx.AsyncClient, models: list[str], count: int) -> list[Known]:
@@ -148,9 +146,11 @@ async def cancelled(client: httpx.AsyncClient, known: Known, draw: random.Random
 
 async def dropped(client: httpx.AsyncClient, known: Known, draw: random.Random) -> None:
     """Send the request and close the connection, sometimes in the middle of the body."""
-    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
     body = json.dumps(known.body | {"stream": bool(draw.getrandbits(1)), "n": draw.choice([1, 1, 3])}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    lines = ["POST /v1/completions HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
+    lines.append(f"Content-Length: {len(body)}")
+    head = "\r\n".join(lines) + "\r\n\r\n"
     sent = len(body) if draw.random() < 0.7 else draw.randrange(len(body))
     writer.write(head.encode() + body[:sent])
     await writer.drain()
@@ -320,10 +320,10 @@ def report(tally: Tally, lost: float, idle: bool, died: dict[str, float], client
     lines = [
         f"{sum(tally.done.values())} requests by {clients} clients in {tally.seconds:.0f} s ({kinds}): "
         f"{len(tally.wrong)} wrong, {len(tally.stuck)} stuck, {lost:.0f} blocks lost, "
-        f"{'idle' if idle else 'NOT idle'} at the end; memory of server and engine {first / 2**20:.0f} MiB after a third, "
-        f"{last / 2**20:.0f} MiB at the end ({100 * tally.growth:+.1f} % from the second to the last third).",
-        f"Engine process killed under {died['open']:.0f} requests: {died['told']:.0f} of them got an error, the last after "
-        f"{died['last_error']:.2f} s; a reply, and the right one, {died['again']:.1f} s after the kill.",
+        f"{'idle' if idle else 'NOT idle'} at the end; memory of server and engine {first / 2**20:.0f} MiB after a "
+        f"third, {last / 2**20:.0f} MiB at the end ({100 * tally.growth:+.1f} % from the second to the last third).",
+        f"Engine process killed under {died['open']:.0f} requests: {died['told']:.0f} of them got an error, the last "
+        f"after {died['last_error']:.2f} s; a reply, and the right one, {died['again']:.1f} s after the kill.",
         *[f"- {what}" for what in [*tally.wrong[:10], *tally.stuck[:10]]],
         verdict("no leak, no wrong reply, no stuck stream; a killed engine is told and restarted", met),
     ]

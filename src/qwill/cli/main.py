@@ -19,7 +19,10 @@ STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 # Top-level modules of optional installs, and the extra that brings each.
-EXTRAS = {"ftfy": "curate", "py3langid": "curate", "prompt_toolkit": "chat", "fastapi": "serve", "uvicorn": "serve", "prometheus_client": "serve"}
+EXTRAS = {
+    "ftfy": "curate", "py3langid": "curate", "prompt_toolkit": "chat", "fastapi": "serve", "uvicorn": "serve",
+    "prometheus_client": "serve", "sqlalchemy": "serve", "alembic": "serve",
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -228,12 +231,13 @@ def chat(model: str) -> int:
 @click.option("--max-body", type=click.IntRange(min=1), default=16, show_default=True, help="MiB of a request's body.")
 @click.option("--drain", type=click.FloatRange(min=0), default=10, show_default=True, help="Seconds for streams to end.")
 @click.option("--cors-origin", "origins", multiple=True, metavar="URL", help="A site whose pages may call this server.")
+@click.option("--allow-adapter-loading", is_flag=True, help="Let clients load adapters from folders of this machine.")
 @click.option("--log-prompts", is_flag=True, help="Put prompts and replies into the log.")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
 def serve_models(
     models: tuple[str, ...], host: str, port: int, adapters: tuple[str, ...], api_key_required: bool, state: str | None,
     thinking: bool, dtype: str, device: str, threads: int, queue: int, timeout: float, max_body: int, drain: float,
-    origins: tuple[str, ...], log_prompts: bool, as_json: bool,
+    origins: tuple[str, ...], allow_adapter_loading: bool, log_prompts: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Serve MODEL to OpenAI's and Anthropic's clients, and a page to talk with it.
 
@@ -244,13 +248,67 @@ def serve_models(
 
     settings = ServeSettings(
         host, port, api_key_required, state, thinking, max_body << 20, queue, timeout,
-        drain=drain, origins=origins, log_prompts=log_prompts,
+        drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
     )  # fmt: skip
     return run_serve(models, adapters, settings, dtype, device, threads, {}, as_json)
 
 
 serve = Itself(serve_models)
 qwill.add_command(serve)
+
+
+@serve.group()
+def keys() -> None:
+    """Make, list and revoke API keys."""
+
+
+def _state(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that works on the state database."""
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+    state = click.option("--state", metavar="URL", help="The database: a file or postgresql://….  [default: ~/.qwill]")
+    return state(as_json(function))
+
+
+@keys.command(
+    epilog=_examples("qwill serve keys create", "qwill serve keys create ci --requests-per-minute 60 --expires 30d")
+)
+@click.argument("name", default="default")
+@click.option("--tenant", default="local", show_default=True, help="Whose conversations the key reaches.")
+@click.option("--requests-per-minute", type=click.IntRange(min=1), metavar="N", help="At most N, unlimited by default.")
+@click.option("--tokens-per-minute", type=click.IntRange(min=1), metavar="N", help="Of prompts and replies together.")
+@click.option("--concurrent", type=click.IntRange(min=1), metavar="N", help="Requests that may run at a time.")
+@click.option("--expires", metavar="WHEN", help="12h, 30d, 4w, or the day after which it ends, such as 2027-01-31.")
+@_state
+def create(
+    name: str, tenant: str, requests_per_minute: int | None, tokens_per_minute: int | None, concurrent: int | None,
+    expires: str | None, state: str | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Make a key called NAME and show its secret, this once."""
+    from qwill.cli import serve_keys
+
+    limits = requests_per_minute, tokens_per_minute, concurrent
+    return serve_keys.create(name, tenant, *limits, expires, state, as_json)
+
+
+@keys.command(epilog=_examples("qwill serve keys ls", "qwill serve keys ls --tenant acme --all"))
+@click.option("--tenant", help="The keys of this tenant only.")
+@click.option("--all", "every", is_flag=True, help="Revoked ones too.")
+@_state
+def ls(tenant: str | None, every: bool, state: str | None, as_json: bool) -> int:
+    """List the keys there are, with the beginnings of their secrets."""
+    from qwill.cli import serve_keys
+
+    return serve_keys.ls(tenant, every, state, as_json)
+
+
+@keys.command(epilog=_examples("qwill serve keys revoke ci"))
+@click.argument("key", metavar="NAME|ID")
+@_state
+def revoke(key: str, state: str | None, as_json: bool) -> int:
+    """Revoke a key for good; servers that run refuse it within 5 seconds."""
+    from qwill.cli import serve_keys
+
+    return serve_keys.revoke(key, state, as_json)
 
 
 @qwill.command(epilog=_examples("qwill export runs/demo/aligned --type q8_0", "qwill export smollm2 --type f16"))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qwill.base.errors import ConfigError
+from qwill.base.errors import ConfigError, QwillError
 from qwill.serve.settings import ServeSettings
+
+log = logging.getLogger("qwill.serve")
 
 
 def run_serve(
@@ -49,9 +52,11 @@ def start(builds: Mapping[str, Any], named: Mapping[str, str], settings: ServeSe
         clients = {name: EngineClient(build) for name, build in builds.items()}
         for client in clients.values():
             client.spawn()
+        from qwill.serve.logs import log_to
         from qwill.serve.run import bind, serve
         from qwill.serve.service import ServedModel, Service
 
+        log_to()
         try:
             state = open_state(settings)
             models = [ServedModel(name, client, named[name]) for name, client in clients.items()]
@@ -66,8 +71,26 @@ def start(builds: Mapping[str, Any], named: Mapping[str, str], settings: ServeSe
 
 
 def open_state(settings: ServeSettings) -> Any:
-    """The state database. Raises ConfigError when keys are needed and there are none."""
-    return None
+    """The database of keys and conversations. Raises ConfigError when keys are needed and there are none.
+
+    On this machine, without keys, a server runs without it too: the page then forgets its conversations.
+    """
+    from qwill.base.state import open_state as open_database
+
+    try:
+        opened = open_database(settings.state)
+    except (QwillError, OSError) as error:
+        if settings.needs_key or settings.state:
+            raise
+        log.warning("no conversations are kept", extra={"fields": {"error": str(error)}})
+        return None
+    if settings.needs_key:
+        from qwill.serve.keys import has_keys
+
+        if not has_keys(opened):
+            why = f"--host {settings.host} lets others in" if not settings.api_key_required else "--api-key-required"
+            raise ConfigError(f"{why}, but there is no API key yet: make one with `qwill serve keys create`")
+    return opened
 
 
 def _ready(names: list[str], as_json: bool, address: str) -> None:

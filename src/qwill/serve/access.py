@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwill.serve import errors
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("qwill.serve")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-# Answered without a key: whether the server lives, what it can do, and (by `public`) the page's own files.
+# Answered without a key: whether the server lives, what it can do; the page's own files too.
 OPEN_PATHS = ("/health", "/ping", "/version", "/openapi.json")
 
 
@@ -87,9 +88,9 @@ class Caller:
 class Front:
     """The outermost ASGI application: nothing that happens inside it goes out in another shape than ours."""
 
-    def __init__(self, app: ASGIApp, service: Service, public: Callable[[str], bool] = lambda path: False) -> None:
-        """`public(path)`: whether a path is one of the page's own files, which need no key."""
-        self.app, self.service, self.public = app, service, public
+    def __init__(self, app: ASGIApp, service: Service, page: Callable[[str], Any]) -> None:
+        """`page(path)`: the page's own file at a path (`body`, `headers`), which needs no key; None for other paths."""
+        self.app, self.service, self.page = app, service, page
         self.meters: dict[str, Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,9 +124,16 @@ class Front:
 
     async def _inside(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         settings, path = self.service.settings, scope["path"]
-        if not settings.needs_key and settings.local:
+        if not settings.needs_key:
             _check_host(headers.get("host", ""))
-        elif settings.needs_key and path not in OPEN_PATHS and not self.public(path):
+        file = self.page(path) if scope["method"] in ("GET", "HEAD") else None
+        if file is not None:
+            same = headers.get("if-none-match") == file.headers.get("ETag")
+            body = b"" if same or scope["method"] == "HEAD" else file.body
+            await Response(body, 304 if same else 200, headers=file.headers)(scope, receive, send)
+            return
+        preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+        if settings.needs_key and path not in OPEN_PATHS and not preflight:
             scope["qwill.caller"] = await self._caller(headers)
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > settings.body_bytes:

@@ -120,14 +120,17 @@ class EngineClient:
         """Start the process; `ready` waits for its model."""
         loop = asyncio.get_running_loop()
         ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.get_context("spawn").Process(target=run, args=(theirs, self.build), daemon=True)
-        process.start()
-        theirs.close()
-        life = self._life = _Life(process, ours)
+        life = self._life = _Life(self._process(theirs), ours)
         self._ready = loop.create_future()
         self._ready.add_done_callback(lambda future: future.cancelled() or future.exception())
         threading.Thread(target=_read, args=(self, life, loop), daemon=True).start()
         threading.Thread(target=_write, args=(life,), daemon=True).start()
+
+    def _process(self, pipe: Connection) -> BaseProcess:
+        process = multiprocessing.get_context("spawn").Process(target=run, args=(pipe, self.build), daemon=True)
+        process.start()
+        pipe.close()
+        return process
 
     async def ready(self) -> ModelInfo:
         """Raises `ModelError` with the engine's sentence when the model can't be loaded, `EngineDied`."""
@@ -136,22 +139,22 @@ class EngineClient:
         assert self._ready is not None
         return await asyncio.shield(self._ready)
 
-    async def open(self, request: Request) -> Stream:
-        """Send a request. Raises `DataError` for what the engine refuses, `EngineDied`."""
+    def submit(self, request: Request) -> Stream:
+        """Send a request; await the stream's `accepted`, and close the stream in the end. Raises `EngineDied`."""
         stream = Stream(self, request)
+        self._send(Add(request))
         self._streams[request.id] = stream
-        try:
-            self._send(Add(request))
-            await stream.accepted()
-        except BaseException:
-            stream.close()
-            raise
         return stream
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:
-        """`open` and the events in one."""
-        async for event in await self.open(request):
-            yield event
+        """The events of a request. Raises `DataError` for what the engine refuses, `EngineDied`."""
+        stream = self.submit(request)
+        try:
+            await stream.accepted()
+            async for event in stream:
+                yield event
+        finally:
+            stream.close()
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """A method of the engine that answers once. Raises `DataError` with its sentence, `EngineDied`."""

@@ -40,6 +40,7 @@ class Chat:
     constraint: tuple[str, str, str] | None = None  # kind, spec, the field that it came from
     logprobs: int | None = None
     param: str = "messages"  # the field that holds the messages
+    places: list[str] | None = None  # the field that each message came from, where they are not one to one
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Prepared:
 async def prepare(service: Service, target: Target, chat: Chat, request_id: str) -> Prepared:
     """The engine's request for a conversation. Raises ApiError for what can't be answered."""
     info = target.info
-    check_order(chat.messages, chat.param)
+    check_order(chat.messages, chat.places or [f"{chat.param}[{i}]" for i in range(len(chat.messages))])
     tools = [] if chat.choice == "none" else chat.tools
     if chat.choice not in ("auto", "none", "required") and chat.choice not in {t["function"]["name"] for t in tools}:
         raise ApiError(400, f"tool_choice names {chat.choice!r:.100}, which is not among the tools.", "tool_choice")
@@ -112,19 +113,19 @@ def constraint_of(chat: Chat, tools: list[dict[str, Any]], template: str, thinki
     return constraint
 
 
-def check_order(messages: Sequence[Mapping[str, Any]], param: str) -> None:
-    """A tool's result needs the call that it answers. Raises ApiError."""
+def check_order(messages: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
+    """`places`: the field that each message stands in. A tool's result needs the call that it answers. Raises ApiError."""
     open_calls: set[str] = set()
-    for i, message in enumerate(messages):
+    for message, place in zip(messages, places, strict=True):
         if message["role"] == "assistant":
             open_calls = {call["id"] for call in message.get("tool_calls") or ()}
         elif message["role"] == "tool":
             if message["tool_call_id"] not in open_calls:
                 raise ApiError(
                     400,
-                    f"{param}[{i}] is the result of the tool call {message['tool_call_id']!r:.100}, but the assistant's "
+                    f"{place} is the result of the tool call {message['tool_call_id']!r:.100}, but the assistant's "
                     "message before it has no open call with this id.",
-                    f"{param}[{i}].tool_call_id",
+                    place,
                 )
             open_calls.discard(message["tool_call_id"])
         else:

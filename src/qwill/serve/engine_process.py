@@ -53,6 +53,11 @@ def run(connection: Connection, build: Build) -> None:
     # Ctrl-C and systemd's SIGTERM reach the whole group: streams end first, and then the pipe closes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    work(connection, build)
+
+
+def work(connection: Connection, build: Build) -> None:
+    """`run` without what belongs to a process."""
     try:
         engine, info = build()
     except (QwillError, OSError) as error:

@@ -142,7 +142,9 @@ def _path(loc: Sequence[Any], body: Any, kind: str) -> list[str | int]:
     if not isinstance(body, dict | list):
         return [part for part in loc[1:] if isinstance(part, str | int)]
     for i, part in enumerate(loc[1:], start=2):
-        if (isinstance(current, dict) and part in current) or (isinstance(current, list) and isinstance(part, int) and 0 <= part < len(current)):
+        if (isinstance(current, dict) and part in current) or (
+            isinstance(current, list) and isinstance(part, int) and 0 <= part < len(current)
+        ):
             current = current[part]
         elif not (kind == "missing" and i == len(loc)):
             continue

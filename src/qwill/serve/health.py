@@ -54,3 +54,35 @@ async def metrics(request: Request) -> Response:
     """Prometheus metrics, under vLLM's names."""
     service = service_of(request)
     return Response(service.metrics.text(service.models.values()), media_type=CONTENT_TYPE)
+
+
+class Stats(Answer):
+    """How the first model's engine stands; rates are those of the last few seconds."""
+
+    model: str
+    tokens_per_second: float
+    prompt_tokens_per_second: float
+    running: int
+    waiting: int
+    cache_used: int
+    cache_total: int
+    cached_tokens: int
+
+
+@router.get("/qwill/stats", **answers(Stats))
+async def stats(request: Request) -> dict[str, Any]:
+    """What the page shows of the engine."""
+    service = service_of(request)
+    model = next(iter(service.models.values()))
+    found = model.client.stats
+    generated, prompts = service.metrics.rates(model.name)
+    return {
+        "model": model.name,
+        "tokens_per_second": generated,
+        "prompt_tokens_per_second": prompts,
+        "running": found.running,
+        "waiting": max(found.waiting, model.in_flight - found.running),
+        "cache_used": found.blocks_total - found.blocks_free,
+        "cache_total": found.blocks_total,
+        "cached_tokens": found.cached_tokens,
+    }

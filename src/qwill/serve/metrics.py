@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -46,12 +48,23 @@ class Metrics:
             "http_requests", "Answers by route and status.", ["method", "handler", "status"], registry=self.registry
         )
 
+        # (second, model, generated, prompt tokens) of the last few seconds, for the page.
+        self._recent: deque[tuple[float, str, int, int]] = deque(maxlen=20_000)
+
+    def rates(self, model: str, seconds: float = 5.0) -> tuple[float, float]:
+        """Tokens generated and tokens of prompts taken in a second, on the average of the last few."""
+        since = time.monotonic() - seconds
+        recent = [entry for entry in self._recent if entry[0] > since and entry[1] == model]
+        return sum(e[2] for e in recent) / seconds, sum(e[3] for e in recent) / seconds
+
     def prompt(self, model: str, tokens: int, cached: int) -> None:
+        self._recent.append((time.monotonic(), model, 0, tokens))
         self.prompt_tokens.labels(model).inc(tokens)
         self.cache_queries.labels(model).inc(tokens)
         self.cache_hits.labels(model).inc(cached)
 
     def tokens(self, model: str, count: int, seconds: float, first: bool) -> None:
+        self._recent.append((time.monotonic(), model, count, 0))
         self.generation_tokens.labels(model).inc(count)
         if first:
             self.first.labels(model).observe(seconds)

@@ -17,9 +17,13 @@ from qwill.serve.service import Service
 class _Server(uvicorn.Server):
     """uvicorn, telling the service when it is asked to stop."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], object]) -> None:
         super().__init__(config)
-        self.service = service
+        self.service, self.ready = service, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.service.stopping.set()
@@ -67,5 +71,5 @@ async def serve(service: Service, listener: socket.socket, ready: Callable[[str]
         lifespan="on",
     )
     host, port = listener.getsockname()[:2]
-    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    await _Server(config, service).serve(sockets=[listener])
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    await _Server(config, service, lambda: ready(address)).serve(sockets=[listener])

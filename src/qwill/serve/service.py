@@ -98,8 +98,9 @@ class Service:
             if caller is not None:
                 caller.reserve(sum(len(r.prompt) + r.n * r.sampling.max_tokens for r in requests))
                 job.caller = caller
-            for request in requests:
-                job.streams.append(await model.client.open(request))
+            job.streams += [model.client.submit(request) for request in requests]
+            for stream in job.streams:
+                await stream.accepted()
         except DataError as error:
             job.close()
             raise ApiError(400, str(error)) from error

@@ -32,8 +32,12 @@ from serve_process import Server, free_port, serving, started
 
 from qwill.base.device import cpu_steal
 
-WORDS = ["river", "stone", "light", "winter", "garden", "market", "letter", "window", "morning", "engine", "silver", "people", "answer", "yellow", "travel", "number", "simple", "ocean", "forest", "cloud", "paper", "music", "kitchen", "horse", "bridge", "island", "mirror", "candle", "pocket", "summer"]  # fmt: skip
-LEFT_OUT = {"ours": {"ignore_eos": True}, "llama.cpp": {"ignore_eos": True}}
+WORDS = [
+    "river", "stone", "light", "winter", "garden", "market", "letter", "window", "morning", "engine", "silver", "people",
+    "answer", "yellow", "travel", "number", "simple", "ocean", "forest", "cloud", "paper", "music", "kitchen", "horse",
+    "bridge", "island", "mirror", "candle", "pocket", "summer",
+]  # fmt: skip
+NO_END = {"ours": {"ignore_eos": True}, "llama.cpp": {"ignore_eos": True}}
 
 
 @dataclass
@@ -66,8 +70,8 @@ def prompts(count: int, words: int, seed: int) -> list[str]:
 
 async def one(client: httpx.AsyncClient, runner: Runner, prompt: str, tokens: int) -> int:
     body: dict[str, Any] = {
-        "model": runner.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, "temperature": 0,
-        **LEFT_OUT.get(runner.family, {}),
+        "model": runner.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens,
+        "temperature": 0, **NO_END.get(runner.family, {}),
     }  # fmt: skip
     answer = await client.post("/v1/chat/completions", json=body)
     if answer.status_code != 200:
@@ -85,7 +89,7 @@ async def timed(runner: Runner, batch: int, words: int, tokens: int, seed: int) 
 
 
 def race(runners: list[Runner], batch: int, rounds: int, words: int, tokens: int) -> tuple[float, int]:
-    """A B C A B C …; returns the largest share of stolen CPU in a round that counts, and how many rounds were dropped."""
+    """A B C A B C …: (largest share of stolen CPU in a round that counts, rounds dropped)."""
     most, dropped = 0.0, 0
     for runner in runners:
         asyncio.run(timed(runner, batch, words, min(tokens, 8), 0))

@@ -33,9 +33,9 @@ from serve_process import Server, free_port, serving, started
 from qwill.base.device import cpu_steal
 
 WORDS = [
-    "river", "stone", "light", "winter", "garden", "market", "letter", "window", "morning", "engine", "silver", "people",
-    "answer", "yellow", "travel", "number", "simple", "ocean", "forest", "cloud", "paper", "music", "kitchen", "horse",
-    "bridge", "island", "mirror", "candle", "pocket", "summer",
+    "river", "stone", "light", "winter", "garden", "market", "letter", "window", "morning", "engine", "silver",
+    "people", "answer", "yellow", "travel", "number", "simple", "ocean", "forest", "cloud", "paper", "music", "kitchen",
+    "horse", "bridge", "island", "mirror", "candle", "pocket", "summer",
 ]  # fmt: skip
 NO_END = {"ours": {"ignore_eos": True}, "llama.cpp": {"ignore_eos": True}}
 

@@ -23,7 +23,7 @@ FUNCTIONS = [t["function"] for t in TOOLS]
 @register_tool("get_weather", allow_overwrite=True)
 class Weather(BaseTool):
     description = "The weather."
-    parameters = FUNCTIONS[0]["parameters"]
+    parameters = {name: FUNCTIONS[0]["parameters"][name] for name in ("type", "properties", "required")}
 
     def call(self, params: str | dict, **kwargs: Any) -> str:
         return "sunny in " + (json.loads(params) if isinstance(params, str) else params)["location"]
@@ -32,7 +32,7 @@ class Weather(BaseTool):
 @register_tool("get_time", allow_overwrite=True)
 class Time(BaseTool):
     description = "The time."
-    parameters = FUNCTIONS[1]["parameters"]
+    parameters = {name: FUNCTIONS[1]["parameters"][name] for name in ("type", "properties", "required")}
 
     def call(self, params: str | dict, **kwargs: Any) -> str:
         return "8 in " + (json.loads(params) if isinstance(params, str) else params)["place"]

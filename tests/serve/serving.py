@@ -68,7 +68,7 @@ class Server:
     def __init__(self, models: dict[str, Any], settings: ServeSettings, client: type[EngineClient], state: Any) -> None:
         self.models, self.settings, self.kind, self.state = models, settings, client, state
         self.listener = bind(settings.host, 0)
-        self.url = "http://127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.client = httpx.Client(base_url=self.url, timeout=60)
         self.up = threading.Event()
         self.failure: BaseException | None = None

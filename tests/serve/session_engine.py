@@ -1,4 +1,4 @@
-"""An engine-shaped thing over `Session`, one cache a sample: slow, simple, deterministic. Servers are tested against it."""
+"""An engine-shaped thing over `Session`, one cache a sample: slow and simple, for tests of the server."""
 
 from __future__ import annotations
 

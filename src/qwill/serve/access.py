@@ -186,11 +186,11 @@ def _id(given: str | None) -> str:
 
 
 def _check_host(host: str) -> None:
-    """Without keys only this machine's names are answered: a page on the web can point its own name here, and would then
-    be let in by the browser."""
+    """Without keys only this machine's names are answered: a page on the web can point its own name here, and would
+    then be let in by the browser."""
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
     if name.strip("[]").lower() not in LOCAL_NAMES:
-        text = f"This server answers to localhost, not to {host!r:.100}; start it with --host and keys to serve other names."
+        text = f"This server answers to localhost, not to {host!r:.100}; start it with --api-key-required."
         raise ApiError(421, text, code="wrong_host")
 
 

@@ -112,7 +112,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
                 logprobs=body.logprobs,
                 stream=i,
                 prompt_logprobs=body.logprobs if body.echo else None,
-            )  # fmt: skip
+            )
         )
     note(request, model=target.name, prompts=len(prompts))
     texts = [_text(body, target, i, prompt) for i, (prompt, _) in enumerate(prompts)]

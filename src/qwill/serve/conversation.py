@@ -114,7 +114,7 @@ def constraint_of(chat: Chat, tools: list[dict[str, Any]], template: str, thinki
 
 
 def check_order(messages: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
-    """`places`: the field that each message stands in. A tool's result needs the call that it answers. Raises ApiError."""
+    """A tool's result needs the call that it answers. `places`: where each message stands. Raises ApiError."""
     open_calls: set[str] = set()
     for message, place in zip(messages, places, strict=True):
         if message["role"] == "assistant":

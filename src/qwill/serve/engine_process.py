@@ -1,4 +1,4 @@
-"""The engine's own process: commands in, one step, events out, and again. Its death harms no one but the requests in it.
+"""The engine's own process: commands in, one step, events out, and again. It may die: only requests in it are lost.
 
 It ends when the pipe closes, so it never outlives the HTTP process, however that one ended.
 """

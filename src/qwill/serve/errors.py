@@ -58,7 +58,7 @@ class AnthropicErrorResponse(BaseModel):
 
 
 class ApiError(HTTPException):
-    """A sentence for the client: status, the field that is meant (`messages[0].content`), OpenAI's `type` and `code`."""
+    """A sentence for the client: status, the field meant (`messages[0].content`), OpenAI's `type` and `code`."""
 
     def __init__(
         self,

@@ -107,8 +107,8 @@ def room(prompt: Sequence[int], info: ModelInfo, param: str) -> int:
     if left < 1:
         raise ApiError(
             400,
-            f"The prompt has {len(prompt):,} tokens, and the model's context holds {info.context:,} of prompt and reply "
-            "together; shorten it.",
+            f"The prompt has {len(prompt):,} tokens, and the model's context holds {info.context:,} of prompt and "
+            "reply together; shorten it.",
             param,
             code="context_length_exceeded",
         )

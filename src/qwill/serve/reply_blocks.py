@@ -1,4 +1,4 @@
-"""A reply as blocks one after the other (thinking, text, tool calls), as Anthropic's and OpenAI's newer protocol have it."""
+"""A reply as blocks one after the other: thinking, text, calls; for Anthropic's and OpenAI's newer protocols."""
 
 from __future__ import annotations
 

@@ -90,8 +90,8 @@ def as_chat(body: ResponsesRequest) -> Chat:
 
 
 def _messages(body: ResponsesRequest) -> tuple[list[dict[str, Any]], list[str]]:
-    """Messages as the renderer takes them, and the field that each came from: the items that an assistant gave one after
-    the other (thinking, words, calls) are one message."""
+    """Messages as the renderer takes them, and the field that each came from: the items that an assistant gave one
+    after the other (thinking, words, calls) are one message."""
     made: list[dict[str, Any]] = []
     places: list[str] = []
 

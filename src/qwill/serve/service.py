@@ -91,7 +91,7 @@ class Service:
         running = model.client.stats.running
         if model.in_flight + samples > self.settings.waiting + max(running, 1) and model.in_flight:
             wait = max(1, min(60, math.ceil((model.in_flight - running + samples) / max(model.rate, 0.05))))
-            text = f"{model.in_flight} requests run or wait already, which is all that the queue holds; try again in {wait} s."
+            text = f"{model.in_flight} requests run or wait, all that the queue holds; try again in {wait} s."
             raise ApiError(429, text, code="queue_full", retry_after=wait)
         job = Job(self, target, samples)
         try:
@@ -114,7 +114,7 @@ class Service:
 
 
 class Job:
-    """Requests to one engine on behalf of one HTTP request, from admission until `close`, which may come at any time."""
+    """Requests to one engine for one HTTP request, from admission until `close`, which may come at any time."""
 
     def __init__(self, service: Service, target: Target, samples: int) -> None:
         self.service, self.target, self.samples = service, target, samples
@@ -127,7 +127,7 @@ class Job:
         service.jobs.add(self)
 
     async def events(self) -> AsyncIterator[tuple[int, Event]]:
-        """(which request, event) as they come. Raises ApiError when the engine dies, the time is over, the server stops."""
+        """(which request, event) as they come. Raises ApiError when the engine dies, time is up or the server stops."""
         settings, loop = self.service.settings, asyncio.get_running_loop()
         deadline = loop.time() + settings.seconds - (time.monotonic() - self.began)
         seen: dict[tuple[int, int], float] = {}
@@ -144,7 +144,7 @@ class Job:
         except TimeoutError as error:
             if self.service.stopping.is_set():
                 raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5) from error
-            text = f"The reply was not done after {settings.seconds:g} s, the longest that this server works on one request."
+            text = f"The reply was not done after {settings.seconds:g} s, the most that one request may take here."
             raise ApiError(408, text, code="timeout", headers={"x-should-retry": "false"}) from error
         except EngineDied as error:
             raise ApiError(500, str(error), code="engine_died", retry_after=3) from error

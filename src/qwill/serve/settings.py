@@ -12,8 +12,8 @@ from qwill.base.errors import ConfigError
 class ServeSettings:
     """`waiting`: requests beyond those running that may stand in the queue of a model. `seconds`: the longest that one
     request may take. `drain`: what running streams get to end by themselves when the server stops. `origins`: sites
-    whose pages may call this server (CORS). `log_prompts`: prompts and replies go into the log. `adapter_loading`: clients may load adapters from
-    folders of this machine."""
+    whose pages may call this server (CORS). `log_prompts`: prompts and replies go into the log. `adapter_loading`:
+    clients may load adapters from folders of this machine."""
 
     host: str = "127.0.0.1"
     port: int = 8000

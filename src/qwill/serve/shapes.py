@@ -53,7 +53,7 @@ def now() -> int:
 
 
 def shown_token(tokenizer: Tokenizer, token: int) -> str:
-    """A token as text; one that is no whole UTF-8 as OpenAI writes it, `bytes:\\xe4\\xbd`, so that no two look alike."""
+    """A token as text; one that is no whole UTF-8 as OpenAI has it, `bytes:\\xe4\\xbd`: no two look alike."""
     raw = tokenizer.token_bytes(token)
     try:
         return raw.decode("utf-8")

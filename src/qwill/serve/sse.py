@@ -25,7 +25,7 @@ class ClientGone(Exception):
 
 
 def data(value: BaseModel | dict[str, Any], event: str | None = None) -> bytes:
-    """One event: its name where the protocol names events, and JSON on one line. A model's unset fields are left out."""
+    """One event: its name where the protocol names events, and JSON on one line."""
     text = (
         value.model_dump_json(exclude_unset=True)
         if isinstance(value, BaseModel)

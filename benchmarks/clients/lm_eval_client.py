@@ -43,15 +43,20 @@ def completions(job: Job) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def tasks_for(job: Job) -> list[str]:
+    """The perplexity of a model that can only recite is too large for a float."""
+    return [task for task in TASKS if task != "qwill_tales" or job.greeting is None]
+
+
 def check_local_completions(job: Job) -> None:
-    found = evaluate("local-completions", completions(job), list(TASKS), limit=6)
-    assert set(found["results"]) == set(TASKS)
+    found = evaluate("local-completions", completions(job), tasks_for(job), limit=6)
+    assert set(found["results"]) == set(tasks_for(job))
     for sample in found["samples"]["qwill_choices"]:
         assert len(sample["filtered_resps"]) == 4 and all(x[0] <= 1e-6 for x in sample["filtered_resps"]), sample
 
 
 def check_local_completions_batched(job: Job) -> None:
-    evaluate("local-completions", completions(job) | {"batch_size": 4, "num_concurrent": 2}, list(TASKS), limit=6)
+    evaluate("local-completions", completions(job) | {"batch_size": 4, "num_concurrent": 2}, tasks_for(job), limit=6)
 
 
 def check_local_completions_as_text(job: Job) -> None:

@@ -109,5 +109,5 @@ def run(module: ModuleType | str) -> None:
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)
             ours = [f for f in where if f.filename == here.__file__] or where
-            line |= {"state": "fail", "why": f"{type(error).__name__}: {str(error)[:600]} (line {ours[-1].lineno})"}
+            line |= {"state": "fail", "why": f"{type(error).__name__}: {str(error)[:4000]} (line {ours[-1].lineno})"}
         print(json.dumps(line), flush=True)

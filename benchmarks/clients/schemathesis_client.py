@@ -27,7 +27,8 @@ def fuzz(job: Job, *options: str) -> None:
             "--continue-on-failure", "--suppress-health-check", "all", "--warnings", "off", *options,
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-500:]
+    found = done.stdout[done.stdout.find("= FAILURES") :] if "= FAILURES" in done.stdout else done.stdout[-3000:]
+    assert done.returncode == 0, found + done.stderr[-500:]
 
 
 def check_generated_requests(job: Job) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.base.databases import KINDS, database
 
 from qwill.base.errors import ConfigError
 from qwill.base.state import State, close_state, open_state, reading
@@ -28,7 +29,6 @@ from qwill.serve.keys import (
     revoke_key,
 )
 from qwill.serve.limits import Limits
-from tests.base.databases import KINDS, database
 
 
 @pytest.fixture(params=KINDS)

@@ -76,10 +76,18 @@ def grammar(constraint: Constraint, specials: Mapping[str, int]) -> str:
 def explained(constraint: Constraint, problem: str) -> str:
     """One sentence of what llguidance says over several lines."""
     lines = [line.strip() for line in problem.splitlines()]
-    kept = [lines[0]] + [line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")]
-    said = ": ".join(part.removesuffix(":").removesuffix("regex parse error").rstrip(": ") for part in kept)
-    if constraint.kind in ("json_schema", "tools", "choice"):
-        said = re.sub(r"^at \d+\(\d+\): ", "", said)  # a place in a grammar that the user didn't write
+    reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    said = ": ".join([lines[0].removesuffix(" regex parse error:").removesuffix(":"), *reasons])
+    place = re.match(r"(?:at )?(\d+)\((\d+)\): ", said)
+    if place:
+        said = said[place.end() :]
+    if place and constraint.kind == "lark":
+        said = f"line {place[1]}, character {place[2]}: {said}"
+    elif constraint.kind == "regex":
+        said = ": ".join(reasons) or said.removeprefix(f"invalid regex {json.dumps(constraint.spec)} (in regex): ")
+    said = said.removeprefix("failed to compile JSON schema: ").removesuffix(".")
+    if said.startswith("oneOf"):
+        said = "the branches of a oneOf may hold together: use anyOf, or give each a property with another const"
     return f"{_named(constraint.kind)} can't be used ({said[:300]}); change it."
 
 

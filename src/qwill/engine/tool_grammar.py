@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwill.base.errors import DataError
-from qwill.engine.json_schema import check_schema
+from qwill.engine.json_schema import check_schema, prepared
 
 # At most one line break and its indentation wherever JSON allows space: a model can't go on with it for ever.
 JSON_OPTIONS = {"whitespace_pattern": r"\n?[ \t]{0,40}"}
@@ -26,9 +26,8 @@ def literal(text: str) -> str:
 
 def json_rule(schema: Mapping[str, Any]) -> str:
     """A Lark expression for JSON by a schema that has been checked."""
-    plain = {key: value for key, value in schema.items() if key != "$id"}
     # In the order of a schema's keys the compiler finds that of the properties, so they are not sorted.
-    return "%json " + json.dumps(plain | {"x-guidance": JSON_OPTIONS})
+    return "%json " + json.dumps(prepared(schema) | {"x-guidance": JSON_OPTIONS})
 
 
 def tools_grammar(spec: str, specials: Mapping[str, int]) -> str:

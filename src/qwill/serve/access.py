@@ -110,8 +110,6 @@ class Front:
 
         try:
             await self._inside(scope, headers, receive, answer)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             found = as_api_error(error)
             scope["qwill.error"] = found.message

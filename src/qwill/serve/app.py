@@ -42,7 +42,7 @@ def make_app(service: Service) -> ASGIApp:
         lifespan=_lifespan,
     )
     app.state.service = service
-    for kind in (HTTPException, RequestValidationError, QwillError, Exception):
+    for kind in (HTTPException, RequestValidationError, QwillError, errors.ClientGone, Exception):
         app.add_exception_handler(kind, errors.handle)
     for module in (chat_completions, completions, responses, messages, embeddings, tokens, models, adapters, health):
         app.include_router(module.router)

@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from qwill.serve.access import caller_of, service_of
 from qwill.serve.chat_schema import ChatCompletion, ChatCompletionChunk, ChatRequest, MediaPart, NamedTool, RefusalPart
+from qwill.serve.constraints import Wanted, constraint_fields, only
 from qwill.serve.conversation import BUDGETS, Chat, Counts, Part, Prepared, parts, prepare
 from qwill.serve.errors import ApiError
-from qwill.serve.fields import constraint_fields
 from qwill.serve.routes import answers, new_router
 from qwill.serve.service import Job
 from qwill.serve.shapes import chat_logprob, new_id, now, usage
@@ -47,6 +47,8 @@ def as_chat(body: ChatRequest) -> Chat:
             thinking = body.reasoning_effort != "none"
         budget = BUDGETS[body.reasoning_effort] if budget is None else budget
     choice = body.tool_choice
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs to be true.", "top_logprobs")
     return Chat(
         messages=plain_messages(body.messages),
         fields=body,
@@ -58,27 +60,20 @@ def as_chat(body: ChatRequest) -> Chat:
         thinking=thinking,
         budget=budget,
         constraint=_constraint(body),
-        logprobs=(body.top_logprobs or 0) if body.logprobs else _needs_logprobs(body),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
 
-def _needs_logprobs(body: ChatRequest) -> None:
-    if body.top_logprobs:
-        raise ApiError(400, "top_logprobs needs logprobs to be true.", "top_logprobs")
-
-
-def _constraint(body: ChatRequest) -> tuple[str, str, str] | None:
+def _constraint(body: ChatRequest) -> Wanted | None:
     form = body.response_format
     found = constraint_fields(body)
     if form is not None and form.type != "text":
         if form.type == "json_object":
-            found.append(("json_object", "", "response_format"))
+            found.append(Wanted("json_object", "", "response_format"))
         else:
             schema = form.json_schema.schema_
-            found.append(("json_schema", json.dumps({} if schema is None else schema), "response_format"))
-    if len(found) > 1:
-        raise ApiError(400, f"{found[0][2]} and {found[1][2]} both say what the reply must be; give one.", found[1][2])
-    return found[0] if found else None
+            found.append(Wanted("json_schema", json.dumps({} if schema is None else schema), "response_format"))
+    return only(found)
 
 
 def plain_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
@@ -132,10 +127,11 @@ class _Sample:
                 self.thought = True
                 deltas.append({"reasoning_content": piece.text})
             elif isinstance(piece, ToolStart):
-                call = {"id": new_id("call_"), "type": "function", "function": {"name": piece.name, "arguments": ""}}
-                self.calls.append(call)
-                # A copy: the call that is kept goes on growing.
-                deltas.append({"tool_calls": [{"index": piece.index, **call, "function": dict(call["function"])}]})
+                function = {"name": piece.name, "arguments": ""}
+                call = {"id": new_id("call_"), "type": "function"}
+                self.calls.append({**call, "function": function})
+                # A copy: the function that is kept goes on growing.
+                deltas.append({"tool_calls": [{"index": piece.index, **call, "function": dict(function)}]})
             else:
                 self.calls[piece.index]["function"]["arguments"] += piece.text
                 deltas.append({"tool_calls": [{"index": piece.index, "function": {"arguments": piece.text}}]})

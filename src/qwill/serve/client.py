@@ -75,7 +75,8 @@ class Stream:
             while self.open:
                 event = await self.inbox.get()
                 if isinstance(event, Exception):
-                    self.open = 0
+                    if isinstance(event, QwillError):  # said by the engine, or by its end: nothing is left to cancel
+                        self.open = 0
                     raise event
                 assert isinstance(event, Event)
                 if event.finish_reason is not None:

@@ -10,17 +10,15 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from starlette.responses import Response
 
-from qwill.base.errors import DataError
-from qwill.engine.constraint import Constraint, check
 from qwill.engine.request import Event, TokenLogprob
 from qwill.serve.access import caller_of, note, service_of
+from qwill.serve.constraints import checked, constraint_fields, only
 from qwill.serve.errors import ApiError
 from qwill.serve.fields import (
     Name,
     SamplingFields,
     StreamOptions,
     check_ids,
-    constraint_fields,
     engine_request,
     room,
     sampling_of,
@@ -42,12 +40,14 @@ Prompt = str | Ids | Annotated[list[str], Field(min_length=1, max_length=4096)] 
 class CompletionRequest(SamplingFields):
     model: Name
     prompt: Prompt = Field(description="a text, token ids, or a list of either")
-    suffix: str | None = Field(None, description="not supported: only null and the empty text are taken")
-    max_tokens: int | None = Field(None, ge=0, le=2**31, description="16 when left out; 0 with echo scores the prompt")
-    n: int | None = Field(None, ge=1, le=128)
-    best_of: int | None = Field(None, ge=1, le=128)
+    suffix: str | None = Field(default=None, description="not supported: only null and the empty text are taken")
+    max_tokens: int | None = Field(
+        default=None, ge=0, le=2**31, description="16 when left out; 0 with echo scores the prompt"
+    )
+    n: int | None = Field(default=None, ge=1, le=128)
+    best_of: int | None = Field(default=None, ge=1, le=128)
     echo: bool | None = None
-    logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: int | None = Field(default=None, ge=0, le=20)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     add_special_tokens: bool | None = None
@@ -92,12 +92,13 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     if body.stream and best_of > n:
         raise ApiError(400, "best_of can't be streamed: which replies are best is known at the end.", "best_of")
     call_id, prompts = new_id("cmpl-"), _prompts(body, target)
-    constraint = _constraint(body)
+    wanted = only(constraint_fields(body))
+    constraint = await checked(wanted) if wanted else None
     requests = []
     for i, (prompt, param) in enumerate(prompts):
         left = room(prompt, target.info, param)
-        wanted = 16 if body.max_tokens is None else body.max_tokens
-        sampling = sampling_of(body, {}, max(1, min(left, wanted)))
+        most = 16 if body.max_tokens is None else body.max_tokens
+        sampling = sampling_of(body, {}, max(1, min(left, most)))
         requests.append(
             engine_request(
                 f"{call_id}-{i}",
@@ -151,21 +152,6 @@ def _text(body: CompletionRequest, target: Target, place: int, prompt: list[int]
     if isinstance(given[0], str):
         return str(given[place])
     return target.info.tokenizer.decode(prompt, skip_special=False) if body.echo else ""
-
-
-def _constraint(body: CompletionRequest) -> Constraint | None:
-    found = constraint_fields(body)
-    if not found:
-        return None
-    if len(found) > 1:
-        raise ApiError(400, f"{found[0][2]} and {found[1][2]} both say what the reply must be; give one.", found[1][2])
-    kind, spec, param = found[0]
-    try:
-        constraint = Constraint(kind, spec)  # type: ignore[arg-type]
-        check(constraint)
-    except (DataError, ValueError) as error:
-        raise ApiError(400, str(error), param, code="invalid_schema") from error
-    return constraint
 
 
 class _Choice:

@@ -6,13 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qwill.base.errors import DataError
 from qwill.engine.constraint import Constraint
-from qwill.engine.constraint import check as check_constraint
 from qwill.engine.request import Event, Request
 from qwill.engine.template import conversation_ids
+from qwill.serve.constraints import Wanted, checked
 from qwill.serve.errors import ApiError
 from qwill.serve.fields import SamplingFields, engine_request, room, sampling_of
 from qwill.serve.service import Job, Service, Target
@@ -37,7 +37,7 @@ class Chat:
     parallel: bool = True
     thinking: bool | None = None
     budget: int | None = None
-    constraint: tuple[str, str, str] | None = None  # kind, spec, the field that it came from
+    constraint: Wanted | None = None
     logprobs: int | None = None
     param: str = "messages"  # the field that holds the messages
     places: list[str] | None = None  # the field that each message came from, where they are not one to one
@@ -79,7 +79,7 @@ async def prepare(service: Service, target: Target, chat: Chat, request_id: str)
     usual = int(defaults.pop("max_tokens", 1024))
     sampling = sampling_of(chat.fields, defaults, min(left, chat.max_tokens or usual))
     opens = prompt_opens_thinking(info.tokenizer, prompt)
-    constraint = constraint_of(
+    constraint = await constraint_of(
         chat, tools, info.tokenizer.chat_template, "open" if opens else "allowed" if thinking else "none"
     )
     request = engine_request(
@@ -90,27 +90,19 @@ async def prepare(service: Service, target: Target, chat: Chat, request_id: str)
     return Prepared(chat, target, request, opens, tools or None)
 
 
-def constraint_of(chat: Chat, tools: list[dict[str, Any]], template: str, thinking: str) -> Constraint | None:
+async def constraint_of(
+    chat: Chat, tools: list[dict[str, Any]], template: str, thinking: Literal["none", "allowed", "open"]
+) -> Constraint | None:
     """Raises ApiError for a schema or grammar that can't be kept to, naming the field."""
+    wanted = chat.constraint
     strict = any(tool["function"].get("strict") for tool in tools)
-    if tools and (chat.choice != "auto" or (strict and chat.constraint is None)):
-        if chat.constraint is not None:
-            raise ApiError(
-                400, f"A tool call is asked for, which can't also keep to {chat.constraint[2]}.", chat.constraint[2]
-            )
+    if tools and (chat.choice != "auto" or (strict and wanted is None)):
+        if wanted is not None:
+            raise ApiError(400, f"A tool call is asked for, which can't also keep to {wanted.param}.", wanted.param)
         form = "xml" if "<function=" in template else "hermes"
         spec = {"tools": tools, "choice": chat.choice, "parallel": chat.parallel, "form": form}
-        kind, text, param = "tools", json.dumps(spec), "tools"
-    elif chat.constraint is not None:
-        kind, text, param = chat.constraint
-    else:
-        return None
-    try:
-        constraint = Constraint(kind, text, thinking)  # type: ignore[arg-type]
-        check_constraint(constraint)
-    except (DataError, ValueError) as error:
-        raise ApiError(400, str(error), param, code="invalid_schema") from error
-    return constraint
+        wanted = Wanted("tools", json.dumps(spec), "tools")
+    return None if wanted is None else await checked(wanted, thinking)
 
 
 def check_order(messages: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:

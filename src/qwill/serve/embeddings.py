@@ -35,7 +35,9 @@ class EmbeddingRequest(Body):
     model: Name
     input: Input = Field(description="a text, token ids, or a list of either")
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = Field(None, ge=1, description="only the first so many numbers, made length 1 again")
+    dimensions: int | None = Field(
+        default=None, ge=1, description="only the first so many numbers, made length 1 again"
+    )
     user: str | None = None
 
 

@@ -77,12 +77,14 @@ def _serve(engine: Engine, connection: Connection) -> None:
     told = 0.0
     while True:
         answers: list[Message] = []
-        while connection.poll(0 if engine.has_work or answers else None):
+        obeyed = False
+        while connection.poll(0 if engine.has_work or obeyed else None):
             commands = connection.recv()
             if commands is None:
                 return
             for command in commands:
                 answers += _obey(engine, command)
+                obeyed = True
         if engine.has_work:
             events = engine.step()
             now = time.monotonic()
@@ -90,7 +92,7 @@ def _serve(engine: Engine, connection: Connection) -> None:
             if events or now - told > 0.25 or not engine.has_work:
                 answers.append(Progress(events, engine.stats()))
                 told = now
-        elif answers:
+        elif obeyed:
             answers.append(Progress([], engine.stats()))
         if answers:
             connection.send(answers)

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from qwill.base.errors import QwillError
 
@@ -55,6 +56,10 @@ class AnthropicErrorResponse(BaseModel):
     type: str
     error: AnthropicErrorBody
     request_id: str | None
+
+
+class ClientGone(Exception):
+    """The client has closed the connection; no one is there to answer."""
 
 
 class ApiError(HTTPException):
@@ -108,24 +113,29 @@ def response(error: ApiError, path: str, request_id: str | None) -> JSONResponse
     return JSONResponse(shown, error.status_code, headers=error.headers)
 
 
-async def handle(request: Request, error: Exception) -> JSONResponse:
+async def handle(request: Request, error: Exception) -> Response:
     """FastAPI's exception handler."""
+    if isinstance(error, ClientGone):
+        return Response(status_code=499)  # as nginx has it in its logs; nobody reads this
     answer = as_api_error(error)
     request.scope["qwill.error"] = answer.message
     return response(answer, request.url.path, request.scope.get("qwill.id"))
 
 
 def invalid(found: Sequence[Any], body: Any) -> ApiError:
-    """One sentence for what pydantic found: of several, the one that got deepest into the body."""
+    """One sentence for what pydantic found: of several, that which got deepest into the body."""
     if not found:
         return ApiError(400, "The request is not valid.")
-    best = max(found, key=lambda one: len(_path(one["loc"], body, one["type"])))
-    path = _path(best["loc"], body, best["type"])
-    place = best["loc"][0] if best["loc"] else "body"
+    paths = [_path(one["loc"], body, one["type"]) for one in found]
+    # Of a union's members the one with the fewest complaints was probably meant.
+    members = [tuple(part for part in one["loc"] if isinstance(part, str) and "[" in part) for one in found]
+    place = max(range(len(found)), key=lambda i: (len(paths[i]), -members.count(members[i])))
+    best, path = found[place], paths[place]
+    where = best["loc"][0] if best["loc"] else "body"
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".") or None
     if best["type"] == "missing" and not path:
         return ApiError(400, "The request has no body: send a JSON object.")
-    if place == "body" and isinstance(body, bytes):
+    if where == "body" and isinstance(body, bytes):
         return ApiError(415, "The body must be JSON: set the header Content-Type: application/json.")
     message = best["msg"][:1].lower() + best["msg"][1:]
     if best["type"] == "missing":

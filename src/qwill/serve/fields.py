@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -36,7 +35,7 @@ class StreamOptions(Body):
 class StructuredOutputs(Body):
     """vLLM's `structured_outputs`: exactly one of these."""
 
-    json_: JsonObject | str | None = Field(None, alias="json")
+    json_: JsonObject | str | None = Field(default=None, alias="json")
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
@@ -46,22 +45,22 @@ class StructuredOutputs(Body):
 class SamplingFields(Body):
     """Sampling of chat and text completions: OpenAI's fields, and vLLM's beyond them."""
 
-    temperature: float | None = Field(None, ge=0, le=100)
-    top_p: float | None = Field(None, gt=0, le=1)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    temperature: float | None = Field(default=None, ge=0, le=100)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     logit_bias: (
         dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None
     ) = None
-    top_k: int | None = Field(None, ge=-1, le=2**31, description="0 and -1: off")
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
-    min_tokens: int | None = Field(None, ge=0, le=2**31)
+    top_k: int | None = Field(default=None, ge=-1, le=2**31, description="0 and -1: off")
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
+    min_tokens: int | None = Field(default=None, ge=0, le=2**31)
     ignore_eos: bool | None = None
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(None, max_length=64)
-    priority: int | None = Field(None, ge=-(2**31), lt=2**31)
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, max_length=64)
+    priority: int | None = Field(default=None, ge=-(2**31), lt=2**31)
     guided_json: JsonObject | str | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
@@ -107,8 +106,9 @@ def room(prompt: Sequence[int], info: ModelInfo, param: str) -> int:
     if left < 1:
         raise ApiError(
             400,
-            f"The prompt has {len(prompt):,} tokens, and the model's context holds {info.context:,} of prompt and "
-            "reply together; shorten it.",
+            # Clients look for these words, digits without commas.
+            f"This model's maximum context length is {info.context} tokens of prompt and reply together, but the prompt "
+            f"alone has {len(prompt)} tokens; shorten it.",
             param,
             code="context_length_exceeded",
         )
@@ -149,27 +149,3 @@ def engine_request(
         priority=fields.priority or 0,
         **{"best_of": n, **more},
     )
-
-
-def constraint_fields(fields: SamplingFields) -> list[tuple[str, str, str]]:
-    """(kind, spec, field) of every constraint among vLLM's fields."""
-    found = []
-    structured = fields.structured_outputs
-    pairs: list[tuple[str, Any, str]] = [
-        ("json_schema", fields.guided_json, "guided_json"),
-        ("regex", fields.guided_regex, "guided_regex"),
-        ("choice", fields.guided_choice, "guided_choice"),
-        ("lark", fields.guided_grammar, "guided_grammar"),
-    ]
-    if structured is not None:
-        pairs += [
-            ("json_schema", structured.json_, "structured_outputs.json"),
-            ("regex", structured.regex, "structured_outputs.regex"),
-            ("choice", structured.choice, "structured_outputs.choice"),
-            ("lark", structured.grammar, "structured_outputs.grammar"),
-            ("json_object", "" if structured.json_object else None, "structured_outputs.json_object"),
-        ]
-    for kind, value, param in pairs:
-        if value is not None:
-            found.append((kind, value if isinstance(value, str) else json.dumps(value), param))
-    return found

@@ -37,7 +37,7 @@ HEALTH: dict[int | str, dict[str, Any]] = {200: {"model": Health}, 503: {"model"
 async def health(request: Request) -> Response:
     """Whether the server can answer."""
     service = service_of(request)
-    if service.stopping.is_set():
+    if service.stopping:
         return JSONResponse({"status": "stopping"}, 503)
     alive = all(model.client.alive for model in service.models.values())
     return JSONResponse({"status": "ok" if alive else "starting"}, 200 if alive else 503)

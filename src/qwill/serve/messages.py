@@ -70,7 +70,7 @@ def as_chat(body: CountRequest, fields: SamplingFields, max_tokens: int | None) 
     messages, places = _messages(body)
     tools = []
     for tool in body.tools or ():
-        function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
+        function: dict[str, Any] = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
         function["strict"] = tool.strict
         tools.append({"type": "function", "function": {k: v for k, v in function.items() if v is not None}})
     choice, parallel = "auto", True

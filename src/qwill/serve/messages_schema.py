@@ -81,7 +81,7 @@ class ToolChoice(Body):
 
 class ThinkingConfig(Body):
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: int | None = Field(None, ge=1, le=2**31)
+    budget_tokens: int | None = Field(default=None, ge=1, le=2**31)
 
 
 class CountRequest(Body):
@@ -97,9 +97,9 @@ class MessagesRequest(CountRequest):
     max_tokens: int = Field(ge=1, le=2**31)
     stop_sequences: Annotated[list[Stop], Field(max_length=16)] | None = None
     stream: bool | None = None
-    temperature: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=2**31)
-    top_p: float | None = Field(None, gt=0, le=1)
+    temperature: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=2**31)
+    top_p: float | None = Field(default=None, gt=0, le=1)
 
 
 class MessageUsage(Answer):

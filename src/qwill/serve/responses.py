@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from qwill.serve.access import caller_of, note, service_of
+from qwill.serve.constraints import Wanted, constraint_fields, only
 from qwill.serve.conversation import BUDGETS, Chat, Counts, Part, Prepared, parts, prepare
 from qwill.serve.errors import ApiError, as_api_error
-from qwill.serve.fields import constraint_fields
 from qwill.serve.reply_blocks import Block, Blocks, Change
 from qwill.serve.responses_schema import (
     FunctionCallItem,
@@ -69,11 +69,9 @@ def as_chat(body: ResponsesRequest) -> Chat:
     found = constraint_fields(body)
     form = body.text.format if body.text else None
     if isinstance(form, SchemaFormat):
-        found.append(("json_schema", json.dumps(form.schema_), "text.format"))
+        found.append(Wanted("json_schema", json.dumps(form.schema_), "text.format"))
     elif form is not None and form.type == "json_object":
-        found.append(("json_object", "", "text.format"))
-    if len(found) > 1:
-        raise ApiError(400, f"{found[0][2]} and {found[1][2]} both say what the reply must be; give one.", found[1][2])
+        found.append(Wanted("json_object", "", "text.format"))
     return Chat(
         messages,
         body,
@@ -83,7 +81,7 @@ def as_chat(body: ResponsesRequest) -> Chat:
         parallel=body.parallel_tool_calls is not False,
         thinking=None if effort is None else effort != "none",
         budget=None if effort is None else BUDGETS[effort],
-        constraint=found[0] if found else None,
+        constraint=only(found),
         param="input",
         places=places,
     )
@@ -236,7 +234,7 @@ class _Reply:
         where = {"item_id": began["id"], "output_index": block.index}
         inner = where if block.kind == "call" else {**where, "content_index": 0}
         name = {"call": "function_call_arguments", "thinking": "reasoning_text", "text": "output_text"}[block.kind]
-        extra = {"logprobs": []} if block.kind == "text" else {}
+        extra: dict[str, Any] = {"logprobs": []} if block.kind == "text" else {}
         if change.what == "begun":
             events = [self.event("response.output_item.added", output_index=block.index, item=began)]
             if block.kind != "call":

@@ -93,16 +93,16 @@ class ResponsesRequest(SamplingFields):
     model: Name
     input: str | Annotated[list[Item], Field(min_length=1)]
     instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1, le=2**31)
+    max_output_tokens: int | None = Field(default=None, ge=1, le=2**31)
     stream: bool | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=256)] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
-    previous_response_id: str | None = Field(None, description="not supported: only null is taken")
-    background: bool | None = Field(None, description="not supported: only null and false are taken")
-    store: bool | None = Field(None, description="nothing is stored, whatever this says")
+    previous_response_id: str | None = Field(default=None, description="not supported: only null is taken")
+    background: bool | None = Field(default=None, description="not supported: only null and false are taken")
+    store: bool | None = Field(default=None, description="nothing is stored, whatever this says")
     metadata: dict[str, str] | None = None
 
 

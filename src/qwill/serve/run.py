@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -20,13 +21,17 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], object]) -> None:
         super().__init__(config)
         self.service, self.ready = service, ready
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.service.stopping.set()
+        # In a signal's handler: the loop does it when it comes round.
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.service.stop)
         super().handle_exit(sig, frame)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -60,7 +59,7 @@ class Service:
         self.settings = settings or ServeSettings()
         self.state = state
         self.metrics = Metrics()
-        self.stopping = asyncio.Event()
+        self.stopping = False
         self.jobs: set[Job] = set()
 
     async def start(self) -> None:
@@ -69,6 +68,13 @@ class Service:
 
     async def close(self) -> None:
         await asyncio.gather(*(model.client.close() for model in self.models.values()))
+
+    def stop(self) -> None:
+        """Take no more work; what runs has `settings.drain` seconds to end by itself."""
+        self.stopping = True
+        error = ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+        for job in self.jobs:
+            asyncio.get_running_loop().call_later(self.settings.drain, job.fail, error)
 
     @property
     def names(self) -> list[str]:
@@ -86,7 +92,7 @@ class Service:
     async def job(self, target: Target, requests: Sequence[Request], caller: Any = None) -> Job:
         """Send requests to the engine, all or none. Raises ApiError 400, 429, 503. The caller closes the job."""
         model, samples = target.model, sum(max(request.n, request.best_of) for request in requests)
-        if self.stopping.is_set():
+        if self.stopping:
             raise ApiError(503, "The server is shutting down; try another one or come back.", retry_after=5)
         running = model.client.stats.running
         if model.in_flight + samples > self.settings.waiting + max(running, 1) and model.in_flight:
@@ -123,33 +129,32 @@ class Job:
         self.began = time.monotonic()
         self.prompt_tokens = self.cached_tokens = self.reply_tokens = 0
         self.closed = False
+        self.timer = asyncio.get_running_loop().call_later(service.settings.seconds, self._late)
         target.model.in_flight += samples
         service.jobs.add(self)
 
     async def events(self) -> AsyncIterator[tuple[int, Event]]:
         """(which request, event) as they come. Raises ApiError when the engine dies, time is up or the server stops."""
-        settings, loop = self.service.settings, asyncio.get_running_loop()
-        deadline = loop.time() + settings.seconds - (time.monotonic() - self.began)
         seen: dict[tuple[int, int], float] = {}
         counted: set[int] = set()
-        stopping = asyncio.ensure_future(self.service.stopping.wait())
         try:
-            async with asyncio.timeout_at(deadline) as limit:
-                stopping.add_done_callback(lambda _: _sooner(limit, loop.time() + settings.drain))
-                async for place, event in _merged(self.streams):
-                    if event.error is not None and event.finish_reason == "error":
-                        raise ApiError(500, f"The engine could not go on: {event.error}")
-                    self._note(place, event, seen, counted)
-                    yield place, event
-        except TimeoutError as error:
-            if self.service.stopping.is_set():
-                raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5) from error
-            text = f"The reply was not done after {settings.seconds:g} s, the most that one request may take here."
-            raise ApiError(408, text, code="timeout", headers={"x-should-retry": "false"}) from error
+            async for place, event in _merged(self.streams):
+                if event.error is not None and event.finish_reason == "error":
+                    raise ApiError(500, f"The engine could not go on: {event.error}")
+                self._note(place, event, seen, counted)
+                yield place, event
         except EngineDied as error:
             raise ApiError(500, str(error), code="engine_died", retry_after=3) from error
-        finally:
-            stopping.cancel()
+
+    def fail(self, error: ApiError) -> None:
+        """End the replies with an error, wherever they are."""
+        for stream in self.streams:
+            stream.inbox.put_nowait(error)
+
+    def _late(self) -> None:
+        most = self.service.settings.seconds
+        text = f"The reply was not done after {most:g} s, the most that one request may take here."
+        self.fail(ApiError(408, text, code="timeout", headers={"x-should-retry": "false"}))
 
     def _note(self, place: int, event: Event, seen: dict[tuple[int, int], float], counted: set[int]) -> None:
         metrics, name, now = self.service.metrics, self.target.model.name, time.monotonic()
@@ -173,6 +178,7 @@ class Job:
         if self.closed:
             return
         self.closed = True
+        self.timer.cancel()
         for stream in self.streams:
             stream.close()
         self.target.model.in_flight -= self.samples
@@ -185,12 +191,6 @@ class Job:
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
-
-
-def _sooner(limit: asyncio.Timeout, when: float) -> None:
-    current = limit.when()
-    with contextlib.suppress(RuntimeError):  # over already
-        limit.reschedule(when if current is None else min(current, when))
 
 
 async def _merged(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Event]]:
@@ -212,13 +212,13 @@ async def _merged(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Event]]
     left = len(tasks)
     try:
         while left:
-            place, event = await inbox.get()
-            if event is None:
+            place, found = await inbox.get()
+            if found is None:
                 left -= 1
-            elif isinstance(event, Exception):
-                raise event
+            elif isinstance(found, Exception):
+                raise found
             else:
-                yield place, event
+                yield place, found
     finally:
         for task in tasks:
             task.cancel()

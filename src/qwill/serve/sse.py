@@ -13,15 +13,11 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from qwill.serve.errors import as_api_error
+from qwill.serve.errors import ClientGone, as_api_error
 
 T = TypeVar("T")
 HEARTBEAT = 15.0  # seconds of silence after which a comment keeps proxies from closing the connection
 DONE = b"data: [DONE]\n\n"
-
-
-class ClientGone(Exception):
-    """The client has closed the connection; no one is there to answer."""
 
 
 def data(value: BaseModel | dict[str, Any], event: str | None = None) -> bytes:

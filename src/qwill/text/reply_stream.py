@@ -11,7 +11,7 @@ break off or can't be mended, they stay as the model wrote them, and are no JSON
 """
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from qwill.text.hermes_call import hermes_call
 from qwill.text.reply_reader import (
@@ -38,6 +38,7 @@ __all__ = [
     "ToolArguments",
     "ToolStart",
     "prompt_opens_thinking",
+    "tool_form",
 ]
 
 THINK, THINK_END = "<think>", "</think>"
@@ -144,6 +145,11 @@ def prompt_opens_thinking(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
         if token in closers:
             return False
     return False
+
+
+def tool_form(chat_template: str) -> Literal["hermes", "xml"]:
+    """The form of calls that a model was taught, by what its template writes."""
+    return "xml" if FUNCTION in chat_template else "hermes"
 
 
 def _without_stop_marks(text: str, end: int) -> int:

@@ -14,7 +14,7 @@ from qwill.engine.stream import Session, stream
 from qwill.model import ops
 
 executor_module, generate_module, native_module, stream_module = (
-    importlib.import_module(f"qwill.engine.{name}") for name in ("executor", "generate", "native", "stream")
+    importlib.import_module(f"qwill.engine.{name}") for name in ("slots", "generate", "native", "stream")
 )
 
 MARGIN = 1e-4  # two choices nearer than this may swap when float32 sums are ordered differently

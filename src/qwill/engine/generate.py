@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from qwill.base.errors import DataError, ModelError
-from qwill.engine.executor import executor_for
 from qwill.engine.randomness import uniforms
 from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
+from qwill.engine.slots import executor_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -278,7 +278,8 @@ class Transformer(nn.Module):
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Output:
-        """Hidden states after the last norm, one row a packed token; with a cache, tokens are appended to it."""
+        """Hidden states after the last norm, one row a packed token; with a cache, tokens are appended to
+        the sequences that were placed in it."""
         return self._run(self.layers, self.norm, self.embed_tokens(batch.tokens_N), batch, cache)
 
     def predict_ahead(self, hidden_ND: Tensor, batch: Batch, cache: KVCache | None = None) -> Output:
@@ -308,8 +309,6 @@ class Transformer(nn.Module):
             x_ND, delta_ND, routed = layer(x_ND, delta_ND, rope, plan, cache)
             if routed is not None:
                 stats.append(routed)
-        if cache is not None:
-            cache.end()
         return Output(norm.after_adding(x_ND, delta_ND)[1], stats or None)
 
     def head(self, hidden_ND: Tensor) -> Tensor:

@@ -52,8 +52,11 @@ def requirements(script: Path) -> list[str]:
 
 
 def environment_of(script: Path, folder: Path) -> list[str]:
-    """The command that runs the script: with a Python of its own, or with node beside a node_modules of its own."""
-    needs, place = requirements(script), folder / script.stem
+    """The command that runs the script: with a Python of its own, or with node and a node_modules of its own.
+
+    The first requirement is the client; the others are what it needs here.
+    """
+    needs, place = requirements(script), folder.resolve() / script.stem
     stamp = place / ".requirements"
     if not stamp.exists() or stamp.read_text() != " ".join(needs):
         place.mkdir(parents=True, exist_ok=True)
@@ -130,7 +133,7 @@ def table(outcomes: list[Outcome]) -> str:
 def section(outcomes: list[Outcome]) -> str:
     red = [o for o in outcomes if o.state == "fail"]
     left = sorted({f"{o.client}, {o.check}: {o.why}" for o in outcomes if o.state == "skip"})
-    versions = ", ".join(r for path in scripts().values() for r in requirements(path)[-1:])
+    versions = ", ".join(r for path in scripts().values() for r in requirements(path)[:1])
     parts = [f"Clients as installed ({versions}).", table(outcomes)]
     if left:
         parts.append("Not asked: " + "; ".join(left) + ".")

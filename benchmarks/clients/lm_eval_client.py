@@ -1,6 +1,6 @@
 """lm-eval's `local-completions` (tokenising through the server) and `local-chat-completions`.
 
-Requirements: torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 lm-eval[api]==0.4.13
+Requirements: lm-eval[api]==0.4.13 torch==2.13.0 transformers==5.23.0 accelerate==1.15.0
 
 With `--samples MODEL_KIND ARGUMENTS LIMIT` it prints what lm-eval got for every request: benchmarks/lm_eval_parity.py
 compares the server's with those of transformers.

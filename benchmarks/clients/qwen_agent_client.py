@@ -1,6 +1,6 @@
 """qwen-agent: its own tool prompt (calls parsed from content by the client), the server's tool calls, and an agent.
 
-Requirements: qwen-agent==0.0.34 numpy soundfile tqdm python-dateutil
+Requirements: qwen-agent==0.0.34 numpy==2.4.6 python-dateutil==4.0.0 soundfile==0.14.0 tqdm==4.70.1
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Requirements: schemathesis==4.32.5
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -16,13 +17,30 @@ PROGRAM = str(Path(sys.executable).with_name("schemathesis"))
 # A document cannot say all that makes a request impossible (a result without its call, a prompt longer than the
 # context, a schema that is none), so a request that fits the document may still be refused with 400.
 LEFT_OUT = "positive_data_acceptance"
-EXAMPLES = 40
+EXAMPLES = 60
+# Without these nearly every request would end at the model that nobody serves, or take as long as the context is.
+VALUES = """
+[dictionaries]
+models = {{ values = [{model}] }}
+lengths = {{ values = [0, 1, 2, 5, 17] }}
+roles = {{ values = ["user"] }}
+
+[parameters]
+"body.model" = {{ dictionary = "models", probability = 0.9 }}
+"body.max_tokens" = {{ dictionary = "lengths", probability = 0.9 }}
+"body.max_completion_tokens" = {{ dictionary = "lengths", probability = 0.9 }}
+"body.max_output_tokens" = {{ dictionary = "lengths", probability = 0.9 }}
+"body.messages[*].role" = {{ dictionary = "roles", probability = 0.7 }}
+"path.model" = {{ dictionary = "models", probability = 0.5 }}
+"""
 
 
 def fuzz(job: Job, *options: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "schemathesis.toml"
+        settings.write_text(VALUES.format(model=json.dumps(job.model)), encoding="utf-8")
         command = [
-            PROGRAM, "run", f"{job.root}/openapi.json", "--url", job.root, "-H", f"Authorization: Bearer {job.key}",
+            PROGRAM, "--config-file", str(settings), "run", f"{job.root}/openapi.json", "--url", job.root, "-H", f"Authorization: Bearer {job.key}",
             "--exclude-checks", LEFT_OUT, "--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", "60",
             "--continue-on-failure", "--suppress-health-check", "all", "--warnings", "off", *options,
         ]  # fmt: skip

@@ -92,8 +92,9 @@ class Server:
         clients = {name: self.kind(build) for name, build in self.models.items()}
         self.service = Service([ServedModel(n, c) for n, c in clients.items()], self.settings, self.state)
         await self.service.start()
+        self.app = make_app(self.service)
         config = uvicorn.Config(
-            make_app(self.service), log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10
+            self.app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10
         )
         self.server = _Server(config, self.service, self.up.set)
         await self.server.serve(sockets=[self.listener])

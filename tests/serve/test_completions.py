@@ -31,13 +31,14 @@ def test_a_stream_adds_up_to_the_whole(server: Server) -> None:
         assert "".join(c["text"] for c in got) == choice["text"]
         assert got[-1]["finish_reason"] == choice["finish_reason"] is not None
         for name, values in choice["logprobs"].items():
-            assert sum(((c["logprobs"] or {}).get(name, []) for c in got), []) == values
+            assert [x for c in got for x in (c["logprobs"] or {}).get(name, [])] == values
         assert choice["text"].startswith(["Once", "Twice"][choice["index"] // 2])
 
 
 def test_scores_of_a_prompt_are_the_models_own(server: Server) -> None:
     """As lm-eval's local-completions asks: token ids, echo, logprobs, and no or one new token."""
-    ids = LM.tokenizer.encode("The quick brown fox") + [LM.tokenizer.special("<|im_end|>")] + LM.tokenizer.encode("好")
+    encode = LM.tokenizer.encode
+    ids = [*encode("The quick brown fox"), LM.tokenizer.special("<|im_end|>"), *encode("好")]
     want = LM.model.logits(torch.tensor([ids]))[0].log_softmax(-1)
     for more in (0, 1):
         choice = server.post(PATH, body(prompt=[ids], max_tokens=more, echo=True, logprobs=1)).json()["choices"][0]

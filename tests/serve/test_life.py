@@ -79,12 +79,12 @@ def test_a_client_that_leaves_is_no_longer_worked_for(stream: bool) -> None:
 
 
 def test_a_full_queue_is_429_with_a_time(server: Server) -> None:
-    with serving(ServeSettings(waiting=2), {"tiny": slow_build}) as server:
+    with serving(ServeSettings(waiting=3), {"tiny": slow_build}) as server:
         (model,) = server.service.models.values()
         with httpx.Client(base_url=server.url) as client, client.stream("POST", CHAT, json=ask(stream=True)) as one:
             next(one.iter_lines())
             until(lambda: model.client.stats.running == 1)
-            refused = server.post(CHAT, ask(n=5))
+            refused = server.post(CHAT, ask(n=3))
             assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
             assert refused.json()["error"]["code"] == "queue_full"
         until(lambda: idle(server))

@@ -28,7 +28,10 @@ from qwill.serve import (
     tokens,
 )  # fmt: skip
 from qwill.serve.access import Front, tenant_of
+from qwill.serve.openapi import describe
 from qwill.serve.service import Service
+
+MODULES = (chat_completions, completions, responses, messages, embeddings, tokens, models, adapters, health)
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -44,12 +47,13 @@ def make_app(service: Service) -> ASGIApp:
     app.state.service = service
     for kind in (HTTPException, RequestValidationError, QwillError, errors.ClientGone, Exception):
         app.add_exception_handler(kind, errors.handle)
-    for module in (chat_completions, completions, responses, messages, embeddings, tokens, models, adapters, health):
+    for module in MODULES:
         app.include_router(module.router)
     if service.state is not None:
         from qwill.serve.page_routes import conversation_routes
 
         app.include_router(conversation_routes(service.state, tenant_of))
+    describe(app, service.settings.needs_key)
     inner: ASGIApp = app
     if service.settings.origins:
         inner = CORSMiddleware(

@@ -153,7 +153,7 @@ class _Sample:
         return shown
 
     def choice(self, index: int, wants_logprobs: bool) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": self.content, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": self.content, "refusal": None, "annotations": []}
         if self.thought:
             message["reasoning_content"] = self.reasoning
         if self.calls:
@@ -176,7 +176,6 @@ async def _whole(job: Job, prepared: Prepared) -> dict[str, Any]:
         "model": prepared.target.name,
         "choices": [sample.choice(i, wants) for i, sample in enumerate(samples)],
         "usage": usage(counts.prompt, counts.reply, counts.cached, counts.reasoning),
-        "system_fingerprint": None,
     }
 
 
@@ -192,7 +191,6 @@ async def _stream(job: Job, prepared: Prepared, body: ChatRequest) -> AsyncItera
             "object": "chat.completion.chunk",
             "created": created,
             "model": prepared.target.name,
-            "system_fingerprint": None,
             "choices": choices,
         }
         if wants_usage:

@@ -162,6 +162,7 @@ class ReplyMessage(Answer):
     role: Literal["assistant"]
     content: str | None
     refusal: None = None
+    annotations: list[dict[str, str]]
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
 
@@ -180,7 +181,6 @@ class ChatCompletion(Answer):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    system_fingerprint: str | None = None
 
 
 class DeltaCall(Answer):

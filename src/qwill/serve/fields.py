@@ -107,8 +107,8 @@ def room(prompt: Sequence[int], info: ModelInfo, param: str) -> int:
         raise ApiError(
             400,
             # Clients look for these words, digits without commas.
-            f"This model's maximum context length is {info.context} tokens of prompt and reply together, but the prompt "
-            f"alone has {len(prompt)} tokens; shorten it.",
+            f"This model's maximum context length is {info.context} tokens of prompt and reply together, but the "
+            f"prompt alone has {len(prompt)} tokens; shorten it.",
             param,
             code="context_length_exceeded",
         )

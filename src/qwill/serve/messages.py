@@ -170,13 +170,18 @@ class _Reply:
         else:
             self.reason = "tool_use" if self.blocks.calls else "end_turn"
 
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         counts = self.counts
         return {
             "input_tokens": counts.prompt - counts.cached,
             "output_tokens": counts.reply,
             "cache_read_input_tokens": counts.cached,
             "cache_creation_input_tokens": 0,
+            "cache_creation": None,
+            "inference_geo": None,
+            "output_tokens_details": None,
+            "server_tool_use": None,
+            "service_tier": "standard",
         }
 
     def message(self, content: list[dict[str, Any]]) -> dict[str, Any]:
@@ -188,6 +193,8 @@ class _Reply:
             "content": content,
             "stop_reason": self.reason,
             "stop_sequence": self.stop,
+            "stop_details": None,
+            "container": None,
             "usage": self._usage(),
         }
 
@@ -229,14 +236,15 @@ def _shown(block: Block, empty: bool = False) -> dict[str, Any]:
     if block.kind == "thinking":
         return {"type": "thinking", "thinking": text, "signature": ""}
     if block.kind == "text":
-        return {"type": "text", "text": text}
+        return {"type": "text", "text": text, "citations": None}
     try:
         value = json.loads(text or "{}")
     except ValueError:
         value = None
     # Cut off or broken arguments are shown as they are.
     arguments = value if isinstance(value, dict) else {"unreadable_arguments": text}
-    return {"type": "tool_use", "id": block.id, "name": block.name, "input": arguments}
+    direct = {"type": "direct"}
+    return {"type": "tool_use", "id": block.id, "name": block.name, "input": arguments, "caller": direct}
 
 
 def _delta(block: Block, text: str) -> dict[str, Any]:

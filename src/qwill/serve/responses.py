@@ -19,6 +19,7 @@ from qwill.serve.responses_schema import (
     FunctionCallItem,
     FunctionChoice,
     FunctionOutputItem,
+    FunctionTool,
     InputMedia,
     InputMessage,
     InputRefusal,
@@ -173,13 +174,13 @@ class _Reply:
             "output_tokens_details": {"reasoning_tokens": counts.reasoning},
             "total_tokens": counts.prompt + counts.reply,
         }
-        dumped = body.model_dump(
-            exclude_none=True, by_alias=True, include={"tools", "tool_choice", "text", "reasoning"}
-        )
+        dumped = body.model_dump(exclude_none=True, by_alias=True, include={"tool_choice", "text", "reasoning"})
         return {
             "id": self.prepared.request.id,
             "object": "response",
             "created_at": self.created,
+            "completed_at": now() if self.status == "completed" else None,
+            "background": False,
             "status": self.status,
             "error": error,
             "incomplete_details": {"reason": "max_output_tokens"} if self.status == "incomplete" else None,
@@ -189,16 +190,23 @@ class _Reply:
             "output": [self.item(block, ended) for block in self.blocks.blocks] if ended else [],
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
-            "reasoning": dumped.get("reasoning", {"effort": None, "summary": None}),
+            "reasoning": {"effort": None, "summary": None} | dumped.get("reasoning", {}),
             "store": False,
             "temperature": sampling.temperature,
             "text": dumped.get("text", {"format": {"type": "text"}}),
             "tool_choice": dumped.get("tool_choice", "auto"),
-            "tools": dumped.get("tools", []),
+            "tools": [_tool(tool) for tool in body.tools or ()],
+            "max_tool_calls": None,
             "top_p": sampling.top_p,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "top_logprobs": 0,
             "truncation": "disabled",
             "usage": used if ended else None,
             "user": None,
+            "service_tier": "default",
+            "safety_identifier": None,
+            "prompt_cache_key": None,
             "metadata": body.metadata or {},
         }
 
@@ -255,6 +263,10 @@ class _Reply:
         self.status = "failed"
         shown = {"code": found.code or "server_error", "message": found.message}
         return self.event("response.failed", response=self.shown(shown))
+
+
+def _tool(tool: FunctionTool) -> dict[str, Any]:
+    return {name: getattr(tool, name) for name in ("type", "name", "description", "parameters", "strict")}
 
 
 def _part(block: Block, text: str) -> dict[str, Any]:

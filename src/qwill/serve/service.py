@@ -94,7 +94,9 @@ class Service:
         model, samples = target.model, sum(max(request.n, request.best_of) for request in requests)
         if self.stopping:
             raise ApiError(503, "The server is shutting down; try another one or come back.", retry_after=5)
-        running = model.client.stats.running
+        running, most = model.client.stats.running, self.settings.waiting
+        if samples > most:
+            raise ApiError(400, f"This asks for {samples} replies at once; at most {most} are made for one request.")
         if model.in_flight + samples > self.settings.waiting + max(running, 1) and model.in_flight:
             wait = max(1, min(60, math.ceil((model.in_flight - running + samples) / max(model.rate, 0.05))))
             text = f"{model.in_flight} requests run or wait, all that the queue holds; try again in {wait} s."

@@ -1,7 +1,7 @@
 """JSON as models write it, read a character at a time and given out as strict JSON as soon as it is certain.
 
 Mended on the way, because models write it: a comma before a closing bracket, line breaks and other control
-characters inside a text, Python's quotes and constants, a backslash that escapes nothing (`"\\d+"`). Nothing
+characters inside a text, Python's quotes, constants and `\\x`, a backslash that escapes nothing (`"\\d+"`). Nothing
 that was given out is ever taken back, so the output may be streamed.
 """
 
@@ -56,11 +56,12 @@ class JsonScanner:
 
     def end(self) -> str | None:
         """Ends a number or constant, as a character behind it would; None where it is none. Else nothing."""
-        bare, self._bare = self._bare, ""
+        bare = self._bare
         if not bare:
             return ""
         if bare not in _CONSTANTS and not _NUMBER.fullmatch(bare):
             return None
+        self._bare = ""
         return self._value(_CONSTANTS.get(bare, bare))
 
     def closing(self) -> str | None:
@@ -128,8 +129,8 @@ class JsonScanner:
     def _escaped(self, character: str) -> str:
         so_far, self._escape = self._escape, ""
         if so_far == "\\":
-            if character == "u":
-                self._escape = "\\u"
+            if character in "ux":
+                self._escape = "\\" + character
                 return ""
             if character in _ESCAPES:
                 return "\\" + character
@@ -137,8 +138,8 @@ class JsonScanner:
             return character if character == "'" else "\\\\" + self._in_text(character)
         if character not in _HEX:
             return "\\" + so_far + self._in_text(character)
-        if len(so_far) == 5:
-            return so_far + character
+        if len(so_far) == (5 if so_far[1] == "u" else 3):
+            return "\\u" + (so_far[2:] + character).zfill(4)
         self._escape = so_far + character
         return ""
 

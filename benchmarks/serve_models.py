@@ -148,6 +148,8 @@ def write_reciting(folder: Path, context: int = 4096) -> Path:
         for token, following in successor.items():
             if token not in branches:
                 head_VD[following, token] = 1e8
+        # Where a constraint leaves none of the above, the text goes on with what says something, not with blanks.
+        head_VD[[ord(blank) for blank in " \t\r\n"], : config.vocab_size] -= 1.0
         # A feature is at least 1 / LONG_PROMPT and hardly above 0.1: each line below beats the one before it.
         begin = [number[chunks[0]] for chunks in (greeting, calls, result)]
         head_VD[begin[0], branches] = 1.0

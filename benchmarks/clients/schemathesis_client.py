@@ -40,7 +40,8 @@ def fuzz(job: Job, *options: str) -> None:
         settings = Path(folder) / "schemathesis.toml"
         settings.write_text(VALUES.format(model=json.dumps(job.model)), encoding="utf-8")
         command = [
-            PROGRAM, "--config-file", str(settings), "run", f"{job.root}/openapi.json", "--url", job.root, "-H", f"Authorization: Bearer {job.key}",
+            PROGRAM, "--config-file", str(settings), "run",
+            f"{job.root}/openapi.json", "--url", job.root, "-H", f"Authorization: Bearer {job.key}",
             "--exclude-checks", LEFT_OUT, "--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", "60",
             "--continue-on-failure", "--suppress-health-check", "all", "--warnings", "off", *options,
         ]  # fmt: skip

@@ -52,7 +52,8 @@ def check_batch(job: Job) -> None:
 
 
 def check_tools(job: Job) -> None:
-    model = chat(job, max_tokens=400).bind_tools([get_weather, get_time], tool_choice=None if job.calls else "any")
+    how = {} if job.calls else {"tool_choice": "any", "parallel_tool_calls": False}
+    model = chat(job, max_tokens=800).bind_tools([get_weather, get_time], **how)
     reply = model.invoke(MESSAGES)
     are_calls([(c["name"], c["args"]) for c in reply.tool_calls], job)
     whole = None

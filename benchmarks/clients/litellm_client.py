@@ -12,7 +12,7 @@ from typing import Any
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no look-up of prices in the network
 
 import litellm
-from report import CITY, HELLO, TOOLS, Job, Skip, are_calls, is_city, raises, run
+from report import CITY, HELLO, TOOLS, Job, Skip, are_calls, calling, is_city, raises, run
 
 PLAIN = {"chat_template_kwargs": {"enable_thinking": False}}
 
@@ -47,9 +47,9 @@ def check_thinking(job: Job) -> None:
 
 
 def check_tools(job: Job) -> None:
-    how = {} if job.calls else {"tool_choice": "required"}
+    how = calling(job)
     for stream in (False, True):
-        reply = ask(job, tools=TOOLS, max_tokens=300, stream=stream, **how)
+        reply = ask(job, tools=TOOLS, stream=stream, **how)
         message = (litellm.stream_chunk_builder(list(reply)) if stream else reply).choices[0].message
         are_calls([(c.function.name, json.loads(c.function.arguments)) for c in message.tool_calls], job)
 

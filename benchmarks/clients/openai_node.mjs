@@ -20,6 +20,7 @@ const tools = [
   { type: "function", function: { name: "get_weather", parameters: object("location", ["Paris", "London"]) } },
   { type: "function", function: { name: "get_time", parameters: object("place", ["北京", "Rome"]) } },
 ];
+const alone = { tool_choice: "required", parallel_tool_calls: false };
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
 async function running() {
@@ -56,7 +57,7 @@ const checks = {
     assert(final.choices[0].finish_reason);
   },
   async tools() {
-    const asked = { ...plain, tools, max_tokens: 300, ...(job.calls?.length ? {} : { tool_choice: "required" }) };
+    const asked = { ...plain, tools, max_tokens: 800, ...(job.calls?.length ? {} : alone) };
     const whole = await client.chat.completions.create(asked);
     const calls = whole.choices[0].message.tool_calls.map((c) => [c.function.name, JSON.parse(c.function.arguments)]);
     if (job.calls?.length) assert.deepEqual(calls, job.calls);

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
-from report import CITY, HELLO, TOOLS, Job, Skip, are_calls, is_city, raises, run
+from report import CITY, HELLO, TOOLS, Job, Skip, are_calls, calling, is_city, raises, run
 
 PLAIN = {"chat_template_kwargs": {"enable_thinking": False}}
 NEVER_ENDS = {"ignore_eos": True, **PLAIN}
@@ -149,7 +149,7 @@ def check_tools_in_parallel(job: Job) -> None:
 
 
 def check_tools_stream(job: Job) -> None:
-    settings = {"tools": TOOLS, "max_tokens": 300} | ({} if job.calls else {"tool_choice": "required"})
+    settings = {"tools": TOOLS, **calling(job)}
     whole = chat(job, **settings).choices[0]
     made: dict[int, dict[str, str]] = {}
     reason = None
@@ -389,9 +389,9 @@ def check_responses_instructions_and_items(job: Job) -> None:
 
 def check_responses_tools(job: Job) -> None:
     tools = [{"type": "function", **t["function"], "strict": True} for t in TOOLS]
-    choice = "auto" if job.calls else "required"
+    how = {} if job.calls else {"tool_choice": "required", "parallel_tool_calls": False}
     reply = client(job).responses.create(
-        model=job.model, input="Weather?", tools=tools, tool_choice=choice, temperature=0, max_output_tokens=400
+        model=job.model, input="Weather?", tools=tools, temperature=0, max_output_tokens=800, **how
     )
     calls = [item for item in reply.output if item.type == "function_call"]
     are_calls([(item.name, json.loads(item.arguments)) for item in calls], job)

@@ -65,6 +65,13 @@ CITY = {
 HELLO = [{"role": "user", "content": "Hello there, 你好!"}]
 
 
+def calling(job: Job) -> dict[str, Any]:
+    """How to ask for calls: the reciting model makes two by itself; others have to, and would go on for ever."""
+    if job.calls:
+        return {"max_tokens": 300}
+    return {"max_tokens": 800, "tool_choice": "required", "parallel_tool_calls": False}
+
+
 def is_city(value: Any) -> None:
     assert set(value) == {"name", "large", "founded"}, value
     assert value["name"] in ("Paris", "北京") and isinstance(value["large"], bool) and value["founded"] in (1, 250)

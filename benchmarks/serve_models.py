@@ -154,6 +154,9 @@ def write_reciting(folder: Path, context: int = 4096) -> Path:
             head_VD[[ord(c) for c in characters], : config.vocab_size] += liking
         # A feature is at least 1 / LONG_PROMPT and hardly above 0.1: each line below beats the one before it.
         begin = [number[chunks[0]] for chunks in (greeting, calls, result)]
+        elsewhere = [i for i in range(config.vocab_size) if i not in branches]
+        for token in (*begin, think):
+            head_VD[token, elsewhere] = -1e9  # a reply begins at its place only, not within a constrained string
         head_VD[begin[0], branches] = 1.0
         head_VD[begin[1], tools], head_VD[begin[1], answered] = 1e5, -1e9
         head_VD[begin[2], answered] = 1e6

@@ -52,7 +52,7 @@ def check_batch(job: Job) -> None:
 
 
 def check_tools(job: Job) -> None:
-    how = {} if job.calls else {"tool_choice": "any", "parallel_tool_calls": False}
+    how = {"strict": True} | ({} if job.calls else {"tool_choice": "any", "parallel_tool_calls": False})
     model = chat(job, max_tokens=800).bind_tools([get_weather, get_time], **how)
     reply = model.invoke(MESSAGES)
     are_calls([(c["name"], c["args"]) for c in reply.tool_calls], job)

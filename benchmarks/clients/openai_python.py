@@ -74,9 +74,12 @@ def check_chat_stream_helper(job: Job) -> None:
     with client(job).chat.completions.stream(
         model=job.model, messages=HELLO, temperature=0, max_tokens=40, extra_body=PLAIN
     ) as stream:
-        kinds = {event.type for event in stream}
+        try:
+            kinds = {event.type for event in stream}
+        except openai.LengthFinishReasonError:
+            return  # what this helper makes of a reply that was cut off
         final = stream.get_final_completion()
-    assert "chunk" in kinds and final.choices[0].finish_reason in ("stop", "length"), kinds
+    assert "chunk" in kinds and final.choices[0].finish_reason == "stop", kinds
 
 
 def check_asynchronous(job: Job) -> None:
@@ -246,7 +249,8 @@ def check_parse_pydantic(job: Job) -> None:
 
 
 def check_logprobs(job: Job) -> None:
-    reply = chat(job, logprobs=True, top_logprobs=3, max_tokens=12)
+    unchanged = PLAIN | {"repetition_penalty": 1, "presence_penalty": 0}  # a model may bring penalties of its own
+    reply = chat(job, logprobs=True, top_logprobs=3, max_tokens=12, extra_body=unchanged)
     content = reply.choices[0].logprobs.content
     assert len(content) <= reply.usage.completion_tokens
     assert len(content) >= reply.usage.completion_tokens - 1  # the token that ends a reply may be left out
@@ -259,7 +263,7 @@ def check_logprobs(job: Job) -> None:
     text = reply.choices[0].message.content or ""
     assert spelled.startswith(text) or text.rstrip("�") in spelled, (spelled, text)
     streamed = []
-    for chunk in chat(job, logprobs=True, top_logprobs=3, max_tokens=12, stream=True):
+    for chunk in chat(job, logprobs=True, top_logprobs=3, max_tokens=12, stream=True, extra_body=unchanged):
         if chunk.choices and chunk.choices[0].logprobs:
             streamed += chunk.choices[0].logprobs.content or []
     assert [e.token for e in streamed] == [e.token for e in content]

@@ -128,7 +128,7 @@ export const WORDS = {
     liveSpeed: "tokens/s",
     liveRunning: "{n} running",
     liveWaiting: "{n} waiting",
-    liveCache: "{n} % of the cache",
+    liveCache: "cache {n}%",
     exportTitle: "Export this chat",
     exportMarkdown: "Markdown",
     exportMarkdownHint: "What you see, for people",

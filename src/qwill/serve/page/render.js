@@ -198,8 +198,10 @@ export class MarkdownView {
   // What stands before the last block that whole lines have begun is final: the line being written can still become anything.
   #settle(open) {
     const whole = parseBlocks(open.slice(0, open.lastIndexOf("\n") + 1), true);
-    if (whole.length < 2) return;
-    const start = whole.at(-1).start;
+    // A formula that never ends turns out to be text, which may belong to the paragraph before it.
+    const last = whole.at(whole.at(-1)?.type === "math" && !whole.at(-1).closed ? -2 : -1);
+    if (!last || last === whole[0]) return;
+    const { start } = last;
     const kept = this.tail.findIndex((part) => part.block.start === start);
     if (kept < 0) return;
     this.settled += start;

@@ -10,7 +10,7 @@ FIRST_ORACLES := tests/oracles/make_tokenizer_oracle.py tests/oracles/make_model
 ORACLES := $(FIRST_ORACLES) $(filter-out $(FIRST_ORACLES),$(sort $(wildcard tests/oracles/make_*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo evening smoke test lint format oracles bench bench-curation clean distclean
+.PHONY: help venv demo evening smoke test lint format oracles bench bench-curation bench-serve clients fuzz-api clean distclean
 
 help: ## show this list
 	@echo "qwill: the whole life of a small Qwen model, on your own machine"
@@ -87,6 +87,29 @@ bench-curation: $(STAMP) ## curation against datatrove and its other figures (an
 	$(BIN)/python benchmarks/decontamination.py
 	$(BIN)/python benchmarks/hostile.py
 	$(BIN)/python benchmarks/curation_gain.py --work .venvs/curation_gain
+
+CLIENTS := .venvs/clients
+clients: $(STAMP) ## stock clients (openai, litellm, anthropic, lm-eval, …) against qwill serve; needs npm too
+	$(BIN)/python benchmarks/stock_clients.py --environments $(CLIENTS)
+
+fuzz-api: $(STAMP) ## schemathesis against the server's own OpenAPI document
+	$(BIN)/python benchmarks/stock_clients.py --environments $(CLIENTS) --only schemathesis --models recite --dry
+
+# llama.cpp's own server, which batches, is compared where LLAMA_SERVER names it; llama-cpp-python is built natively.
+LLAMA_SERVER ?=
+bench-serve: $(STAMP) ## the server: load, soak, parity with lm-eval, batches against llama.cpp and transformers
+	test -x .venvs/llama/bin/python || $(PYTHON) -m venv .venvs/llama
+	.venvs/llama/bin/python -m pip install --quiet "llama-cpp-python[server]==0.3.36"
+	test -x .venvs/transformers-serve/bin/python || $(PYTHON) -m venv .venvs/transformers-serve
+	.venvs/transformers-serve/bin/python -m pip install --quiet torch==2.13.0
+	.venvs/transformers-serve/bin/python -m pip install --quiet "transformers[serving]==5.23.0"
+	$(BIN)/python benchmarks/stock_clients.py --environments $(CLIENTS)
+	$(BIN)/python benchmarks/lm_eval_parity.py --peer-python $(CLIENTS)/lm_eval_client/bin/python
+	$(BIN)/python benchmarks/serve_soak.py
+	$(BIN)/python benchmarks/serve_load.py
+	$(BIN)/python benchmarks/serve_first_token.py
+	$(BIN)/python benchmarks/serve_batch.py $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER)) \
+	  --llama-python .venvs/llama/bin/python --transformers-python .venvs/transformers-serve/bin/python
 
 clean: ## remove caches and what tests and builds left behind; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

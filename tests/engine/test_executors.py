@@ -11,16 +11,15 @@ from tiny import redrawn, tiny_model
 
 from qwill.base.errors import ModelError
 from qwill.engine import native
-from qwill.engine.executor import TorchExecutor, executor_for
 from qwill.engine.generate import generate
-from qwill.engine.native import NativeExecutor
 from qwill.engine.sampler import Sampling
+from qwill.engine.slots import NativeSlots, SlotExecutor, executor_for
 from qwill.model.config import ModelConfig
 from qwill.model.rope import RopeScaling
 
 # Without a C compiler only the model's own executor is there to be tested.
-NATIVE = [NativeExecutor] if native.library() else []
-EXECUTORS = [*NATIVE, TorchExecutor]
+NATIVE = [NativeSlots] if native.library() else []
+EXECUTORS = [*NATIVE, SlotExecutor]
 
 BASE = tiny_model("dense").config
 VARIANTS = {
@@ -71,7 +70,7 @@ def test_there_is_a_native_executor_where_there_is_a_compiler():
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(k, n) for k in EXECUTORS for n in VARIANTS] + [(TorchExecutor, n) for n in OTHERS]
+    ("kind", "name"), [(k, n) for k in EXECUTORS for n in VARIANTS] + [(SlotExecutor, n) for n in OTHERS]
 )
 @torch.inference_mode()
 def test_logits_are_those_of_the_definition(kind, name):
@@ -94,7 +93,7 @@ def test_a_slot_comes_back_to_its_prompt(name):
     """Rewound, copied from its mark, moved: it goes on as a sequence that was never longer."""
     model = redrawn((VARIANTS | OTHERS)[name], seed=3)
     executor = executor_for(model, slots=4, capacity=40)
-    assert isinstance(executor, NativeExecutor) == (bool(NATIVE) and name == "moe")
+    assert isinstance(executor, NativeSlots) == (bool(NATIVE) and name == "moe")
     ids = ids_like(1, 30, model.config.vocab_size)
     with torch.inference_mode():
         whole = model.logits(torch.tensor([ids]))[0]
@@ -180,5 +179,5 @@ def test_what_it_can_not_run_goes_to_the_definition():
     odd: ModelConfig = dataclasses.replace(BASE, head_dim=6)
     models = [redrawn(odd, seed=0), tiny_model("dense").double(), tiny_model("dense").bfloat16()]
     for model in models:
-        assert isinstance(executor_for(model, 2, 20), TorchExecutor)
+        assert isinstance(executor_for(model, 2, 20), SlotExecutor)
     assert isinstance(executor_for(tiny_model("dense"), 2, 20), EXECUTORS[0])

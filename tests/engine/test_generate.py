@@ -13,8 +13,8 @@ from qwill.engine.sampler import Sampling
 from qwill.engine.stream import Session, stream
 from qwill.model import ops
 
-executor_module, generate_module, native_module, stream_module = (
-    importlib.import_module(f"qwill.engine.{name}") for name in ("executor", "generate", "native", "stream")
+executor_module, generate_module, stream_module = (
+    importlib.import_module(f"qwill.engine.{name}") for name in ("slots", "generate", "stream")
 )
 
 MARGIN = 1e-4  # two choices nearer than this may swap when float32 sums are ordered differently
@@ -262,7 +262,7 @@ def test_long_prompts_go_in_pieces(kind, monkeypatch):
     whole = generate(model, prompts, sampling, n=2)
     monkeypatch.setattr(executor_module, "PREFILL_CHUNK", 7)
     monkeypatch.setattr(executor_module, "PREFILL_TOKENS", 14)
-    monkeypatch.setattr(native_module, "WIDTH", 7)
+    monkeypatch.setattr(executor_module, "PASS", 7)
     pieces = generate(model, prompts, sampling, n=2)
     for a, b in zip(whole, pieces, strict=True):
         assert_same(a, b)

@@ -55,7 +55,7 @@ def test_a_saved_folder_chats_the_same_streamed_or_not(tmp_path):
 def test_thinking_is_split_from_what_is_said():
     lm = scripted("<think>\n先想 a\n</think>\n\nHello 你好\n\nbye<|im_end|>never")
     deltas = list(lm.stream(QUESTION, thinking=True))
-    assert joined(deltas, "reasoning") == "先想 a\n"
+    assert joined(deltas, "reasoning") == "先想 a"
     assert joined(deltas, "content") == "Hello 你好\n\nbye"
     assert [d.finish_reason for d in deltas[-2:]] == [None, "stop"]
     assert lm.chat(QUESTION, thinking=True) == "Hello 你好\n\nbye"
@@ -75,6 +75,17 @@ def test_tool_calls_are_taken_out_of_a_reply():
     reply = lm.reply(QUESTION)
     assert reply.content.strip() == "Let me see."
     assert reply.tool_calls[0]["function"] == {"name": "f", "arguments": {"a": 1}}
+
+
+def test_thinking_that_the_prompt_opened_is_thinking():
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+    for text, content in (("Hm.\n</think>\n\n42<|im_end|>", "42"), ("Hm.", "")):
+        lm = scripted(text)
+        lm.tokenizer.chat_template = template
+        deltas = list(lm.stream(QUESTION, thinking=True))
+        assert (joined(deltas, "reasoning"), joined(deltas, "content")) == ("Hm.", content)
+        reply = lm.reply(QUESTION, thinking=True)
+        assert (reply.reasoning_content, reply.content) == ("Hm.", content)
 
 
 def test_generate_continues_texts():

@@ -95,7 +95,7 @@ def test_greedy_decoding_gives_transformers_tokens(case: str, native: bool) -> N
     with torch.no_grad():
         while len(tokens) < len(expected):
             batch = Batch.pack([new], starts=[len(tokens) - len(new)])
-            hidden_ND = model(batch, cache.select(1)).hidden_ND
+            hidden_ND = model(batch, cache.place([[0]], [len(tokens) - len(new)])).hidden_ND
             new = model.head(hidden_ND[-1:]).argmax(-1)
             tokens.append(int(new))
     assert tokens == expected.tolist()
@@ -111,7 +111,7 @@ def test_a_prompt_in_chunks_gives_transformers_logits(case: str, native: bool) -
     with torch.no_grad():
         for chunk in tokens.split(CHUNKS):
             batch = Batch.pack([chunk], starts=[start])
-            last = model.head(model(batch, cache.select([1])).hidden_ND)
+            last = model.head(model(batch, cache.place([[1]], [start])).hidden_ND)
             start += len(chunk)
         whole = model.logits(tokens[None])[0, -len(expected) :]
     assert apart(last, expected) <= FORWARD and apart(whole, expected) <= FORWARD
@@ -179,7 +179,7 @@ def test_cached_in_any_chunks_equals_the_full_pass(cut: tuple[str, list[int], in
             sizes = [data.draw(st.integers(1, lengths[i] - done[i])) for i in now]
             chunks = [sequences[i][done[i] : done[i] + n] for i, n in zip(now, sizes, strict=True)]
             batch = Batch.pack(chunks, starts=[done[i] for i in now])
-            hidden = model(batch, cache.select([slots[i] for i in now])).hidden_ND
+            hidden = model(batch, cache.place([[slots[i]] for i in now], [done[i] for i in now])).hidden_ND
             for i, part in zip(now, model.head(hidden).split(sizes), strict=True):
                 got[i].append(part)
                 done[i] += len(part)
@@ -188,15 +188,15 @@ def test_cached_in_any_chunks_equals_the_full_pass(cut: tuple[str, list[int], in
 
 
 @pytest.mark.parametrize("case", ["moe", "next", "qwen3_5_tied"])
-def test_copied_and_moved_slots_go_on_as_the_original(case: str) -> None:
+def test_copied_blocks_and_states_go_on_as_the_original(case: str) -> None:
     model = load(case)
     prompt, rest = ids(7, 1), ids(4, 2)
     cache = KVCache(model.config, 4, 16)
     with torch.no_grad():
-        model(Batch.pack([prompt]), cache.select([2]))
-        cache.copy(2, [0, 3], 7)
-        cache.move([3], [1])
+        model(Batch.pack([prompt]), cache.place([[2]], [0]))
+        for copy in (cache.copy_blocks, cache.copy_states):
+            copy([2, 2], [0, 1])
         batch = Batch.pack([rest, rest], starts=[7, 7])
-        got = model.head(model(batch, cache.select(2)).hidden_ND).split(4)
+        got = model.head(model(batch, cache.place([[0], [1]], [7, 7])).hidden_ND).split(4)
         whole = model.logits(torch.cat([prompt, rest])[None])[0, 7:]
     assert close(got[0], whole) and close(got[1], whole)

@@ -116,8 +116,8 @@ def test_the_head_with_a_cache_in_chunks(case: str) -> None:
         for n in (1, 7, 1, 12, 9):
             batch = Batch.pack([tokens_T[start : start + n]], starts=[start])
             following = Batch.pack([tokens_T[start + 1 : start + n + 1]], starts=[start])
-            hidden_ND = model(batch, trunk.select([1])).hidden_ND
-            parts.append(model.predict_ahead(hidden_ND, following, head.select([0])).hidden_ND)
+            hidden_ND = model(batch, trunk.place([[1]], [start])).hidden_ND
+            parts.append(model.predict_ahead(hidden_ND, following, head.place([[0]], [start])).hidden_ND)
             start += n
     assert apart(torch.cat(parts), whole_TD) <= FORWARD
 

@@ -304,6 +304,6 @@ def test_bugs_in_the_cache_are_caught(case: str, name: str, monkeypatch: pytest.
     cache, start = KVCache(model.config, 1, 70), 0
     with torch.no_grad():
         for chunk in reference["tokens_chunked"][0].split(CHUNKS):
-            last = model.head(model(Batch.pack([chunk], starts=[start]), cache.select(1)).hidden_ND)
+            last = model.head(model(Batch.pack([chunk], starts=[start]), cache.place([[0]], [start])).hidden_ND)
             start += len(chunk)
     assert not apart(last, reference["logits_chunked"][0]) <= FORWARD

@@ -1,115 +1,105 @@
-"""What generation asks of a model: sequences in slots, prefill, one step for all. Two executors of the one
-definition.
+"""What the engine asks of a model: one pass over a mixed batch of sequences whose keys and values lie in blocks.
 
-`TorchExecutor` runs the model itself, on any device and dtype; `native.NativeExecutor` runs float32 on a CPU,
-quicker. Shape letters: B running sequences, V vocabulary.
+`TorchExecutor` runs the model's own definition, on any device and in any type, with adapters, codes and recurrent
+states; other executors of the same definition promise the same numbers up to rounding.
+
+Shape letters: N tokens of a pass, R sequences, M blocks of the longest one, V vocabulary, L sparse layers, k chosen
+experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from qwill.engine import native
 from qwill.model.batch import Batch
 from qwill.model.cache import KVCache
 
 if TYPE_CHECKING:
     from qwill.model.transformer import Transformer
 
-PREFILL_TOKENS = 4096  # tokens of one prefill pass: bounds the attention mask and activations
-PREFILL_CHUNK = 512  # longest piece of a prompt in one pass
+
+@dataclass
+class Step:
+    """One pass: the new tokens of R sequences, end to end. All tensors are contiguous and on the CPU.
+
+    tokens_N: int64. positions_N: int64, each token's place in its own sequence (`lengths_R` + its place in the pass).
+    cu_seqlens: int32 [R + 1], where each sequence's new tokens start and end; each has at least one.
+    lengths_R: int64, tokens cached before this pass.
+    tables_RM: int32, the numbers of each sequence's blocks in order, enough for its old and new tokens, then −1. Token
+        t of a sequence lies in block `tables_RM[r, t // block_size]` at `t % block_size`. The same block may be in
+        several rows: then only one of them writes it, perhaps in this very pass, so each layer must write all new keys
+        and values before any sequence attends.
+    states_R: int64, the slot of each sequence's recurrent state, read (if `lengths_R` > 0; else it starts from zeros)
+        and then overwritten; −1 in models that have none.
+    rows: int64, which of the N tokens want logits, rising; may be empty.
+    adapters_R: int64, the number of each sequence's adapter, −1: none.
+    experts: whether the chosen experts of all N tokens are to be kept (`Executor.experts_LNk`).
+    """
+
+    tokens_N: Tensor
+    positions_N: Tensor
+    cu_seqlens: Tensor
+    lengths_R: Tensor
+    tables_RM: Tensor
+    states_R: Tensor
+    rows: Tensor
+    adapters_R: Tensor
+    experts: bool = False
 
 
 class Executor(Protocol):
-    """`lengths` (int64, CPU) says how many tokens each slot holds; setting one to 0 empties the slot."""
+    block_size: int
+    blocks: int
+    experts_LNk: Tensor | None  # int64, of the last pass, if it was asked for
 
-    lengths: Tensor
-    capacity: int
+    def run(self, step: Step) -> Tensor:
+        """Append the step's tokens to their sequences; float32 logits [rows, V], valid until the next call."""
 
-    def prefill(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tensor:
-        """Append prompts to the sequences in the given slots; float32 logits [prompts, V] after each one's
-        last token.
-        """
+    def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy whole blocks; no target is a source."""
 
-    def step(self, tokens_B: Tensor) -> Tensor:
-        """Append one token to each of the first B slots; float32 logits [B, V], valid until the next call."""
+    def copy_states(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy recurrent states from slot to slot; no target is a source."""
 
-    def mark(self, slots: list[int]) -> None:
-        """Make the sequences in these slots, as they are, something that `rewind` and `copy` can come back to."""
-
-    def rewind(self, slot: int, length: int) -> None:
-        """Cut the sequence in a slot off after `length` tokens, its length at its mark."""
-
-    def copy(self, source: int, targets: list[int], length: int) -> None:
-        """Give the slots `targets` the first `length` tokens of slot `source`: all of them, or up to its mark."""
-
-    def move(self, sources: list[int], targets: list[int]) -> None:
-        """Move whole sequences to other slots; `sources` are free afterwards."""
-
-    def grow(self, capacity: int) -> None:
-        """Make room for sequences of `capacity` tokens, keeping what is cached."""
-
-
-def executor_for(model: Transformer, slots: int, capacity: int) -> Executor:
-    """The quickest executor that can run this model here. Weights may be copied: make a new one when they
-    change.
-    """
-    kind = native.NativeExecutor if native.suits(model) else TorchExecutor
-    return kind(model, slots, capacity)
+    def refresh(self) -> None:
+        """The model's weights have changed: take over again whatever was copied from them."""
 
 
 class TorchExecutor:
-    """The model's own forward pass with its key/value cache."""
+    """The model's own forward pass with its cache."""
 
-    def __init__(self, model: Transformer, slots: int, capacity: int) -> None:
-        self._model, self._weight = model, model.embed_tokens.weight
-        self._borders = torch.arange(slots + 1, dtype=torch.int32)
-        self._cache = self._new_cache(slots, capacity)
-        self.lengths, self.capacity = self._cache.lengths, capacity
+    def __init__(
+        self,
+        model: Transformer,
+        blocks: int,
+        block_size: int = 16,
+        states: int = 0,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
+        """`blocks` of `block_size` tokens, `states` slots for recurrent states; `kv_dtype` as in `KVCache`."""
+        weight = model.embed_tokens.weight
+        self._model, self._device = model, weight.device
+        self._cache = KVCache(model.config, blocks, block_size, weight.dtype, weight.device, states, kv_dtype)
+        self.blocks, self.block_size = blocks, block_size
+        self.experts_LNk: Tensor | None = None
 
-    def _new_cache(self, slots: int, capacity: int) -> KVCache:
-        return KVCache(self._model.config, slots, capacity, self._weight.dtype, self._weight.device)
+    @torch.inference_mode()
+    def run(self, step: Step) -> Tensor:
+        batch = Batch(step.tokens_N, step.positions_N, step.cu_seqlens).to(self._device)
+        self._cache.place(step.tables_RM, step.lengths_R, step.states_R)
+        hidden_ND = self._model(batch, self._cache).hidden_ND
+        return self._model.head(hidden_ND[step.rows.to(self._device)]).float()
 
-    def grow(self, capacity: int) -> None:
-        old, self._cache = self._cache, self._new_cache(len(self.lengths), capacity)
-        self._cache.take_over(old)
-        self.capacity = capacity
+    def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        self._cache.copy_blocks(sources, targets)
 
-    def step(self, tokens_B: Tensor) -> Tensor:
-        count, device = len(tokens_B), self._weight.device
-        batch = Batch(tokens_B, self.lengths[:count].to(device), self._borders[: count + 1], row_length=1)
-        return self._model.head(self._model(batch, self._cache.select(count)).hidden_ND).float()
+    def copy_states(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        self._cache.copy_states(sources, targets)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tensor:
-        # Prompts of similar length share a pass, so that attention pads little.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        hidden: dict[int, Tensor] = {}
-        while order:
-            width = min(len(prompts[order[-1]]), PREFILL_CHUNK)
-            group = order[-max(1, PREFILL_TOKENS // width) :]
-            del order[-len(group) :]
-            for start in range(0, len(prompts[group[-1]]), PREFILL_CHUNK):
-                rows = [i for i in group if len(prompts[i]) > start]
-                pieces = [prompts[i][start : start + PREFILL_CHUNK] for i in rows]
-                places = [slots[i] for i in rows]
-                batch = Batch.pack(pieces, starts=self.lengths[places].tolist()).to(self._weight.device)
-                out_ND = self._model(batch, self._cache.select(places)).hidden_ND
-                for i, end in zip(rows, batch.cu_seqlens[1:].tolist(), strict=True):
-                    hidden[i] = out_ND[end - 1]
-        return self._model.head(torch.stack([hidden[i] for i in range(len(prompts))])).float()
-
-    def mark(self, slots: list[int]) -> None:
-        self._cache.mark(slots)
-
-    def rewind(self, slot: int, length: int) -> None:
-        self._cache.rewind(slot, length)
-
-    def copy(self, source: int, targets: list[int], length: int) -> None:
-        self._cache.copy(source, targets, length)
-
-    def move(self, sources: list[int], targets: list[int]) -> None:
-        self._cache.move(sources, targets)
+    def refresh(self) -> None:
+        """Nothing is copied."""

@@ -1,50 +1,73 @@
-// The model's forward pass for generation: float32 on a CPU, one call a step, so that no time goes to dispatch.
-// Definition: qwill/model/transformer.py, against which tests/engine/test_executors.py holds every model type; the
-// arithmetic of a row is model/rows.h, which training shares.
+// The model's forward pass for generation on a CPU, one call a pass over a mixed batch, so that no time goes to
+// dispatch: float32 weights or quantised ones, keys and values in the pages of a cache.
+// Definition: qwill/model/transformer.py, against which tests/engine/test_native.py holds every model type. Arithmetic of
+// float32: model/rows.h and attend.h, which training shares; of quantised weights: codes.h.
 //
 // Threads share out the tasks of a phase, and a phase is over when its tasks are done, not when every thread has come
 // by: a thread that the system has put to sleep (a busy or stolen processor) is not waited for.
 //
-// A row's result never depends on the other rows of the batch, the number of slots or of threads: generation is
-// reproducible bit for bit, batched or not.
+// A row's result never depends on the other rows of the batch, its place in the cache or the number of threads:
+// generation is reproducible bit for bit, batched or not.
 //
 // Letters: n token rows, m (token, expert) rows, D hidden, H query heads, G key/value heads, K head size, F feed-forward.
 #include <omp.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
-#include "rows.h"
+#include "attend.h"
+#include "codes.h"
 
 #define FEW 4  // token rows a task, where a row is little work
 
 typedef struct {
-    int64_t layers, hidden, heads, kv_heads, head_dim, top_k, vocab, renormalise, capacity;  // capacity: a multiple of LANES
-    const float *embedding, *norm, *head, *cos, *sin;  // head packed; cos, sin [capacity, K/2]
+    Codes codes;          // used where `packed` is NULL
+    const float *packed;  // panels of float32
+    const float *bias;
+    int64_t columns, k;
+} Matrix;
+
+typedef struct {
+    int64_t layers, hidden, heads, kv_heads, head_dim, top_k, renormalise;
+    int64_t block, kind;  // positions of a page, a multiple of LANES; how keys and values are held
+    const float *embedding, *norm, *cos, *sin;  // cos, sin [positions, K/2]
+    Matrix head;
     float eps;
 } Model;
 
 typedef struct {
-    int64_t experts, ff;  // experts 0: a dense layer, held as one expert that takes every token
-    const float *norm1, *qkv, *qkv_bias, *q_norm, *k_norm, *out, *out_bias, *norm2, *router, *gate_up, *down;
-    float *keys;    // [slots, G, capacity/LANES, K, LANES]: LANES positions side by side
-    float *values;  // [slots, G, capacity, K]
+    int64_t experts;  // 0: a dense layer, held as one expert that takes every token
+    const float *norm1, *q_norm, *k_norm, *norm2;
+    Matrix qkv, out, router, gate_up, down;
+    void *keys, *values;             // [pages, G, block / LANES, K, LANES] and [pages, G, block, K]
+    float *key_scale, *value_scale;  // [pages, G, block], for BYTE
 } Layer;
 
 typedef struct {
     float *x, *normed, *qkv, *attended, *router, *weight, *scale, *act, *expert_out, *scores;
+    int8_t *normed_codes, *attended_codes, *act_codes;
     int64_t *chosen, *place, *token, *start;  // place[n, top_k] and token[m]: rows sorted by expert; start[experts + 1]
     struct Phase *phases;  // PHASES for every layer, and 2
+    int64_t capacity;      // positions that the scores of one query have room for
 } Work;
+
+typedef struct {
+    int64_t n, sequences, width, outputs;
+    const int64_t *tokens, *positions, *sequence, *output_rows;  // sequence[n]: the row of `tables` it belongs to
+    const int32_t *tables;  // [sequences, width]
+    float *logits;          // [outputs, V]
+    int64_t *experts;       // [sparse layers, n, top_k], or NULL
+} Pass;
 
 // Tasks handed out and tasks done, on a cache line of their own.
 typedef struct Phase {
     _Alignas(64) atomic_long taken;
     atomic_long done;
 } Phase;
-enum { PHASES = 9 };
+enum { PHASES = 10 };
 
 int64_t phase_bytes(int64_t layers) { return (layers * PHASES + 2) * (int64_t)sizeof(Phase); }
 int64_t lanes(void) { return LANES; }
+int64_t code_row_bytes(int64_t k) { return row_size(k); }
 
 // Ask for large pages under fresh memory: weights and cache are streamed, and small pages cost about a tenth of that.
 void use_large_pages(void *memory, int64_t bytes) {
@@ -78,38 +101,136 @@ void pack(const float *w, int64_t columns, int64_t k, int64_t half, float *packe
     for (int64_t p = 0; p < panels; p++) pack_panel(w, columns, k, k, 1, half, p, packed + p * k * PANEL);
 }
 
-// out[rows, columns] = a · packed (+ bias) (+ out), one phase
-static Phase *project(Phase *phase, Rows a, int64_t rows, int64_t k, const float *packed, const float *bias, int add,
-                      float *out, int64_t columns) {
-    int64_t panels = (columns + PANEL - 1) / PANEL;
-    for (int64_t p = take(phase); p < panels; p = another(phase)) 
-        panel(a, rows, k, packed + p * k * PANEL, p, bias, add, out, columns);
+// ---- products
+
+// Rows that a matrix is multiplied with, as floats or as codes: one after the other, or those that `index` names.
+typedef struct {
+    const float *x;
+    int64_t stride;
+    const int8_t *codes;
+    const int64_t *index;
+} Input;
+
+INLINE int64_t point_to_codes(Input a, int64_t first, int64_t rows, int64_t k, const int8_t **pointers) {
+    int64_t count = least(MOST_ROWS, rows - first), size = row_size(k);
+    for (int64_t r = 0; r < count; r++) pointers[r] = a.codes + (a.index ? a.index[first + r] : first + r) * size;
+    return count;
+}
+
+INLINE int64_t panels_in(const Matrix *m) {
+    return m->packed ? (m->columns + PANEL - 1) / PANEL : (m->columns + WIDE - 1) / WIDE;
+}
+
+// Panel p of out[rows, columns] = a · weights (+ bias) (+ out), of expert e
+static void matrix_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t rows, int add, float *out) {
+    int64_t columns = m->columns, at = e * panels_in(m) + p;
+    if (m->packed) {
+        panel((Rows){a.x, a.stride, a.index}, rows, m->k, m->packed + at * m->k * PANEL, p, m->bias, add, out, columns);
+        return;
+    }
+    int64_t first = p * WIDE, width = least(WIDE, columns - first);
+    for (int64_t r = 0; r < rows; r += MOST_ROWS) {
+        const int8_t *pointers[MOST_ROWS];
+        float sum[MOST_ROWS][WIDE];
+        int64_t count = point_to_codes(a, r, rows, m->k, pointers);
+        code_tile(count, &m->codes, at, pointers, sum);
+        for (int64_t i = 0; i < count; i++) {
+            float *to = out + (r + i) * columns + first;
+            for (int64_t j = 0; j < width; j++)
+                to[j] = sum[i][j] + (m->bias ? m->bias[first + j] : 0) + (add ? to[j] : 0);
+        }
+    }
+}
+
+static Phase *project(Phase *phase, const Matrix *m, Input a, int64_t rows, int add, float *out) {
+    int64_t panels = panels_in(m);
+    for (int64_t p = take(phase); p < panels; p = another(phase)) matrix_panel(m, 0, p, a, rows, add, out);
     return finish(phase, panels);
 }
 
-// Normalise and turn one token's q and k heads where they lie, and append k and v to the token's slot.
-static void append(const Model *m, const Layer *l, float *qkv, int64_t slot, int64_t position) {
-    int64_t K = m->head_dim, H = m->heads, G = m->kv_heads;
-    const float *cosine = m->cos + position * (K / 2), *sine = m->sin + position * (K / 2);
-    for (int64_t h = 0; h < H + G; h++) {
-        const float *w = h < H ? l->q_norm : l->k_norm;
-        if (w) normalise(qkv + h * K, w, m->eps, K, qkv + h * K);
-        rotate(qkv + h * K, cosine, sine, K / 2);
-    }
-    for (int64_t g = 0; g < G; g++) {
-        float *keys = l->keys + (slot * G + g) * m->capacity * K + (position / LANES) * K * LANES + position % LANES;
-        const float *k = qkv + (H + g) * K;
-        for (int64_t j = 0; j < K; j++) keys[j * LANES] = k[j];
-        memcpy(l->values + ((slot * G + g) * m->capacity + position) * K, qkv + (H + G + g) * K, K * sizeof(float));
-    }
+// Normalise row i of x, and make its codes where the next matrix wants them.
+static void normalise_row(const Model *m, Work *w, const float *weight, const Matrix *next, int64_t i) {
+    int64_t D = m->hidden;
+    float *y = w->normed + i * D;
+    normalise(w->x + i * D, weight, m->eps, D, y);
+    if (!next->packed) quantise_groups(y, D, 0, next->codes.groups, w->normed_codes + i * row_size(D));
 }
 
-static void attend_to_slot(const Model *m, const Layer *l, const float *qkv, int64_t slot, int64_t position, int64_t g,
-                           float *scores, float *out) {
-    int64_t K = m->head_dim, shared = m->heads / m->kv_heads, place = (slot * m->kv_heads + g) * m->capacity * K;
-    attend(shared, qkv + g * shared * K, l->keys + place, l->values + place, K, K, position + 1, scores, m->capacity,
-           out + g * shared * K);
+// ---- attention
+
+// x[K] as it is kept, from element `at` on, `step` apart; returns the scale of BYTE.
+static float keep(int64_t kind, const float *x, int64_t K, void *to, int64_t at, int64_t step) {
+    if (kind == SINGLE) {
+        float *p = (float *)to + at;
+        for (int64_t j = 0; j < K; j++) p[j * step] = x[j];
+    } else if (kind == HALF) {
+        uint16_t *p = (uint16_t *)to + at;
+        for (int64_t j = 0; j < K; j++) p[j * step] = to_half(x[j]);
+    } else {
+        int8_t *p = (int8_t *)to + at;
+        float largest = 0;
+        for (int64_t j = 0; j < K; j++) largest = fabsf(x[j]) > largest ? fabsf(x[j]) : largest;
+        float inverse = largest > 1e-30f ? 127.0f / largest : 0;
+        for (int64_t j = 0; j < K; j++) p[j * step] = (int8_t)(int32_t)__builtin_rintf(x[j] * inverse);
+        return largest / 127.0f;
+    }
+    return 0;
 }
+
+INLINE const int32_t *table_of(const Pass *s, int64_t i) { return s->tables + s->sequence[i] * s->width; }
+
+// Normalise and turn the query heads and the key of key head g where they lie, and append key and value.
+static void append(const Model *m, const Layer *l, const Pass *s, float *qkv, int64_t i, int64_t g) {
+    int64_t K = m->head_dim, H = m->heads, G = m->kv_heads, shared = H / G, position = s->positions[i];
+    const float *cosine = m->cos + position * (K / 2), *sine = m->sin + position * (K / 2);
+    for (int64_t h = 0; h <= shared; h++) {
+        float *x = qkv + (h < shared ? g * shared + h : H + g) * K;
+        const float *w = h < shared ? l->q_norm : l->k_norm;
+        if (w) normalise(x, w, m->eps, K, x);
+        rotate(x, cosine, sine, K / 2);
+    }
+    int64_t at = (table_of(s, i)[position / m->block] * G + g) * m->block + position % m->block, lane = at % LANES;
+    float k_scale = keep(m->kind, qkv + (H + g) * K, K, l->keys, (at - lane) * K + lane, LANES);
+    float v_scale = keep(m->kind, qkv + (H + G + g) * K, K, l->values, at * K, 1);
+    if (m->kind == BYTE) l->key_scale[at] = k_scale, l->value_scale[at] = v_scale;
+}
+
+// What the heads that share key head g see from row i
+static void attend_from(const Model *m, const Layer *l, const Pass *s, Work *w, int64_t i, int64_t g, float *scores) {
+    int64_t K = m->head_dim, H = m->heads, G = m->kv_heads, shared = H / G, C = (H + 2 * G) * K, size = 4 >> m->kind;
+    int64_t from = g * m->block;
+    Kept kept = {(char *)l->keys + from * K * size, (char *)l->values + from * K * size, l->key_scale + from,
+                 l->value_scale + from, table_of(s, i), m->block, G * m->block, K};
+    const float *q = w->qkv + i * C + g * shared * K;
+    float *out = w->attended + (i * H + g * shared) * K;
+    int64_t seen = s->positions[i] + 1;
+    if (m->kind == SINGLE) attend(SINGLE, shared, q, &kept, K, seen, scores, w->capacity, out);
+    else if (m->kind == HALF) attend(HALF, shared, q, &kept, K, seen, scores, w->capacity, out);
+    else attend(BYTE, shared, q, &kept, K, seen, scores, w->capacity, out);
+    if (!l->out.packed && shared * K % SPAN == 0)
+        quantise_groups(w->attended + i * H * K, H * K, g * shared * K / SPAN, shared * K / SPAN,
+                        w->attended_codes + i * row_size(H * K));
+}
+
+// Three phases
+static Phase *attention(Phase *phase, const Model *m, const Layer *l, const Pass *s, Work *w, float *scores) {
+    int64_t K = m->head_dim, H = m->heads, G = m->kv_heads, C = (H + 2 * G) * K, n = s->n;
+    int64_t few = (n * G + FEW - 1) / FEW, alone = n == 1;  // one token sees nothing that another task writes
+    for (int64_t t = alone ? few : take(phase); t < few; t = another(phase))
+        for (int64_t j = t * FEW; j < least(n * G, (t + 1) * FEW); j++) append(m, l, s, w->qkv + j / G * C, j / G, j % G);
+    phase = finish(phase, alone ? 0 : few);
+    for (int64_t t = take(phase); t < n * G; t = another(phase)) {
+        if (alone) append(m, l, s, w->qkv, 0, t);
+        attend_from(m, l, s, w, t / G, t % G, scores);
+    }
+    phase = finish(phase, n * G);
+    int64_t odd = !l->out.packed && H / G * K % SPAN ? n : 0;
+    for (int64_t i = odd ? take(phase) : 0; i < odd; i = another(phase))
+        quantise_groups(w->attended + i * H * K, H * K, 0, l->out.codes.groups, w->attended_codes + i * row_size(H * K));
+    return finish(phase, odd);
+}
+
+// ---- feed-forward
 
 // Sort the (token, expert) pairs by expert, tokens in order within each.
 static void sort_by_expert(int64_t n, int64_t top_k, int64_t experts, Work *w) {
@@ -137,41 +258,70 @@ static void gate_up_panel(Rows a, int64_t rows, int64_t D, const float *packed, 
     }
 }
 
+// Panels `at` and at + 1 of gate and up, WIDE outputs of each: columns [first, first + WIDE) of act
+static void gate_up_codes(const Codes *m, int64_t at, Input a, int64_t rows, int64_t first, const float *weight, float *act,
+                          int64_t stride) {
+    for (int64_t r = 0; r < rows; r += MOST_ROWS) {
+        const int8_t *pointers[MOST_ROWS];
+        float sum[2][MOST_ROWS][WIDE];
+        int64_t count = point_to_codes(a, r, rows, m->k, pointers);
+        for (int64_t half = 0; half < 2; half++) {
+            code_tile(count, m, at + half, pointers, sum[half]);
+            for (int64_t i = 0; i < count; i++) {
+                vec scale = all(weight ? weight[r + i] : 1);
+                float *to = act + (r + i) * stride + first + half * WIDE / 2, *gate = sum[half][i], *up = gate + WIDE / 2;
+                for (int64_t j = 0; j < WIDE / 2; j += LANES) store(to + j, gated(load(gate + j), load(up + j), scale));
+            }
+        }
+    }
+}
+
 static void choose_experts(const Model *m, const Layer *l, Work *w, int64_t i) {
     int64_t D = m->hidden, experts = l->experts;
-    for (int64_t p = 0; p < (experts + PANEL - 1) / PANEL; p++)
-        panel((Rows){w->normed + i * D, D, NULL}, 1, D, l->router + p * D * PANEL, p, NULL, 0, w->router + i * experts, experts);
+    for (int64_t p = 0; p < panels_in(&l->router); p++)
+        matrix_panel(&l->router, 0, p, (Input){w->normed + i * D, D, NULL, NULL}, 1, 0, w->router + i * experts);
     choose(w->router + i * experts, experts, m->top_k, m->renormalise, w->chosen + i * m->top_k,
            w->weight + i * m->top_k);
 }
 
 // down(silu(gate·y) ⊙ up·y) of the dense layer, or of every token's experts, into expert_out; four phases
 static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, Work *w, int64_t n) {
-    int64_t D = m->hidden, F = l->ff, top_k = l->experts ? m->top_k : 1, experts = l->experts ? l->experts : 1;
-    int64_t up_panels = (F + LANES - 1) / LANES, down_panels = (D + PANEL - 1) / PANEL, stride = up_panels * LANES;
-    int64_t total = (n + FEW - 1) / FEW;
-    for (int64_t t = take(phase); t < total; t = another(phase))
+    int64_t D = m->hidden, F = l->down.k, top_k = l->experts ? m->top_k : 1, experts = l->experts ? l->experts : 1;
+    int64_t few = (n + FEW - 1) / FEW, wide = l->gate_up.packed ? LANES : WIDE, up_panels = (F + wide - 1) / wide;
+    int64_t stride = (F + WIDE - 1) / WIDE * WIDE;
+    for (int64_t t = take(phase); t < few; t = another(phase))
         for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
-            normalise(w->x + i * D, l->norm2, m->eps, D, w->normed + i * D);
+            normalise_row(m, w, l->norm2, &l->gate_up, i);
             if (l->experts) choose_experts(m, l, w, i);
-            else w->chosen[i] = 0;
         }
-    phase = finish(phase, total);
-    for (int64_t t = take(phase); t < 1; t = another(phase)) sort_by_expert(n, top_k, experts, w);
-    phase = finish(phase, 1);
-    total = experts * up_panels;
+    phase = finish(phase, few);
+    for (int64_t t = l->experts ? take(phase) : 1; t < 1; t = another(phase)) sort_by_expert(n, top_k, experts, w);
+    phase = finish(phase, l->experts ? 1 : 0);
+    int64_t total = experts * up_panels;
     for (int64_t t = take(phase); t < total; t = another(phase)) {
-        int64_t e = t / up_panels, first = w->start[e];
-        gate_up_panel((Rows){w->normed, D, w->token + first}, w->start[e + 1] - first, D,
-                      l->gate_up + e * up_panels * D * PANEL, t % up_panels, l->experts ? w->scale + first : NULL,
-                      w->act + first * stride, stride);
+        int64_t e = t / up_panels, p = t % up_panels, first = l->experts ? w->start[e] : 0;
+        int64_t rows = l->experts ? w->start[e + 1] - first : n;
+        const int64_t *index = l->experts ? w->token + first : NULL;
+        const float *weight = l->experts ? w->scale + first : NULL;
+        float *act = w->act + first * stride;
+        if (l->gate_up.packed)
+            gate_up_panel((Rows){w->normed, D, index}, rows, D, l->gate_up.packed + e * up_panels * D * PANEL, p, weight, act,
+                          stride);
+        else
+            gate_up_codes(&l->gate_up.codes, 2 * t, (Input){NULL, 0, w->normed_codes, index}, rows, p * WIDE, weight, act,
+                          stride);
+        if (!l->down.packed && wide == WIDE)
+            for (int64_t r = 0; r < rows; r++)
+                quantise_groups(act + r * stride, F, p, 1, w->act_codes + (first + r) * row_size(F));
     }
     phase = finish(phase, total);
+    int64_t down_panels = panels_in(&l->down);
     total = experts * down_panels;
     for (int64_t t = take(phase); t < total; t = another(phase)) {
-        int64_t e = t / down_panels, first = w->start[e];  // t is also the panel's place: e · down_panels + its number
-        panel((Rows){w->act + first * stride, stride, NULL}, w->start[e + 1] - first, F,
-              l->down + t * F * PANEL, t % down_panels, NULL, 0, w->expert_out + first * D, D);
+        int64_t e = t / down_panels, first = l->experts ? w->start[e] : 0;
+        int64_t rows = l->experts ? w->start[e + 1] - first : n;
+        Input a = {w->act + first * stride, stride, w->act_codes + first * row_size(F), NULL};
+        matrix_panel(&l->down, e, t % down_panels, a, rows, !l->experts, (l->experts ? w->expert_out : w->x) + first * D);
     }
     return finish(phase, total);
 }
@@ -187,47 +337,46 @@ static void combine(const Work *w, int64_t D, int64_t top_k, int64_t i) {
 }
 
 // What one thread does for a whole pass.
-static void walk(const Model *m, const Layer *layers, Work *w, int64_t n, const int64_t *tokens, const int64_t *slots,
-                 const int64_t *positions, int64_t outputs, const int64_t *output_rows, float *logits, float *scores) {
-    int64_t D = m->hidden, K = m->head_dim, H = m->heads, G = m->kv_heads, C = (H + 2 * G) * K;
-    int64_t few = (n + FEW - 1) / FEW;
+static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s, float *scores) {
+    int64_t D = m->hidden, HK = m->heads * m->head_dim, n = s->n, few = (n + FEW - 1) / FEW, sparse = 0;
+    Work mine = *work, *w = &mine;
     Phase *phase = w->phases;
     for (int64_t t = take(phase); t < few; t = another(phase))
         for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
-            memcpy(w->x + i * D, m->embedding + tokens[i] * D, D * sizeof(float));
-            normalise(w->x + i * D, layers->norm1, m->eps, D, w->normed + i * D);
+            memcpy(w->x + i * D, m->embedding + s->tokens[i] * D, D * sizeof(float));
+            normalise_row(m, w, layers->norm1, &layers->qkv, i);
         }
     phase = finish(phase, few);
-    for (int64_t layer = 0; layer < m->layers; layer++) {
-        const Layer *l = layers + layer;
-        const float *next_norm = layer + 1 < m->layers ? l[1].norm1 : m->norm;
-        phase = project(phase, (Rows){w->normed, D, NULL}, n, D, l->qkv, l->qkv_bias, 0, w->qkv, C);
-        for (int64_t t = take(phase); t < few; t = another(phase))
-            for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++)
-                append(m, l, w->qkv + i * C, slots[i], positions[i]);
-        phase = finish(phase, few);
-        for (int64_t t = take(phase); t < n * G; t = another(phase)) {
-            int64_t i = t / G;
-            attend_to_slot(m, l, w->qkv + i * C, slots[i], positions[i], t % G, scores, w->attended + i * H * K);
-        }
-        phase = finish(phase, n * G);
-        phase = project(phase, (Rows){w->attended, H * K, NULL}, n, H * K, l->out, l->out_bias, 1, w->x, D);
+    for (const Layer *l = layers, *last = layers + m->layers - 1; l <= last; l++) {
+        const float *next_norm = l < last ? l[1].norm1 : m->norm;
+        const Matrix *next = l < last ? &l[1].qkv : &m->head;
+        if (l->experts && s->experts) w->chosen = s->experts + sparse++ * n * m->top_k;
+        phase = project(phase, &l->qkv, (Input){w->normed, D, w->normed_codes, NULL}, n, 0, w->qkv);
+        phase = attention(phase, m, l, s, w, scores);
+        phase = project(phase, &l->out, (Input){w->attended, HK, w->attended_codes, NULL}, n, 1, w->x);
         phase = feed_forward(phase, m, l, w, n);
         for (int64_t t = take(phase); t < few; t = another(phase))
             for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
-                combine(w, D, l->experts ? m->top_k : 1, i);
-                normalise(w->x + i * D, next_norm, m->eps, D, w->normed + i * D);
+                if (l->experts) combine(w, D, m->top_k, i);
+                normalise_row(m, w, next_norm, next, i);
             }
         phase = finish(phase, few);
     }
-    project(phase, (Rows){w->normed, D, output_rows}, outputs, D, m->head, NULL, 0, logits, m->vocab);
+    project(phase, &m->head, (Input){w->normed, D, w->normed_codes, s->output_rows}, s->outputs, 0, s->logits);
 }
 
-// Append n tokens to their slots and give the logits [outputs, V] after the rows named by `output_rows`.
-void forward(const Model *m, const Layer *layers, Work *w, int64_t n, const int64_t *tokens, const int64_t *slots,
-             const int64_t *positions, int64_t outputs, const int64_t *output_rows, float *logits, int threads) {
+// Append the pass's tokens to their sequences and give the logits [outputs, V] after the rows named by `output_rows`.
+void forward(const Model *m, const Layer *layers, Work *w, const Pass *s, int threads) {
     memset(w->phases, 0, phase_bytes(m->layers));
 #pragma omp parallel num_threads(threads)
-    walk(m, layers, w, n, tokens, slots, positions, outputs, output_rows, logits,
-         w->scores + omp_get_thread_num() * GROUP * m->capacity);
+    walk(m, layers, w, s, w->scores + omp_get_thread_num() * GROUP * w->capacity);
+}
+
+// For tests: codes of rows of x, and the product of such rows with a quantised matrix.
+void quantise_rows(const float *x, int64_t rows, int64_t k, int8_t *out) {
+    for (int64_t r = 0; r < rows; r++) quantise_groups(x + r * k, k, 0, (k + SPAN - 1) / SPAN, out + r * row_size(k));
+}
+
+void multiply_codes(const Matrix *m, const int8_t *a, int64_t rows, float *out) {
+    for (int64_t p = 0; p < panels_in(m); p++) matrix_panel(m, 0, p, (Input){NULL, 0, a, NULL}, rows, 0, out);
 }

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from qwill.base.errors import DataError, ModelError
-from qwill.engine.executor import executor_for
 from qwill.engine.randomness import uniforms
 from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
+from qwill.engine.slots import executor_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,6 +69,14 @@ def check_prompt(prompt: Sequence[int], model: Transformer, name: str) -> None:
         )
 
 
+def check_sampling(sampling: Sampling) -> None:
+    """Raise `DataError` for what only the `Engine` does."""
+    if sampling.engine_only:
+        raise DataError(
+            "frequency_penalty, logit_bias, min_tokens and ignore_eos are the serving engine's: leave them out"
+        )
+
+
 @torch.inference_mode()
 def generate(
     model: Transformer,
@@ -95,6 +103,7 @@ def generate(
     """
     for i, prompt in enumerate(prompts):
         check_prompt(prompt, model, f"prompt {i}")
+    check_sampling(sampling)
     if n < 1 or slots < 1:
         raise DataError(f"n is {n} and slots is {slots}: both must be at least 1")
     if streams is not None and len(streams) != len(prompts):

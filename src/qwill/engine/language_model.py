@@ -16,6 +16,7 @@ from qwill.engine.stream import Session
 from qwill.engine.template import render_template
 from qwill.text.chat import render
 from qwill.text.parse import Reply, parse_reply
+from qwill.text.reply_stream import ContentPiece, Piece, ReasoningPiece, ReplyStream, prompt_opens_thinking
 from qwill.text.tokenizer import StreamDecoder, Tokenizer, released_chat_template
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ CAUTIOUS = Sampling(max_tokens=1024, temperature=0.2, top_p=0.9, repetition_pena
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of a reply while it is made, one for each token: of the thinking, or of what is said.
+    """A piece of a reply while it is made, at least one for each token: of the thinking, or of what is said.
 
     `text` is empty for a token that shows nothing by itself. The last piece has a `finish_reason`.
     """
@@ -143,7 +144,8 @@ class LanguageModel:
         """As `chat`, but taken apart: content, thinking and tool calls."""
         prompt, settings = self.prompt(messages, thinking, tools), self._settings(thinking, sampling)
         tokens = self.engine.stream(prompt, settings, self.stop_ids, seed, self._vocab_size)
-        return parse_reply(self._text([token.id for token in tokens]))
+        opened = prompt_opens_thinking(self.tokenizer, prompt)
+        return parse_reply(self._text([token.id for token in tokens]), opened, tools or ())
 
     def stream(
         self,
@@ -156,7 +158,7 @@ class LanguageModel:
         """As `chat`, piece by piece and with the thinking. Leaving the loop early is fine."""
         prompt, settings = self.prompt(messages, thinking, tools), self._settings(thinking, sampling)
         tokens = self.engine.stream(prompt, settings, self.stop_ids, seed, self._vocab_size)
-        return self._deltas(token.id for token in tokens)
+        return self._deltas((token.id for token in tokens), prompt_opens_thinking(self.tokenizer, prompt))
 
     def generate(
         self,
@@ -194,27 +196,28 @@ class LanguageModel:
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
 
-    def _deltas(self, ids: Iterator[int]) -> Iterator[Delta]:
-        decoder, specials = StreamDecoder(self.tokenizer), self.tokenizer.specials
-        opening, closing = specials.get("<think>"), specials.get("</think>")
+    def _deltas(self, ids: Iterator[int], thinking_open: bool) -> Iterator[Delta]:
+        # Calls are left in the content: a Delta has no place for them, `reply` has.
+        decoder, parser = StreamDecoder(self.tokenizer), ReplyStream(thinking_open, tools=None)
         kind: Literal["reasoning", "content"] = "content"
-        said = False  # line breaks before the first word belong to the template
+        finish: FinishReason = "length"
         for token in ids:
             if token in self.stop_ids:
-                yield Delta(decoder.finish(), kind, "stop")
-                return
-            if token == opening and not said:
-                kind, text = "reasoning", ""
-            elif token == closing and kind == "reasoning":
-                yield Delta(decoder.finish(), "reasoning")
-                kind, said = "content", False
-                continue
-            else:
-                text = decoder.push(token)
-                text = text if said else text.lstrip("\n")
-                said = said or bool(text)
-            yield Delta(text, kind)
-        yield Delta(decoder.finish(), kind, "length")
+                finish = "stop"
+                break
+            pieces = parser.push(decoder.push(token)) or [ContentPiece("")]
+            for piece in pieces:
+                kind = "reasoning" if isinstance(piece, ReasoningPiece) else "content"
+                yield Delta(_shown(piece), kind)
+        pieces = [*parser.push(decoder.finish()), *parser.finish()]
+        for piece in pieces:
+            kind = "reasoning" if isinstance(piece, ReasoningPiece) else "content"
+            yield Delta(_shown(piece), kind)
+        yield Delta("", kind, finish)
+
+
+def _shown(piece: Piece) -> str:
+    return piece.text if isinstance(piece, ReasoningPiece | ContentPiece) else ""
 
 
 def _overridden(base: Sampling, overrides: Mapping[str, float]) -> Sampling:

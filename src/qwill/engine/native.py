@@ -1,7 +1,7 @@
-"""The native executor: `forward.c` with its weights packed once and a cache laid out for it.
+"""The native executor: `forward.c` with its weights packed once and a paged cache laid out for it.
 
-It is used for float32 models on a CPU where a C compiler exists (`suits`), and gives the same numbers as the
-model's own definition up to rounding. Unlike the definition's matrix products, its results don't depend on
+It runs models on a CPU where a C compiler exists (`suits`): float32 weights with the numbers of the model's own
+definition up to rounding, and quantised weights times activations of 8 bits (`codes.h`). Its results don't depend on
 the rest of the batch at all, not even in the last bit.
 """
 
@@ -16,73 +16,123 @@ import torch
 from torch import Tensor
 
 from qwill.base.native_build import compile_library
+from qwill.engine.native_weights import SPAN, Matrix, lay_out, suits_codes
 from qwill.model import native as model_native
 from qwill.model import native_library, ops
 from qwill.model.config import HYBRID
-from qwill.model.project import is_plain
+from qwill.model.packed import Codes
+from qwill.model.project import Quantized
+from qwill.model.quantize import Scheme, quantize
 from qwill.model.transformer import Experts
 
 if TYPE_CHECKING:
+    from qwill.engine.executor import Step
     from qwill.model.transformer import Layer, Transformer
 
 GROUP = 4  # as in forward.c: query heads that share a pass over the keys
 SMALL = 1_000_000  # weights · tokens of a pass; below, a second thread costs more than it brings
-WIDTH = 1024  # tokens of one pass at most: bounds the work space
-# The structures of forward.c, field by field.
-_SIZES = ["layers", "hidden", "heads", "kv_heads", "head_dim", "top_k", "vocab", "renormalise", "capacity"]
-_TABLES = ["embedding", "norm", "head", "cos", "sin"]
-_WEIGHTS = [
-    "norm1", "qkv", "qkv_bias", "q_norm", "k_norm", "out", "out_bias", "norm2", "router", "gate_up", "down",
-    "keys", "values",
+KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}  # how keys and values are held, as in attend.h
+HEAD = Scheme(bits=8, group_size=32)  # of a quantised model's head, where the files hold floats
+HEADERS = [
+    native_library.ROWS, native_library.ATTEND, ("codes.h", "qwill.engine"), ("codes_tile.h", "qwill.engine")
 ]  # fmt: skip
+# The structures of forward.c, field by field.
+_SIZES = ["layers", "hidden", "heads", "kv_heads", "head_dim", "top_k", "renormalise", "block", "kind"]
+_NORMS = ["norm1", "q_norm", "k_norm", "norm2"]
+_MATRICES = ["qkv", "out", "router", "gate_up", "down"]
+_CACHE = ["keys", "values", "key_scale", "value_scale"]
 _SPACE = [
-    "x", "normed", "qkv", "attended", "router", "weight", "scale", "act", "expert_out", "scores", "chosen", "place",
-    "token", "start", "phases",
+    "x", "normed", "qkv", "attended", "router", "weight", "scale", "act", "expert_out", "scores", "normed_codes",
+    "attended_codes", "act_codes", "chosen", "place", "token", "start", "phases",
 ]  # fmt: skip
 
 
 class _Model(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_int64) for n in _SIZES] + [(n, ctypes.c_void_p) for n in _TABLES]
-    _fields_ += [("eps", ctypes.c_float)]
+    _fields_ = [(n, ctypes.c_int64) for n in _SIZES]
+    _fields_ += [(n, ctypes.c_void_p) for n in ("embedding", "norm", "cos", "sin")]
+    _fields_ += [("head", Matrix), ("eps", ctypes.c_float)]
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = [("experts", ctypes.c_int64), ("ff", ctypes.c_int64)]
-    _fields_ += [(n, ctypes.c_void_p) for n in _WEIGHTS]
+    _fields_ = [("experts", ctypes.c_int64), *((n, ctypes.c_void_p) for n in _NORMS)]
+    _fields_ += [(n, Matrix) for n in _MATRICES] + [(n, ctypes.c_void_p) for n in _CACHE]
 
 
 class _Work(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_void_p) for n in _SPACE]
+    _fields_ = [*((n, ctypes.c_void_p) for n in _SPACE), ("capacity", ctypes.c_int64)]
+
+
+class _Pass(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_int64) for n in ("n", "sequences", "width", "outputs")]
+    _fields_ += [
+        (n, ctypes.c_void_p)
+        for n in ("tokens", "positions", "sequence", "output_rows", "tables", "logits", "experts")
+    ]
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    return compile_library("forward.c", "qwill.engine", native_library.ROWS)
+    lib = compile_library("forward.c", "qwill.engine", *HEADERS)
+    if lib is not None:
+        lib.choose_path(2)
+    return lib
+
+
+def lanes() -> int:
+    """Of how many tokens a block's size has to be a multiple."""
+    lib = library()
+    assert lib is not None
+    return int(lib.lanes())
 
 
 def suits(model: Transformer) -> bool:
     """Whether the native executor can run this model here: no Gated DeltaNet, gated attention or shared expert, no
-    adapter and no quantised weights."""
+    adapter, and quantised weights only in groups that it knows."""
     config = model.config
-    if config.model_type in HYBRID or config.shared_expert_intermediate_size or not is_plain(model):
+    if config.model_type in HYBRID or config.shared_expert_intermediate_size:
         return False
+    for module in model.modules():
+        if getattr(module, "updates", None) is not None or (isinstance(module, Quantized) and not suits_codes(module)):
+            return False
     weight, built = model.embed_tokens.weight, model_native.suits(model.embed_tokens.weight)
     lib = library() if built else None
     return lib is not None and weight.is_contiguous() and config.head_dim % lib.lanes() == 0
 
 
 class NativeExecutor:
-    """`slots` sequences of up to `capacity` tokens. Weights are copied when it is made: make a new one when
-    they change.
+    """An `Executor` (executor.py). Weights are copied when it is made; `refresh` copies them again.
+
+    kv_dtype: float32, float16 or int8 (a scale for each token and head); None: float32 with float weights, float16 with
+    quantised ones.
     """
 
-    def __init__(self, model: Transformer, slots: int, capacity: int) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        blocks: int,
+        block_size: int = 16,
+        states: int = 0,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
         lib = library()
-        assert lib is not None
+        assert lib is not None and states == 0
         config = model.config
-        self._lib, self._lanes, self._config = lib, lib.lanes(), config
+        self._lib, self._lanes, self._config, self._source = lib, lib.lanes(), config, model
+        assert block_size % self._lanes == 0, f"block_size is {block_size}; expected a multiple of {self._lanes}"
         self._threads = torch.get_num_threads()
-        self.lengths = torch.zeros(slots, dtype=torch.int64)
+        self.blocks, self.block_size = blocks, block_size
+        self.experts_LNk: Tensor | None = None
+        self.quantized = any(isinstance(m, Quantized) for m in model.modules())
+        self._kv_dtype = kv_dtype or (torch.float16 if self.quantized else torch.float32)
+        self.refresh()
+        self._make_cache()
+        self._work, self._width = _Work(), 0
+        self._logits = torch.empty(0)
+        self._set_positions(min(config.max_position_embeddings, 4096))
+
+    def refresh(self) -> None:
+        """Take over the model's weights again."""
+        config, model = self._config, self._source
         self._keep: list[Tensor] = []  # what the structures point into
         self._model = _Model(
             layers=config.num_hidden_layers,
@@ -91,45 +141,25 @@ class NativeExecutor:
             kv_heads=config.num_key_value_heads,
             head_dim=config.head_dim,
             top_k=config.num_experts_per_tok,
-            vocab=config.vocab_size,
             renormalise=config.norm_topk_prob,
+            block=self.block_size,
+            kind=KINDS[self._kv_dtype],
             eps=config.rms_norm_eps,
             embedding=self._point(model.embed_tokens.weight),
             norm=self._point(model.norm.weight),
-            head=self._pack(model.head_weight_VD),
+            head=self._head(model),
         )
         layers = [self._layer(cast("Layer", layer)) for layer in model.layers]
         self._layers = (_Layer * len(layers))(*layers)
         self._cost = sum(tensor.numel() for tensor in self._keep)
-        self._width = max(slots, min(WIDTH, slots * capacity))
-        self._work = self._space()
-        self._slots = torch.arange(slots)
-        self._logits = torch.empty(slots, config.vocab_size)
-        self._keys = self._values = torch.empty(0)
-        self.capacity = 0
-        self.grow(capacity)
+        if hasattr(self, "cache"):
+            self._place_cache()
+            self._model.cos, self._model.sin = (table.data_ptr() for table in self._rope)
 
-    def grow(self, capacity: int) -> None:
-        """Make room for sequences of `capacity` tokens, keeping what is cached."""
-        config, old, lanes = self._config, self.capacity, self._lanes
-        blocks = -(-capacity // lanes)
-        self.capacity = blocks * lanes
-        outer = (config.num_hidden_layers, len(self.lengths), config.num_key_value_heads)
-        keys = self._fresh(*outer, blocks, config.head_dim, lanes).zero_()
-        values = self._fresh(*outer, self.capacity, config.head_dim).zero_()
-        if old:
-            keys[:, :, :, : old // lanes], values[:, :, :, :old] = self._keys, self._values
-        self._keys, self._values = keys, values
-        for layer, key, value in zip(self._layers, keys, values, strict=True):
-            layer.keys, layer.values = key.data_ptr(), value.data_ptr()
-        places = torch.arange(self.capacity)
-        self._rope = ops.rope_tables(places, config.head_dim, config.rope_theta, torch.float32, config.rope_scaling)
-        self._model.cos, self._model.sin = (table.data_ptr() for table in self._rope)
-        self._scores = torch.empty(self._threads, GROUP, self.capacity)
-        self._work.scores, self._model.capacity = self._scores.data_ptr(), self.capacity
+    # -- weights
 
-    def _fresh(self, *shape: int) -> Tensor:
-        tensor = torch.empty(shape)
+    def _fresh(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        tensor = torch.empty(shape, dtype=dtype)
         self._lib.use_large_pages(_pointer(tensor), ctypes.c_int64(tensor.nbytes))
         return tensor
 
@@ -139,124 +169,155 @@ class NativeExecutor:
         self._keep.append(tensor.detach().contiguous())
         return self._keep[-1].data_ptr()
 
-    def _pack(self, weight: Tensor, half: int = 0) -> int:
-        """Pack [columns, k], or every expert's [E, columns, k], for `forward.c`."""
+    def _head(self, model: Transformer) -> Matrix:
+        weight = model.head_weight_VD
+        if not self.quantized:
+            return self._matrix(weight)
+        codes = getattr(model, "head_codes", None)
+        if codes is None and weight.shape[1] % SPAN == 0:
+            codes = quantize(weight.detach().float(), HEAD)
+        return self._matrix(weight if codes is None else codes)
+
+    def _matrix(self, weight: Tensor | Quantized | Codes, bias: Tensor | None = None, half: int = 0) -> Matrix:
+        """[columns, k], or every expert's [E, columns, k], as `forward.c` wants them."""
+        if not isinstance(weight, Tensor):
+            codes = Codes(weight.bits, weight.columns, weight.values, weight.scale, weight.zero, weight.minimum)
+            struct, kept = lay_out(codes, half, self._fresh)
+            self._keep += kept
+            return Matrix(struct, None, self._point(bias), struct.columns, struct.k)
         weight = weight.detach().contiguous()
         experts = weight if weight.dim() == 3 else weight[None]
         _, columns, k = experts.shape
         panels = -(-half // self._lanes) if half else -(-columns // (2 * self._lanes))
-        packed = self._fresh(len(experts), panels, k, 2 * self._lanes)
+        packed = self._fresh((len(experts), panels, k, 2 * self._lanes))
         sizes = [ctypes.c_int64(size) for size in (columns, k, half)]
         for source, target in zip(experts, packed, strict=True):
             self._lib.pack(_pointer(source), *sizes, _pointer(target), self._threads)
         self._keep.append(packed)
-        return packed.data_ptr()
+        return Matrix(packed=packed.data_ptr(), bias=self._point(bias), columns=columns, k=k)
 
     def _layer(self, layer: Layer) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         assert attention is not None
-        gate_up: Tensor
-        down: Tensor
+        gate_up: Tensor | Quantized
+        down: Tensor | Quantized
         if isinstance(mlp, Experts):
-            gate_up, down, router, experts = mlp.gate_up, mlp.down, self._pack(mlp.gate.weight), len(mlp.down)
+            gate_up, down, experts = mlp.gate_up, mlp.down, mlp.down.shape[0]
         else:
-            gate_up, down, router, experts = mlp.gate_up_proj.weight, mlp.down_proj.weight, None, 0
-        ff = down.shape[-1]
-        return _Layer(
+            gate_up, down, experts = mlp.gate_up_proj.weight, mlp.down_proj.weight, 0
+        if isinstance(gate_up, Quantized) != isinstance(down, Quantized):  # the two are one step there
+            gate_up, down = (w.dense(torch.float32) if isinstance(w, Quantized) else w for w in (gate_up, down))
+        made = _Layer(
             experts=experts,
-            ff=ff,
             norm1=self._point(layer.input_layernorm.weight),
-            qkv=self._pack(attention.qkv_proj.weight),
-            qkv_bias=self._point(attention.qkv_proj.bias),
+            qkv=self._matrix(attention.qkv_proj.weight, attention.qkv_proj.bias),
             q_norm=self._point(attention.q_norm.weight if attention.q_norm else None),
             k_norm=self._point(attention.k_norm.weight if attention.k_norm else None),
-            out=self._pack(attention.o_proj.weight),
-            out_bias=self._point(attention.o_proj.bias),
+            out=self._matrix(attention.o_proj.weight, attention.o_proj.bias),
             norm2=self._point(layer.post_attention_layernorm.weight),
-            router=router,
-            gate_up=self._pack(gate_up, half=ff),
-            down=self._pack(down),
+            gate_up=self._matrix(gate_up, half=down.shape[-1]),
+            down=self._matrix(down),
         )
+        if isinstance(mlp, Experts):
+            router = mlp.gate.weight  # its choices are made in float32
+            made.router = self._matrix(router.dense(torch.float32) if isinstance(router, Quantized) else router)
+        return made
 
-    def _space(self) -> _Work:
-        config, n = self._config, self._width
-        top_k, experts = max(1, config.num_experts_per_tok), max(1, config.num_experts)
-        stride = max(-(-layer.ff // self._lanes) * self._lanes for layer in self._layers)
-        query = config.num_attention_heads * config.head_dim
+    # -- cache
+
+    def _make_cache(self) -> None:
+        c = self._config
+        outer = (c.num_hidden_layers, self.blocks, c.num_key_value_heads)
+        keys = (*outer, self.block_size // self._lanes, c.head_dim, self._lanes)
+        values = (*outer, self.block_size, c.head_dim)
+        self.cache = [self._fresh(shape, self._kv_dtype).zero_() for shape in (keys, values)]
+        if self._kv_dtype == torch.int8:
+            self.cache += [self._fresh((*outer, self.block_size)).zero_() for _ in range(2)]
+        self._place_cache()
+
+    def resize(self, blocks: int) -> list[Tensor]:
+        """A cache of that many blocks, empty; returns the old one's stores, [layers, blocks, …] as `cache` has them."""
+        old, self.blocks = self.cache, blocks
+        self._make_cache()
+        return old
+
+    def _place_cache(self) -> None:
+        for i, layer in enumerate(self._layers):
+            for name, store in zip(_CACHE, self.cache, strict=False):
+                setattr(layer, name, store[i].data_ptr())
+
+    def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        for store in self.cache:
+            store[:, list(targets)] = store[:, list(sources)]
+
+    def copy_states(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """There are none."""
+
+    # -- a pass
+
+    def _set_positions(self, count: int) -> None:
+        c = self._config
+        self._positions = count
+        self._rope = ops.rope_tables(torch.arange(count), c.head_dim, c.rope_theta, torch.float32, c.rope_scaling)
+        self._model.cos, self._model.sin = (table.data_ptr() for table in self._rope)
+        capacity = -(-count // self._lanes) * self._lanes
+        self._scores = torch.empty(self._threads, GROUP, capacity)
+        self._work.scores, self._work.capacity = self._scores.data_ptr(), capacity
+
+    def _set_width(self, n: int) -> None:
+        """Room for passes of n tokens."""
+        c = self._config
+        self._width = n
+        top_k, experts = max(1, c.num_experts_per_tok), max(1, c.num_experts)
+        ff = max(layer.down.k for layer in self._layers)
+        query = c.num_attention_heads * c.head_dim
         floats = {
-            "x": n * config.hidden_size,
-            "normed": n * config.hidden_size,
-            "qkv": n * (query + 2 * config.num_key_value_heads * config.head_dim),
+            "x": n * c.hidden_size,
+            "normed": n * c.hidden_size,
+            "qkv": n * (query + 2 * c.num_key_value_heads * c.head_dim),
             "attended": n * query,
             "router": n * experts,
             "weight": n * top_k,
             "scale": n * top_k,
-            "act": n * top_k * stride,
-            "expert_out": n * top_k * config.hidden_size,
+            "act": n * top_k * (ff + 31),
+            "expert_out": n * top_k * c.hidden_size,
         }
+        codes = {"normed_codes": (n, c.hidden_size), "attended_codes": (n, query), "act_codes": (n * top_k, ff)}
         indices = dict.fromkeys(("chosen", "place", "token"), n * top_k) | {"start": experts + 1}
-        indices["phases"] = self._lib.phase_bytes(ctypes.c_int64(config.num_hidden_layers)) // 8
-        space = {name: self._point(torch.empty(size)) for name, size in floats.items()}
-        space |= {name: self._point(torch.empty(size, dtype=torch.int64)) for name, size in indices.items()}
-        return _Work(**space)
+        indices["phases"] = self._lib.phase_bytes(ctypes.c_int64(c.num_hidden_layers)) // 8 + 8
+        self._space = {name: self._fresh((size,)) for name, size in floats.items()}
+        for name, (rows, k) in codes.items():
+            self._space[name] = self._fresh((rows * self._lib.code_row_bytes(ctypes.c_int64(k)),), torch.int8)
+        self._space |= {name: self._fresh((size,), torch.int64) for name, size in indices.items()}
+        for name, tensor in self._space.items():
+            setattr(self._work, name, tensor.data_ptr() + -tensor.data_ptr() % 64 * (name == "phases"))
 
-    def _forward(
-        self, tokens: Tensor, slots: Tensor, positions: Tensor, rows: Tensor, logits: Tensor
-    ) -> None:
-        threads = self._threads if len(tokens) * self._cost > SMALL else 1
-        self._lib.forward(
-            ctypes.byref(self._model), self._layers, ctypes.byref(self._work), ctypes.c_int64(len(tokens)),
-            _pointer(tokens), _pointer(slots), _pointer(positions), ctypes.c_int64(len(rows)), _pointer(rows),
-            _pointer(logits), threads,
+    def run(self, step: Step) -> Tensor:
+        n, outputs = len(step.tokens_N), len(step.rows)
+        if n > self._width:
+            self._set_width(max(n, min(2 * self._width, 1024)))
+        last = int((step.lengths_R + step.cu_seqlens.diff()).max())
+        if last > self._positions:
+            self._set_positions(max(last, 2 * self._positions))
+        if outputs > len(self._logits):
+            self._logits = torch.empty(outputs, self._model.head.columns)
+        lengths = step.cu_seqlens.diff().long()
+        sequence_N = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        self.experts_LNk = None
+        if step.experts:
+            sparse = sum(layer.experts > 0 for layer in self._layers)
+            self.experts_LNk = torch.empty(sparse, n, self._config.num_experts_per_tok, dtype=torch.int64)
+        given = _Pass(
+            n=n, sequences=len(lengths), width=step.tables_RM.shape[1], outputs=outputs,
+            tokens=step.tokens_N.data_ptr(), positions=step.positions_N.data_ptr(), sequence=sequence_N.data_ptr(),
+            output_rows=step.rows.data_ptr(), tables=step.tables_RM.data_ptr(), logits=self._logits.data_ptr(),
+            experts=self.experts_LNk.data_ptr() if self.experts_LNk is not None else None,
         )  # fmt: skip
-
-    def step(self, tokens_B: Tensor) -> Tensor:
-        """Append one token to each of the first B slots; logits [B, V], valid until the next call."""
-        count = len(tokens_B)
-        rows, logits = self._slots[:count], self._logits[:count]
-        self._forward(tokens_B, rows, self.lengths, rows, logits)
-        self.lengths[:count] += 1
-        return logits
-
-    def prefill(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tensor:
-        """Append prompts to the sequences in the given slots; logits [prompts, V] after each one's last
-        token.
-        """
-        sizes = torch.tensor([len(p) for p in prompts])
-        tokens = torch.tensor([t for p in prompts for t in p])
-        starts = self.lengths[list(slots)]
-        slot_N = torch.repeat_interleave(torch.tensor(slots), sizes)
-        ends = sizes.cumsum(0)
-        position_N = torch.arange(len(tokens)) + torch.repeat_interleave(starts - ends + sizes, sizes)
-        logits = torch.empty(len(prompts), self._config.vocab_size)
-        for first in range(0, len(tokens), self._width):
-            part = slice(first, first + self._width)
-            inside = ((ends > first) & (ends <= first + self._width)).nonzero()[:, 0]
-            done = int(inside[0]) if len(inside) else 0
-            rows = ends[inside] - 1 - first
-            self._forward(tokens[part], slot_N[part], position_N[part], rows, logits[done:])
-        self.lengths[list(slots)] = starts + sizes
-        return logits
-
-    def copy(self, source: int, targets: list[int], length: int) -> None:
-        """Give the slots `targets` the first `length` tokens of slot `source`."""
-        blocks = -(-length // self._lanes)
-        self._keys[:, targets, :, :blocks] = self._keys[:, source : source + 1, :, :blocks]
-        self._values[:, targets, :, :length] = self._values[:, source : source + 1, :, :length]
-        self.lengths[targets] = length
-
-    def mark(self, slots: list[int]) -> None:
-        """Nothing to remember: keys and values can be cut off anywhere."""
-
-    def rewind(self, slot: int, length: int) -> None:
-        """Cut the sequence in a slot off after `length` tokens."""
-        self.lengths[slot] = length
-
-    def move(self, sources: list[int], targets: list[int]) -> None:
-        """Move whole sequences to other slots; `sources` are free afterwards."""
-        for source, target in zip(sources, targets, strict=True):
-            self.copy(source, [target], int(self.lengths[source]))
-        self.lengths[sources] = 0
+        threads = self._threads if n * self._cost > SMALL else 1
+        self._lib.forward(
+            ctypes.byref(self._model), self._layers, ctypes.byref(self._work), ctypes.byref(given), threads
+        )
+        return self._logits[:outputs]
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

@@ -13,58 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwill.base.errors import ConfigError
 from qwill.base.native_build import compile_library
+from qwill.engine.sampling import Sampling
 from qwill.model import native, native_library
 
 BLOCK = 64  # the cumulative sum is searched in two levels: V/BLOCK block sums, then one block
 FIRST_CANDIDATES = 128  # enough for most top-p nuclei; rows that need more are sorted again with more
+__all__ = ["IN_OUTPUT", "IN_PROMPT", "Sampled", "Sampling", "draw_edited", "sample"]
 IN_PROMPT, IN_OUTPUT = 1, 2  # values of a `seen` mask
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose tokens.
-
-    Order, as in transformers: penalties, temperature, top-k, top-p, min-p. `temperature=0` is greedy.
-    `top_k=0`, `top_p=1`, `min_p=0`, `repetition_penalty=1` and `presence_penalty=0` are off. The repetition
-    penalty counts prompt and output (Keskar et al. 2019, arXiv:1909.05858), the presence penalty the output
-    only (as OpenAI's API does).
-    """
-
-    max_tokens: int = 256
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        warm = self.temperature == 0 or 1e-4 <= self.temperature < float("inf")
-        _require(warm, "temperature", self.temperature, "0 (greedy), or at least 0.0001")
-        _require(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (off)")
-        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 (off) to 1")
-        repetition, presence = self.repetition_penalty, self.presence_penalty
-        _require(0 < repetition < float("inf"), "repetition_penalty", repetition, "above 0, 1 being off")
-        _require(abs(presence) < float("inf"), "presence_penalty", presence, "a finite number")
-
-    @property
-    def truncates(self) -> bool:
-        """Whether some tokens can be cut off, so that the sampled distribution isn't the model's own."""
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
-
-    @property
-    def penalises(self) -> bool:
-        """Whether `sample` needs to know which tokens have been seen."""
-        return self.repetition_penalty != 1 or self.presence_penalty != 0
-
-
-def _require(ok: bool, name: str, value: float, expected: str) -> None:
-    if not ok:
-        raise ConfigError(f"sampling.{name} is {value}: it must be {expected}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +70,21 @@ def sample(
         tokens_B, sampled_B = _draw(drawn_BV, uniforms_B)
         if drawn_BV is own_BV:
             return Sampled(tokens_B, sampled_B, sampled_B)
+    return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
+
+
+def draw_edited(logits_BV: Tensor, edited_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> Sampled:
+    """`sample` where the logits to draw from were already penalised, biased or masked (−inf) outside; greedy
+    takes the lowest id among equals.
+    """
+    warmth = sampling.temperature or 1.0
+    own_BV, drawn_BV = logits_BV / warmth, edited_BV / warmth
+    if sampling.temperature == 0:
+        tokens_B, sampled_B = drawn_BV.argmax(dim=1), torch.zeros_like(own_BV[:, 0])
+    elif sampling.truncates:
+        tokens_B, sampled_B = _draw_truncated(drawn_BV, uniforms_B, sampling)
+    else:
+        tokens_B, sampled_B = _draw(drawn_BV, uniforms_B)
     return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
 
 

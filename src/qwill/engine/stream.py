@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from qwill.engine.executor import Executor, executor_for
-from qwill.engine.generate import check_prompt
+from qwill.engine.generate import check_prompt, check_sampling
 from qwill.engine.randomness import uniforms
 from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
+from qwill.engine.slots import Slots, executor_for
 
 if TYPE_CHECKING:
     from qwill.model.transformer import Transformer
@@ -29,7 +29,7 @@ class Session:
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.cached: list[int] = []
-        self._executor: Executor | None = None
+        self._executor: Slots | None = None
 
     @torch.inference_mode()
     def prepare(self, tokens: int = 1024) -> None:
@@ -53,6 +53,7 @@ class Session:
         """
         context = self.model.config.max_position_embeddings
         check_prompt(prompt, self.model, "the prompt")
+        check_sampling(sampling)
         weight, stop = self.model.embed_tokens.weight, frozenset(stop_ids)
         executor = self._room(min(context, len(prompt) + sampling.max_tokens))
         shared = _common_prefix(self.cached, prompt)
@@ -78,7 +79,7 @@ class Session:
             logits_BV = executor.step(chosen.tokens_B)
             self.cached.append(token)
 
-    def _room(self, tokens: int) -> Executor:
+    def _room(self, tokens: int) -> Slots:
         """The executor, with room for so many tokens; when it must grow, its capacity at least doubles."""
         context = self.model.config.max_position_embeddings
         if self._executor is None:

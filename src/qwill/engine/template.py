@@ -19,10 +19,26 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qwill.base.errors import DataError
-from qwill.text.tokenizer import Tokenizer
+from qwill.text.chat import render
+from qwill.text.tokenizer import Tokenizer, released_chat_template
 
 ROLES = ("system", "user", "assistant", "tool")
 PRIVATE_USE = range(0xE000, 0xF900)
+
+
+def conversation_ids(
+    messages: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    thinking: bool = False,
+) -> list[int]:
+    """Ids of a conversation up to where the assistant begins its next reply, by the renderer that the model needs.
+
+    Raises `DataError` for messages that can't be rendered.
+    """
+    if tokenizer.chat_template == released_chat_template():
+        return render(messages, tools, tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
+    return render_template(messages, tokenizer, tools, thinking)
 
 
 def render_template(
@@ -40,12 +56,13 @@ def render_template(
             raise DataError(
                 f"message {i} has role {message.get('role')!r}; expected system, user, assistant or tool."
             )
-    written = json.dumps([list(messages), list(tools or [])], ensure_ascii=False, default=str)
+    messages = [_with_objects(message) for message in messages]
+    written = json.dumps([messages, list(tools or [])], ensure_ascii=False, default=str)
     mark = next(chr(c) for c in PRIVATE_USE if chr(c) not in written)
     specials = sorted(tokenizer.specials, key=len, reverse=True)
     config = tokenizer.config
     values = {
-        "messages": _guarded(list(messages), specials, mark),
+        "messages": _guarded(messages, specials, mark),
         "tools": _guarded(list(tools), specials, mark) if tools else None,
         "add_generation_prompt": True,
         "enable_thinking": thinking,
@@ -65,6 +82,27 @@ def render_template(
         elif piece:
             ids += tokenizer.encode(piece.replace(mark, ""))
     return ids
+
+
+def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message with its calls' arguments as objects: clients send them as JSON, which templates would write as a
+    text in quotes, or couldn't take apart at all where their calls are XML. What is no object stays as it is."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [_with_object(call) for call in calls]}
+
+
+def _with_object(call: Any) -> Any:
+    if not isinstance(call, Mapping):
+        return call
+    if isinstance(call.get("function"), Mapping):
+        return {**call, "function": _with_object(call["function"])}
+    try:
+        arguments = json.loads(call["arguments"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return call
+    return {**call, "arguments": arguments} if isinstance(arguments, dict) else call
 
 
 def _guarded(value: Any, specials: Sequence[str], mark: str) -> Any:

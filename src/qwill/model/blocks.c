@@ -87,3 +87,24 @@ EACH(q4_0, 18, 32)
 EACH(q4_1, 20, 32)
 EACH(q4_k, 144, 256)
 EACH(q6_k, 210, 256)
+
+// Blocks of Q8_0, Q4_0 and Q4_1 taken apart: codes as in packed.py, scales and minima (halves) in arrays of their own
+static void open_nibbles(const uint8_t *q, uint8_t *to) {
+    for (int j = 0; j < 8; j++) {  // a byte of GGML holds codes j and j + 16, one of ours two neighbours
+        to[j] = (q[2 * j] & 15) | (uint8_t)(q[2 * j + 1] << 4);
+        to[8 + j] = q[2 * j] >> 4 | (q[2 * j + 1] & 0xf0);
+    }
+}
+
+void take_apart(const uint8_t *from, int64_t bits, int64_t minima, uint8_t *values, uint8_t *scale, uint8_t *minimum,
+                int64_t blocks, int threads) {
+    int64_t header = minima ? 4 : 2, size = 4 * bits;
+#pragma omp parallel for num_threads(threads) schedule(static) if (blocks > 4096)
+    for (int64_t i = 0; i < blocks; i++) {
+        const uint8_t *b = from + i * (header + size);
+        memcpy(scale + 2 * i, b, 2);
+        if (minima) memcpy(minimum + 2 * i, b + 2, 2);
+        if (bits == 8) memcpy(values + i * size, b + header, size);
+        else open_nibbles(b + header, values + i * size);
+    }
+}

@@ -1,16 +1,20 @@
-"""The cache: keys and values of full attention, state and convolution inputs of Gated DeltaNet, one sequence a slot.
+"""The cache: keys and values of full attention in blocks, state and convolution inputs of Gated DeltaNet in slots.
 
-A `Batch` given together with a cache holds, for each selected slot in order, that sequence's *new* tokens; attention
-sees everything cached for the slot, and the new tokens are appended.
+Which blocks hold a sequence, and which slot its state, is told for each pass (`place`); who may have which block is
+decided elsewhere (engine/blocks.py). A `Batch` given together with the cache holds each placed sequence's *new* tokens:
+every layer first writes all new keys and values, then attends to everything that the sequence has. So a sequence may
+share blocks that another one fills in the same pass.
 
-Keys and values can be cut off at any length; a recurrent state cannot go back. So `mark` keeps a copy of the states as
-they are, and `rewind` and `copy` reach the end of a sequence, its mark, or its beginning.
+Keys and values can be held in another float type than the model's, or as int8 with a scale for each token and head.
 
-Shape suffixes as in transformer.py; R is the number of selected slots (sequences), J = T·(H/Hkv): query heads that
+Shape suffixes as in transformer.py; R sequences of a pass, M blocks of the longest one, J = T·(H/Hkv): query heads that
 share a key head are folded into query positions, so grouped-query attention reads each cached key once, copying none.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,158 +25,180 @@ from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
 
 
+class Store:
+    """Vectors [places, G, K], as they are or as int8 codes with a float32 scale each."""
+
+    def __init__(self, places: int, heads: int, width: int, dtype: torch.dtype, device: torch.device | str) -> None:
+        self.codes = torch.zeros(places, heads, width, dtype=dtype, device=device)
+        self.scale = None
+        if dtype == torch.int8:
+            self.scale = torch.zeros(places, heads, 1, dtype=torch.float32, device=device)
+
+    def write(self, place_N: Tensor, x_NGK: Tensor) -> None:
+        if self.scale is not None:
+            wide = x_NGK.float()
+            scale = wide.abs().amax(-1, keepdim=True) / 127
+            self.scale[place_N] = scale
+            x_NGK = (wide / scale.clamp(min=torch.finfo(torch.float32).tiny)).round_()
+        self.codes[place_N] = x_NGK.to(self.codes.dtype)
+
+    def read(self, place_RS: Tensor, dtype: torch.dtype) -> Tensor:
+        """x_RGSK."""
+        x_RSGK = self.codes[place_RS]
+        if self.scale is not None:
+            x_RSGK = x_RSGK.float() * self.scale[place_RS]
+        return x_RSGK.to(dtype).transpose(1, 2)
+
+    def copy(self, sources: Tensor, targets: Tensor) -> None:
+        for kind in (self.codes, self.scale):
+            if kind is not None:
+                kind[targets] = kind[sources]
+
+
+@dataclass
+class _Group:
+    """Sequences that attend together: the tokens that they bring (`token_M`) and where these stand among `sequences` ×
+    `width` queries (None: one query each), the places of their keys, and what each query may see (None: all)."""
+
+    sequences: int
+    width: int
+    token_M: Tensor
+    query_M: Tensor | None
+    place_RS: Tensor
+    mask_R1JS: Tensor | None
+
+
 class KVCache:
     def __init__(
         self,
         config: ModelConfig,
-        slots: int,
-        capacity: int,
+        blocks: int,
+        block_size: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        states: int | None = None,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
+        """`states` slots for recurrent states (as many as blocks unless given); `kv_dtype` is the model's unless given;
+        torch.int8 takes a scale for each vector."""
         c = config
         layers = c.num_hidden_layers
         linear = [i for i in range(layers) if c.is_linear(i)]
-        empty = torch.zeros(slots, c.num_key_value_heads, 0, c.head_dim, dtype=dtype, device=device)
-        shape = (slots, c.num_key_value_heads, capacity, c.head_dim)
-        self.keys, self.values = (
-            [empty if i in linear else torch.zeros(shape, dtype=dtype, device=device) for i in range(layers)]
-            for _ in range(2)
-        )
+        size = (blocks * block_size, c.num_key_value_heads, c.head_dim, kv_dtype or dtype, device)
+        self.keys = {i: Store(*size) for i in range(layers) if i not in linear}
+        self.values = {i: Store(*size) for i in range(layers) if i not in linear}
+        slots = blocks if states is None else states
         heads, k, v = c.linear_num_value_heads, c.linear_key_head_dim, c.linear_value_head_dim
         state, channels = (heads, k, v), 2 * c.linear_num_key_heads * k + heads * v
         past = max(0, c.linear_conv_kernel_dim - 1)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         self.inputs = {i: torch.zeros(slots, channels, past, dtype=dtype, device=device) for i in linear}
         self.states = {i: torch.zeros(slots, *state, dtype=wide, device=device) for i in linear}
-        self.marked = [{i: x.clone() for i, x in kind.items()} for kind in (self.inputs, self.states)]
-        self.lengths = torch.zeros(slots, dtype=torch.int64)
-        self.marks = torch.zeros(slots, dtype=torch.int64)
-        self.slots, self.capacity = slots, capacity
-        self.selected: Tensor | None = None
-        self.group = config.num_attention_heads // config.num_key_value_heads
+        self.blocks, self.block_size, self.dtype, self.device = blocks, block_size, dtype, device
+        self.group = c.num_attention_heads // c.num_key_value_heads
+        self._placed: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def select(self, slots: Tensor | list[int] | int) -> KVCache:
-        """Choose which slots the next batches' sequences are, in order; an int n means the first n (no copies)."""
-        if isinstance(slots, int):
-            self.selected, self.count = None, slots
-        else:
-            self.selected, self.count = torch.as_tensor(slots, dtype=torch.int64), len(slots)
+    def place(
+        self,
+        tables_RM: Tensor | Sequence[Sequence[int]],
+        lengths_R: Tensor | Sequence[int],
+        states_R: Tensor | Sequence[int] | None = None,
+    ) -> KVCache:
+        """Say where the next batch's sequences are: their blocks in order (behind the last one anything), how many
+        tokens each has cached, and the slot of its recurrent state (its first block's number unless given)."""
+        tables = torch.as_tensor(tables_RM, dtype=torch.int64)
+        states = tables[:, 0] if states_R is None else torch.as_tensor(states_R, dtype=torch.int64)
+        self._placed = tables, torch.as_tensor(lengths_R, dtype=torch.int64), states
         return self
 
-    def mark(self, slots: list[int]) -> None:
-        """Remember the recurrent states of these slots as they are now, for `rewind` and `copy` to come back to."""
-        for now, marked in zip((self.inputs, self.states), self.marked, strict=True):
-            for i in now:
-                marked[i][slots] = now[i][slots]
-        self.marks[slots] = self.lengths[slots]
+    def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy whole blocks; no target may be a source."""
+        within = torch.arange(self.block_size)
+        places = [
+            (torch.tensor(numbers)[:, None] * self.block_size + within).flatten().to(self.device)
+            for numbers in (sources, targets)
+        ]
+        for store in (*self.keys.values(), *self.values.values()):
+            store.copy(*places)
 
-    def rewind(self, slot: int, length: int) -> None:
-        """Cut the sequence in a slot off after `length` tokens."""
-        self._states_at(slot, length, [slot])
-        self.lengths[slot] = length
-
-    def copy(self, source: int, targets: list[int], length: int) -> None:
-        """Give the slots `targets` the first `length` tokens of slot `source` (a shared prompt)."""
-        index = torch.tensor(targets)
-        for store in (*self.keys, *self.values):
-            store[index, :, :length] = store[source, :, :length]
-        self._states_at(source, length, targets)
-        self.lengths[index] = length
-
-    def _states_at(self, source: int, length: int, targets: list[int]) -> None:
-        """Give the slots `targets` the recurrent states of slot `source` after `length` tokens, and its mark there."""
-        if not self.states or length == 0:
-            return
-        at_mark = length == int(self.marks[source])
-        if not at_mark and length != int(self.lengths[source]):
-            raise ModelError(
-                f"a Gated DeltaNet's state cannot go back to {length} tokens: it is known after "
-                f"{int(self.marks[source])} and {int(self.lengths[source])}"
-            )
-        for now, marked in zip((self.inputs, self.states), self.marked, strict=True):
-            for i in now:
-                then = (marked if at_mark else now)[i][source].clone()
-                now[i][targets] = then
-                marked[i][targets] = then
-        self.marks[targets] = length
-
-    def move(self, sources: list[int], targets: list[int]) -> None:
-        """Move whole sequences to other slots (compaction); `sources` are free afterwards."""
-        longest = int(self.lengths[sources].max())
-        for store in (*self.keys, *self.values):
-            store[targets, :, :longest] = store[sources, :, :longest]
-        for kind in (self.inputs, self.states, *self.marked):
+    def copy_states(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy recurrent states from slots to slots."""
+        for kind in (self.inputs, self.states):
             for store in kind.values():
-                store[targets] = store[sources]
-        self.lengths[targets] = self.lengths[sources]
-        self.marks[targets] = self.marks[sources]
-        self.lengths[sources] = 0
-
-    def take_over(self, old: KVCache) -> None:
-        """Become the roomier successor of `old`: all that it holds, and its `lengths` themselves."""
-        for new, store in zip(self.keys + self.values, old.keys + old.values, strict=True):
-            new[:, :, : store.shape[2]] = store
-        self.inputs, self.states, self.marked = old.inputs, old.states, old.marked
-        self.lengths, self.marks = old.lengths, old.marks
+                store[torch.tensor(targets)] = store[torch.tensor(sources)]
 
     def begin(self, batch: Batch) -> None:
         """Work out once a forward pass, for all layers, where new keys go and what each query may see."""
-        new_R = batch.lengths.long()
-        if len(new_R) != self.count:
-            raise ModelError(f"the batch holds {len(new_R)} sequences, but {self.count} cache slots are selected")
-        old_R = self.lengths[: self.count] if self.selected is None else self.lengths[self.selected]
-        total_R = old_R + new_R
-        self.span = int(total_R.max())
-        if self.span > self.capacity:
-            raise ModelError(
-                f"a sequence of {self.span} tokens does not fit the key/value cache of {self.capacity} tokens"
-            )
-        device = self.keys[0].device
-        self.fresh_R = (old_R == 0).to(device)
-        slots_R = torch.arange(self.count) if self.selected is None else self.selected
-        self.new_R, self.total_R = new_R, total_R
-        self.width = int(new_R.max())
-        self.single = self.width == 1
-        row_N = torch.repeat_interleave(torch.arange(self.count), new_R)
-        within_N = torch.arange(int(new_R.sum())) - (batch.cu_seqlens[:-1].long())[row_N]
-        place_N = old_R[row_N] + within_N
-        self.slot_N, self.place_N = slots_R[row_N].to(device), place_N.to(device)
-        self.row_N, self.within_N = row_N.to(device), within_N.to(device)
-        key_S = torch.arange(self.span)
-        last_RT = old_R[:, None] + torch.arange(self.width)[None, :]
-        seen_RTS = key_S[None, None, :] <= torch.minimum(last_RT, total_R[:, None] - 1)[:, :, None]
-        mask = torch.zeros(seen_RTS.shape, dtype=self.keys[0].dtype).masked_fill_(~seen_RTS, float("-inf"))
-        self.uniform = self.single and bool((total_R == self.span).all())
-        self.mask_R1JS = None if self.uniform else mask.repeat(1, self.group, 1)[:, None].to(device)
+        if self._placed is None:
+            raise ModelError("the cache was not told where this batch's sequences are: call `place` before each pass")
+        (tables, old_R, states_R), self._placed = self._placed, None
+        new_R, count = batch.lengths.long(), len(old_R)
+        if len(new_R) != count:
+            raise ModelError(f"the batch holds {len(new_R)} sequences, but {count} are placed in the cache")
+        total_R, room = old_R + new_R, tables.shape[1] * self.block_size
+        if int(total_R.max()) > room:
+            raise ModelError(f"a sequence of {int(total_R.max())} tokens does not fit its {room} places in the cache")
+        row_N = torch.repeat_interleave(torch.arange(count), new_R)
+        within_N = torch.arange(len(row_N)) - batch.cu_seqlens[:-1].long()[row_N]
+        at_N = old_R[row_N] + within_N
+        block_N = tables[row_N, at_N // self.block_size]
+        if int(block_N.min()) < 0 or int(block_N.max()) >= self.blocks:
+            raise ModelError(f"a sequence was placed in a block that does not exist: there are {self.blocks}")
+        self.place_N = (block_N * self.block_size + at_N % self.block_size).to(self.device)
+        self.states_R, self.fresh_R = states_R.to(self.device), (old_R == 0).to(self.device)
+        parts = _groups(new_R, total_R) if self.keys else []
+        self.groups = [self._group(part, tables, old_R, new_R, row_N, within_N) for part in parts]
 
-    def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
-        """Append this layer's new keys and values, attend, and return out_NC (heads concatenated)."""
+    def _group(
+        self, rows: Tensor, tables: Tensor, old_R: Tensor, new_R: Tensor, row_N: Tensor, within_N: Tensor
+    ) -> _Group:
+        """The group of the sequences `rows`."""
+        new, total = new_R[rows], (old_R + new_R)[rows]
+        width, span = int(new.max()), int(total.max())
+        key_S = torch.arange(span)
+        # Behind its end a row repeats its last key: what another sequence holds, NaN perhaps, is never read.
+        key_RS = torch.minimum(key_S, total[:, None] - 1)
+        place_RS = tables[rows].gather(1, key_RS // self.block_size) * self.block_size + key_RS % self.block_size
+        number_R = torch.full((len(old_R),), -1).index_copy_(0, rows, torch.arange(len(rows)))
+        token_M = (number_R[row_N] >= 0).nonzero()[:, 0]
+        query_M = None if width == 1 else number_R[row_N[token_M]] * width + within_N[token_M]
+        mask = None
+        if width > 1 or int(total.min()) < span:
+            last_RT = torch.minimum(old_R[rows][:, None] + torch.arange(width), total[:, None] - 1)
+            unseen_RTS = key_S > last_RT[..., None]
+            dense = torch.zeros(unseen_RTS.shape, dtype=self.dtype).masked_fill_(unseen_RTS, float("-inf"))
+            mask = dense.repeat(1, self.group, 1)[:, None].to(self.device)
+        query = None if query_M is None else query_M.to(self.device)
+        return _Group(len(rows), width, token_M.to(self.device), query, place_RS.to(self.device), mask)
+
+    def attend(self, layer: int, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor) -> Tensor:
+        """Write this layer's new keys and values, attend, and return out_NC (heads concatenated)."""
         keys, values = self.keys[layer], self.values[layer]
-        keys[self.slot_N, :, self.place_N] = k_NHK
-        values[self.slot_N, :, self.place_N] = v_NHK
-        if self.selected is None:
-            k_RHSK, v_RHSK = keys[: self.count, :, : self.span], values[: self.count, :, : self.span]
-        else:
-            k_RHSK, v_RHSK = keys[self.selected, :, : self.span], values[self.selected, :, : self.span]
-        n, heads, head_dim = q_NHK.shape
-        kv_heads = heads // self.group
-        if self.single:
-            q_RHJK = q_NHK.view(n, kv_heads, self.group, head_dim)
-            out = scaled_dot_product_attention(q_RHJK, k_RHSK, v_RHSK, attn_mask=self.mask_R1JS)
-            return out.reshape(n, heads * head_dim)
-        q_RTHK = q_NHK.new_zeros(self.count, self.width, heads, head_dim)
-        q_RTHK[self.row_N, self.within_N] = q_NHK
-        q_RHJK = q_RTHK.view(self.count, self.width, kv_heads, self.group, head_dim).permute(0, 2, 3, 1, 4)
-        q_RHJK = q_RHJK.reshape(self.count, kv_heads, self.group * self.width, head_dim)
-        out = scaled_dot_product_attention(q_RHJK, k_RHSK, v_RHSK, attn_mask=self.mask_R1JS)
-        out = out.view(self.count, kv_heads, self.group, self.width, head_dim).permute(0, 3, 1, 2, 4)
-        return out[self.row_N, self.within_N].reshape(n, heads * head_dim)
+        keys.write(self.place_N, k_NGK)
+        values.write(self.place_N, v_NGK)
+        outs = [self._attend(group, q_NHK, keys, values) for group in self.groups]
+        if len(outs) == 1:  # its tokens are all tokens, in order
+            return outs[0].flatten(1)
+        out_NHK = torch.empty_like(q_NHK)
+        for group, out_MHK in zip(self.groups, outs, strict=True):
+            out_NHK[group.token_M] = out_MHK
+        return out_NHK.flatten(1)
+
+    def _attend(self, group: _Group, q_NHK: Tensor, keys: Store, values: Store) -> Tensor:
+        r, t, (heads, head_dim) = group.sequences, group.width, q_NHK.shape[1:]
+        q_MHK = q_NHK if len(group.token_M) == len(q_NHK) else q_NHK[group.token_M]
+        if group.query_M is not None:
+            q_MHK = q_NHK.new_zeros(r * t, heads, head_dim).index_copy(0, group.query_M, q_MHK)
+        folded = (r, t, heads // self.group, self.group, head_dim)
+        q_RGJK = q_MHK.reshape(folded).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        k_RGSK, v_RGSK = (store.read(group.place_RS, q_NHK.dtype) for store in (keys, values))
+        out = scaled_dot_product_attention(q_RGJK, k_RGSK, v_RGSK, attn_mask=group.mask_R1JS)
+        out_MHK = out.unflatten(2, (self.group, t)).permute(0, 3, 1, 2, 4).reshape(r * t, heads, head_dim)
+        return out_MHK if group.query_M is None else out_MHK[group.query_M]
 
     def recall(self, layer: int) -> tuple[Tensor, Tensor]:
-        """(convolution inputs [R, C, W − 1], state [R, H, K, V]) of the selected sequences; zeros where one begins."""
-        at = slice(0, self.count) if self.selected is None else self.selected
-        inputs, state = self.inputs[layer][at], self.states[layer][at]
+        """(convolution inputs [R, C, W − 1], state [R, H, K, V]) of the placed sequences; zeros where one begins."""
+        inputs, state = self.inputs[layer][self.states_R], self.states[layer][self.states_R]
         return (
             inputs.masked_fill(self.fresh_R[:, None, None], 0),
             state.masked_fill(self.fresh_R[:, None, None, None], 0),
@@ -180,12 +206,17 @@ class KVCache:
 
     def remember(self, layer: int, inputs_RCP: Tensor, state_RHKV: Tensor) -> None:
         """Keep what `recall` will give for the next tokens."""
-        at = slice(0, self.count) if self.selected is None else self.selected
-        self.inputs[layer][at], self.states[layer][at] = inputs_RCP, state_RHKV
+        self.inputs[layer][self.states_R], self.states[layer][self.states_R] = inputs_RCP, state_RHKV
 
-    def end(self) -> None:
-        """The pass is over: the new tokens count as cached."""
-        if self.selected is None:
-            self.lengths[: self.count] = self.total_R
-        else:
-            self.lengths[self.selected] = self.total_R
+
+def _groups(new_R: Tensor, total_R: Tensor) -> list[Tensor]:
+    """Which sequences attend together: all, where little is padded; else those whose new tokens and whose lengths have
+    the same number of binary digits, so that less than three quarters of the pairs in a group are padding."""
+    everyone = torch.arange(len(new_R))
+    padded = len(new_R) * int(new_R.max()) * int(total_R.max())
+    if padded <= 2 * int((new_R * total_R).sum()):
+        return [everyone]
+    digits: dict[tuple[int, int], list[int]] = {}
+    for i, (new, total) in enumerate(zip(new_R.tolist(), total_R.tolist(), strict=True)):
+        digits.setdefault((new.bit_length(), total.bit_length()), []).append(i)
+    return [torch.tensor(rows) for rows in digits.values()]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qwill.model import native_library
+from qwill.model.packed import Codes
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -81,6 +82,34 @@ def dequantize(data: Bytes, kind: str) -> Floats:
         return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
     blocks = data.reshape(-1, BLOCKS[kind].bytes)
     return {"Q8_0": _q8_0, "Q4_0": _q4_0, "Q4_1": _q4_1, "Q4_K": _q4_k, "Q6_K": _q6_k}[kind](blocks).reshape(-1)
+
+
+CODED = {"Q8_0": (8, False), "Q4_0": (4, False), "Q4_1": (4, True)}  # bits, and whether there are minima
+
+
+def codes(data: Bytes, kind: str, shape: tuple[int, ...]) -> Codes:
+    """The blocks of a tensor [..., O, I] of a `CODED` kind as the same numbers in other order; nothing is rounded."""
+    bits, minima = CODED[kind]
+    blocks = len(data) // BLOCKS[kind].bytes
+    floats = [torch.empty(*shape[:-1], shape[-1] // 32, dtype=torch.float16) for _ in range(1 + minima)]
+    values = torch.empty(*shape[:-1], shape[-1] * bits // 8, dtype=torch.int8 if bits == 8 else torch.uint8)
+    if native_library.suits(torch.empty(0)):
+        pointer = ctypes.c_void_p(data.ctypes.data)
+        native_library.call(
+            "take_apart", pointer, bits, int(minima), values, floats[0], floats[-1], blocks, native_library.threads()
+        )
+    else:
+        rows = torch.from_numpy(data.reshape(blocks, -1).copy())
+        for i, part in enumerate(floats):
+            part.view(-1).copy_(rows[:, 2 * i : 2 * i + 2].contiguous().view(torch.float16)[:, 0])
+        raw = rows[:, 2 + 2 * minima :]
+        if bits == 4:  # a byte of GGML holds codes j and j + 16 of its block, one of ours two neighbours
+            both = torch.cat((raw & 15, raw >> 4), dim=1)
+            raw = both[:, ::2] | both[:, 1::2] << 4
+        values.view(-1).copy_(raw.flatten().view(values.dtype))
+    if not minima:
+        return Codes(bits, shape[-1], values, floats[0])
+    return Codes(bits, shape[-1], values, floats[0], torch.full(floats[0].shape, -8, dtype=torch.int8), floats[1])
 
 
 def _half(blocks: Bytes, at: int) -> Floats:

@@ -19,14 +19,16 @@ from qwill.base.files import write_bytes
 from qwill.base.packages import cache_folder, list_members, open_member
 from qwill.model.config import ModelConfig
 from qwill.model.files import fit, float_dtype, read_config, unfilled
-from qwill.model.ggml_blocks import AT_ONCE, Bytes, quantize
-from qwill.model.gguf_file import read_gguf, write_gguf
+from qwill.model.ggml_blocks import AT_ONCE, CODED, Bytes, codes, quantize
+from qwill.model.gguf_file import GGUFFile, read_gguf, write_gguf
 from qwill.model.gguf_metadata import read_gguf_config, write_gguf_config
 from qwill.model.gguf_tensors import Entry, entries, reorder, restore, type_of
 from qwill.model.gguf_tokenizer import read_gguf_tokenizer, write_gguf_tokenizer
 from qwill.model.layout import iter_slots
+from qwill.model.packed import Codes, Kind, empty_codes
+from qwill.model.project import Quantized
 from qwill.model.stored import StoredTensors
-from qwill.model.transformer import Transformer
+from qwill.model.transformer import Experts, Linear, Transformer
 from qwill.text.tokenizer import Tokenizer
 
 # What a file may be written as, with llama.cpp's number for it (`llama_ftype`).
@@ -35,9 +37,12 @@ QUANTIZATION_VERSION = 2
 
 
 def load_gguf(
-    path: str | Path, dtype: str | torch.dtype = "float32", device: str = "cpu"
+    path: str | Path, dtype: str | torch.dtype = "float32", device: str = "cpu", quantized: bool = False
 ) -> tuple[Transformer, Tokenizer]:
     """The model and the tokenizer in a GGUF file.
+
+    With `quantized`, matrices whose blocks are Q8_0, Q4_0 or Q4_1 stay the codes that they are (`project.Quantized`),
+    but for the embedding; the head's codes are `model.head_codes`.
 
     The file's end-of-text token is `model.config.eos_token_id`. Raises CheckpointError for a file that is damaged or
     whose tensors do not fit its metadata, ModelError for a kind of model that is not supported.
@@ -47,8 +52,12 @@ def load_gguf(
     tokenizer = read_gguf_tokenizer(file, config)
     wanted = float_dtype(dtype)
     model = unfilled(config, wanted, device)
+    held = _hold_codes(model, file) if quantized else {}
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     for entry in entries(config):
+        if entry.slot.parameter in held:
+            _write_codes(held[entry.slot.parameter], entry, file)
+            continue
         target = entry.part(parameters[entry.slot.parameter])
         if entry.heads:
             weights = torch.empty(entry.shape, dtype=wanted)
@@ -57,6 +66,43 @@ def load_gguf(
         else:
             file.copy_to(entry.name, target)
     return model.eval(), tokenizer
+
+
+def _codes(file: GGUFFile, entry: Entry) -> Codes:
+    tensor = file.tensors[entry.name]
+    return codes(file.data[tensor.start : tensor.end], tensor.kind, entry.shape)
+
+
+def _hold_codes(model: Transformer, file: GGUFFile) -> dict[str, Quantized]:
+    """Put a `Quantized` in the place of each projection all of whose parts have one `CODED` kind."""
+    kinds: dict[str, set[str]] = {}
+    head = "embed_tokens.weight" if model.config.tie_word_embeddings else "lm_head.weight"
+    model.head_codes = None
+    for entry in entries(model.config):
+        kind = file.tensors[entry.name].kind
+        kinds.setdefault(entry.slot.parameter, set()).add(kind)
+        if entry.slot.parameter == head and kind in CODED:
+            model.head_codes = _codes(file, entry)
+    held = {}
+    for name, found in kinds.items():
+        owner, _, attribute = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if len(found) > 1 or not found <= CODED.keys() or not isinstance(module, (Linear, Experts)) or name == head:
+            continue
+        shape, (bits, minima) = getattr(module, attribute).shape, CODED[next(iter(found))]
+        empty = empty_codes(Kind(bits, shape[-1] // 32, torch.float16, minima, minima), shape)
+        delattr(module, attribute)
+        setattr(module, attribute, Quantized(empty).to_empty(device="cpu"))
+        held[name] = getattr(module, attribute)
+    return held
+
+
+def _write_codes(weight: Quantized, entry: Entry, file: GGUFFile) -> None:
+    found = _codes(file, entry)
+    for name in ("values", "scale", "zero", "minimum"):
+        part = getattr(found, name)
+        if part is not None:
+            entry.part(getattr(weight, name)).copy_(restore(part, entry.heads) if entry.heads else part)
 
 
 def smollm2_file(archive: Path) -> Path:

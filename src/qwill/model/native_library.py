@@ -17,10 +17,11 @@ from torch import Tensor
 from qwill.base.native_build import compile_library
 
 ROWS = ("rows.h", "qwill.model")
+ATTEND = ("attend.h", "qwill.model")
 SOURCES = {
     "kernels.c": [ROWS],
     "products.c": [ROWS],
-    "attention.c": [ROWS],
+    "attention.c": [ROWS, ATTEND],
     "delta.c": [ROWS, ("chunk.h", "qwill.model")],
     "gates.c": [ROWS],
     "blocks.c": [],

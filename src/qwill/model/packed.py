@@ -1,7 +1,7 @@
 """Quantised matrices: integer codes with a step for each row or each group of a row, and compressed-tensors' packing.
 
-weight = (value − zero) · scale. In memory a value of 8 bits is an int8, two values of 4 bits share a byte (the first in
-the low half, stored as value + 8); in `pack-quantized` files codes lie in int32 words, the first in the lowest bits,
+weight = (value − zero) · scale + minimum. In memory a value of 8 bits is an int8; two of 4 bits share a byte (the first
+in the low half, stored as value + 8); in `pack-quantized` files codes lie in int32 words, the first in the lowest bits,
 stored as value + 2^(bits−1).
 
 Shape suffixes: O rows (outputs), I columns (inputs), G groups of a row.
@@ -18,13 +18,14 @@ from torch import Tensor
 @dataclass
 class Codes:
     """Quantised matrices [..., O, I]; `values` are int8 [..., O, I] or, with 4 bits, uint8 [..., O, ceil(I/2)];
-    `scale` and `zero` (int8; None: symmetric) are [..., O, G], G a divisor of I."""
+    `scale`, `zero` (int8; None: 0) and `minimum` (as `scale`; None: 0) are [..., O, G], G a divisor of I."""
 
     bits: int
     columns: int
     values: Tensor
     scale: Tensor
     zero: Tensor | None = None
+    minimum: Tensor | None = None
 
     @classmethod
     def of(cls, values: Tensor, scale: Tensor, bits: int, zero: Tensor | None = None) -> Codes:
@@ -41,17 +42,21 @@ class Codes:
         grouped = self.integers().to(wide).unflatten(-1, (self.scale.shape[-1], -1))
         if self.zero is not None:
             grouped = grouped - self.zero.to(wide)[..., None]
-        return (grouped * self.scale.to(wide)[..., None]).flatten(-2).to(dtype)
+        grouped = grouped * self.scale.to(wide)[..., None]
+        if self.minimum is not None:
+            grouped = grouped + self.minimum.to(wide)[..., None]
+        return grouped.flatten(-2).to(dtype)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a matrix is quantised: bits, scales of a row and their type, whether there are zero points."""
+    """How a matrix is quantised: bits, scales of a row and their type, whether there are zero points and minima."""
 
     bits: int
     groups: int
     scale: torch.dtype
     zeros: bool
+    minima: bool = False
 
 
 def empty_codes(kind: Kind, shape: tuple[int, ...]) -> Codes:
@@ -59,7 +64,8 @@ def empty_codes(kind: Kind, shape: tuple[int, ...]) -> Codes:
     width = shape[-1] if kind.bits == 8 else -(-shape[-1] // 2)
     values = torch.empty(*shape[:-1], width, dtype=torch.int8 if kind.bits == 8 else torch.uint8, device="meta")
     scale = torch.empty(*shape[:-1], kind.groups, dtype=kind.scale, device="meta")
-    return Codes(kind.bits, shape[-1], values, scale, torch.empty_like(scale, dtype=torch.int8) if kind.zeros else None)
+    zero = torch.empty_like(scale, dtype=torch.int8) if kind.zeros else None
+    return Codes(kind.bits, shape[-1], values, scale, zero, torch.empty_like(scale) if kind.minima else None)
 
 
 def close_nibbles(values: Tensor) -> Tensor:

@@ -29,11 +29,12 @@ class Quantized(nn.Module):
     values: Tensor
     scale: Tensor
     zero: Tensor | None
+    minimum: Tensor | None
 
     def __init__(self, codes: Codes) -> None:
         super().__init__()
         self.bits, self.columns = codes.bits, codes.columns
-        for name in ("values", "scale", "zero"):
+        for name in ("values", "scale", "zero", "minimum"):
             self.register_buffer(name, getattr(codes, name))
 
     @property
@@ -45,15 +46,16 @@ class Quantized(nn.Module):
         """Put the codes of one tensor of the files into their place."""
         slot.write(self.values, codes.values)
         slot.write(self.scale, codes.scale)
-        if self.zero is not None and codes.zero is not None:
-            slot.write(self.zero, codes.zero)
+        for mine, other in ((self.zero, codes.zero), (self.minimum, codes.minimum)):
+            if mine is not None and other is not None:
+                slot.write(mine, other)
 
     def dense(self, dtype: torch.dtype, expert: int | None = None) -> Tensor:
         """The weights, or one expert's, multiplied out."""
-        parts = [self.values, self.scale, self.zero]
-        values, scale, zero = parts if expert is None else [None if t is None else t[expert] for t in parts]
+        parts = [self.values, self.scale, self.zero, self.minimum]
+        values, scale, *rest = parts if expert is None else [None if t is None else t[expert] for t in parts]
         assert values is not None and scale is not None
-        return Codes(self.bits, self.columns, values, scale, zero).dense(dtype)
+        return Codes(self.bits, self.columns, values, scale, *rest).dense(dtype)
 
 
 class _QuantizedProduct(torch.autograd.Function):

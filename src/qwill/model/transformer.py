@@ -33,6 +33,7 @@ from qwill.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from qwill.model.lora import Updates
+    from qwill.model.packed import Codes
 
 __all__ = ["Batch", "Output", "RouterStats", "Transformer", "balancing_loss", "pooled_balancing_loss"]
 
@@ -272,13 +273,15 @@ class Transformer(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mtp = NextTokenHead(config) if config.mtp_layers else None
+        self.head_codes: Codes | None = None  # what the head's weights were as integers, for executors that use them
 
     @property
     def head_weight_VD(self) -> Tensor:
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Output:
-        """Hidden states after the last norm, one row a packed token; with a cache, tokens are appended to it."""
+        """Hidden states after the last norm, one row a packed token; with a cache, tokens are appended to
+        the sequences that were placed in it."""
         return self._run(self.layers, self.norm, self.embed_tokens(batch.tokens_N), batch, cache)
 
     def predict_ahead(self, hidden_ND: Tensor, batch: Batch, cache: KVCache | None = None) -> Output:
@@ -308,8 +311,6 @@ class Transformer(nn.Module):
             x_ND, delta_ND, routed = layer(x_ND, delta_ND, rope, plan, cache)
             if routed is not None:
                 stats.append(routed)
-        if cache is not None:
-            cache.end()
         return Output(norm.after_adding(x_ND, delta_ND)[1], stats or None)
 
     def head(self, hidden_ND: Tensor) -> Tensor:

@@ -1,26 +1,28 @@
-"""Replies taken apart: thinking, content, tool calls (the Hermes JSON form that Qwen3 writes).
+"""Whole replies taken apart: thinking, content, tool calls. `reply_stream.py` is the parser, and says what it
+tolerates."""
 
-A model's reply is not under our control, so nothing here raises: what is not a tool call stays content.
-"""
-
-import ast
 import json
-import re
-import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-THINK, OPEN, CLOSE = "<think>", "<tool_call>", "</tool_call>"
-_SPACE = re.compile(r"\s*")
-_FENCE = re.compile(r"^```[a-z]*\s*|\s*```$")
-_TRAILING_COMMA = re.compile(r",\s*([}\]])")
+from qwill.text.reply_stream import (
+    THINK,
+    THINK_END,
+    ContentPiece,
+    Piece,
+    ReasoningPiece,
+    ReplyStream,
+    ToolArguments,
+    ToolStart,
+)
 
 
 @dataclass(frozen=True)
 class Reply:
     """One reply. `reasoning_content` is None when there was no thinking block, "" when it was empty;
     `tool_calls` have the form that messages carry: {"type": "function", "function": {"name": ...,
-    "arguments": {...}}}."""
+    "arguments": {...}}}. Arguments that broke off or can't be read are the text that the model wrote."""
 
     content: str
     reasoning_content: str | None = None
@@ -36,114 +38,46 @@ class Reply:
         return message
 
 
-def parse_reply(text: str) -> Reply:
+def parse_reply(text: str, thinking_open: bool | None = None, tools: Sequence[Mapping[str, Any]] | None = ()) -> Reply:
     """Thinking, content and tool calls of a reply, given as the text behind the generation prompt.
 
-    Tolerated: a thinking block that is cut off (all of it is thinking) or whose opening mark stood in the
-    prompt, a tool call without its closing mark, in a code fence, in Python's notation, with trailing
-    commas, with arguments as a JSON text or under "parameters", several calls in one block. A block that
-    can't be read stays in the content.
+    `thinking_open` and `tools` as in `ReplyStream`; without `thinking_open` a closing mark that nothing in the
+    reply opened says that the opening one stood in the prompt.
     """
-    for end in ("<|im_end|>", "<|endoftext|>"):
-        text = text.removesuffix(end)
-    reasoning, rest = _split_thinking(text)
-    content, calls = _split_calls(rest)
-    return Reply(content.strip("\n"), reasoning, calls)
+    if thinking_open is None:
+        thinking_open = THINK_END in text and not text.lstrip().startswith(THINK)
+    stream = ReplyStream(thinking_open, tools)
+    return gathered([*stream.push(text), *stream.finish()])
 
 
-def _split_thinking(text: str) -> tuple[str | None, str]:
-    opened = text.lstrip().startswith(THINK)
-    before, closed, after = text.partition("</think>")
-    if not opened and not closed:
-        return None, text
-    reasoning = before.lstrip().removeprefix(THINK) if opened else before
-    return reasoning.strip("\n"), after
-
-
-def _split_calls(text: str) -> tuple[str, list[dict[str, Any]]]:
+def gathered(pieces: Iterable[Piece]) -> Reply:
+    """The reply whose pieces these are."""
     content: list[str] = []
-    calls: list[dict[str, Any]] = []
-    position = 0
-    while (opened := text.find(OPEN, position)) >= 0:
-        content.append(text[position:opened])
-        values, end = _read_block(text, opened + len(OPEN))
-        found = [call for call in map(_as_call, values) if call is not None]
-        if values and len(found) == len(values):
-            calls += found
-            # The line break in front of a call is the template's, not the reply's.
-            content[-1] = content[-1].removesuffix("\n")
-            position = end
-        else:
-            content.append(OPEN)
-            position = opened + len(OPEN)
-    return "".join([*content, text[position:]]), calls
+    reasoning: list[str] = []
+    names: list[str] = []
+    arguments: list[list[str]] = []
+    thought = False
+    for piece in pieces:
+        match piece:
+            case ContentPiece(text):
+                content.append(text)
+            case ReasoningPiece(text):
+                thought = True
+                reasoning.append(text)
+            case ToolStart(_, name):
+                names.append(name)
+                arguments.append([])
+            case ToolArguments(index, text):
+                arguments[index].append(text)
+    calls = [
+        {"type": "function", "function": {"name": name, "arguments": _read("".join(texts))}}
+        for name, texts in zip(names, arguments, strict=True)
+    ]
+    return Reply("".join(content), "".join(reasoning) if thought else None, calls)
 
 
-def _read_block(text: str, start: int) -> tuple[list[Any], int]:
-    """Values of the block whose opening mark ends at `start`, and where the block ends with its closing mark."""
+def _read(arguments: str) -> Any:
     try:
-        # The end is where the JSON value ends, so an argument may spell the closing mark.
-        value, end = json.JSONDecoder(strict=False).raw_decode(text, _skip_space(text, start))
+        return json.loads(arguments)
     except (ValueError, RecursionError):
-        return _read_loose_block(text, start)
-    end = _skip_space(text, end)
-    if end < len(text) and not text.startswith(CLOSE, end):
-        return _read_loose_block(text, start)
-    return value if isinstance(value, list) else [value], min(end + len(CLOSE), len(text))
-
-
-def _read_loose_block(text: str, start: int) -> tuple[list[Any], int]:
-    next_open = text.find(OPEN, start)
-    limit = next_open if next_open >= 0 else len(text)
-    closed = text.find(CLOSE, start, limit)
-    end = closed + len(CLOSE) if closed >= 0 else limit
-    body = _FENCE.sub("", text[start : closed if closed >= 0 else limit].strip())
-    for attempt in (body, _TRAILING_COMMA.sub(r"\1", body), body + "}", body.removesuffix("}")):
-        values = _json_values([attempt])
-        if values:
-            return values, end
-    return _json_values([line for line in body.splitlines() if line.strip()]) or _python_values(body), end
-
-
-def _json_values(texts: list[str]) -> list[Any]:
-    """The values of JSON texts, lists opened; nothing when one of them is no JSON."""
-    values: list[Any] = []
-    for text in texts:
-        try:
-            value = json.loads(text, strict=False)
-        except (ValueError, RecursionError):
-            return []
-        values += value if isinstance(value, list) else [value]
-    return values
-
-
-def _python_values(text: str) -> list[Any]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a doubtful escape in a model's text is no concern of the user's
-            value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return []
-    return value if isinstance(value, list) else [value]
-
-
-def _skip_space(text: str, start: int) -> int:
-    found = _SPACE.match(text, start)
-    return found.end() if found else start
-
-
-def _as_call(value: Any) -> dict[str, Any] | None:
-    if not isinstance(value, dict):
-        return None
-    if isinstance(value.get("function"), dict):
-        value = value["function"]
-    name = value.get("name")
-    arguments = value.get("arguments", value.get("parameters", {}))
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments, strict=False)
-        except (ValueError, RecursionError):
-            return None
-    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
-        return None
-    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+        return arguments

@@ -74,8 +74,6 @@ class ContextAttention:
         self.cu_seqlens, self.rank = torch.tensor(batch.whole, dtype=torch.int32), batch.rank
         self.mask_TS: Tensor | None = None
 
-    def end(self) -> None: ...
-
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
         kv = gather_rows(torch.cat([k_NHK, v_NHK], dim=1), self.held, self.group)[self.place_S]
         k_SHK, v_SHK = kv.chunk(2, dim=1)

@@ -1,0 +1,125 @@
+"""`qwill serve`: an OpenAI-compatible server of one or more models, and its page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qwill.base.errors import ConfigError, QwillError
+from qwill.serve.settings import ServeSettings
+
+log = logging.getLogger("qwill.serve")
+
+
+def run_serve(
+    references: Sequence[str],
+    adapters: Sequence[str],
+    settings: ServeSettings,
+    dtype: str,
+    device: str,
+    threads: int,
+    engine: Mapping[str, Any],
+    as_json: bool,
+) -> int:
+    """Serve until Ctrl-C or SIGTERM. Raises ConfigError for settings that don't fit, ModelError for a model."""
+    from qwill.base.resolve import resolve
+    from qwill.serve.engine_process import EngineOptions, load_engine
+
+    named = served_names(references)
+    loras = _adapters(adapters, named)
+    # A model that is not there is said before anything is started.
+    places = {name: str(resolve(reference)) for name, reference in named.items()}
+    builds = {}
+    for i, name in enumerate(named):
+        reference = "smollm2" if named[name] == "smollm2" else places[name]
+        options = EngineOptions(reference, dtype, device, threads, dict(engine), loras if i == 0 else {})
+        builds[name] = partial(load_engine, options)
+    return start(builds, named, settings, as_json)
+
+
+def start(builds: Mapping[str, Any], named: Mapping[str, str], settings: ServeSettings, as_json: bool) -> int:
+    """Serve the models that `builds` makes in their engine processes, under the names of its keys."""
+    from qwill.serve.client import EngineClient
+
+    # Nothing else is imported before the engine processes run: loading a model takes longest.
+    async def everything() -> None:
+        clients = {name: EngineClient(build) for name, build in builds.items()}
+        for client in clients.values():
+            client.spawn()
+        from qwill.serve.logs import log_to
+        from qwill.serve.run import bind, serve
+        from qwill.serve.service import ServedModel, Service
+
+        log_to()
+        try:
+            state = open_state(settings)
+            models = [ServedModel(name, client, named[name]) for name, client in clients.items()]
+            listener = bind(settings.host, settings.port)
+        except BaseException:
+            await asyncio.gather(*(client.close() for client in clients.values()))
+            raise
+        await serve(Service(models, settings, state), listener, partial(_ready, list(named), as_json))
+
+    asyncio.run(everything())
+    return 0
+
+
+def open_state(settings: ServeSettings) -> Any:
+    """The database of keys and conversations. Raises ConfigError when keys are needed and there are none.
+
+    On this machine, without keys, a server runs without it too: the page then forgets its conversations.
+    """
+    from qwill.base.state import open_state as open_database
+
+    try:
+        opened = open_database(settings.state)
+    except (QwillError, OSError) as error:
+        if settings.needs_key or settings.state:
+            raise
+        log.warning("no conversations are kept", extra={"fields": {"error": str(error)}})
+        return None
+    if settings.needs_key:
+        from qwill.serve.keys import has_keys
+
+        if not has_keys(opened):
+            why = f"--host {settings.host} lets others in" if not settings.api_key_required else "--api-key-required"
+            raise ConfigError(f"{why}, but there is no API key yet: make one with `qwill serve keys create`")
+    return opened
+
+
+def _ready(names: list[str], as_json: bool, address: str) -> None:
+    if as_json:
+        print(json.dumps({"url": address, "models": names, "process": os.getpid()}), flush=True)
+        return
+    print(f"qwill: {', '.join(names)} at {address} (the page), {address}/v1 (the API). Ctrl-C stops.", flush=True)
+
+
+def served_names(references: Sequence[str]) -> dict[str, str]:
+    """{name that clients use: reference}: NAME=MODEL as given, else the reference's last part."""
+    named: dict[str, str] = {}
+    for reference in references:
+        name, equals, rest = reference.partition("=")
+        if not equals or os.path.exists(reference):
+            name, rest = Path(reference).name.removesuffix(".gguf") or reference, reference
+        if name in named:
+            raise ConfigError(f"two models would be called {name}; name them, as in first={named[name]} second={rest}")
+        named[name] = rest
+    return named
+
+
+def _adapters(given: Sequence[str], models: Mapping[str, str]) -> dict[str, str]:
+    adapters: dict[str, str] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals or not name or not Path(folder).is_dir():
+            raise ConfigError(f"--adapter {text}: expected NAME=FOLDER, and a folder that exists")
+        if name in models or name in adapters:
+            raise ConfigError(f"--adapter {text}: the name {name} is taken; choose another")
+        adapters[name] = folder
+    return adapters

@@ -1,0 +1,79 @@
+"""What goes into the engine and what comes out: plain values that travel between processes; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qwill.engine.constraint import Constraint
+from qwill.engine.sampling import Sampling
+
+FinishReason = Literal["stop", "length", "cancel", "error"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """`n` samples are given back, the likeliest (mean log-probability) of `best_of`, 0 meaning `n`. `seed` and `stream`
+    name the random stream, as in `generate`. `stop` are texts found across token borders; they are not part of the
+    reply, `stop_ids` are part of `token_ids` only. `thinking_budget`: tokens of a thinking block before `</think>` is
+    forced. `logprobs`: how many alternatives are given beside each token's own (None: nothing); `prompt_logprobs` the
+    same for the prompt. A greater `priority` goes first.
+    """
+
+    id: str
+    prompt: list[int]
+    sampling: Sampling = field(default_factory=Sampling)
+    n: int = 1
+    best_of: int = 0
+    seed: int = 0
+    stream: int = 0
+    stop_ids: frozenset[int] = frozenset()
+    stop: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+    thinking_budget: int | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    adapter: str | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """`logprob`: of the full distribution at the request's temperature (1 when greedy), `sampled`: of the one that was
+    drawn from (0 when greedy), `top`: the likeliest ids of the full distribution with theirs."""
+
+    token: int
+    logprob: float
+    sampled: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a pass gave for one sample of a request. `text` is what may be shown now. `prompt_logprobs` (the first is
+    None) come with the first event of sample 0."""
+
+    request: str
+    sample: int
+    token_ids: list[int]
+    text: str
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    stop_text: str | None = None
+    error: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    running: int = 0
+    waiting: int = 0
+    blocks_free: int = 0
+    blocks_total: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0

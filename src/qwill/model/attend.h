@@ -1,0 +1,163 @@
+// Attention of one query row, whose keys and values lie in one piece (training) or in the pages of a cache (generation);
+// float32 on a CPU. The sums run in the same order whatever the layout, so that both come to the same bits.
+//
+// Keys lie as [block of LANES positions][K][LANES], LANES positions side by side. A cache holds them, and values, as
+// float32, as half floats, or as bytes with a scale for each position (computed with in float32 all the same).
+//
+// Letters: K head size, s a position.
+#pragma once
+#include "rows.h"
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+enum { SINGLE, HALF, BYTE };  // how keys and values are held
+
+typedef struct {
+    const void *keys, *values;  // of one key head: position s is number place(s) there
+    const float *key_scale, *value_scale;  // BYTE: of every place
+    const int32_t *table;  // the pages of this sequence; NULL: one piece
+    int64_t page, stride;  // positions of a page, and from one page to the next
+    int64_t value_step;    // elements from one value to the next
+} Kept;
+
+INLINE int64_t place(const Kept *c, int64_t s) {
+    return c->table ? (int64_t)c->table[s / c->page] * c->stride + s % c->page : s;
+}
+
+INLINE float from_half(uint16_t h) {
+#if defined(__F16C__)
+    return _cvtsh_ss(h);
+#else
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13, bits;
+    float out;
+    if (rest >= 0x0f800000) bits = sign | 0x7f800000 | (rest & 0x007fffff);
+    else if (rest >= 0x00800000) bits = sign | (rest + 0x38000000);
+    else {
+        float small = (float)(h & 0x3ff) * 0x1p-24f;
+        memcpy(&bits, &small, 4);
+        bits |= sign;
+    }
+    memcpy(&out, &bits, 4);
+    return out;
+#endif
+}
+
+// To the nearest half, ties to even.
+INLINE uint16_t to_half(float x) {
+#if defined(__F16C__)
+    return _cvtss_sh(x, 0);
+#else
+    uint32_t bits, sign;
+    memcpy(&bits, &x, 4);
+    sign = bits >> 16 & 0x8000;
+    bits &= 0x7fffffff;
+    if (bits >= 0x47800000) return (uint16_t)(sign | (bits > 0x7f800000 ? 0x7e00 : 0x7c00));
+    if (bits < 0x38800000) {  // adding 0.5 leaves the rounded fraction in the lowest bits
+        float small;
+        memcpy(&small, &bits, 4);
+        small += 0.5f;
+        memcpy(&bits, &small, 4);
+        return (uint16_t)(sign | (bits - 0x3f000000));
+    }
+    return (uint16_t)(sign | ((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13));
+#endif
+}
+
+// LANES elements from number i on
+INLINE vec load_kept(const int kind, const void *p, int64_t i) {
+    if (kind == SINGLE) return load((const float *)p + i);
+    vec out;
+    if (kind == HALF) {
+        const uint16_t *h = (const uint16_t *)p + i;
+#if defined(__AVX512F__)
+        out = (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)h));
+#elif defined(__AVX__) && defined(__F16C__)
+        out = (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)h));
+#else
+        for (int l = 0; l < LANES; l++) out[l] = from_half(h[l]);
+#endif
+        return out;
+    }
+    typedef int8_t small __attribute__((vector_size(LANES), aligned(1), may_alias));
+    return __builtin_convertvector(__builtin_convertvector(*(const small *)((const int8_t *)p + i), ivec), vec);
+}
+
+// softmax(q·k / sqrt(K))·v of `heads` query heads that share one key head, over positions [0, seen)
+INLINE void attend_heads(const int heads, const int kind, const float *q, const Kept *c, int64_t K, int64_t seen,
+                         float *scores, int64_t capacity, float *out) {
+    float scale = 1.0f / sqrtf((float)K);
+    vec best[GROUP];
+    float total[GROUP];
+#pragma GCC unroll 4
+    for (int h = 0; h < heads; h++) best[h] = all(-INFINITY);
+    for (int64_t s = 0; s < seen; s += LANES) {
+        vec sum[GROUP];
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++) sum[h] = all(0);
+        int64_t at = place(c, s), block = at * K;
+        for (int64_t j = 0; j < K; j++) {
+            vec key = load_kept(kind, c->keys, block + j * LANES);
+#pragma GCC unroll 4
+            for (int h = 0; h < heads; h++) sum[h] += q[h * K + j] * key;
+        }
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++) {
+            sum[h] *= scale;
+            if (kind == BYTE) sum[h] *= load(c->key_scale + at);
+            for (int64_t i = seen - s; i < LANES; i++) sum[h][i] = -INFINITY;
+            best[h] = pick(sum[h] > best[h], sum[h], best[h]);
+            store(scores + h * capacity + s, sum[h]);
+        }
+    }
+    for (int h = 0; h < heads; h++) {
+        float top = -INFINITY;
+        for (int i = 0; i < LANES; i++) top = best[h][i] > top ? best[h][i] : top;
+        vec sum = all(0);
+        for (int64_t s = 0; s < seen; s += LANES) {
+            vec p = vexp(load(scores + h * capacity + s) - top);
+            for (int64_t i = seen - s; i < LANES; i++) p[i] = 0;
+            sum += p;
+            if (kind == BYTE) p *= load(c->value_scale + place(c, s));
+            store(scores + h * capacity + s, p);
+        }
+        total[h] = add_up(sum);
+    }
+    for (int64_t j = 0; j < K; j += PANEL) {
+        int two = j + LANES < K;
+        vec sum[GROUP][2];
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++) sum[h][0] = sum[h][1] = all(0);
+        for (int64_t first = 0; first < seen; first += LANES) {
+            int64_t at = place(c, first) * c->value_step + j, last = least(first + LANES, seen);
+            for (int64_t s = first; s < last; s++, at += c->value_step) {
+                vec v0 = load_kept(kind, c->values, at), v1 = two ? load_kept(kind, c->values, at + LANES) : v0;
+#pragma GCC unroll 4
+                for (int h = 0; h < heads; h++) {
+                    float p = scores[h * capacity + s];
+                    sum[h][0] += p * v0;
+                    sum[h][1] += p * v1;
+                }
+            }
+        }
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++) {
+            store(out + h * K + j, sum[h][0] / total[h]);
+            if (two) store(out + h * K + j + LANES, sum[h][1] / total[h]);
+        }
+    }
+}
+
+INLINE void attend(const int kind, int64_t heads, const float *q, const Kept *c, int64_t K, int64_t seen, float *scores,
+                   int64_t capacity, float *out) {
+    for (int64_t h = 0; h < heads; h += GROUP) {
+        const float *from = q + h * K;
+        float *to = out + h * K;
+        switch (least(GROUP, heads - h)) {
+        case 1: attend_heads(1, kind, from, c, K, seen, scores, capacity, to); break;
+        case 2: attend_heads(2, kind, from, c, K, seen, scores, capacity, to); break;
+        case 3: attend_heads(3, kind, from, c, K, seen, scores, capacity, to); break;
+        default: attend_heads(4, kind, from, c, K, seen, scores, capacity, to);
+        }
+    }
+}

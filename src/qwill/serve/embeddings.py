@@ -1,0 +1,121 @@
+"""POST /v1/embeddings: the last token's hidden state, of length 1."""
+
+from __future__ import annotations
+
+import base64
+import math
+from array import array
+from typing import Annotated, Any, Literal
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from pydantic import Field
+from starlette.responses import Response
+
+from qwill.base.errors import DataError
+from qwill.serve.access import caller_of, note, service_of
+from qwill.serve.client import EngineDied
+from qwill.serve.completions import Ids
+from qwill.serve.errors import ApiError
+from qwill.serve.fields import Body, Name, check_ids, room
+from qwill.serve.routes import answers, new_router
+from qwill.serve.service import Target
+from qwill.serve.shapes import Answer
+from qwill.serve.sse import unless_gone
+
+router = new_router()
+AT_ONCE = 8  # texts in one call of the engine: between two calls it goes on with everyone's tokens
+Text = Annotated[str, Field(min_length=1)]
+Input = Text | Ids | Annotated[list[Text], Field(min_length=1, max_length=2048)] | Annotated[
+    list[Ids], Field(min_length=1, max_length=2048)
+]  # fmt: skip
+
+
+class EmbeddingRequest(Body):
+    model: Name
+    input: Input = Field(description="a text, token ids, or a list of either")
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(
+        default=None, ge=1, description="only the first so many numbers, made length 1 again"
+    )
+    user: str | None = None
+
+
+class Embedding(Answer):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(Answer):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Answer):
+    """Vectors in the order of the input."""
+
+    object: Literal["list"]
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage
+
+
+@router.post("/v1/embeddings", **answers(EmbeddingList))
+async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
+    """Vectors of texts."""
+    service = service_of(request)
+    target = service.find(body.model)
+    width = target.info.dimensions
+    if body.dimensions is not None and body.dimensions > width:
+        raise ApiError(400, f"dimensions is {body.dimensions}, but this model's vectors have {width}.", "dimensions")
+    prompts = _prompts(body, target)
+    tokens = sum(map(len, prompts))
+    note(request, model=target.name, prompts=len(prompts), prompt_tokens=tokens)
+    caller = caller_of(request)
+    if caller is not None:
+        caller.reserve(tokens)
+    try:
+        vectors = await unless_gone(request, _embed(target, prompts))
+    except DataError as error:
+        raise ApiError(400, str(error), "input") from error
+    except EngineDied as error:
+        raise ApiError(503, str(error), code="engine_unavailable", retry_after=3) from error
+    finally:
+        if caller is not None:
+            caller.finish(tokens)
+    shown = [
+        {"object": "embedding", "index": i, "embedding": _written(vector[: body.dimensions], body)}
+        for i, vector in enumerate(vectors)
+    ]
+    counts = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return JSONResponse({"object": "list", "model": target.name, "data": shown, "usage": counts})
+
+
+def _prompts(body: EmbeddingRequest, target: Target) -> list[list[int]]:
+    given: Any = body.input
+    single = isinstance(given, str) or isinstance(given[0], int)
+    prompts = []
+    for i, text in enumerate([given] if single else given):
+        param = "input" if single else f"input[{i}]"
+        ids = target.info.tokenizer.encode(text) if isinstance(text, str) else list(text)
+        check_ids(ids, target.info, param)
+        room(ids, target.info, param)
+        prompts.append(ids)
+    return prompts
+
+
+async def _embed(target: Target, prompts: list[list[int]]) -> list[list[float]]:
+    vectors: list[list[float]] = []
+    for start in range(0, len(prompts), AT_ONCE):
+        vectors += await target.model.client.call("embed", prompts[start : start + AT_ONCE])
+    return vectors
+
+
+def _written(vector: list[float], body: EmbeddingRequest) -> list[float] | str:
+    if body.dimensions is not None:
+        length = math.sqrt(sum(x * x for x in vector)) or 1.0
+        vector = [x / length for x in vector]
+    if body.encoding_format != "base64":
+        return vector
+    return base64.b64encode(array("f", vector).tobytes()).decode("ascii")

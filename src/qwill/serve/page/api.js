@@ -1,0 +1,111 @@
+// Requests to the server that the page came from. A key is asked for only when the server answers 401, and stays in the tab.
+
+import { serverEvents } from "./sse.js";
+
+const KEY = "qwill.key";
+
+/** What a request failed with. `status` 0: no answer at all; `kind` names the words of i18n.js; `detail` is the server's sentence. */
+export class ApiError extends Error {
+  constructor(status, kind, detail = "", retryAfter = null) {
+    super(detail || kind);
+    Object.assign(this, { status, kind, detail, retryAfter });
+  }
+}
+
+let askForKey = async () => null;
+let asking = null;
+
+/** `ask(wrong)` shows a dialog and resolves to a key, or to null when the reader gives up. */
+export function onKeyNeeded(ask) {
+  askForKey = ask;
+}
+
+async function send(path, options) {
+  for (;;) {
+    const key = sessionStorage.getItem(KEY);
+    const headers = { Accept: "application/json", ...options.headers };
+    if (key) headers.Authorization = `Bearer ${key}`;
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "same-origin" });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ApiError(0, "errorNetwork");
+    }
+    if (response.status === 401 && !options.quiet && (await newKey(key))) continue;
+    if (!response.ok) throw await failure(response);
+    return response;
+  }
+}
+
+// Many requests may meet a 401 at once: one dialog for all of them.
+async function newKey(tried) {
+  if (sessionStorage.getItem(KEY) !== tried) return true;
+  asking ??= askForKey(tried !== null).finally(() => (asking = null));
+  const key = await asking;
+  if (key === null) return false;
+  sessionStorage.setItem(KEY, key);
+  return true;
+}
+
+async function failure(response) {
+  const kind = { 401: "error401", 404: "error404", 413: "error413", 429: "error429" }[response.status];
+  let detail = "";
+  try {
+    detail = messageOf(await response.json());
+  } catch {
+    detail = response.statusText;
+  }
+  const wait = parseFloat(response.headers.get("Retry-After"));
+  const fallback = response.status >= 500 ? "error5xx" : "errorUnreadable";
+  return new ApiError(response.status, kind ?? (detail ? "" : fallback), detail, Number.isFinite(wait) ? wait : null);
+}
+
+function messageOf(body) {
+  const error = body?.error ?? body;
+  const text = typeof error === "string" ? error : (error?.message ?? error?.detail);
+  return typeof text === "string" ? text : "";
+}
+
+/** JSON in, JSON out (null for 204). Raises ApiError. `quiet`: a 401 is an error, not a reason to ask for a key. */
+export async function json(path, { method = "GET", body, signal, keepalive = false, quiet = false } = {}) {
+  const options = { method, signal, keepalive, quiet, headers: body === undefined ? {} : { "Content-Type": "application/json" } };
+  if (body !== undefined) options.body = JSON.stringify(body);
+  const response = await send(path, options);
+  if (response.status === 204) return null;
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(response.status, "errorUnreadable");
+  }
+}
+
+/** The chunks of a streamed chat completion. Raises ApiError for an error in the stream and for one that ends too early. */
+export async function* chat(body, signal) {
+  const response = await send("/v1/chat/completions", {
+    method: "POST",
+    signal,
+    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
+    body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
+  });
+  let finished = false;
+  try {
+    for await (const data of serverEvents(response.body)) {
+      if (data === "[DONE]") return;
+      let chunk;
+      try {
+        chunk = JSON.parse(data);
+      } catch {
+        throw new ApiError(response.status, "errorUnreadable");
+      }
+      if (chunk?.error) throw new ApiError(chunk.error.code ?? 500, "", messageOf(chunk) || "error");
+      finished ||= Boolean(chunk?.choices?.[0]?.finish_reason);
+      yield chunk;
+    }
+  } catch (error) {
+    if (error.name === "AbortError" || error instanceof ApiError) throw error;
+    throw new ApiError(0, "errorCut");
+  }
+  if (!finished) throw new ApiError(0, "errorCut");
+}

@@ -1,0 +1,21 @@
+// Small things that the browser remembers for this page. Storage may be forbidden or full: then they last until the page is closed.
+
+const held = new Map();
+
+export function recall(name, fallback = null) {
+  if (held.has(name)) return held.get(name);
+  try {
+    return JSON.parse(localStorage.getItem(`qwill.${name}`)) ?? fallback;
+  } catch {
+    return fallback;
+  }
+}
+
+export function remember(name, value) {
+  held.set(name, value);
+  try {
+    localStorage.setItem(`qwill.${name}`, JSON.stringify(value));
+  } catch {
+    // held is enough
+  }
+}

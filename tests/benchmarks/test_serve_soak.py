@@ -1,0 +1,39 @@
+"""A small soak of a real server in processes of its own, and a kill of its engine (benchmarks/serve_soak.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serve_models import write_adapters, write_random
+from serve_process import Server, serving
+from serve_soak import CONTEXT, KINDS, blocks_lost, kill, soak
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("soak")
+    base = write_random(place / "base", CONTEXT)
+    return {"base": base} | {f"adapter-{i}": path for i, path in enumerate(write_adapters(base, place, 2))}
+
+
+@pytest.fixture(scope="module")
+def server(folders: dict[str, Path]) -> Iterator[Server]:
+    given = [word for name in ("adapter-0", "adapter-1") for word in ("--adapter", f"{name}={folders[name]}")]
+    with serving(folders["base"], *given, "--allow-adapter-loading") as running:
+        yield running
+
+
+def test_nothing_is_wrong_stuck_or_lost(server: Server, folders: dict[str, Path]) -> None:
+    adapters = {name: path for name, path in folders.items() if name != "base"}
+    tally = asyncio.run(soak(server, adapters, requests=200, clients=12, replies=6))
+    assert not tally.wrong and not tally.stuck
+    assert sum(tally.done.values()) == 200 and len(tally.done) == len(KINDS)
+    assert server.becomes_idle() and blocks_lost(server) == 0
+
+
+def test_a_killed_engine_is_told_and_restarted(server: Server) -> None:
+    found = asyncio.run(kill(server, 4))
+    assert found["told"] == found["open"] == 8

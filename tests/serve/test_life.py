@@ -1,0 +1,222 @@
+"""Disconnects, full queues, time limits, shutdown, and an engine process that dies."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+
+import httpx
+import pytest
+from serving import Server, build_with, serving, tiny_build
+from session_engine import SessionEngine
+
+from qwill.engine.request import EngineStats, Event, Request
+from qwill.serve.client import EngineClient
+from qwill.serve.settings import ServeSettings
+from qwill.serve.wire import ModelInfo
+
+CHAT = "/v1/chat/completions"
+
+
+class SlowEngine(SessionEngine):
+    """Takes its time, so that a test can act in the middle of a reply; never stops by itself."""
+
+    pause = 0.01
+
+    def step(self) -> list[Event]:
+        time.sleep(self.pause)
+        return super().step()
+
+    def add(self, request: Request) -> None:
+        if len(request.prompt) == 66:  # "poison", as the test below spells it
+            os._exit(11)
+        super().add(replace(request, stop_ids=frozenset()))
+
+
+def slow_build() -> tuple[SessionEngine, ModelInfo]:
+    engine, info = tiny_build()
+    return SlowEngine(engine.lm), info
+
+
+class OneAtATime(SlowEngine):
+    def stats(self) -> EngineStats:
+        return replace(super().stats(), running=min(1, len(self.running)))
+
+
+def one_at_a_time() -> tuple[SessionEngine, ModelInfo]:
+    engine, info = tiny_build()
+    return OneAtATime(engine.lm), info
+
+
+def ask(**fields: object) -> dict:
+    return {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1000, **fields}
+
+
+def until(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.01)
+
+
+def idle(server: Server) -> bool:
+    (model,) = server.service.models.values()
+    return (
+        model.in_flight == 0
+        and not server.service.jobs
+        and model.client.stats.running == 0
+        and not model.client._streams
+    )
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_is_no_longer_worked_for(stream: bool) -> None:
+    with serving(models={"tiny": slow_build}) as server:
+        (model,) = server.service.models.values()
+        with httpx.Client(base_url=server.url) as client:
+            if stream:
+                with client.stream("POST", CHAT, json=ask(stream=True)) as response:
+                    next(response.iter_lines())
+                    until(lambda: model.client.stats.running == 1)
+            else:
+                with pytest.raises(httpx.ReadTimeout):
+                    client.post(CHAT, json=ask(), timeout=0.5)
+        until(lambda: idle(server))
+        assert model.client.stats.steps < 900
+
+
+def test_a_full_queue_is_429_with_a_time(server: Server) -> None:
+    with serving(ServeSettings(waiting=2), {"tiny": one_at_a_time}) as server:
+        (model,) = server.service.models.values()
+        body = ask(stream=True, n=2)
+        with httpx.Client(base_url=server.url) as client, client.stream("POST", CHAT, json=body) as one:
+            next(one.iter_lines())
+            until(lambda: model.client.stats.running == 1)
+            refused = server.post(CHAT, ask(n=2))
+            assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
+            assert refused.json()["error"]["code"] == "queue_full"
+        until(lambda: idle(server))
+        assert server.post(CHAT, ask(n=2, max_tokens=1)).status_code == 200
+
+
+def test_a_reply_that_takes_too_long_ends_with_an_error() -> None:
+    with serving(ServeSettings(seconds=0.3), {"tiny": slow_build}) as server:
+        answer = server.post(CHAT, ask())
+        assert answer.status_code == 408 and answer.headers["x-should-retry"] == "false"
+        *_, error, done = server.events(CHAT, ask(stream=True))
+        assert error["error"]["code"] == "timeout" and done == "[DONE]"
+        until(lambda: idle(server))
+
+
+def test_shutting_down_ends_every_stream_with_a_last_event() -> None:
+    with serving(ServeSettings(drain=0.5), {"tiny": slow_build}) as server:
+        found: dict[str, list] = {}
+
+        def listen(name: str, body: dict) -> None:
+            found[name] = server.events(CHAT, body)
+
+        threads = [
+            threading.Thread(target=listen, args=("long", ask(stream=True))),
+            threading.Thread(target=listen, args=("short", ask(stream=True, max_tokens=20))),
+        ]
+        for thread in threads:
+            thread.start()
+        (model,) = server.service.models.values()
+        until(lambda: model.client.stats.running == 2)
+        server.stop()
+        for thread in threads:
+            thread.join(20)
+        assert found["long"][-1] == found["short"][-1] == "[DONE]"
+        assert found["long"][-2]["error"]["code"] == "shutting_down"
+        assert found["short"][-2]["choices"][0]["finish_reason"] == "length"
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+
+
+def test_two_models_answer_side_by_side() -> None:
+    models = {"one": build_with(seed=1), "two": build_with(seed=2)}
+    with serving(models=models) as server:
+        texts = [server.post(CHAT, ask(model=m, max_tokens=9, seed=1)).json()["choices"] for m in ("one", "two", "one")]
+        assert texts[0] == texts[2] != texts[1]
+        assert [m["id"] for m in server.client.get("/v1/models").json()["data"]] == ["one", "two"]
+
+
+def test_adapters_come_and_go_when_that_is_allowed() -> None:
+    load = {"lora_name": "mine", "lora_path": "/somewhere"}
+    with serving() as server:
+        assert server.post("/v1/load_lora_adapter", load).status_code == 403
+    with serving(ServeSettings(adapter_loading=True)) as server:
+        assert server.post(CHAT, ask(model="mine")).status_code == 404
+        assert server.post("/v1/load_lora_adapter", load).status_code == 200
+        assert server.post("/v1/load_lora_adapter", load).status_code == 400
+        assert server.post(CHAT, ask(model="mine", max_tokens=2)).json()["model"] == "mine"
+        assert [m["parent"] for m in server.client.get("/v1/models").json()["data"]] == [None, "tiny"]
+        assert server.post("/v1/unload_lora_adapter", {"lora_name": "mine"}).status_code == 200
+        assert server.post("/v1/unload_lora_adapter", {"lora_name": "mine"}).status_code == 404
+        assert server.post(CHAT, ask(model="mine")).status_code == 404
+
+
+def test_when_the_engine_dies_everyone_gets_an_error_and_it_comes_back() -> None:
+    """With a real process, killed; then ended by a request; then a request is answered as before."""
+    with serving(ServeSettings(adapter_loading=True), {"tiny": slow_build}, client=EngineClient) as server:
+        (model,) = server.service.models.values()
+        before = server.post(CHAT, ask(max_tokens=5, seed=1)).json()["choices"]
+        assert server.post("/v1/load_lora_adapter", {"lora_name": "a", "lora_path": "b"}).status_code == 200
+        found: dict[str, object] = {}
+
+        def listen() -> None:
+            found["stream"] = server.events(CHAT, ask(stream=True))
+
+        def wait() -> None:
+            found["whole"] = server.post(CHAT, ask())
+
+        def wait_for_anthropic() -> None:
+            turn = {"role": "user", "content": "x"}
+            found["message"] = server.post("/v1/messages", {"model": "tiny", "max_tokens": 1000, "messages": [turn]})
+
+        threads = [threading.Thread(target=work) for work in (listen, wait, wait_for_anthropic)]
+        for thread in threads:
+            thread.start()
+        until(lambda: model.client.stats.running == 3)
+        os.kill(model.client.process_id, signal.SIGKILL)
+        for thread in threads:
+            thread.join(20)
+        assert found["stream"][-1] == "[DONE]" and found["stream"][-2]["error"]["code"] == "engine_died"
+        assert found["whole"].status_code == 500 and found["whole"].json()["error"]["code"] == "engine_died"
+        assert found["message"].status_code == 500 and found["message"].json()["error"]["type"] == "api_error"
+        while (answer := server.post(CHAT, ask(max_tokens=5, seed=1))).status_code == 503:
+            assert int(answer.headers["retry-after"]) >= 1
+            assert server.client.get("/health").status_code == 503
+            time.sleep(0.05)
+        assert answer.json()["choices"] == before
+        until(lambda: server.post(CHAT, ask(model="a", max_tokens=1)).status_code == 200)
+        assert server.client.get("/health").status_code == 200 and model.client.restarts == 1
+
+        poison = server.post("/v1/completions", {"model": "tiny", "prompt": [1] * 66})
+        assert poison.status_code in (500, 503), poison.text
+        until(lambda: server.client.get("/health").status_code == 200)
+        assert server.post(CHAT, ask(max_tokens=5, seed=1)).json()["choices"] == before
+        assert idle(server)
+
+
+def broken_build(message: str) -> tuple[SessionEngine, ModelInfo]:
+    from qwill.base.errors import ModelError
+
+    raise ModelError(message)
+
+
+def test_a_model_that_cannot_be_loaded_is_said_in_a_sentence() -> None:
+    from qwill.serve.client import EngineClient
+
+    async def start() -> None:
+        client = EngineClient(partial(broken_build, "no such model here"))
+        await client.ready()
+
+    import asyncio
+
+    from qwill.base.errors import ModelError
+
+    with pytest.raises(ModelError, match="no such model here"):
+        asyncio.run(start())

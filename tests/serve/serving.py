@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from session_engine import SessionEngine
+import pytest
 
+from qwill.engine.engine import Engine
+from qwill.engine.engine_settings import EngineSettings
 from qwill.serve.client import EngineClient
 from qwill.serve.engine_process import model_info, work
 from qwill.serve.run import _Server, bind
@@ -25,11 +27,14 @@ from qwill.serve.wire import ModelInfo
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 
-def tiny_build(context: int = 2000, seed: int = 0) -> tuple[SessionEngine, ModelInfo]:
+def tiny_build(
+    context: int = 2000, seed: int = 0, kind: type[Engine] = Engine, **settings: Any
+) -> tuple[Engine, ModelInfo]:
+    """`kind`: a subclass that misbehaves in some way. `settings`: EngineSettings'."""
     from tiny import chat_model
 
     lm = chat_model(context, seed)
-    return SessionEngine(lm), model_info(lm)
+    return kind(lm.model, lm.tokenizer, EngineSettings(**{"memory": 64 << 20, **settings})), model_info(lm)
 
 
 class _Thread:
@@ -144,3 +149,13 @@ def serving(
 
 def build_with(**fields: Any) -> Any:
     return partial(tiny_build, **fields)
+
+
+def needs(method: str) -> Any:
+    """A test of something that the engine may not do yet."""
+    return pytest.mark.skipif(not hasattr(Engine, method), reason=f"the engine has no {method}")
+
+
+def counts(usage: dict[str, Any]) -> dict[str, Any]:
+    """Usage but for what the prefix cache held, which depends on what was asked before."""
+    return {name: value for name, value in usage.items() if name not in ("prompt_tokens_details", "input_tokens_details")}

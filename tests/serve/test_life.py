@@ -9,10 +9,11 @@ from functools import partial
 
 import httpx
 import pytest
-from serving import Server, build_with, serving, tiny_build
-from session_engine import SessionEngine
+import torch
+from serving import Server, build_with, needs, serving
 
-from qwill.engine.request import EngineStats, Event, Request
+from qwill.engine.engine import Engine
+from qwill.engine.request import Event, Request
 from qwill.serve.client import EngineClient
 from qwill.serve.settings import ServeSettings
 from qwill.serve.wire import ModelInfo
@@ -20,34 +21,20 @@ from qwill.serve.wire import ModelInfo
 CHAT = "/v1/chat/completions"
 
 
-class SlowEngine(SessionEngine):
+class SlowEngine(Engine):
     """Takes its time, so that a test can act in the middle of a reply; never stops by itself."""
 
-    pause = 0.01
-
     def step(self) -> list[Event]:
-        time.sleep(self.pause)
+        time.sleep(0.01)
         return super().step()
 
     def add(self, request: Request) -> None:
         if len(request.prompt) == 66:  # "poison", as the test below spells it
             os._exit(11)
-        super().add(replace(request, stop_ids=frozenset()))
+        super().add(replace(request, sampling=replace(request.sampling, ignore_eos=True)))
 
 
-def slow_build() -> tuple[SessionEngine, ModelInfo]:
-    engine, info = tiny_build()
-    return SlowEngine(engine.lm), info
-
-
-class OneAtATime(SlowEngine):
-    def stats(self) -> EngineStats:
-        return replace(super().stats(), running=min(1, len(self.running)))
-
-
-def one_at_a_time() -> tuple[SessionEngine, ModelInfo]:
-    engine, info = tiny_build()
-    return OneAtATime(engine.lm), info
+slow_build = build_with(kind=SlowEngine)
 
 
 def ask(**fields: object) -> dict:
@@ -78,7 +65,8 @@ def test_a_client_that_leaves_is_no_longer_worked_for(stream: bool) -> None:
         with httpx.Client(base_url=server.url) as client:
             if stream:
                 with client.stream("POST", CHAT, json=ask(stream=True)) as response:
-                    next(response.iter_lines())
+                    lines = response.iter_lines()  # kept: httpx closes the connection when its iterator is gone
+                    next(lines)
                     until(lambda: model.client.stats.running == 1)
             else:
                 with pytest.raises(httpx.ReadTimeout):
@@ -87,12 +75,13 @@ def test_a_client_that_leaves_is_no_longer_worked_for(stream: bool) -> None:
         assert model.client.stats.steps < 900
 
 
-def test_a_full_queue_is_429_with_a_time(server: Server) -> None:
-    with serving(ServeSettings(waiting=2), {"tiny": one_at_a_time}) as server:
+def test_a_full_queue_is_429_with_a_time() -> None:
+    with serving(ServeSettings(waiting=2), {"tiny": build_with(kind=SlowEngine, max_running=1)}) as server:
         (model,) = server.service.models.values()
         body = ask(stream=True, n=2)
         with httpx.Client(base_url=server.url) as client, client.stream("POST", CHAT, json=body) as one:
-            next(one.iter_lines())
+            lines = one.iter_lines()
+            next(lines)
             until(lambda: model.client.stats.running == 1)
             refused = server.post(CHAT, ask(n=2))
             assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
@@ -143,27 +132,68 @@ def test_two_models_answer_side_by_side() -> None:
         assert [m["id"] for m in server.client.get("/v1/models").json()["data"]] == ["one", "two"]
 
 
-def test_adapters_come_and_go_when_that_is_allowed() -> None:
-    load = {"lora_name": "mine", "lora_path": "/somewhere"}
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of an adapter that changes what the tiny model says."""
+    from tiny import chat_model
+
+    from qwill.model.lora import new_adapter
+    from qwill.model.lora_config import LoraConfig
+    from qwill.model.lora_files import save_adapter
+
+    made = new_adapter(chat_model().model, LoraConfig(rank=4, alpha=64))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in (p for part in made.parts.values() for p in part.parameters()):
+            p.copy_(torch.randn(p.shape, generator=generator))
+    folder = tmp_path_factory.mktemp("adapter")
+    save_adapter(made, folder)
+    return str(folder)
+
+
+def said(server: Server, model: str) -> str:
+    answer = server.post(CHAT, ask(model=model, max_tokens=12, seed=1, temperature=0))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == model
+    return answer.json()["choices"][0]["message"]["content"]
+
+
+@needs("load_adapter")
+def test_adapters_come_and_go_when_that_is_allowed(adapter: str) -> None:
+    load = {"lora_name": "mine", "lora_path": adapter}
     with serving() as server:
         assert server.post("/v1/load_lora_adapter", load).status_code == 403
     with serving(ServeSettings(adapter_loading=True)) as server:
+        plain = said(server, "tiny")
         assert server.post(CHAT, ask(model="mine")).status_code == 404
+        lost = server.post("/v1/load_lora_adapter", load | {"lora_path": "/nowhere"})
+        assert lost.status_code == 400 and lost.json()["error"]["param"] == "lora_path"
         assert server.post("/v1/load_lora_adapter", load).status_code == 200
         assert server.post("/v1/load_lora_adapter", load).status_code == 400
-        assert server.post(CHAT, ask(model="mine", max_tokens=2)).json()["model"] == "mine"
+        assert said(server, "mine") != plain == said(server, "tiny")
         assert [m["parent"] for m in server.client.get("/v1/models").json()["data"]] == [None, "tiny"]
         assert server.post("/v1/unload_lora_adapter", {"lora_name": "mine"}).status_code == 200
         assert server.post("/v1/unload_lora_adapter", {"lora_name": "mine"}).status_code == 404
         assert server.post(CHAT, ask(model="mine")).status_code == 404
 
 
+@needs("load_adapter")
+def test_adapters_are_there_again_after_the_engine_died(adapter: str) -> None:
+    with serving(ServeSettings(adapter_loading=True), client=EngineClient) as server:
+        (model,) = server.service.models.values()
+        assert server.post("/v1/load_lora_adapter", {"lora_name": "mine", "lora_path": adapter}).status_code == 200
+        before = said(server, "mine")
+        os.kill(model.client.process_id, signal.SIGKILL)
+        until(lambda: model.client.restarts == 1)
+        until(lambda: server.post(CHAT, ask(model="mine", max_tokens=1)).status_code == 200)
+        assert said(server, "mine") == before
+
+
 def test_when_the_engine_dies_everyone_gets_an_error_and_it_comes_back() -> None:
     """With a real process, killed; then ended by a request; then a request is answered as before."""
-    with serving(ServeSettings(adapter_loading=True), {"tiny": slow_build}, client=EngineClient) as server:
+    with serving(models={"tiny": slow_build}, client=EngineClient) as server:
         (model,) = server.service.models.values()
         before = server.post(CHAT, ask(max_tokens=5, seed=1)).json()["choices"]
-        assert server.post("/v1/load_lora_adapter", {"lora_name": "a", "lora_path": "b"}).status_code == 200
         found: dict[str, object] = {}
 
         def listen() -> None:
@@ -191,7 +221,6 @@ def test_when_the_engine_dies_everyone_gets_an_error_and_it_comes_back() -> None
             assert server.client.get("/health").status_code == 503
             time.sleep(0.05)
         assert answer.json()["choices"] == before
-        until(lambda: server.post(CHAT, ask(model="a", max_tokens=1)).status_code == 200)
         assert server.client.get("/health").status_code == 200 and model.client.restarts == 1
 
         poison = server.post("/v1/completions", {"model": "tiny", "prompt": [1] * 66})
@@ -201,7 +230,7 @@ def test_when_the_engine_dies_everyone_gets_an_error_and_it_comes_back() -> None
         assert idle(server)
 
 
-def broken_build(message: str) -> tuple[SessionEngine, ModelInfo]:
+def broken_build(message: str) -> tuple[Engine, ModelInfo]:
     from qwill.base.errors import ModelError
 
     raise ModelError(message)

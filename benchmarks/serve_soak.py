@@ -231,6 +231,7 @@ async def soak(
 ) -> Tally:
     """`requests` random requests by `clients` clients at a time. Raises AssertionError where no known reply is had."""
     tally, started = Tally(), time.monotonic()
+    kinds = [kind for kind in KINDS if folders or kind is not switched]
     limits = httpx.Limits(max_connections=2 * clients + 8, max_keepalive_connections=clients)
     async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE, limits=limits) as client:
         known = await known_replies(client, [m["id"] for m in server.models()], replies)
@@ -239,7 +240,7 @@ async def soak(
         async def one_client() -> None:
             for number in jobs:
                 draw = random.Random(seed * requests + number)
-                (kind,) = draw.choices(list(KINDS), list(KINDS.values()))
+                (kind,) = draw.choices(kinds, [KINDS[k] for k in kinds])
                 more = {"folders": folders} if kind is switched else {}
                 try:
                     async with asyncio.timeout(DEADLINE):
@@ -334,12 +335,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--adapters", type=int, default=2, help="that are served beside the model and switched")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dry", action="store_true", help="print, but leave RESULTS.md alone")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = write_random(Path(folder) / "base", CONTEXT)
-        folders = {f"adapter-{i}": path for i, path in enumerate(write_adapters(base, Path(folder), 2))}
+        folders = {f"adapter-{i}": path for i, path in enumerate(write_adapters(base, Path(folder), arguments.adapters))}
         given = [word for name, path in folders.items() for word in ("--adapter", f"{name}={path}")]
         with serving(base, *given, "--allow-adapter-loading") as server:
             tally = asyncio.run(soak(server, folders, arguments.requests, arguments.clients, arguments.seed))

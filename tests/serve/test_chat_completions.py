@@ -166,10 +166,11 @@ def test_too_long_a_prompt_is_told_with_both_numbers(server: Server) -> None:
     assert error["code"] == "context_length_exceeded" and "has 30" in error["message"] and "is 2000" in error["message"]
 
 
-def test_a_tools_result_with_its_call_is_taken(server: Server) -> None:
+@pytest.mark.parametrize("name", ["tool_call_id", "id"])  # the second is qwen-agent's
+def test_a_tools_result_with_its_call_is_taken(server: Server, name: str) -> None:
     messages = [
         *ASK,
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
-        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "3"}]},
+        {"role": "tool", name: "c1", "content": [{"type": "text", "text": "3"}]},
     ]
     assert server.post(PATH, body(messages=messages, tools=[TOOL])).status_code == 200

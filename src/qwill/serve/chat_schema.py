@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from qwill.serve.fields import Body, JsonObject, Name, SamplingFields, StreamOptions
 from qwill.serve.shapes import Answer, Usage
@@ -66,7 +66,8 @@ class AssistantMessage(Body):
 class ToolMessage(Body):
     role: Literal["tool"]
     content: Content
-    tool_call_id: Name
+    # qwen-agent calls it `id`.
+    tool_call_id: Name = Field(validation_alias=AliasChoices("tool_call_id", "id"))
     name: str | None = None
 
 

@@ -235,11 +235,11 @@ class NativeExecutor:
             self.cache += [self._fresh((*outer, self.block_size)).zero_() for _ in range(2)]
         self._place_cache()
 
-    def resize(self, blocks: int) -> list[Tensor]:
-        """A cache of that many blocks, empty; returns the old one's stores, [layers, blocks, …] as `cache` has them."""
+    def grow(self, blocks: int) -> None:
         old, self.blocks = self.cache, blocks
         self._make_cache()
-        return old
+        for new, store in zip(self.cache, old, strict=True):
+            new[:, : store.shape[1]] = store
 
     def _place_cache(self) -> None:
         for i, layer in enumerate(self._layers):

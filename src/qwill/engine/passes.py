@@ -10,6 +10,7 @@ from collections.abc import Sequence as Items
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qwill.engine.executor import Step
@@ -17,33 +18,48 @@ from qwill.engine.request import TokenLogprob
 from qwill.engine.scheduler import Piece, Sequence
 
 
-def step_of(pieces: Items[Piece], scored: Collection[Sequence], states: bool) -> tuple[Step, list[tuple[int, int]]]:
+def step_of(
+    pieces: Items[Piece], scored: Collection[Sequence], states: bool, tables: NDArray[np.int32]
+) -> tuple[Step, list[tuple[int, int]]]:
     """The step, and which rows of its logits each piece has: (first, last + 1). A piece whose sequence is `scored` has
-    one for each token, another one for its last token if that is its sequence's last."""
+    one for each token, another one for its last token if that is its sequence's last. `tables` is kept from pass to
+    pass: in row `Sequence.state` that sequence's blocks, of which only new ones are noted here."""
     tokens: list[int] = []
-    positions: list[int] = []
     wanted: list[int] = []
-    borders, rows = [0], []
+    rows: list[tuple[int, int]] = []
+    starts: list[int] = []
+    slots: list[int] = []
+    borders = [0]
+    end = most = 0
     for p in pieces:
-        s, end, start = p.sequence, p.start + p.count, borders[-1]
-        tokens += s.tokens[p.start : end]
-        positions += range(p.start, end)
-        borders.append(start + p.count)
-        first = start if s in scored else borders[-1] - (end == len(s.tokens))
-        rows.append((len(wanted), len(wanted) + borders[-1] - first))
-        wanted += range(first, borders[-1])
-    tables = np.full((len(pieces), max(len(p.sequence.blocks) for p in pieces)), -1, dtype=np.int32)
-    for row, p in zip(tables, pieces, strict=True):
-        row[: len(p.sequence.blocks)] = p.sequence.blocks
+        s, start, count = p.sequence, p.start, p.count
+        tokens += s.tokens[start : start + count]
+        starts.append(start)
+        slots.append(s.state)
+        first, end = end, end + count
+        borders.append(end)
+        if s not in scored:
+            first = end - (start + count == len(s.tokens))
+        rows.append((len(wanted), len(wanted) + end - first))
+        wanted += range(first, end)
+        known = len(s.blocks)
+        if s.placed < known:
+            tables[s.state, s.placed : known] = s.blocks[s.placed :]
+            s.placed = known
+        most = max(most, known)
+    lengths_R, slots_R, cu_seqlens = np.array(starts), np.array(slots), np.array(borders, dtype=np.int32)
+    shift_R = lengths_R - cu_seqlens[:-1]
+    positions_N = np.arange(end) + (shift_R if end == len(pieces) else shift_R.repeat(np.diff(cu_seqlens)))
+    none_R = torch.full((len(pieces),), -1)
     step = Step(
         tokens_N=torch.tensor(tokens),
-        positions_N=torch.tensor(positions),
-        cu_seqlens=torch.tensor(borders, dtype=torch.int32),
-        lengths_R=torch.tensor([p.start for p in pieces]),
-        tables_RM=torch.from_numpy(tables),
-        states_R=torch.tensor([p.sequence.state if states else -1 for p in pieces]),
+        positions_N=torch.from_numpy(positions_N),
+        cu_seqlens=torch.from_numpy(cu_seqlens),
+        lengths_R=torch.from_numpy(lengths_R),
+        tables_RM=torch.from_numpy(tables[:, :most][slots_R]),
+        states_R=torch.from_numpy(slots_R) if states else none_R,
         rows=torch.tensor(wanted, dtype=torch.int64),
-        adapters_R=torch.full((len(pieces),), -1),
+        adapters_R=none_R,
     )
     return step, rows
 

@@ -204,7 +204,6 @@ async def open_loop(server: Server, rate: float, seconds: float, longest: int) -
 def step_gaps(folder: Path, steps: int, longest: int, running: int, budget: int) -> list[int]:
     """Steps between one token and the next of the same reply, requests arriving twice as fast as they can be served."""
     from qwill.engine.engine import Engine, EngineSettings
-
     from qwill.engine.language_model import load
     from qwill.engine.request import Request
     from qwill.engine.sampler import Sampling

@@ -178,11 +178,11 @@ class Page:
         return answer["result"].get("value")
 
     def wait(self, expression: str, seconds: float = PATIENCE) -> Any:
-        """The value of an expression once it is true."""
+        """The value of an expression once it is true; true for an element, which can't be sent."""
         end = time.monotonic() + seconds
         while True:
             try:
-                value = self.run(expression)
+                value = self.run(f"((found) => found instanceof Node || found)({expression})")
             except RuntimeError as error:  # the page may be half loaded
                 value = None
                 trouble = str(error)

@@ -108,8 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
     def send(self, status: int, body: Any = None, **headers: str) -> None:
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **given}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 

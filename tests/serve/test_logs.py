@@ -79,3 +79,22 @@ def test_setting_it_up_twice_writes_each_line_once(stream: io.StringIO) -> None:
     log_to(again)
     log.info("once")
     assert stream.getvalue() == "" and len(lines(again)) == 1
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_prompts_and_replies_are_in_the_log_only_when_asked_for(stream: io.StringIO, asked: bool) -> None:
+    from serving import serving
+
+    from qwill.serve.settings import ServeSettings
+
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "a secret word"}], "max_tokens": 4}
+    with serving(ServeSettings(log_prompts=asked)) as server:
+        said = server.post("/v1/chat/completions", body).json()
+        streamed = server.events("/v1/chat/completions", {**body, "stream": True})
+    found = {line["id"]: line for line in lines(stream) if line["event"] == "exchange"}
+    assert ("a secret word" in stream.getvalue()) is asked
+    assert set(found) == ({said["id"], streamed[0]["id"]} if asked else set())
+    if asked:
+        assert "a secret word" in found[said["id"]]["prompt"] and len(found[said["id"]]["replies"]) == 1
+        content = said["choices"][0]["message"]["content"]
+        assert found[said["id"]]["replies"][0].strip() == content.strip()

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.browser import CHROMIUM, Browser, Page
@@ -24,7 +25,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def server() -> Iterator[PageServer]:
-    with PageServer() as made:
+    with PageServer(files=Path(__file__).parent) as made:
         yield made
 
 
@@ -55,6 +56,28 @@ def test_both_languages_have_the_same_words() -> None:
     english, chinese = text.split("\n  zh: {")[0], text.split("\n  zh: {")[1].split("\n  },")[0]
     keys = [re.findall(r"^    (\w+): ", part, re.M) for part in (english, chinese)]
     assert keys[0] == keys[1] and len(set(keys[0])) == len(keys[0]) > 100
+
+
+@in_browser
+@pytest.mark.parametrize(
+    "name", ["markdownAtEverySplit", "markdownExamples", "mathematics", "eventsAtEverySplit", "bombs"]
+)
+def test_the_modules_by_themselves(browser: Browser, server: PageServer, name: str) -> None:
+    page = opened(browser, server)
+    page.run(f"import('/tests/page_checks.js').then((checks) => checks.{name}())")
+
+
+@in_browser
+def test_html_would_be_dead_even_if_it_got_in(browser: Browser, server: PageServer) -> None:
+    page = opened(browser, server)
+    note = "(event) => (window.seen ??= []).push(event.effectiveDirective)"
+    page.run(f"addEventListener('securitypolicyviolation', {note})")
+    with pytest.raises(RuntimeError, match="TrustedHTML"):
+        page.run("document.body.innerHTML = '<img src=x onerror=alert(1)>'")
+    page.run("fetch('http://127.0.0.1:9/').catch(() => null)")
+    page.run("void (document.body.appendChild(document.createElement('img')).src = 'http://127.0.0.1:9/spy.png')")
+    page.run("document.body.appendChild(document.createElement('div')).setAttribute('style', 'color: red')")
+    page.wait("['connect-src', 'img-src', 'style-src-attr'].every((name) => window.seen?.includes(name))")
 
 
 @in_browser

@@ -12,12 +12,21 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# Nothing but our own files is ever loaded or run, and nothing written inline: were a model's output to become HTML by
-# some mistake, it would still be dead. frame-ancestors: no other site may show the page and have it clicked.
+# Nothing but our own files is ever loaded or run, nothing written inline, no text is ever made into HTML (Trusted Types
+# without a policy), and nothing is sent elsewhere: were a model's output to become HTML by some mistake, it would still
+# be dead. frame-ancestors: no other site may show the page and have it clicked.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,7 @@ def _files() -> dict[str, PageFile]:
             body,
             {
                 "Content-Type": TYPES[file.suffix],
-                "Content-Security-Policy": POLICY,
-                "X-Content-Type-Options": "nosniff",
-                "Referrer-Policy": "no-referrer",
-                "Cache-Control": "no-cache",
+                **HEADERS,
                 "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
             },
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -16,6 +17,8 @@ from qwill.serve.errors import ApiError, unknown_model
 from qwill.serve.metrics import Metrics
 from qwill.serve.settings import ServeSettings
 from qwill.serve.wire import ModelInfo
+
+log = logging.getLogger("qwill.serve")
 
 
 @dataclass
@@ -128,6 +131,7 @@ class Job:
         self.service, self.target, self.samples = service, target, samples
         self.streams: list[Stream] = []
         self.caller: Any = None
+        self.replies: dict[tuple[int, int], list[str]] = {}  # (which request, sample): its text, for --log-prompts
         self.began = time.monotonic()
         self.prompt_tokens = self.cached_tokens = self.reply_tokens = 0
         self.closed = False
@@ -144,6 +148,8 @@ class Job:
                 if event.error is not None and event.finish_reason == "error":
                     raise ApiError(500, f"The engine could not go on: {event.error}")
                 self._note(place, event, seen, counted)
+                if self.service.settings.log_prompts:
+                    self.replies.setdefault((place, event.sample), []).append(event.text)
                 yield place, event
         except EngineDied as error:
             raise ApiError(500, str(error), code="engine_died", retry_after=3) from error
@@ -185,8 +191,18 @@ class Job:
             stream.close()
         self.target.model.in_flight -= self.samples
         self.service.jobs.discard(self)
+        if self.service.settings.log_prompts:
+            self._log()
         if self.caller is not None:
             self.caller.finish(self.prompt_tokens + self.reply_tokens)
+
+    def _log(self) -> None:
+        """One line for each prompt with what has been replied so far, under the id that the reply has."""
+        decode = self.target.info.tokenizer.decode
+        for place, stream in enumerate(self.streams):
+            texts = ["".join(parts) for (of, _), parts in sorted(self.replies.items()) if of == place]
+            fields = {"id": stream.request.id, "prompt": decode(stream.request.prompt, False), "replies": texts}
+            log.info("exchange", extra={"fields": fields})
 
     async def __aenter__(self) -> Job:
         return self

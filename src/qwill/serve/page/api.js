@@ -68,8 +68,8 @@ function messageOf(body) {
 }
 
 /** JSON in, JSON out (null for 204). Raises ApiError. `quiet`: a 401 is an error, not a reason to ask for a key. */
-export async function json(path, { method = "GET", body, signal, quiet = false } = {}) {
-  const options = { method, signal, quiet, headers: body === undefined ? {} : { "Content-Type": "application/json" } };
+export async function json(path, { method = "GET", body, signal, keepalive = false, quiet = false } = {}) {
+  const options = { method, signal, keepalive, quiet, headers: body === undefined ? {} : { "Content-Type": "application/json" } };
   if (body !== undefined) options.body = JSON.stringify(body);
   const response = await send(path, options);
   if (response.status === 204) return null;

@@ -9,7 +9,8 @@ export class Chat {
 
   /**
    * `models.lanes()` names the models to ask; `settings` makes request bodies. `view`: changed() for the shape of the
-   * conversation, grew(reply) for text, said(key) for screen readers, saved(), unsaved(failed).
+   * conversation, grew(reply) for text, said(key) for screen readers, saved(),
+   * unsaved(key of the words that say why, or null).
    */
   constructor(store, models, settings, view) {
     Object.assign(this, { store, models, settings, view });
@@ -37,7 +38,7 @@ export class Chat {
 
   #session(conversation) {
     const session = { conversation, running: new Map() };
-    const told = (failed) => this.session === session && this.view.unsaved(failed);
+    const told = (words) => this.session === session && this.view.unsaved(words);
     session.saver = new Saver(this.store, conversation, told, () => this.view.saved(session === this.session));
     return session;
   }
@@ -125,7 +126,19 @@ export class Chat {
         this.view.changed();
         if (!running.size) this.view.said(details.fault ? null : details.finish === "cancel" ? "stopped" : "finished");
       }
-      if (!details.fault || reply.content || reply.reasoning) session.saver.add(reply);
+      if (!reply.left && (!details.fault || reply.content || reply.reasoning)) session.saver.add(reply);
+    }
+  }
+
+  /** The page is being closed: what has been written so far is kept, as if it had been stopped here. */
+  leave() {
+    for (const { running, saver } of this.#sessions) {
+      for (const [reply, control] of running) {
+        reply.details.finish = "cancel";
+        reply.left = true;
+        if (reply.content || reply.reasoning) saver.leave(reply);
+        control.abort();
+      }
     }
   }
 

@@ -5,7 +5,8 @@ const CJK = /[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]|[\ud840-\ud8
 const PUNCTUATION = /[\p{P}\p{S}]/u;
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
 const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', nbsp: "\u00a0", "#39": "'" };
-const URL_END = /[\s<>"'`{}|\\^\u2018-\u201f\u3000-\u303f\uff00-\uffef\u4e00-\u9fff]/;
+const ADDRESS = /https?:\/\/[^\s<>"'`{}|\\^\u2018-\u201f\u3000-\u303f\uff00-\uffef\u4e00-\u9fff]{1,2048}/iy;
+const MAX_DEPTH = 20; // of emphasis within emphasis: an element deep in thousands of others would stop the browser
 
 /** Only http(s) addresses become links; everything else (javascript:, data:, relative) stays text. */
 export function safeAddress(text) {
@@ -19,7 +20,7 @@ export function safeAddress(text) {
 }
 
 export function parseInline(text) {
-  return emphasis(tokens(text), text);
+  return emphasis(tokens(text));
 }
 
 function tokens(text) {
@@ -85,9 +86,12 @@ function tokens(text) {
       const at = brackets.pop();
       const target = destination(text, i + 1);
       if (target && out[at].open) {
-        const children = emphasis(out.splice(at).slice(1), text);
-        out.push({ type: "link", href: target.href, title: target.title, image: false, children });
-        for (const outer of brackets) out[outer].open = Boolean(out[outer].image); // no link within a link
+        const [{ image }, ...inner] = out.splice(at);
+        const children = emphasis(inner.flatMap((one) => (one.type === "link" ? one.children : [one])));
+        if (!children.length) children.push({ type: "text", text: target.href });
+        out.push({ type: "link", href: target.href, title: target.title, children, depth: depthOf(children) });
+        // No link within a link; an image, which is shown as a link, within one is part of its text.
+        if (!image) for (const outer of brackets) out[outer].open = Boolean(out[outer].image);
         i = target.next;
       } else {
         out.push({ type: "text", text: "]" });
@@ -96,12 +100,9 @@ function tokens(text) {
     } else if (c === "\n") {
       const hard = plain.endsWith("  ");
       plain = plain.trimEnd();
-      if (hard) add({ type: "break" }, i + 1);
-      else {
-        // Chinese wraps without a space: a line's end between two CJK letters is none.
-        plain += CJK.test(text[i - 1] ?? "") && CJK.test(text[i + 1] ?? "") ? "" : "\n";
-        i += 1;
-      }
+      // Chinese wraps without a space: a line's end between two CJK letters is none.
+      const none = CJK.test(text[i - 1] ?? "") && CJK.test(text[i + 1] ?? "");
+      add(hard ? { type: "break" } : { type: "text", text: none ? "" : "\n" }, i + 1);
     } else if (c === "&" && (found = /^&(amp|lt|gt|quot|nbsp|#39);/.exec(text.slice(i, i + 7)))) {
       plain += ENTITIES[found[1]];
       i += found[0].length;
@@ -164,13 +165,17 @@ function dollars(text, i, find) {
 }
 
 function bareAddress(text, i) {
-  if (!/^https?:\/\/\S/i.test(text.slice(i, i + 9))) return null;
-  let end = i;
-  while (end < text.length && end < i + 2048 && !URL_END.test(text[end])) end += 1;
-  let found = text.slice(i, end).replace(/[.,;:!?*_~\]]+$/, "");
-  while (found.endsWith(")") && found.split(")").length > found.split("(").length) found = found.slice(0, -1);
-  const href = safeAddress(found);
-  return href && { href, text: found };
+  ADDRESS.lastIndex = i;
+  const found = ADDRESS.exec(text)?.[0];
+  if (!found) return null;
+  let closers = found.split(")").length - found.split("(").length;
+  let end = found.length;
+  for (; ; end -= 1) {
+    if (found[end - 1] === ")" && closers > 0) closers -= 1;
+    else if (!/[.,;:!?*_~\]]/.test(found[end - 1] ?? "")) break;
+  }
+  const href = safeAddress(found.slice(0, end));
+  return href && { href, text: found.slice(0, end) };
 }
 
 function destination(text, i) {
@@ -222,11 +227,13 @@ function emphasis(list) {
         break;
       }
       const { token: opener, index } = stack[at];
+      const depth = depthOf(out.slice(index + 1)) + 1;
+      if (depth > MAX_DEPTH) break;
       const used = opener.count >= 2 && token.count >= 2 ? 2 : 1;
       const children = merge(out.splice(index + 1));
       opener.count -= used;
       token.count -= used;
-      out.push({ type: token.char === "~" ? "del" : used === 2 ? "strong" : "em", children });
+      out.push({ type: token.char === "~" ? "del" : used === 2 ? "strong" : "em", children, depth });
       stack.length = opener.count ? at + 1 : at;
       for (const key of Object.keys(bottoms)) bottoms[key] = Math.min(bottoms[key], stack.length);
       if (!opener.count) out.splice(index, 1);
@@ -238,6 +245,8 @@ function emphasis(list) {
   }
   return merge(out);
 }
+
+const depthOf = (nodes) => nodes.reduce((most, one) => Math.max(most, one.depth ?? 0), 0);
 
 function pairs(opener, closer) {
   if (opener.char !== closer.char) return false;

@@ -16,7 +16,7 @@ import { Follow } from "./scroll.js";
 import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Stats } from "./stats.js";
-import { openStore } from "./store.js";
+import { Store } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 const NARROW = matchMedia("(max-width: 860px)");
@@ -30,13 +30,17 @@ const stats = new Stats($("stats"));
 const follow = new Follow($("log"), $("latest"));
 let views = new Map(); // node → its view
 let grown = new Set(); // views whose text has grown since the last frame
+let nextDraw = 0;
 
 const view = {
   changed: () => drawShape(),
   grew(reply) {
     const one = views.get(reply);
     if (!one) return;
-    if (!grown.size) requestAnimationFrame(drawGrown);
+    // Text that takes long to draw is drawn less often: the page stays quick under a reply of any size.
+    const wait = nextDraw - performance.now();
+    if (!grown.size && wait > 0) setTimeout(() => requestAnimationFrame(drawGrown), wait);
+    else if (!grown.size) requestAnimationFrame(drawGrown);
     grown.add(one);
   },
   said: (key) => ($("said").textContent = key ? t(key) : ""),
@@ -45,10 +49,13 @@ const view = {
     if (current && store.kept && id) history.replaceState(null, "", `#${id}`);
     sidebar.load();
   },
-  unsaved: (failed) => ($("unsaved").hidden = !failed),
+  unsaved(words) {
+    $("unsaved").hidden = !words;
+    if (words) $("unsaved").textContent = t(words);
+  },
 };
 
-const store = await openStore();
+const store = new Store();
 const chat = new Chat(store, models, settings, view);
 const sidebar = new Sidebar(store, $("history"), $("search"), {
   open,
@@ -90,6 +97,7 @@ const act = {
 
 const composer = new Composer($("composer"), $("prompt"), {
   send(text) {
+    if (!models.all.length) loadModels();
     if (!chat.send(text)) return false;
     follow.end();
     return true;
@@ -121,15 +129,18 @@ function newChat() {
   history.replaceState(null, "", location.pathname);
   if (NARROW.matches) showSide(false);
   sidebar.draw();
-  view.unsaved(false);
+  view.unsaved(null);
   composer.focus();
 }
 
 function drawGrown() {
+  const began = performance.now();
   const all = grown;
   grown = new Set();
   for (const one of all) one.grow();
-  follow.grown();
+  follow.grown(); // asks for the height, so the layout's time is measured too
+  const now = performance.now();
+  nextDraw = now + Math.min(1000, 3 * (now - began));
 }
 
 function drawShape() {
@@ -171,8 +182,7 @@ function drawWords() {
   $("prompt").placeholder = t(two ? "promptCompare" : "prompt");
   $("prompt").setAttribute("aria-label", $("prompt").placeholder);
   $("hello-title").textContent = t(two ? "helloCompare" : "hello");
-  const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
-  $("hello-note").textContent = local ? t("helloNote") : t("helloNoteRemote", { host: location.host });
+  $("hello-note").textContent = t("helloNote", { host: location.host });
   $("pair").setAttribute("aria-pressed", String(two));
   label($("pair"), t(two ? "compareOff" : "compare"));
   document.title = chat.conversation.title ? `${chat.conversation.title} · ${t("title")}` : t("title");
@@ -216,6 +226,17 @@ function drawTheme() {
   const name = { auto: "themeAuto", light: "themeLight", dark: "themeDark" }[theme];
   $("theme").replaceChildren(icon({ auto: "auto", light: "sun", dark: "moon" }[theme]));
   label($("theme"), t("theme", { name: t(name) }));
+}
+
+async function loadModels() {
+  try {
+    await models.load();
+    $("notice").hidden = true;
+  } catch (error) {
+    const retry = h("button", { type: "button", class: "plain", onclick: loadModels }, icon("again"), t("retry"));
+    $("notice").replaceChildren(h("p", null, error.kind ? t(error.kind) : error.message), retry);
+    $("notice").hidden = false;
+  }
 }
 
 function showSide(on) {
@@ -293,7 +314,8 @@ addEventListener("hashchange", () => location.hash.length > 1 && open(location.h
 showSide(!NARROW.matches && recall("side", true));
 drawLanguage();
 document.body.classList.add("ready");
+addEventListener("pagehide", () => chat.leave());
 const asked = location.hash.slice(1);
-await Promise.allSettled([models.load().catch((error) => ($("said").textContent = error.message)), sidebar.load(), asked && store.kept && open(asked)]);
+await Promise.allSettled([loadModels(), sidebar.load(), store.opened.then(() => asked && store.kept && open(asked))]);
 drawShape();
-if (!NARROW.matches) composer.focus();
+if (!NARROW.matches && !document.querySelector("dialog[open]")) composer.focus();

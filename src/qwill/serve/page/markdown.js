@@ -3,12 +3,15 @@
 
 const MAX_DEPTH = 12;
 const MAX_FORMULA = 200; // lines
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$/;
+const MAX_COLUMNS = 100;
+// Each of these reads any line once: none has two repetitions of the same character side by side that can fail together.
+const FENCE = /^ {0,3}(?:(`{3,})([^`]*)|(~{3,})(.*))$/s;
+const FENCE_END = /^ {0,3}(`{3,}|~{3,})[ \t]*$/;
+const HEADING = /^ {0,3}(#{1,6})(?:[ \t]+(.*))?$/s;
 const RULE = /^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
-const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(.*)|[ \t]*)$/;
-const DELIMITERS = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
+const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(.*))?$/s;
+const FORMULA = /^ {0,3}(\$\$|\\\[)(.*)$/s;
 
 /**
  * Blocks of `text`: [{type, start, end, …}], offsets into `text`. `growing`: more may come, so that a formula without its end is
@@ -54,24 +57,25 @@ function blocksOf(lines, depth, length = 0, growing = false) {
 
 function fence(lines, i) {
   const open = FENCE.exec(lines[i].text);
-  if (!open || (open[1][0] === "~" && open[2].includes("~~~"))) return null;
+  if (!open) return null;
+  const mark = open[1] ?? open[3];
   const margin = indent(lines[i].text);
-  const close = new RegExp(`^ {0,3}\\${open[1][0]}{${open[1].length},}[ \\t]*$`);
   const body = [];
   let next = i + 1;
-  while (next < lines.length && !close.test(lines[next].text)) {
-    body.push(lines[next].text.replace(new RegExp(`^ {0,${margin}}`), ""));
-    next += 1;
+  for (; next < lines.length; next += 1) {
+    const end = FENCE_END.exec(lines[next].text)?.[1];
+    if (end?.startsWith(mark)) break;
+    body.push(lines[next].text.slice(Math.min(margin, /^ */.exec(lines[next].text)[0].length)));
   }
   const closed = next < lines.length;
   return {
-    block: { type: "code", lang: open[2].trim().split(/\s/)[0], text: body.join("\n"), closed },
+    block: { type: "code", lang: (open[2] ?? open[4]).trim().split(/\s/, 1)[0], text: body.join("\n"), closed },
     next: closed ? next + 1 : next,
   };
 }
 
 function mathBlock(lines, i, growing) {
-  const open = /^ {0,3}(\$\$|\\\[)(.*)$/.exec(lines[i].text);
+  const open = FORMULA.exec(lines[i].text);
   if (!open) return null;
   const close = open[1] === "$$" ? "$$" : "\\]";
   const same = open[2].indexOf(close);
@@ -96,7 +100,12 @@ function mathBlock(lines, i, growing) {
 
 function heading(lines, i) {
   const found = HEADING.exec(lines[i].text);
-  return found && { block: { type: "heading", level: found[1].length, text: found[2] ?? "" }, next: i + 1 };
+  if (!found) return null;
+  let text = (found[2] ?? "").trim();
+  let end = text.length;
+  while (text[end - 1] === "#") end -= 1;
+  if (end === 0 || /[ \t]/.test(text[end - 1])) text = text.slice(0, end).trimEnd();
+  return { block: { type: "heading", level: found[1].length, text }, next: i + 1 };
 }
 
 function quote(lines, i, depth) {
@@ -169,9 +178,10 @@ function dedent(text, width) {
 
 function table(lines, i) {
   if (!lines[i].text.includes("|") || i + 1 >= lines.length) return null;
-  if (!DELIMITERS.test(lines[i + 1].text) || !lines[i + 1].text.includes("-")) return null;
-  const head = cells(lines[i].text);
+  if (!/^[ \t|:-]*$/.test(lines[i + 1].text) || indent(lines[i + 1].text) > 3) return null;
   const marks = cells(lines[i + 1].text);
+  if (!marks.length || marks.length > MAX_COLUMNS || !marks.every((mark) => /^:?-+:?$/.test(mark))) return null;
+  const head = cells(lines[i].text);
   if (head.length !== marks.length) return null;
   const align = marks.map((mark) => (mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "right") : null));
   const rows = [];

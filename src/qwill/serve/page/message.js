@@ -133,7 +133,7 @@ export class ReplyView {
     this.thoughts.classList.toggle("now", thinking);
     const { thought, first, seconds } = node.details;
     const took = (thought ?? seconds ?? 0) - (first ?? 0);
-    const words = thinking ? t("thinking") : took > 0 ? t("thought", { seconds: number(took, took < 10 ? 1 : 0) }) : t("thoughtPlain");
+    const words = thinking ? t("thinking") : took >= 0.05 ? t("thought", { seconds: number(took, took < 10 ? 1 : 0) }) : t("thoughtPlain");
     if (this.summary.textContent !== words) this.summary.textContent = words;
     if (node.toolCalls.length) this.#showCalls(running);
     this.wait.hidden = !running || Boolean(node.content || node.reasoning || node.toolCalls.length);
@@ -155,12 +155,12 @@ export class ReplyView {
     this.note.textContent = finish && !running ? t(finish) : "";
     this.note.hidden = !this.note.textContent;
     this.#showFault();
-    this.tools.hidden = running;
+    this.tools.classList.toggle("later", running); // its place is kept, so that nothing moves when the reply ends
     this.tools.replaceChildren(
       ...[
         branches(node, act),
         node.content && copyButton(() => node.content, t("copyReply")),
-        iconButton("again", t("regenerate"), () => act.again(node), { disabled: act.busy(), "data-act": "again" }),
+        !node.details.fault && iconButton("again", t("regenerate"), () => act.again(node), { disabled: act.busy(), "data-act": "again" }),
         h("span", { class: "figures" }, this.#figures()),
       ].filter(Boolean),
     );
@@ -172,7 +172,8 @@ export class ReplyView {
     if (!made) return "";
     const parts = [t("tokens", { n: number(made) })];
     // The first token comes out of reading the prompt: the rest were made one after another.
-    if (made > 1 && seconds > first) parts.push(t("speed", { n: number((made - 1) / (seconds - first), 1) }));
+    const speed = (made - 1) / (seconds - first);
+    if (made > 1 && seconds - first > 0.1) parts.push(t("speed", { n: number(speed, speed < 100 ? 1 : 0) }));
     if (first) parts.push(t("first", { n: number(first, 2) }));
     return parts.join(" · ");
   }
@@ -182,9 +183,9 @@ export class ReplyView {
     this.fault.hidden = !fault;
     if (!fault) return;
     const wait = fault.retryAfter ? t("errorWait", { seconds: number(Math.ceil(fault.retryAfter)) }) : null;
-    const words = [fault.kind ? t(fault.kind) : null, fault.detail || null, wait];
+    const words = [[fault.kind ? t(fault.kind) : null, wait].filter(Boolean).join(" "), fault.detail];
     const retry = h("button", { type: "button", class: "plain", onclick: () => this.act.again(this.node) }, icon("again"), t("retry"));
-    this.fault.replaceChildren(h("p", null, words.filter(Boolean).join(" ")), retry);
+    this.fault.replaceChildren(h("div", null, words.filter(Boolean).map((text) => h("p", null, text))), retry);
   }
 
   #showCalls(running) {

@@ -9,8 +9,12 @@ import { parseBlocks } from "./markdown.js";
 import { toElement } from "./mathml.js";
 import { texToMathml } from "./tex.js";
 
+// A paragraph or a line of code longer than any that a person would read is shown as it is.
+const LONGEST_TEXT = 20000;
+const LONGEST_LINE = 2000;
+
 function inline(text) {
-  return parseInline(text).map(inlineElement);
+  return text.length > LONGEST_TEXT ? [text] : parseInline(text).map(inlineElement);
 }
 
 function inlineElement(node) {
@@ -108,7 +112,8 @@ class CodeBlock {
   }
 
   line(text, whole) {
-    const [pieces, state] = this.lang ? colourLine(text, this.lang, this.state) : [[{ kind: "plain", text }], null];
+    const coloured = this.lang && text.length <= LONGEST_LINE;
+    const [pieces, state] = coloured ? colourLine(text, this.lang, this.state) : [[{ kind: "plain", text }], this.state];
     const nodes = pieces.map(({ kind, text }) =>
       kind === "plain" ? document.createTextNode(text) : h("span", { class: `c-${kind}` }, text),
     );
@@ -123,9 +128,9 @@ class CodeBlock {
 export function copyButton(text, label = t("copy")) {
   const button = h("button", { type: "button", class: "quiet copy", title: label, "aria-label": label }, icon("copy"));
   button.addEventListener("click", async () => {
-    await copyText(text());
-    button.replaceChildren(icon("check"));
-    button.setAttribute("aria-label", t("copied"));
+    const copied = await copyText(text());
+    button.replaceChildren(icon(copied ? "check" : "close"));
+    button.setAttribute("aria-label", t(copied ? "copied" : "copyFailed"));
     setTimeout(() => {
       button.replaceChildren(icon("copy"));
       button.setAttribute("aria-label", label);
@@ -134,15 +139,22 @@ export function copyButton(text, label = t("copy")) {
   return button;
 }
 
-// navigator.clipboard is there on https and localhost only; a server on the local network is neither.
-/** Puts `text` on the clipboard. */
+/** Puts `text` on the clipboard; resolves to whether that went. */
 export async function copyText(text) {
-  if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
+  // navigator.clipboard is there on https and localhost only; a server on the local network is neither.
+  try {
+    if (navigator.clipboard && window.isSecureContext) return await navigator.clipboard.writeText(text).then(() => true);
+  } catch {
+    // The reader or a policy forbade it; the old way may still work.
+  }
   const area = h("textarea", { class: "aside", value: text });
-  document.body.append(area);
+  const focused = document.activeElement;
+  (document.querySelector("dialog[open]") ?? document.body).append(area);
   area.select();
-  document.execCommand("copy");
+  const copied = document.execCommand("copy");
   area.remove();
+  focused?.focus();
+  return copied;
 }
 
 /** Shows a growing text in `element`, changing only the end of it. */
@@ -186,8 +198,10 @@ export class MarkdownView {
   // What stands before the last block that whole lines have begun is final: the line being written can still become anything.
   #settle(open) {
     const whole = parseBlocks(open.slice(0, open.lastIndexOf("\n") + 1), true);
-    if (whole.length < 2) return;
-    const start = whole.at(-1).start;
+    // A formula that never ends turns out to be text, which may belong to the paragraph before it.
+    const last = whole.at(whole.at(-1)?.type === "math" && !whole.at(-1).closed ? -2 : -1);
+    if (!last || last === whole[0]) return;
+    const { start } = last;
     const kept = this.tail.findIndex((part) => part.block.start === start);
     if (kept < 0) return;
     this.settled += start;

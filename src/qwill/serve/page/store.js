@@ -5,22 +5,35 @@ import { ApiError, json } from "./api.js";
 const ROOT = "/qwill/conversations";
 const PAGE = 50;
 
-/** The server's store, or one in memory if the server has no history. */
-export async function openStore() {
-  try {
-    await json(`${ROOT}?limit=1`);
-    return new ServerStore();
-  } catch (error) {
-    if (error instanceof ApiError) return new MemoryStore();
-    throw error;
+/** The server's store, or one in memory if the server has no history: `kept` says which, once `opened` has resolved. */
+export class Store {
+  kept = true;
+  opened = this.#open();
+
+  async #open() {
+    try {
+      await json(`${ROOT}?limit=1`);
+    } catch (error) {
+      if (error.status === 404) this.kept = false;
+    }
+    return this.kept ? new ServerStore() : new MemoryStore();
+  }
+
+  list = async (...what) => (await this.opened).list(...what);
+  get = async (id) => (await this.opened).get(id);
+  create = async (title, settings) => (await this.opened).create(title, settings);
+  change = async (id, fields) => (await this.opened).change(id, fields);
+  remove = async (id) => (await this.opened).remove(id);
+  add = async (id, message) => (await this.opened).add(id, message);
+  /** `add` for a page that is being closed: no answer is waited for. */
+  async leave(id, message) {
+    if (this.kept) await json(path(id, "/messages"), { method: "POST", body: message, keepalive: true });
   }
 }
 
 const path = (id, rest = "") => `${ROOT}/${encodeURIComponent(id)}${rest}`;
 
 class ServerStore {
-  kept = true;
-
   async list(search = "", before = null) {
     const query = new URLSearchParams({ limit: PAGE });
     if (search) query.set("search", search);
@@ -37,7 +50,6 @@ class ServerStore {
 }
 
 class MemoryStore {
-  kept = false;
   #all = new Map();
   #made = 0;
 
@@ -83,13 +95,13 @@ export class Saver {
   #busy = null;
   #timer = null;
 
-  /** `told(failed)` is called when saving begins to fail and when it is well again; `changed()` after each save. */
+  /** `told(words)` is called with the key of what is wrong when saving fails, null when it is well again; `changed()` after each save. */
   constructor(store, conversation, told, changed) {
     Object.assign(this, { store, conversation, told, changed, failed: false });
   }
 
   add(node) {
-    if (this.refused) return this.told(true);
+    if (this.refused) return this.told("historyRefused");
     // A reply that failed empty is saved only once something follows it.
     for (const id of node.parents) {
       const parent = this.conversation.nodes.get(id);
@@ -115,15 +127,23 @@ export class Saver {
         node.saved = (await store.add(conversation.id, this.#message(node))).id;
         this.#queue.shift();
       }
-      if (this.failed) this.told((this.failed = false));
+      if (this.failed) this.told(null);
+      this.failed = false;
       this.changed();
     } catch (error) {
       // What the server refuses outright (too large, conversation deleted elsewhere) it will refuse again.
       const { status } = error;
       this.refused = error instanceof ApiError && status >= 400 && status < 500 && status !== 401 && status !== 429;
       if (!this.refused) this.#timer = setTimeout(() => this.flush(), 5000);
-      this.told((this.failed = true));
+      this.failed = true;
+      this.told(this.refused ? "historyRefused" : "historyUnsaved");
     }
+  }
+
+  /** The page is being closed while `node` is written: what is there of it is sent, if what it answers has been saved. */
+  leave(node) {
+    const { id, nodes } = this.conversation;
+    if (id && node.parents.every((parent) => nodes.get(parent).saved)) this.store.leave(id, this.#message(node)).catch(() => {});
   }
 
   #message(node) {

@@ -2,7 +2,7 @@
 // what isn't understood throws TexError, and the page then shows the source. MathML Core: https://www.w3.org/TR/mathml-core/
 
 import { TexError, fixed, leaf, node, row, space } from "./mathml.js";
-import { COMMANDS } from "./tex_commands.js";
+import { choose, COMMANDS } from "./tex_commands.js";
 import * as symbols from "./tex_symbols.js";
 
 const MAX_DEPTH = 60;

@@ -3,7 +3,7 @@
 import { TexError, fixed, leaf, node, row, space } from "./mathml.js";
 import { NEGATED } from "./tex_symbols.js";
 
-const choose = (top, bottom) =>
+export const choose = (top, bottom) =>
   node("mrow", [leaf("mo", "("), node("mfrac", [top, bottom], { linethickness: "0" }), leaf("mo", ")")]);
 
 function fraction(parser, style) {

@@ -25,10 +25,12 @@ def choose(
     """The next token of each reply after `logits[rows]`, group by group: (replies, their logits, what was drawn).
     `masks`: the ids (bool [V]) that a constrained reply may say. What is drawn for a reply depends on nothing but its
     own logits, settings and random stream."""
-    groups: dict[tuple[object, bool], list[int]] = {}
+    groups: dict[str, list[int]] = {}
+    edits: dict[str, list[int]] = {}
     for i, reply in enumerate(replies):
-        groups.setdefault((reply.running.draw, reply.edited), []).append(i)
-    for (_, edited), members in groups.items():
+        running = reply.running
+        (edits if not running.plain and reply.edited else groups).setdefault(running.draw, []).append(i)
+    for edited, members in [*((False, m) for m in groups.values()), *((True, m) for m in edits.values())]:
         part, chosen = [replies[i] for i in members], [rows[i] for i in members]
         own_BV = logits if chosen == list(range(len(logits))) else logits[chosen]
         sampling = part[0].running.request.sampling

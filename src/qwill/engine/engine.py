@@ -180,7 +180,7 @@ class Engine:
         """The pass's logits and, for each piece, which rows of them are its own."""
         if sources := [(p.source, p.sequence.state) for p in pieces if p.source >= 0]:
             self.executor.copy_states(*map(list, zip(*sources, strict=True)))
-        scored = {p.sequence for p in pieces if self._scores(p)}
+        scored = {p.sequence for p in pieces if not p.sequence.reuse and self._scores(p)}
         step, rows = step_of(pieces, scored, self.model.config.has_linear, self._tables)
         logits = self.executor.run(step)
         if copies := self.scheduler.snapshots(pieces):
@@ -190,13 +190,15 @@ class Engine:
     def _scores(self, piece: Piece) -> bool:
         """Whether log-probabilities of the prompt are still wanted from this piece."""
         s = piece.sequence
-        return not s.reuse and piece.start < s.prompt and self._requests[s.request].prompt_logprobs is not None
+        return piece.start < s.prompt and self._requests[s.request].prompt_logprobs is not None
 
     def _score_prompts(self, pieces: list[Piece], logits: Tensor, rows: list[tuple[int, int]]) -> None:
         for piece, (first, last) in zip(pieces, rows, strict=True):
-            s, running = piece.sequence, self._requests[piece.sequence.request]
-            if running.prompt_logprobs is None or not self._scores(piece):
+            s = piece.sequence
+            if s.reuse or not self._scores(piece):
                 continue
+            running = self._requests[s.request]
+            assert running.prompt_logprobs is not None
             warm = running.request.sampling.temperature or 1.0
             known, count = running.prompt_logprobs, running.request.prompt_logprobs or 0
             known += prompt_scores(

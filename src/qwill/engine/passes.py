@@ -24,39 +24,34 @@ def step_of(
     """The step, and which rows of its logits each piece has: (first, last + 1). A piece whose sequence is `scored` has
     one for each token, another one for its last token if that is its sequence's last. `tables` is kept from pass to
     pass: in row `Sequence.state` that sequence's blocks, of which only new ones are noted here."""
-    tokens: list[int] = []
-    wanted: list[int] = []
-    rows: list[tuple[int, int]] = []
-    starts: list[int] = []
-    slots: list[int] = []
-    borders = [0]
-    end = most = 0
-    for p in pieces:
-        s, start, count = p.sequence, p.start, p.count
-        tokens += s.tokens[start : start + count]
-        starts.append(start)
-        slots.append(s.state)
-        first, end = end, end + count
+    sequences = [p.sequence for p in pieces]
+    starts, slots, known = [p.start for p in pieces], [s.state for s in sequences], [len(s.blocks) for s in sequences]
+    for s, now in zip(sequences, known, strict=True):
+        if s.placed < now:
+            tables[s.state, s.placed : now] = s.blocks[s.placed :]
+            s.placed = now
+    borders, tokens = [0], list[int]()
+    rows, wanted = list[tuple[int, int]](), list[int]()
+    for s, p in zip(sequences, pieces, strict=True):
+        if p.count == 1:
+            tokens.append(s.tokens[p.start])
+        else:
+            tokens += s.tokens[p.start : p.start + p.count]
+        end = len(tokens)
+        first = borders[-1] if s in scored else end - (p.start + p.count == len(s.tokens))
         borders.append(end)
-        if s not in scored:
-            first = end - (start + count == len(s.tokens))
         rows.append((len(wanted), len(wanted) + end - first))
         wanted += range(first, end)
-        known = len(s.blocks)
-        if s.placed < known:
-            tables[s.state, s.placed : known] = s.blocks[s.placed :]
-            s.placed = known
-        most = max(most, known)
     lengths_R, slots_R, cu_seqlens = np.array(starts), np.array(slots), np.array(borders, dtype=np.int32)
     shift_R = lengths_R - cu_seqlens[:-1]
-    positions_N = np.arange(end) + (shift_R if end == len(pieces) else shift_R.repeat(np.diff(cu_seqlens)))
+    each = len(tokens) == len(pieces)
     none_R = torch.full((len(pieces),), -1)
     step = Step(
         tokens_N=torch.tensor(tokens),
-        positions_N=torch.from_numpy(positions_N),
+        positions_N=torch.from_numpy(lengths_R if each else np.arange(end) + shift_R.repeat(np.diff(cu_seqlens))),
         cu_seqlens=torch.from_numpy(cu_seqlens),
         lengths_R=torch.from_numpy(lengths_R),
-        tables_RM=torch.from_numpy(tables[:, :most][slots_R]),
+        tables_RM=torch.from_numpy(tables[:, : max(known)][slots_R]),
         states_R=torch.from_numpy(slots_R) if states else none_R,
         rows=torch.tensor(wanted, dtype=torch.int64),
         adapters_R=none_R,

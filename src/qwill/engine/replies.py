@@ -36,7 +36,8 @@ class Running:
         self.whole = r.whole or self.chooses
         self.stops = frozenset() if s.ignore_eos else r.stop_ids
         self.edits = bool(s.penalises or s.logit_bias)
-        self.draw = (s.temperature, s.top_k, s.top_p, s.min_p)  # replies of equal ones are drawn together
+        self.plain = not (self.edits or r.constraint or s.min_tokens or r.thinking_budget is not None)
+        self.draw = repr((s.temperature, s.top_k, s.top_p, s.min_p))  # replies of equal ones are drawn together
 
     def start(self, sequence: Sequence) -> Reply:
         """One more reply, made in `sequence`."""

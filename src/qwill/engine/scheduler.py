@@ -163,10 +163,11 @@ class Scheduler:
 
     def _advance(self, piece: Piece) -> None:
         """Count the piece as computed; others may share its full blocks from now on, even in this pass."""
-        sequence, size = piece.sequence, self.pool.block_size
+        sequence = piece.sequence
         sequence.computed = piece.start + piece.count
-        if self.share and sequence.computed >= (sequence.remembered + 1) * size:
-            for i in range(sequence.remembered, sequence.computed // size):
+        full = sequence.computed // self.pool.block_size
+        if self.share and full > sequence.remembered:
+            for i in range(sequence.remembered, full):
                 self._remember(sequence, i)
 
     def _remember(self, sequence: Sequence, i: int) -> None:

@@ -7,19 +7,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paged import Paged
 from tiny import redrawn, tiny_model
 
-from qwill.base.errors import ModelError
 from qwill.engine import native
+from qwill.engine.engine import Engine, EngineSettings
+from qwill.engine.executor import TorchExecutor
 from qwill.engine.generate import generate
 from qwill.engine.sampler import Sampling
-from qwill.engine.slots import NativeSlots, SlotExecutor, executor_for
 from qwill.model.config import ModelConfig
 from qwill.model.rope import RopeScaling
 
 # Without a C compiler only the model's own executor is there to be tested.
-NATIVE = [NativeSlots] if native.library() else []
-EXECUTORS = [*NATIVE, SlotExecutor]
+NATIVE = [native.NativeExecutor] if native.library() else []
+EXECUTORS = [*NATIVE, TorchExecutor]
 
 BASE = tiny_model("dense").config
 VARIANTS = {
@@ -70,52 +71,29 @@ def test_there_is_a_native_executor_where_there_is_a_compiler():
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(k, n) for k in EXECUTORS for n in VARIANTS] + [(SlotExecutor, n) for n in OTHERS]
+    ("kind", "name"), [(k, n) for k in EXECUTORS for n in VARIANTS] + [(TorchExecutor, n) for n in OTHERS]
 )
 @torch.inference_mode()
 def test_logits_are_those_of_the_definition(kind, name):
+    """Of three sequences, one a copy of another made half way, in a cache that grows."""
     model = redrawn((VARIANTS | OTHERS)[name], seed=1)
     ids = ids_like(0, 40, model.config.vocab_size)
     expected = model.logits(torch.tensor([ids]))[0]
     assert float(expected.std()) >= 1
-    executor = kind(model, slots=3, capacity=40)
-    executor.prefill([ids[:33], ids[:5]], [2, 0])
-    steps = [executor.prefill([ids[33:34], ids[5:6]], [2, 0])[[1, 0]]]
-    executor.copy(2, [1], 34)
-    steps += [executor.step(torch.tensor([ids[i], ids[28 + i]])).clone() for i in range(6, 11)]
-    for i, got in enumerate(steps):
-        difference = (got - expected[[5 + i, 33 + i]]).abs().max()
+    paged = Paged(kind, model, sequences=3, capacity=40)
+    paged.append({2: ids[:33], 0: ids[:5]})
+    got = [paged.append({0: ids[5:6], 2: ids[33:34]})]
+    paged.copy(2, 1)
+    paged.executor.grow(2 * paged.executor.blocks)
+    got += [paged.append({0: [ids[i]], 1: [ids[28 + i]]}) for i in range(6, 11)]
+    for i, row in enumerate(got):
+        difference = (row - expected[[5 + i, 33 + i]]).abs().max()
         assert float(difference) <= 1e-5 * float(expected.abs().max())
-
-
-@pytest.mark.parametrize("name", ["moe", *OTHERS])
-def test_a_slot_comes_back_to_its_prompt(name):
-    """Rewound, copied from its mark, moved: it goes on as a sequence that was never longer."""
-    model = redrawn((VARIANTS | OTHERS)[name], seed=3)
-    executor = executor_for(model, slots=4, capacity=40)
-    assert isinstance(executor, NativeSlots) == (bool(NATIVE) and name == "moe")
-    ids = ids_like(1, 30, model.config.vocab_size)
-    with torch.inference_mode():
-        whole = model.logits(torch.tensor([ids]))[0]
-        executor.prefill([ids[:20]], [0])
-        executor.mark([0])
-        for i in (3, 4, 5):
-            executor.step(torch.tensor([i]))
-        executor.copy(0, [2, 3], 20)
-        executor.move([3], [1])
-        executor.rewind(0, 20)
-        executor.grow(50)
-        for i in range(20, 30):
-            got = executor.step(torch.tensor([ids[i]] * 3))
-            assert float((got - whole[i]).abs().max()) <= 1e-5 * float(whole.abs().max())
-        if model.config.has_linear:
-            with pytest.raises(ModelError, match="cannot go back to 25 tokens"):
-                executor.rewind(0, 25)
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_samples_of_one_prompt_share_its_state(name):
-    """Fewer slots than samples, so that slots are rewound, copied and moved: every sample is the greedy reply."""
+    """Fewer slots than samples, so that some start from a snapshot of the prompt: every one is the greedy reply."""
     model = redrawn(OTHERS[name], seed=5)
     prompts = [ids_like(i, size, model.config.vocab_size) for i, size in enumerate((3, 30, 1, 11))]
     stops = ids_like(9, 8, model.config.vocab_size)
@@ -142,42 +120,23 @@ def test_a_row_is_the_same_to_the_last_bit_in_any_company(kind, data):
     with torch.inference_mode():
         try:
             torch.set_num_threads(data.draw(st.integers(1, 2)))
-            together = kind(model, len(prompts), 31)
-            slots = data.draw(st.permutations(range(len(prompts))))
-            first = together.prefill(prompts, slots)
-            next_B = torch.tensor([7] * len(prompts))
-            second = together.step(next_B).clone()
+            together = Paged(kind, model, len(prompts), 31)
+            order = data.draw(st.permutations(range(len(prompts))))
+            first = together.append({i: prompts[i] for i in order})
+            second = together.append({i: [7] for i in range(len(prompts))})
         finally:
             torch.set_num_threads(threads)
-        for i, prompt in enumerate(prompts):
-            alone = kind(model, 1, 31)
-            logits = [alone.prefill([[token]], [0]) for token in prompt][-1]
-            assert torch.equal(logits[0], first[i])
-            assert torch.equal(alone.step(next_B[:1])[0], second[slots[i]])
-
-
-@pytest.mark.parametrize("kind", EXECUTORS)
-@torch.inference_mode()
-def test_growing_and_moving_keep_what_is_cached(kind):
-    model = tiny_model("moe")
-    ids = ids_like(3, 30, 97)
-    expected = model.logits(torch.tensor([ids]))[0]
-    executor = kind(model, 3, 20)
-    executor.prefill([ids[:18], ids[:4]], [2, 1])
-    executor.move([2], [0])
-    assert executor.lengths.tolist() == [18, 4, 0]
-    executor.grow(40)
-    assert executor.capacity >= 40
-    got = executor.step(torch.tensor([ids[18], ids[4]])).clone()
-    torch.testing.assert_close(got, expected[[18, 4]], atol=3e-5, rtol=0)
-    executor.lengths[0] = 9  # cut off and go on
-    got = executor.step(torch.tensor([ids[9], ids[5]])).clone()
-    torch.testing.assert_close(got, expected[[9, 5]], atol=3e-5, rtol=0)
+        for place, i in enumerate(order):
+            alone = Paged(kind, model, 1, 31)
+            logits = [alone.append({0: [token]}) for token in prompts[i]][-1]
+            assert torch.equal(logits[0], first[place])
+            assert torch.equal(alone.append({0: [7]})[0], second[i])
 
 
 def test_what_it_can_not_run_goes_to_the_definition():
     odd: ModelConfig = dataclasses.replace(BASE, head_dim=6)
     models = [redrawn(odd, seed=0), tiny_model("dense").double(), tiny_model("dense").bfloat16()]
+    small = EngineSettings(blocks=4, max_running=2)
     for model in models:
-        assert isinstance(executor_for(model, 2, 20), SlotExecutor)
-    assert isinstance(executor_for(tiny_model("dense"), 2, 20), EXECUTORS[0])
+        assert isinstance(Engine(model, None, small).executor, TorchExecutor)
+    assert isinstance(Engine(tiny_model("dense"), None, small).executor, EXECUTORS[0])

@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import tiny_model
+from test_executors import OTHERS
+from tiny import redrawn, tiny_model
 
 from qwill.base.errors import DataError, ModelError
 from qwill.engine.generate import Completion, generate
@@ -13,9 +14,7 @@ from qwill.engine.sampler import Sampling
 from qwill.engine.stream import Session, stream
 from qwill.model import ops
 
-executor_module, generate_module, stream_module = (
-    importlib.import_module(f"qwill.engine.{name}") for name in ("slots", "generate", "stream")
-)
+engine_module, generate_module = (importlib.import_module(f"qwill.engine.{name}") for name in ("engine", "generate"))
 
 MARGIN = 1e-4  # two choices nearer than this may swap when float32 sums are ordered differently
 KINDS = ["dense", "moe", "llama"]
@@ -157,23 +156,24 @@ def test_sampled_tokens_follow_the_models_distribution():
 
 
 class Counting:
-    """An executor that counts what goes through it; `interrupt_at` breaks off that step as Ctrl-C does."""
+    """An executor that notes what goes through it, of each pass the sizes of its sequences' pieces; `interrupt_at`
+    breaks off that pass as Ctrl-C does."""
 
     def __init__(self, inner):
-        self.inner, self.steps, self.prefilled, self.interrupt_at = inner, [], [], None
+        self.inner, self.passes, self.interrupt_at = inner, [], None
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    def step(self, tokens_B):
-        if len(self.steps) == self.interrupt_at:
+    def run(self, step):
+        if len(self.passes) == self.interrupt_at:
             raise KeyboardInterrupt
-        self.steps.append(len(tokens_B))
-        return self.inner.step(tokens_B)
+        self.passes.append(step.cu_seqlens.diff().tolist())
+        return self.inner.run(step)
 
-    def prefill(self, prompts, slots):
-        self.prefilled += [len(p) for p in prompts]
-        return self.inner.prefill(prompts, slots)
+    @property
+    def tokens(self):
+        return sum(map(sum, self.passes))
 
 
 @pytest.fixture
@@ -181,33 +181,40 @@ def counting(monkeypatch):
     """The executors made during the test."""
     made = []
 
-    def counted(*args):
-        made.append(Counting(executor_module.executor_for(*args)))
-        return made[-1]
+    class Counted(engine_module.Engine):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.executor = Counting(self.executor)
+            made.append(self.executor)
 
-    monkeypatch.setattr(generate_module, "executor_for", counted)
-    monkeypatch.setattr(stream_module, "executor_for", counted)
+    monkeypatch.setattr(generate_module, "Engine", Counted)
+    monkeypatch.setattr(importlib.import_module("qwill.engine.stream"), "Engine", Counted)
     return made
 
 
 def test_a_prompt_is_prefilled_once_for_all_its_samples_and_finished_sequences_cost_nothing(counting):
     model, prompts = tiny_model("dense"), prompts_like(4, 5)
-    results = generate(model, prompts, Sampling(max_tokens=8), n=6, slots=4, stop_ids=[1, 2, 3, 4])
-    assert sorted(counting[0].prefilled) == sorted(map(len, prompts))
+    results = generate(model, prompts, Sampling(max_tokens=8), n=6, slots=30, stop_ids=[1, 2, 3, 4])
     decoded = sum(len(c.token_ids) - 1 for samples in results for c in samples)
-    assert sum(counting[0].steps) == decoded
-    assert max(counting[0].steps) <= 4
+    assert counting[0].tokens == sum(map(len, prompts)) + decoded
+    assert max(map(len, counting[0].passes)) <= 30
+
+
+def test_samples_that_come_later_find_the_blocks_of_their_prompt(counting):
+    model, prompt = tiny_model("dense"), prompts_like(4, 1)[0] + [5] * 35
+    results = generate(model, [prompt], Sampling(max_tokens=8), n=6, slots=2)[0]
+    decoded = sum(len(c.token_ids) - 1 for c in results)
+    assert counting[0].tokens == len(prompt) + 4 * (len(prompt) % 16) + decoded and len(prompt) % 16
+    assert max(map(len, counting[0].passes)) == 2
 
 
 def test_finished_slots_are_refilled_at_once(counting):
     model, prompts = tiny_model("dense"), prompts_like(5, 40)
     results = generate(model, prompts, Sampling(max_tokens=10, temperature=1.5), slots=8, stop_ids=range(20))
     decoded = sum(len(c.token_ids) - 1 for (c,) in results)
-    steps = counting[0].steps
-    assert sum(steps) == decoded
-    assert (
-        decoded / (len(steps) * 8) > 0.75
-    )  # mean occupation; a static batch of these lengths reaches far less
+    steps = [len(sizes) for sizes in counting[0].passes]
+    assert sum(steps) == decoded + 40
+    assert sum(steps) / (len(steps) * 8) > 0.8  # mean occupation; a static batch of these lengths reaches far less
     lengths = [len(c.token_ids) for (c,) in results]
     static = sum(sum(lengths[i : i + 8]) - 8 for i in range(0, 40, 8)) / sum(
         8 * (max(lengths[i : i + 8]) - 1) for i in range(0, 40, 8)
@@ -251,7 +258,7 @@ def test_a_broken_model_is_named():
     model = tiny_model("dense")
     with torch.no_grad():
         model.norm.weight[3] = float("nan")
-    with pytest.raises(ModelError, match="the model gives NaN after prompt 0"):
+    with pytest.raises(ModelError, match=r"the model gives NaN after this prompt: .*\(prompt 0\)"):
         generate(model, [[1, 2]], Sampling(max_tokens=3))
 
 
@@ -260,9 +267,7 @@ def test_long_prompts_go_in_pieces(kind, monkeypatch):
     model, prompts = tiny_model(kind), prompts_like(7, 6, longest=40)
     sampling = Sampling(max_tokens=5, temperature=1.0)
     whole = generate(model, prompts, sampling, n=2)
-    monkeypatch.setattr(executor_module, "PREFILL_CHUNK", 7)
-    monkeypatch.setattr(executor_module, "PREFILL_TOKENS", 14)
-    monkeypatch.setattr(executor_module, "PASS", 7)
+    monkeypatch.setattr(generate_module, "PASS", 12)
     pieces = generate(model, prompts, sampling, n=2)
     for a, b in zip(whole, pieces, strict=True):
         assert_same(a, b)
@@ -300,28 +305,40 @@ def test_a_stream_gives_what_generate_gives(sampling):
         np.testing.assert_allclose([t.logprob for t in tokens], expected.logprobs, atol=1e-5)
 
 
-def test_a_session_computes_only_what_is_new_and_survives_being_cut_off(counting):
-    model, sampling = tiny_model("dense"), Sampling(max_tokens=6, temperature=0)
+@pytest.mark.parametrize("kind", ["dense", "hybrid"])
+def test_a_session_computes_only_what_is_new_and_survives_being_cut_off(counting, kind):
+    model = tiny_model("dense", context=160) if kind == "dense" else redrawn(OTHERS["qwen3_next"], seed=3)
+    sampling = Sampling(max_tokens=6, temperature=0)
 
     def alone(prompt):
         return [t.id for t in stream(model, prompt, sampling)]
 
-    session, first = Session(model), [1, 2, 3, 4, 5]
-    session.prepare(12)
+    session, first = Session(model), list(range(40))
+    session.prepare(50)
     reply = [t.id for t in session.stream(first, sampling)]
-    second, executor = first + reply + [9, 8], counting[0]
+    second, executor = [*first, *reply, 9, 8], counting[0]
+    assert session.cached == [*first, *reply] and executor.tokens == 45
     got = [t.id for t in session.stream(second, sampling)]
-    assert executor.prefilled == [5, 3]  # the last token of the reply and the two new ones
+    assert executor.tokens == 45 + (48 - 32) + 5  # two whole blocks of 16 were there
     assert got == alone(second)
     for _ in session.stream(second + got, sampling):
         break
     assert [t.id for t in session.stream(second, sampling)] == got
-    executor.interrupt_at = len(executor.steps) + 2
+    executor.interrupt_at = len(executor.passes) + 2
     with pytest.raises(KeyboardInterrupt):
         list(session.stream([7] * 9, sampling))
-    executor.interrupt_at = None
-    for prompt in (second, [7] * 9, [7] * 5 + [2] * 30):
+    executor.interrupt_at, before = None, executor.tokens
+    assert [t.id for t in session.stream(second, sampling)] == got
+    assert executor.tokens == before + 16 + 5  # what was cached before the interrupt still is
+    left = session.stream(second, sampling)
+    next(left)
+    for prompt in (second, [7] * 9, [7] * 5 + [2] * 30, [3] * 50):
         assert [t.id for t in session.stream(prompt, sampling)] == alone(prompt)
+    assert session._engine.executor is executor
+    session._engine.scheduler.schedule = None  # torn by an interrupt outside of a pass
+    with pytest.raises(TypeError):
+        list(session.stream(first, sampling))
+    assert [t.id for t in session.stream(first, sampling)] == reply
 
 
 def test_progress_counts_sequences_and_tokens():

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from qwill.base.errors import ConfigError
+from qwill.engine.edits import Seen, penalise
 from qwill.engine.randomness import uniforms
-from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
+from qwill.engine.sampler import Sampling, sample
 from qwill.model import ops
 
 
@@ -153,14 +154,22 @@ def test_greedy_takes_the_best_and_reports_its_probability():
 
 def test_penalties_change_what_is_drawn_and_not_the_models_own_log_probability():
     logits = torch.tensor([[2.0, 1.9, -1.0, 0.5]])
-    seen = torch.tensor([[IN_PROMPT, IN_OUTPUT, IN_OUTPUT, 0]], dtype=torch.int8)
+    seen = Seen([0, 0])
+    seen.add(1)
+    seen.add(2)
+
+    def draw(u, sampling):
+        edited = logits.clone()
+        penalise(edited, [sampling], [seen])
+        return sample(logits, u, sampling, None, edited)
+
     none = torch.zeros(1, dtype=torch.float64)
     greedy = {"temperature": 0.0}
-    assert int(sample(logits, none, Sampling(repetition_penalty=10.0, **greedy), seen).tokens_B) == 3
-    assert int(sample(logits, none, Sampling(presence_penalty=1.5, **greedy), seen).tokens_B) == 0
+    assert int(draw(none, Sampling(repetition_penalty=10.0, **greedy)).tokens_B) == 3
+    assert int(draw(none, Sampling(presence_penalty=1.5, **greedy)).tokens_B) == 0
     u = torch.tensor([0.3], dtype=torch.float64)
     sampling = Sampling(temperature=0.5, repetition_penalty=2.0, presence_penalty=0.25)
-    out = sample(logits, u, sampling, seen)
+    out = draw(u, sampling)
     token = int(out.tokens_B)
     assert abs(float(out.logprobs_B) - float(torch.log_softmax(logits / 0.5, 1)[0, token])) < 1e-6
     penalised = torch.tensor([[1.0, 0.95 - 0.25, -2.0 - 0.25, 0.5]])
@@ -185,3 +194,29 @@ def test_penalties_change_what_is_drawn_and_not_the_models_own_log_probability()
 def test_impossible_values_are_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=rf"sampling\.{field} is"):
         Sampling(**{field: value})
+
+
+@given(data=st.data())
+def test_penalties_and_bias_of_a_batch_are_those_of_each_row(data):
+    """The definition, id by id, for rows of different settings and lengths."""
+    numbers = st.integers(0, 19)
+    rows = data.draw(st.lists(st.tuples(st.lists(numbers, min_size=1), st.lists(numbers)), min_size=1, max_size=4))
+    few = st.sampled_from([0.0, 0.5, -1.25])
+    settings = [
+        Sampling(repetition_penalty=data.draw(st.sampled_from([0.5, 1.0, 1.7])), presence_penalty=data.draw(few),
+                 frequency_penalty=data.draw(few), logit_bias=data.draw(st.dictionaries(numbers, few)))
+        for _ in rows
+    ]  # fmt: skip
+    logits = logits_like(data.draw(st.integers(0, 9)), len(rows), 20)
+    got, seen = logits.clone(), []
+    for (prompt, output), sampling in zip(rows, settings, strict=True):
+        seen.append(Seen(prompt) if sampling.penalises else None)
+        for token in output if sampling.penalises else ():
+            seen[-1].add(token)
+    penalise(got, settings, seen)
+    for (prompt, output), s, before, after in zip(rows, settings, logits.tolist(), got.tolist(), strict=True):
+        for i, value in enumerate(before):
+            if i in prompt or i in output:
+                value = value / s.repetition_penalty if value > 0 else value * s.repetition_penalty
+            value -= s.presence_penalty * (i in output) + s.frequency_penalty * output.count(i)
+            assert abs(after[i] - value - s.logit_bias.get(i, 0.0)) < 1e-5

@@ -47,6 +47,13 @@ class BlockPool:
         """Blocks that `take` can give."""
         return len(self._free)
 
+    def grow(self, blocks: int) -> None:
+        """There are `blocks` of them now, more than before."""
+        fresh = range(self.blocks, blocks)
+        self.references += [0] * len(fresh)
+        self._free = OrderedDict.fromkeys([*fresh, *self._free])
+        self.blocks = blocks
+
     @property
     def remembered(self) -> int:
         """Blocks that can be found by what they hold."""

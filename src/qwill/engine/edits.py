@@ -1,27 +1,68 @@
-"""What a request changes in a row of logits before a token is drawn: penalties, bias, and what may not come next."""
+"""What requests change in their rows of logits before tokens are drawn: penalties, bias, what may not come next.
+
+Shape letters: B rows, V vocabulary, E seen ids of all rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from qwill.engine.sampling import Sampling
 
 
-def penalise(row_V: Tensor, sampling: Sampling, prompt_ids: Tensor, output: Mapping[int, int]) -> None:
-    """Penalties for the ids of the prompt and those of the output (id → how often), then the bias; in place."""
-    said = torch.tensor(list(output), dtype=torch.int64, device=row_V.device)
-    if sampling.repetition_penalty != 1:
-        seen = torch.cat([prompt_ids.to(row_V.device), said]).unique()
-        values, penalty = row_V[seen], sampling.repetition_penalty
-        row_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
-    if output and (sampling.presence_penalty or sampling.frequency_penalty):
-        counts = torch.tensor(list(output.values()), dtype=row_V.dtype, device=row_V.device)
-        row_V[said] -= sampling.presence_penalty + sampling.frequency_penalty * counts
-    for token, bias in sampling.logit_bias.items():
-        row_V[token] += bias
+class Seen:
+    """The different ids of a prompt and its reply, and how often each is in the reply."""
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        ids = dict.fromkeys(prompt)
+        self._place = {token: i for i, token in enumerate(ids)}
+        self._ids = np.array(list(ids), dtype=np.int64)
+        self._counts = np.zeros(len(ids), dtype=np.float32)
+
+    def add(self, token: int) -> None:
+        place = self._place.setdefault(token, len(self._place))
+        if place == len(self._ids):
+            self._ids = np.concatenate([self._ids, np.zeros_like(self._ids, shape=place + 16)])
+            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts, shape=place + 16)])
+        self._ids[place] = token
+        self._counts[place] += 1
+
+    @property
+    def ids(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return self._ids[: len(self._place)]
+
+    @property
+    def counts(self) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        return self._counts[: len(self._place)]
+
+
+def penalise(logits_BV: Tensor, settings: Sequence[Sampling], seen: Sequence[Seen | None]) -> None:
+    """Penalties for what each row's sequence holds, then its bias; in place."""
+    rows = [(i, settings[i], s) for i, s in enumerate(seen) if s is not None]
+    if rows:
+        sizes = [len(s.ids) for _, _, s in rows]
+        repetition, presence, frequency = (
+            np.repeat(np.array(values, dtype=np.float32), sizes)
+            for values in zip(
+                *((s.repetition_penalty, s.presence_penalty, s.frequency_penalty) for _, s, _ in rows), strict=True
+            )
+        )
+        counts = np.concatenate([s.counts for _, _, s in rows])
+        less = presence * (counts > 0) + frequency * counts
+        given = [np.repeat([i for i, _, _ in rows], sizes), np.concatenate([s.ids for _, _, s in rows])]
+        row_E, id_E, repetition_E, less_E = (
+            torch.from_numpy(x).to(logits_BV.device) for x in (*given, repetition, less)
+        )
+        values_E = logits_BV[row_E, id_E]
+        values_E = torch.where(values_E > 0, values_E / repetition_E, values_E * repetition_E)
+        logits_BV[row_E, id_E] = values_E - less_E
+    for row_V, sampling in zip(logits_BV, settings, strict=True):
+        for token, bias in sampling.logit_bias.items():
+            row_V[token] += bias
 
 
 def allow(

@@ -30,8 +30,8 @@ class Step:
     tokens_N: int64. positions_N: int64, each token's place in its own sequence (`lengths_R` + its place in the pass).
     cu_seqlens: int32 [R + 1], where each sequence's new tokens start and end; each has at least one.
     lengths_R: int64, tokens cached before this pass.
-    tables_RM: int32, the numbers of each sequence's blocks in order, enough for its old and new tokens, then −1. Token
-        t of a sequence lies in block `tables_RM[r, t // block_size]` at `t % block_size`. The same block may be in
+    tables_RM: int32, the numbers of each sequence's blocks in order, enough for its old and new tokens; then anything.
+        Token t of a sequence is in block `tables_RM[r, t // block_size]` at `t % block_size`. The same block may be in
         several rows: then only one of them writes it, perhaps in this very pass, so each layer must write all new keys
         and values before any sequence attends.
     states_R: int64, the slot of each sequence's recurrent state, read (if `lengths_R` > 0; else it starts from zeros)
@@ -65,6 +65,9 @@ class Executor(Protocol):
 
     def copy_states(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy recurrent states from slot to slot; no target is a source."""
+
+    def grow(self, blocks: int) -> None:
+        """Have so many blocks, more than now; what the old ones hold stays."""
 
     def refresh(self) -> None:
         """The model's weights have changed: take over again whatever was copied from them."""
@@ -100,6 +103,10 @@ class TorchExecutor:
 
     def copy_states(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         self._cache.copy_states(sources, targets)
+
+    def grow(self, blocks: int) -> None:
+        self._cache.grow(blocks)
+        self.blocks = blocks
 
     def refresh(self) -> None:
         """Nothing is copied."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -235,11 +236,11 @@ class NativeExecutor:
             self.cache += [self._fresh((*outer, self.block_size)).zero_() for _ in range(2)]
         self._place_cache()
 
-    def resize(self, blocks: int) -> list[Tensor]:
-        """A cache of that many blocks, empty; returns the old one's stores, [layers, blocks, …] as `cache` has them."""
+    def grow(self, blocks: int) -> None:
         old, self.blocks = self.cache, blocks
         self._make_cache()
-        return old
+        for new, store in zip(self.cache, old, strict=True):
+            new[:, : store.shape[1]] = store
 
     def _place_cache(self) -> None:
         for i, layer in enumerate(self._layers):
@@ -296,20 +297,21 @@ class NativeExecutor:
         n, outputs = len(step.tokens_N), len(step.rows)
         if n > self._width:
             self._set_width(max(n, min(2 * self._width, 1024)))
-        last = int((step.lengths_R + step.cu_seqlens.diff()).max())
+        # NumPy here: a handful of PyTorch's calls costs as much as a small model's pass.
+        last = int(step.positions_N.numpy().max()) + 1
         if last > self._positions:
             self._set_positions(max(last, 2 * self._positions))
         if outputs > len(self._logits):
             self._logits = torch.empty(outputs, self._model.head.columns)
-        lengths = step.cu_seqlens.diff().long()
-        sequence_N = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        borders = step.cu_seqlens.numpy()
+        sequence_N = np.arange(len(borders) - 1).repeat(borders[1:] - borders[:-1])
         self.experts_LNk = None
         if step.experts:
             sparse = sum(layer.experts > 0 for layer in self._layers)
             self.experts_LNk = torch.empty(sparse, n, self._config.num_experts_per_tok, dtype=torch.int64)
         given = _Pass(
-            n=n, sequences=len(lengths), width=step.tables_RM.shape[1], outputs=outputs,
-            tokens=step.tokens_N.data_ptr(), positions=step.positions_N.data_ptr(), sequence=sequence_N.data_ptr(),
+            n=n, sequences=len(borders) - 1, width=step.tables_RM.shape[1], outputs=outputs,
+            tokens=step.tokens_N.data_ptr(), positions=step.positions_N.data_ptr(), sequence=sequence_N.ctypes.data,
             output_rows=step.rows.data_ptr(), tables=step.tables_RM.data_ptr(), logits=self._logits.data_ptr(),
             experts=self.experts_LNk.data_ptr() if self.experts_LNk is not None else None,
         )  # fmt: skip

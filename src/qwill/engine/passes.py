@@ -10,6 +10,7 @@ from collections.abc import Sequence as Items
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qwill.engine.executor import Step
@@ -17,33 +18,43 @@ from qwill.engine.request import TokenLogprob
 from qwill.engine.scheduler import Piece, Sequence
 
 
-def step_of(pieces: Items[Piece], scored: Collection[Sequence], states: bool) -> tuple[Step, list[tuple[int, int]]]:
+def step_of(
+    pieces: Items[Piece], scored: Collection[Sequence], states: bool, tables: NDArray[np.int32]
+) -> tuple[Step, list[tuple[int, int]]]:
     """The step, and which rows of its logits each piece has: (first, last + 1). A piece whose sequence is `scored` has
-    one for each token, another one for its last token if that is its sequence's last."""
-    tokens: list[int] = []
-    positions: list[int] = []
-    wanted: list[int] = []
-    borders, rows = [0], []
-    for p in pieces:
-        s, end, start = p.sequence, p.start + p.count, borders[-1]
-        tokens += s.tokens[p.start : end]
-        positions += range(p.start, end)
-        borders.append(start + p.count)
-        first = start if s in scored else borders[-1] - (end == len(s.tokens))
-        rows.append((len(wanted), len(wanted) + borders[-1] - first))
-        wanted += range(first, borders[-1])
-    tables = np.full((len(pieces), max(len(p.sequence.blocks) for p in pieces)), -1, dtype=np.int32)
-    for row, p in zip(tables, pieces, strict=True):
-        row[: len(p.sequence.blocks)] = p.sequence.blocks
+    one for each token, another one for its last token if that is its sequence's last. `tables` is kept from pass to
+    pass: in row `Sequence.state` that sequence's blocks, of which only new ones are noted here."""
+    sequences = [p.sequence for p in pieces]
+    starts, slots, known = [p.start for p in pieces], [s.state for s in sequences], [len(s.blocks) for s in sequences]
+    for s, now in zip(sequences, known, strict=True):
+        if s.placed < now:
+            tables[s.state, s.placed : now] = s.blocks[s.placed :]
+            s.placed = now
+    borders, tokens = [0], list[int]()
+    rows, wanted = list[tuple[int, int]](), list[int]()
+    for s, p in zip(sequences, pieces, strict=True):
+        if p.count == 1:
+            tokens.append(s.tokens[p.start])
+        else:
+            tokens += s.tokens[p.start : p.start + p.count]
+        end = len(tokens)
+        first = borders[-1] if s in scored else end - (p.start + p.count == len(s.tokens))
+        borders.append(end)
+        rows.append((len(wanted), len(wanted) + end - first))
+        wanted += range(first, end)
+    lengths_R, slots_R, cu_seqlens = np.array(starts), np.array(slots), np.array(borders, dtype=np.int32)
+    shift_R = lengths_R - cu_seqlens[:-1]
+    each = len(tokens) == len(pieces)
+    none_R = torch.full((len(pieces),), -1)
     step = Step(
         tokens_N=torch.tensor(tokens),
-        positions_N=torch.tensor(positions),
-        cu_seqlens=torch.tensor(borders, dtype=torch.int32),
-        lengths_R=torch.tensor([p.start for p in pieces]),
-        tables_RM=torch.from_numpy(tables),
-        states_R=torch.tensor([p.sequence.state if states else -1 for p in pieces]),
+        positions_N=torch.from_numpy(lengths_R if each else np.arange(end) + shift_R.repeat(np.diff(cu_seqlens))),
+        cu_seqlens=torch.from_numpy(cu_seqlens),
+        lengths_R=torch.from_numpy(lengths_R),
+        tables_RM=torch.from_numpy(tables[:, : max(known)][slots_R]),
+        states_R=torch.from_numpy(slots_R) if states else none_R,
         rows=torch.tensor(wanted, dtype=torch.int64),
-        adapters_R=torch.full((len(pieces),), -1),
+        adapters_R=none_R,
     )
     return step, rows
 

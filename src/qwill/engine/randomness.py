@@ -5,6 +5,8 @@ draw is a pure function of (seed, prompt index, sample index, step), so slots, r
 change what is sampled.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -14,9 +16,11 @@ _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
 
-def philox(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
-    """Ten Philox rounds over counters [..., 4] of 32-bit words under a 64-bit key (two words): random words
-    [..., 4].
+Word = int | NDArray[Any]  # 64 bits
+
+def philox(counter: NDArray[np.uint32], key: tuple[Word, Word]) -> NDArray[np.uint32]:
+    """Ten Philox rounds over counters [..., 4] of 32-bit words under a 64-bit key (two words, or two arrays of them
+    [...]): random words [..., 4].
     """
     x0, x1, x2, x3 = (counter[..., i].astype(np.uint64) for i in range(4))
     k0, k1 = key
@@ -27,8 +31,8 @@ def philox(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint
     return np.stack((x0, x1, x2, x3), axis=-1).astype(np.uint32)
 
 
-def uniforms(seed: int, prompt: ArrayLike, sample: ArrayLike, step: ArrayLike) -> NDArray[np.float64]:
-    """Uniform numbers strictly inside (0, 1) with 52 random bits, one for each broadcast (prompt, sample,
+def uniforms(seed: Word, prompt: ArrayLike, sample: ArrayLike, step: ArrayLike) -> NDArray[np.float64]:
+    """Uniform numbers strictly inside (0, 1) with 52 random bits, one for each broadcast (seed, prompt, sample,
     step).
 
     The three indices are taken modulo 2^32 and the seed modulo 2^64.

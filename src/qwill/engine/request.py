@@ -17,7 +17,8 @@ class Request:
     name the random stream, as in `generate`. `stop` are texts found across token borders; they are not part of the
     reply, `stop_ids` are part of `token_ids` only. `thinking_budget`: tokens of a thinking block before `</think>` is
     forced. `logprobs`: how many alternatives are given beside each token's own (None: nothing); `prompt_logprobs` the
-    same for the prompt. A greater `priority` goes first.
+    same for the prompt. With `whole` each sample is told once, when it has ended (one that is cancelled or fails has no
+    tokens then). A greater `priority` goes first.
     """
 
     id: str
@@ -35,9 +36,10 @@ class Request:
     prompt_logprobs: int | None = None
     adapter: str | None = None
     priority: int = 0
+    whole: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class TokenLogprob:
     """`logprob`: of the full distribution at the request's temperature (1 when greedy), `sampled`: of the one that was
     drawn from (0 when greedy), `top`: the likeliest ids of the full distribution with theirs."""
@@ -48,7 +50,7 @@ class TokenLogprob:
     top: list[tuple[int, float]]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Event:
     """What a pass gave for one sample of a request. `text` is what may be shown now. `prompt_logprobs` (the first is
     None) come with the first event of sample 0."""

@@ -1,4 +1,4 @@
-"""Choosing the next token: temperature, top-k, top-p, min-p and penalties, for a whole batch of rows at once.
+"""Choosing the next token: temperature, top-k, top-p and min-p, for a whole batch of rows at once.
 
 One uniform number a row is turned into a token by inverting the cumulative distribution. Every row is treated
 on its own, so what is chosen for a sequence depends on its logits and its uniform alone. Shape letters: B
@@ -19,8 +19,7 @@ from qwill.model import native, native_library
 
 BLOCK = 64  # the cumulative sum is searched in two levels: V/BLOCK block sums, then one block
 FIRST_CANDIDATES = 128  # enough for most top-p nuclei; rows that need more are sorted again with more
-__all__ = ["IN_OUTPUT", "IN_PROMPT", "Sampled", "Sampling", "draw_edited", "sample"]
-IN_PROMPT, IN_OUTPUT = 1, 2  # values of a `seen` mask
+__all__ = ["Sampled", "Sampling", "sample"]
 
 
 @dataclass(frozen=True)
@@ -42,29 +41,28 @@ def sample(
     logits_BV: Tensor,
     uniforms_B: Tensor,
     sampling: Sampling,
-    seen_BV: Tensor | None = None,
     vocab_size: int | None = None,
+    edited_BV: Tensor | None = None,
 ) -> Sampled:
     """Draw one token a row from float32 logits with one float64 uniform a row.
 
-    `seen_BV` (int8: IN_PROMPT, IN_OUTPUT or 0) is needed by the penalties only. Ids from `vocab_size` on (a
-    padded embedding's spare rows) are never drawn.
+    `edited_BV`: the logits to draw from, where they were penalised, biased or masked (−inf, `edits.py`). Ids from
+    `vocab_size` on (a padded embedding's spare rows) are never drawn. Greedy takes the lowest id among equals.
     """
-    if not (sampling.truncates or sampling.penalises) and native.suits(logits_BV) and _library() is not None:
+    plain = edited_BV is None and not sampling.truncates
+    if plain and native.suits(logits_BV) and _library() is not None:
         return _draw_natively(logits_BV.contiguous(), uniforms_B, sampling.temperature, vocab_size)
-    own_BV = logits_BV if sampling.temperature in (0, 1) else logits_BV / sampling.temperature
+    warm = sampling.temperature in (0, 1)
+    own_BV = logits_BV if warm else logits_BV / sampling.temperature
     drawn_BV = own_BV
-    if sampling.penalises and seen_BV is not None:
-        drawn_BV = _penalised(logits_BV, seen_BV, sampling)
-        if sampling.temperature not in (0, 1):
-            drawn_BV = drawn_BV / sampling.temperature
+    if edited_BV is not None:
+        drawn_BV = edited_BV if warm else edited_BV / sampling.temperature
     if vocab_size is not None and vocab_size < drawn_BV.shape[1]:
         drawn_BV = drawn_BV[:, :vocab_size]
     if sampling.temperature == 0:
         tokens_B = drawn_BV.argmax(dim=1)
         sampled_B = torch.zeros_like(own_BV[:, 0])
-        return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
-    if sampling.truncates:
+    elif sampling.truncates:
         tokens_B, sampled_B = _draw_truncated(drawn_BV, uniforms_B, sampling)
     else:
         tokens_B, sampled_B = _draw(drawn_BV, uniforms_B)
@@ -73,33 +71,8 @@ def sample(
     return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
 
 
-def draw_edited(logits_BV: Tensor, edited_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> Sampled:
-    """`sample` where the logits to draw from were already penalised, biased or masked (−inf) outside; greedy
-    takes the lowest id among equals.
-    """
-    warmth = sampling.temperature or 1.0
-    own_BV, drawn_BV = logits_BV / warmth, edited_BV / warmth
-    if sampling.temperature == 0:
-        tokens_B, sampled_B = drawn_BV.argmax(dim=1), torch.zeros_like(own_BV[:, 0])
-    elif sampling.truncates:
-        tokens_B, sampled_B = _draw_truncated(drawn_BV, uniforms_B, sampling)
-    else:
-        tokens_B, sampled_B = _draw(drawn_BV, uniforms_B)
-    return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
-
-
 def _at(values_BV: Tensor, tokens_B: Tensor) -> Tensor:
     return values_BV.gather(1, tokens_B[:, None])[:, 0]
-
-
-def _penalised(logits_BV: Tensor, seen_BV: Tensor, sampling: Sampling) -> Tensor:
-    penalty = sampling.repetition_penalty
-    if penalty != 1:
-        repeated_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
-        logits_BV = torch.where(seen_BV > 0, repeated_BV, logits_BV)
-    if sampling.presence_penalty != 0:
-        logits_BV = logits_BV - sampling.presence_penalty * (seen_BV == IN_OUTPUT)
-    return logits_BV
 
 
 def _draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:

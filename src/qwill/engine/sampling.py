@@ -16,8 +16,7 @@ class Sampling:
     `top_k=0`, `top_p=1`, `min_p=0`, `repetition_penalty=1` and `presence_penalty=0` are off. The repetition
     penalty counts prompt and output (Keskar et al. 2019, arXiv:1909.05858), the presence and frequency
     penalties the output only (as OpenAI's API does). `logit_bias` is added to the logits of these ids; before
-    `min_tokens` tokens no stop id is chosen; with `ignore_eos` stop ids don't end a reply. These last four are
-    the `Engine`'s.
+    `min_tokens` tokens no stop id is chosen; with `ignore_eos` stop ids don't end a reply.
     """
 
     max_tokens: int = 256
@@ -55,13 +54,8 @@ class Sampling:
 
     @property
     def penalises(self) -> bool:
-        """Whether `sample` needs to know which tokens have been seen."""
-        return self.repetition_penalty != 1 or self.presence_penalty != 0
-
-    @property
-    def engine_only(self) -> bool:
-        """Whether something is set that `sample` alone doesn't do."""
-        return bool(self.frequency_penalty or self.logit_bias or self.min_tokens or self.ignore_eos)
+        """Whether it matters which tokens have been seen."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 def _require(ok: bool, name: str, value: float, expected: str) -> None:

@@ -20,13 +20,14 @@ from qwill.engine.blocks import BlockPool, Parent
 PATIENCE = 256
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Sequence:
     """One sample of a request. `tokens` are its prompt and what was generated; `computed` of them are cached (or are
     being computed in this pass) in `blocks`, `state` being the slot of its recurrent state.
 
     `namespace`: only sequences of the same one share. `reuse`: whether it may start from what is cached. `chunk`: most
-    tokens of one pass. `cached`: how many tokens were found in the cache when it first started.
+    tokens of one pass. `cached`: how many tokens were found in the cache when it first started. `placed` is for whoever
+    makes passes: how many of its blocks it has noted.
     """
 
     request: str
@@ -41,6 +42,7 @@ class Sequence:
     cached: int | None = None
     blocks: list[int] = field(default_factory=list)
     state: int = -1
+    placed: int = 0
     remembered: int = 0  # its first blocks that were given to the pool to remember, the last one being `parent`
     parent: Parent = ""
     trail: Parent = ""  # the block that carries the latest snapshot made while it generated
@@ -63,7 +65,7 @@ class Scheduler:
     def __init__(self, pool: BlockPool, max_running: int, token_budget: int, share: bool = True) -> None:
         """`token_budget` is at least `max_running`; `share` False switches the sharing of prefixes off."""
         self.pool, self.max_running, self.token_budget, self.share = pool, max_running, token_budget, share
-        self.running: list[Sequence] = []
+        self.running: list[Sequence] = []  # by rank
         self.waiting: list[Sequence] = []  # by rank
         self.states = list(range(max_running))[::-1]
         self.passes = self.arrivals = self.preemptions = 0
@@ -77,9 +79,19 @@ class Scheduler:
     def schedule(self) -> list[Piece]:
         """The next pass. What it names counts as computed."""
         self.passes += 1
-        before, budget = self.preemptions, self.token_budget
+        before, budget, size = self.preemptions, self.token_budget, self.pool.block_size
         pieces: dict[Sequence, Piece] = {}
-        for sequence in sorted(self.running, key=_decoding_first):
+        prompts: list[Sequence] = []
+        for sequence in list(self.running):
+            start, left = sequence.computed, len(sequence.tokens) - sequence.computed
+            if left > 1:
+                prompts.append(sequence)
+            elif not left or not sequence.blocks:  # it was just preempted
+                continue
+            elif start < len(sequence.blocks) * size or self._make_room(sequence, 1, pieces):
+                pieces[sequence] = Piece(sequence, start, 1)
+                budget -= 1
+        for sequence in prompts:
             count = self._count(sequence, budget)
             if count and sequence.blocks and self._make_room(sequence, count, pieces):
                 pieces[sequence] = Piece(sequence, sequence.computed, count)
@@ -109,7 +121,7 @@ class Scheduler:
         False if it was itself the youngest, and waits now."""
         missing = self.pool.needed(sequence.computed + count) - len(sequence.blocks)
         while missing > self.pool.free:
-            victim = max(self.running, key=_rank)
+            victim = self.running[-1]
             pieces.pop(victim, None)
             self.restart(victim)
             if victim is sequence:
@@ -135,7 +147,7 @@ class Scheduler:
             pool.release(shared)
             return None
         self.waiting.pop(0)
-        self.running.append(sequence)
+        insort(self.running, sequence, key=_rank)
         sequence.blocks, sequence.state = shared, self.states.pop()
         sequence.computed = len(shared) * pool.block_size
         if sequence.cached is None:
@@ -151,10 +163,11 @@ class Scheduler:
 
     def _advance(self, piece: Piece) -> None:
         """Count the piece as computed; others may share its full blocks from now on, even in this pass."""
-        sequence, size = piece.sequence, self.pool.block_size
+        sequence = piece.sequence
         sequence.computed = piece.start + piece.count
-        if self.share:
-            for i in range(sequence.remembered, sequence.computed // size):
+        full = sequence.computed // self.pool.block_size
+        if self.share and full > sequence.remembered:
+            for i in range(sequence.remembered, full):
                 self._remember(sequence, i)
 
     def _remember(self, sequence: Sequence, i: int) -> None:
@@ -191,7 +204,7 @@ class Scheduler:
         other.blocks = first.blocks[:full] + pool.take(rest)
         other.state, other.computed = self.states.pop(), first.computed
         other.remembered, other.parent = first.remembered, first.parent
-        self.running.append(other)
+        insort(self.running, other, key=_rank)
         return list(zip(first.blocks[full:], other.blocks[full:], strict=True)), [(first.state, other.state)]
 
     def finish(self, sequence: Sequence) -> None:
@@ -205,13 +218,9 @@ class Scheduler:
     def _give_back(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
         self.states.append(sequence.state)
-        sequence.blocks, sequence.state, sequence.computed = [], -1, 0
+        sequence.blocks, sequence.state, sequence.computed, sequence.placed = [], -1, 0, 0
         sequence.remembered, sequence.parent = 0, sequence.namespace
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:
     return sequence.rank
-
-
-def _decoding_first(sequence: Sequence) -> tuple[bool, tuple[int, int]]:
-    return len(sequence.tokens) - sequence.computed > 1, sequence.rank

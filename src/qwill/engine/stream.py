@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
-from qwill.engine.generate import check_prompt, check_sampling
-from qwill.engine.randomness import uniforms
-from qwill.engine.sampler import IN_OUTPUT, IN_PROMPT, Sampling, sample
-from qwill.engine.slots import Slots, executor_for
+from qwill.base.errors import ModelError
+from qwill.engine.checks import check_prompt
+from qwill.engine.engine import Engine
+from qwill.engine.engine_settings import EngineSettings
+from qwill.engine.generate import PASS
+from qwill.engine.request import Request
+from qwill.engine.sampler import Sampling
 
 if TYPE_CHECKING:
     from qwill.model.transformer import Transformer
+
+SETTINGS = EngineSettings(max_running=1, token_budget=PASS, snapshots=4)
 
 
 class Token(NamedTuple):
@@ -24,19 +28,19 @@ class Token(NamedTuple):
 
 
 class Session:
-    """A cache that lives across turns: what a new prompt shares with the last one is not computed again."""
+    """A cache that lives across turns: what a new prompt shares with earlier ones is not computed again, up to a
+    border of blocks. `cached` are the tokens of the conversation so far."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.cached: list[int] = []
-        self._executor: Slots | None = None
+        self._engine: Engine | None = None
+        self._name = "0"  # of the latest request
 
-    @torch.inference_mode()
     def prepare(self, tokens: int = 1024) -> None:
         """Do now what the first reply would wait for: weights laid out, room for so many tokens."""
         self._room(min(tokens, self.model.config.max_position_embeddings))
 
-    @torch.inference_mode()
     def stream(
         self,
         prompt: Sequence[int],
@@ -51,51 +55,43 @@ class Session:
         even by an interrupt, is fine: the next call starts from what was completely cached. Raises
         `DataError` for an empty or too long prompt, as `generate` does.
         """
-        context = self.model.config.max_position_embeddings
-        check_prompt(prompt, self.model, "the prompt")
-        check_sampling(sampling)
-        weight, stop = self.model.embed_tokens.weight, frozenset(stop_ids)
-        executor = self._room(min(context, len(prompt) + sampling.max_tokens))
-        shared = _common_prefix(self.cached, prompt)
-        shared = min(shared, len(prompt) - 1)  # the last token is always computed: its logits are needed
-        executor.lengths[0] = shared
-        self.cached = list(prompt[:shared])
-        logits_BV = executor.prefill([prompt[shared:]], [0])
+        config = self.model.config
+        check_prompt(prompt, config, "the prompt")
+        engine = self._room(min(config.max_position_embeddings, len(prompt) + sampling.max_tokens))
+        engine.vocab_size = min(config.vocab_size, vocab_size or config.vocab_size)
+        engine.cancel(self._name)  # if the last reply was left behind half read
+        name = self._name = str(int(self._name) + 1)
+        engine.add(Request(name, list(prompt), sampling, seed=seed, stop_ids=frozenset(stop_ids), logprobs=0))
         self.cached = list(prompt)
-        seen_BV = None
-        if sampling.penalises:
-            seen_BV = torch.zeros(1, self.model.config.vocab_size, dtype=torch.int8, device=weight.device)
-            seen_BV[0, torch.tensor(prompt, device=weight.device)] = IN_PROMPT
-        limit = min(sampling.max_tokens, context - len(prompt))
-        for step in range(limit):
-            uniforms_B = torch.from_numpy(uniforms(seed, 0, 0, [step])).to(weight.device)
-            chosen = sample(logits_BV, uniforms_B, sampling, seen_BV, vocab_size)
-            token = int(chosen.tokens_B)
-            if seen_BV is not None:
-                seen_BV[0, token] = IN_OUTPUT
-            yield Token(token, float(chosen.logprobs_B))
-            if token in stop or step + 1 == limit:
-                return
-            logits_BV = executor.step(chosen.tokens_B)
-            self.cached.append(token)
+        try:
+            while self._name == name and engine.has_work:
+                for event in engine.step():
+                    if event.request != name:
+                        continue
+                    if event.error is not None:
+                        raise ModelError(event.error) from engine.failure
+                    assert event.logprobs is not None
+                    yield Token(event.token_ids[0], event.logprobs[0].logprob)
+                    self.cached += event.token_ids
+        except GeneratorExit:
+            engine.cancel(name)
+            raise
+        except BaseException:
+            # What breaks off a pass ends its requests; anywhere else it may have torn the engine's books.
+            if engine.has_work:
+                self._engine = None
+            raise
 
-    def _room(self, tokens: int) -> Slots:
-        """The executor, with room for so many tokens; when it must grow, its capacity at least doubles."""
-        context = self.model.config.max_position_embeddings
-        if self._executor is None:
-            self._executor = executor_for(self.model, 1, tokens)
-        elif self._executor.capacity < tokens:
-            self._executor.grow(min(max(tokens, 2 * self._executor.capacity), context))
-        return self._executor
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    shared = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        shared += 1
-    return shared
+    def _room(self, tokens: int) -> Engine:
+        """The engine, with room for so many tokens; when it must grow, it at least doubles."""
+        size = SETTINGS.block_size
+        blocks = -(-tokens // size)
+        if self._engine is None:
+            self._engine = Engine(self.model, None, replace(SETTINGS, blocks=blocks))
+        elif self._engine.pool.blocks < blocks:
+            most = -(-self.model.config.max_position_embeddings // size)
+            self._engine.grow(min(max(blocks, 2 * self._engine.pool.blocks), most))
+        return self._engine
 
 
 def stream(

@@ -54,6 +54,13 @@ class Store:
             if kind is not None:
                 kind[targets] = kind[sources]
 
+    def grow(self, places: int) -> None:
+        for name, kind in (("codes", self.codes), ("scale", self.scale)):
+            if kind is not None:
+                grown = kind.new_zeros(places, *kind.shape[1:])
+                grown[: len(kind)] = kind
+                setattr(self, name, grown)
+
 
 @dataclass
 class _Group:
@@ -110,6 +117,12 @@ class KVCache:
         states = tables[:, 0] if states_R is None else torch.as_tensor(states_R, dtype=torch.int64)
         self._placed = tables, torch.as_tensor(lengths_R, dtype=torch.int64), states
         return self
+
+    def grow(self, blocks: int) -> None:
+        """Have so many blocks, more than now; what the old ones hold stays."""
+        for store in (*self.keys.values(), *self.values.values()):
+            store.grow(blocks * self.block_size)
+        self.blocks = blocks
 
     def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy whole blocks; no target may be a source."""

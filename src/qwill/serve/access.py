@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("qwill.serve")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-# Answered without a key: whether the server lives, what it can do; the page's own files too.
 _ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
+# Answered without a key: whether the server lives, what it can do; the page's own files too.
 OPEN_PATHS = ("/health", "/ping", "/version", "/openapi.json")
 
 

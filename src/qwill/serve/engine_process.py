@@ -137,7 +137,7 @@ class EngineOptions:
 
 def model_info(lm: Any, adapters: tuple[str, ...] = ()) -> ModelInfo:
     """What the HTTP process needs to know of a LanguageModel."""
-    from qwill.engine.language_model import THINKING
+    from qwill.engine.defaults import THINKING
 
     config = lm.model.config
     return ModelInfo(

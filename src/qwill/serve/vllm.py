@@ -165,7 +165,7 @@ class VllmClient:
     async def _samples(self, stream: Stream) -> None:
         request, info = stream.request, self.info
         assert self._http is not None and info is not None
-        place = Place(self._http, request.adapter or self._model, info.tokenizer, info.description["specials"])
+        place = Place(self._http, request.adapter or self._model, info.tokenizer)
         told = False
 
         def accepted() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,12 +38,4 @@ def folder_info(folder: Path, context: int | None) -> ModelInfo:
         thinking_sampling=numbers(THINKING),
         thinks=thinks,
         dimensions=int(config["hidden_size"]),
-        description={"specials": _special_marks(folder, tokenizer)},
     )
-
-
-def _special_marks(folder: Path, tokenizer: Tokenizer) -> dict[str, int]:
-    """Our special tokens that are special in tokenizer.json too: in vLLM's grammars these are no text."""
-    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("added_tokens", [])
-    special = {token["content"] for token in added if token.get("special")}
-    return {name: i for name, i in tokenizer.specials.items() if name in special}

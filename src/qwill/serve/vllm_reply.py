@@ -29,13 +29,11 @@ class ReplyFailed(QwillError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where replies come from: vLLM's HTTP client, the name of the model or adapter there, the tokenizer, and the
-    tokens that vLLM's tokenizer calls special."""
+    """Where replies come from: vLLM's HTTP client, the name of the model or adapter there, and the tokenizer."""
 
     http: httpx.AsyncClient
     model: str
     tokenizer: Tokenizer
-    specials: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ class Reply:
         request, place = self.request, self.place
         lark = None
         if request.constraint is not None and thinking is not None:
-            lark = lark_of(request.constraint, place.specials, thinking)
+            lark = lark_of(request.constraint, place.tokenizer.specials, thinking)
         seed = seed_of(request, self.sample, self._parts)
         body = asked(request, place.model, [*request.prompt, *self.tokens], len(self.tokens), most, seed, lark)
         self._parts += 1

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from qwill.engine.constraint import Constraint, grammar
 from qwill.engine.request import Request, TokenLogprob
 
-OPEN, CLOSE = r"\x{3c}think\x{3e}", r"\x{3c}\x{2f}think\x{3e}"
 AFTER = r"\x{a}\x{a}"  # what the template puts between </think> and the answer
 _START = re.compile(r"^start(?=\s*(\[[^\]]*\]\s*)?:)|(?<=[\s|(?!:])start(?=[\s|)?*+]|$)", re.M)
 
@@ -22,25 +21,19 @@ def lark_of(
     """One Lark grammar in llguidance's dialect for what our engine keeps to step by step, thinking included; "closed":
     `</think>` was the last token.
 
-    `specials`: ids of the tokens that vLLM's tokenizer calls special; other marks are found as text.
+    `specials`: ids of special tokens by name. What looks like `<mark>` is one for vLLM's llguidance too, and no text.
     """
     text = grammar(constraint, specials)
     if constraint.kind == "regex":  # the only one that comes wrapped
         text = json.loads(text)["grammars"][0]["lark_grammar"]
     if thinking == "none":
         return text
-    rules: list[str] = []
-    if thinking == "closed":
-        start = f"/{AFTER}/"
-    elif "</think>" in specials:
-        start = f"/(?s:.*)/ <[{specials['</think>']}]> /{AFTER}/"
-        if thinking == "allowed":
-            start = f"(<[{specials['<think>']}]> {start})?"
-    elif thinking == "open":
-        start, rules = "thought", [f"thought[lazy]: /(?s:.*){CLOSE}{AFTER}/"]
-    else:
-        start, rules = "thought?", [f"thought[lazy]: /{OPEN}(?s:.*){CLOSE}{AFTER}/"]
-    return "\n".join([f"start: {start} answer_of_reply", *rules, _START.sub("answer_of_reply", text)])
+    start = f"/{AFTER}/"
+    if thinking != "closed":
+        start = f"/(?s:.*)/ <[{specials['</think>']}]> {start}"
+    if thinking == "allowed":
+        start = f"(<[{specials['<think>']}]> {start})?"
+    return f"start: {start} answer_of_reply\n" + _START.sub("answer_of_reply", text)
 
 
 def asked(

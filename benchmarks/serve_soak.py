@@ -341,7 +341,8 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = write_random(Path(folder) / "base", CONTEXT)
-        folders = {f"adapter-{i}": path for i, path in enumerate(write_adapters(base, Path(folder), arguments.adapters))}
+        adapters = write_adapters(base, Path(folder), arguments.adapters)
+        folders = {f"adapter-{i}": path for i, path in enumerate(adapters)}
         given = [word for name, path in folders.items() for word in ("--adapter", f"{name}={path}")]
         with serving(base, *given, "--allow-adapter-loading") as server:
             tally = asyncio.run(soak(server, folders, arguments.requests, arguments.clients, arguments.seed))

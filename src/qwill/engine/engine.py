@@ -30,6 +30,7 @@ from qwill.engine.sampler import Sampled
 from qwill.engine.scheduler import Piece, Scheduler, Sequence
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from collections.abc import Sequence as Items
     from pathlib import Path
 
@@ -140,6 +141,22 @@ class Engine:
     def adapters(self) -> list[str]:
         """The names of the adapters that requests may have."""
         return self._adapters.names
+
+    def update_weights(self, tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> None:
+        """Replace weights where they lie (`replace_weights`, which says what it raises). What was cached is dropped;
+        requests that run go on with the new weights, by which all their tokens so far are computed again."""
+        from qwill.model.replace import replace_weights
+
+        try:
+            replace_weights(self.model, tensors)
+        finally:
+            self.executor.refresh()
+            self.pool.forget()
+            for sequence in list(self.scheduler.running):
+                self.scheduler.restart(sequence)
+            for running in self._requests.values():
+                if running.prompt_logprobs is not None and not running.forked:
+                    running.prompt_logprobs = [None]
 
     def _forget(self, running: Running) -> None:
         del self._requests[running.request.id]

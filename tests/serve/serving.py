@@ -161,5 +161,5 @@ def needs(method: str) -> Any:
 
 def counts(usage: dict[str, Any]) -> dict[str, Any]:
     """Usage but for what the prefix cache held, which depends on what was asked before."""
-    cached = ("prompt_tokens_details", "input_tokens_details")
-    return {name: value for name, value in usage.items() if name not in cached}
+    details = ("prompt_tokens_details", "input_tokens_details")
+    return {name: value for name, value in usage.items() if name not in details}

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class EngineSettings:
     """`blocks` of the cache, or as many as fit into `memory` bytes; at most `max_running` samples at a time and
-    `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given.
+    `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given, and float16
+    beside quantised weights in native code.
     `snapshots`: recurrent states kept for sharing, in models that have them."""
 
     blocks: int | None = None

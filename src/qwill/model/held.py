@@ -1,0 +1,64 @@
+"""A model's projections held as integers, and back: attention's and feed-forward's matrices, each expert's too.
+
+Embedding, head, norms, routers and the input projections of Gated DeltaNet stay floats, as in quantised folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from qwill.model.packed import Codes
+from qwill.model.project import Quantized
+from qwill.model.quantize import Scheme, quantize
+from qwill.model.transformer import Experts, Linear, Transformer
+
+PROJECTIONS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "out_proj")
+SCHEMES = {8: Scheme(8, 32), 4: Scheme(4, 32, symmetric=False)}
+
+
+@torch.no_grad()
+def hold(model: Transformer, bits: int) -> None:
+    """Round every projection to 8 or 4 bits in groups of 32 columns; one that is held in so many already stays.
+
+    Raises ModelError, naming the projection, where rows do not divide into groups.
+    """
+    for module, attribute in _projections(model):
+        weight = getattr(module, attribute)
+        if isinstance(weight, Quantized):
+            if weight.bits == bits:
+                continue
+            weight = weight.dense(torch.float32)
+        matrices = [quantize(matrix, SCHEMES[bits]) for matrix in weight.reshape(-1, *weight.shape[-2:])]
+        delattr(module, attribute)
+        setattr(module, attribute, Quantized(matrices[0] if weight.dim() == 2 else _stacked(matrices)))
+
+
+@torch.no_grad()
+def multiply_out(model: Transformer) -> None:
+    """Every weight that is held as integers becomes floats of the embedding's type."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Quantized):
+                delattr(module, name)
+                setattr(module, name, nn.Parameter(child.dense(model.embed_tokens.weight.dtype)))
+
+
+def _projections(model: Transformer) -> Iterator[tuple[nn.Module, str]]:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Experts):
+            yield from ((module, "gate_up"), (module, "down"))
+        elif isinstance(module, Linear) and name.endswith(PROJECTIONS):
+            yield module, "weight"
+
+
+def _stacked(matrices: list[Codes]) -> Codes:
+    def all_of(part: str) -> Tensor | None:
+        found = [getattr(codes, part) for codes in matrices]
+        return None if found[0] is None else torch.stack(found)
+
+    values, scale = all_of("values"), all_of("scale")
+    assert values is not None and scale is not None
+    return Codes(matrices[0].bits, matrices[0].columns, values, scale, all_of("zero"), all_of("minimum"))

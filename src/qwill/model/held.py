@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from qwill.base.errors import ModelError
 from qwill.model.packed import Codes
 from qwill.model.project import Quantized
 from qwill.model.quantize import Scheme, quantize
@@ -25,13 +26,16 @@ def hold(model: Transformer, bits: int) -> None:
 
     Raises ModelError, naming the projection, where rows do not divide into groups.
     """
-    for module, attribute in _projections(model):
+    for name, module, attribute in _projections(model):
         weight = getattr(module, attribute)
         if isinstance(weight, Quantized):
             if weight.bits == bits:
                 continue
             weight = weight.dense(torch.float32)
-        matrices = [quantize(matrix, SCHEMES[bits]) for matrix in weight.reshape(-1, *weight.shape[-2:])]
+        try:
+            matrices = [quantize(matrix, SCHEMES[bits]) for matrix in weight.reshape(-1, *weight.shape[-2:])]
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from None
         delattr(module, attribute)
         setattr(module, attribute, Quantized(matrices[0] if weight.dim() == 2 else _stacked(matrices)))
 
@@ -46,12 +50,12 @@ def multiply_out(model: Transformer) -> None:
                 setattr(module, name, nn.Parameter(child.dense(model.embed_tokens.weight.dtype)))
 
 
-def _projections(model: Transformer) -> Iterator[tuple[nn.Module, str]]:
+def _projections(model: Transformer) -> Iterator[tuple[str, nn.Module, str]]:
     for name, module in list(model.named_modules()):
         if isinstance(module, Experts):
-            yield from ((module, "gate_up"), (module, "down"))
+            yield from ((name, module, "gate_up"), (name, module, "down"))
         elif isinstance(module, Linear) and name.endswith(PROJECTIONS):
-            yield module, "weight"
+            yield name, module, "weight"
 
 
 def _stacked(matrices: list[Codes]) -> Codes:

@@ -225,7 +225,7 @@ def chat(model: str) -> int:
     help="auto: integers stay integers where native code runs them. int8, int4: round to groups of 32.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of float weights."
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of floats."
 )
 @click.option(
     "--kv-cache", type=click.Choice(["float32", "bfloat16", "float16", "int8"]),

@@ -36,7 +36,6 @@ class Scheme:
     bits: Literal[8, 4] = 8
     group_size: int | None = None
     format: Literal["pack-quantized", "int-quantized"] = "pack-quantized"
-    symmetric: bool = True
 
     def __post_init__(self) -> None:
         if self.bits == 4 and self.format == "int-quantized":
@@ -49,7 +48,7 @@ class Scheme:
         strategy = {"strategy": "channel"} if self.group_size is None else {
             "strategy": "group", "group_size": self.group_size
         }  # fmt: skip
-        weights = {"num_bits": self.bits, "type": "int", "symmetric": self.symmetric, "dynamic": False, **strategy}
+        weights = {"num_bits": self.bits, "type": "int", "symmetric": True, "dynamic": False, **strategy}
         group: dict[str, Any] = {"targets": ["Linear"], "weights": weights}
         group |= {"input_activations": None, "output_activations": None}
         groups, form = {"group_0": group}, str(self.format)
@@ -81,57 +80,25 @@ class QuantizedSize:
     matrices: int
 
 
-def quantize(weight_OI: Tensor, scheme: Scheme = INT8) -> Codes:
-    """Symmetric: the nearest codes, weight ≈ values · scale, at most half a scale away; a group of zeros has scale 1.
-    Otherwise weight ≈ (values − zero) · scale with the least squared error of those tried (`_fitted`).
+def quantize(weight_OI: Tensor, scheme: Scheme = INT8, scale_dtype: torch.dtype | None = None) -> Codes:
+    """The nearest codes, symmetric: weight ≈ values · scale, at most half a scale away; a group of zeros has scale 1.
 
-    The scale is of the weight's type: transformers computes with experts in the type of their scales. Raises ModelError
-    when the columns are no multiple of the group size.
+    The scale is of the weight's type unless told otherwise: transformers computes with experts in the type of their
+    scales. Raises ModelError when the columns are no multiple of the group size.
     """
     rows, columns = weight_OI.shape
     size, top = scheme.group_size or columns, 127 if scheme.bits == 8 else 7
     if columns % size:
         raise ModelError(f"rows of {columns} weights do not divide into groups of {size}; choose another group_size.")
-    wide = weight_OI.float().reshape(rows, -1, size)
-    if not scheme.symmetric:
-        return _fitted(wide, scheme.bits, weight_OI.dtype)
+    wide = weight_OI.float().view(rows, -1, size)
     largest = wide.abs().amax(2)
-    scale = (largest / top).to(weight_OI.dtype)
+    scale = (largest / top).to(scale_dtype or weight_OI.dtype)
     # A scale that rounding made too small would cut the largest weights off.
     short = scale.float() * (top + 0.5) < largest
     scale = torch.where(short, torch.nextafter(scale, torch.full_like(scale, torch.inf)), scale)
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     values = torch.round(wide / scale.float()[..., None]).clamp_(-top, top).to(torch.int8).view(rows, columns)
     return Codes.of(values, scale, scheme.bits)
-
-
-def _fitted(weight_OGS: Tensor, bits: int, dtype: torch.dtype) -> Codes:
-    """Codes with a zero point for each group, which is a code itself, so that 0 stays exactly 0.
-
-    Ranges from 5 % wider to 40 % narrower than the group's own are tried, each with three zero points; the codes of
-    each give the scale with the least squares. (As llama.cpp's `make_qkx2_quants` does for minima.)
-    """
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    lowest, highest = weight_OGS.amin(2, keepdim=True).clamp_(max=0), weight_OGS.amax(2, keepdim=True).clamp_(min=0)
-    best = torch.full_like(lowest, torch.inf)
-    values, scale, zero = torch.zeros_like(weight_OGS), torch.ones_like(lowest), torch.zeros_like(lowest)
-    for part in torch.linspace(1.05, 0.6, 16).tolist():
-        step = (highest - lowest) * (part / (high - low))
-        step = torch.where(step > 0, step, torch.ones_like(step))
-        for shift in (-1, 0, 1):
-            at = (torch.round(low - lowest * part / step) + shift).clamp_(low, high)
-            code = (torch.round(weight_OGS / step) + at).clamp_(low, high)
-            whole = code - at
-            square = whole.square().sum(2, keepdim=True)
-            fitted = ((weight_OGS * whole).sum(2, keepdim=True) / square.clamp_(min=1)).to(dtype).float()
-            error = (whole * fitted - weight_OGS).square_().sum(2, keepdim=True)
-            better = (error < best) & (fitted > 0)
-            best = torch.where(better, error, best)
-            values, scale, zero = (
-                torch.where(better, new, old) for new, old in ((code, values), (fitted, scale), (at, zero))
-            )
-    integers = values.to(torch.int8).flatten(1)
-    return Codes.of(integers, scale[..., 0].to(dtype), bits, zero[..., 0].to(torch.int8))
 
 
 def is_quantized(name: str) -> bool:

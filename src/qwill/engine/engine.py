@@ -60,12 +60,13 @@ class Engine:
             vocab_size = tokenizer.vocab_size
         self.context, self.vocab_size = c.max_position_embeddings, min(c.vocab_size, vocab_size or c.vocab_size)
         dtype = getattr(torch, s.kv_dtype) if s.kv_dtype else None
-        blocks = s.blocks or blocks_in(s, c, dtype or model.embed_tokens.weight.dtype)
         snapshots = s.snapshots if c.has_linear else 0
         states = s.max_running + snapshots if c.has_linear else 0
         # Native where it can be: it copies the weights, and its blocks are whole vectors of the processor.
         fits = native.suits(model) and dtype in (None, *native.KINDS) and s.block_size % native.lanes() == 0
         kind = native.NativeExecutor if fits else TorchExecutor
+        usual = native.cache_dtype(model) if fits else model.embed_tokens.weight.dtype
+        blocks = s.blocks or blocks_in(s, c, dtype or usual)
         self.executor: Executor = kind(model, blocks, s.block_size, states, dtype)
         self.pool = BlockPool(blocks, s.block_size, snapshots, s.max_running)
         # Recurrent states without a snapshot can't be shared, and then neither can what belongs to them.

@@ -70,11 +70,13 @@ def check_local_chat_completions(job: Job) -> None:
 
 
 def print_samples(kind: str, arguments: dict[str, Any], limit: int | None) -> None:
+    """Of each document of a task its replies: texts, [log-likelihood, is_greedy], or [log-likelihood] of a text."""
     found = evaluate(kind, arguments, list(TASKS), limit)
-    samples = {
-        task: [[r[0] for r in s["resps"]] for s in sorted(found["samples"][task], key=lambda s: s["doc_id"])]
-        for task in TASKS
-    }
+    samples = {}
+    for task in TASKS:
+        documents = sorted(found["samples"][task], key=lambda s: s["doc_id"])
+        replies = [[r[0] for r in s["resps"]] for s in documents]
+        samples[task] = [[[r] if isinstance(r, float) else r for r in of_one] for of_one in replies]
     scores = {
         f"{task} {name}": value
         for task, values in found["results"].items() for name, value in values.items()

@@ -158,4 +158,5 @@ def needs(method: str) -> Any:
 
 def counts(usage: dict[str, Any]) -> dict[str, Any]:
     """Usage but for what the prefix cache held, which depends on what was asked before."""
-    return {name: value for name, value in usage.items() if name not in ("prompt_tokens_details", "input_tokens_details")}
+    details = ("prompt_tokens_details", "input_tokens_details")
+    return {name: value for name, value in usage.items() if name not in details}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qwill.base.errors import DataError
 from qwill.engine import native
+from qwill.engine.adapters import Adapters
 from qwill.engine.blocks import BlockPool
 from qwill.engine.checks import check_request
 from qwill.engine.choose import choose
@@ -30,6 +31,7 @@ from qwill.engine.scheduler import Piece, Scheduler, Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
+    from pathlib import Path
 
     from qwill.model.transformer import Transformer
     from qwill.text.tokenizer import Tokenizer
@@ -71,6 +73,7 @@ class Engine:
         self._tables = np.zeros((s.max_running, -(-self.context // s.block_size)), dtype=np.int32)
         self._requests: dict[str, Running] = {}
         self._due: list[Event] = []
+        self._adapters = Adapters(model, self.executor, self.pool, s.adapters)
         self.failure: BaseException | None = None  # why a pass was lost
         self._prompt_tokens = self._cached = self._tokens = 0
         specials = tokenizer.specials if tokenizer is not None else {}
@@ -100,14 +103,18 @@ class Engine:
         check_request(request, self.model.config, self.vocab_size, room, self.tokenizer is not None, marks)
         if request.id in self._requests:
             raise DataError(f"there is a request {request.id!r} already: give each its own id")
-        if request.adapter is not None:
-            raise DataError(f"there is no adapter {request.adapter!r}: none is loaded")
+        adapter = None if request.adapter is None else self._adapters.find(request.adapter)
         scored = request.prompt_logprobs is not None
         chunk = PROMPT_CHUNK if scored else None
         sequence = Sequence(request.id, 0, list(request.prompt), reuse=not scored, chunk=chunk)
+        if adapter is not None:
+            sequence.namespace, sequence.adapter = adapter.namespace, adapter.number
         limit = min(request.sampling.max_tokens, self.context - prompt, room - prompt)
         running = Running(request, limit, self.tokenizer, self._think, self._answer)
         running.start(sequence)
+        if adapter is not None:
+            running.adapter = adapter
+            adapter.users += 1
         if scored:
             running.prompt_logprobs = [None]
         self._requests[request.id] = running
@@ -116,19 +123,38 @@ class Engine:
 
     def cancel(self, request_id: str) -> None:
         """End a request now: what it held is free at once. Its samples' last events come with the next `step`."""
-        running = self._requests.pop(request_id, None)
-        if running is not None:
-            self._end(running, "cancel", None, self._due)
+        if request_id in self._requests:
+            self._end(self._requests[request_id], "cancel", None, self._due)
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Have the PEFT adapter in a folder for requests that name it. Raises `DataError` for a name that is taken and
+        when there are too many, ModelError or CheckpointError for a folder that holds no adapter of this model."""
+        self._adapters.load(name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """No new request can have it; those that have it are finished with it. Raises `DataError` for an unknown
+        name."""
+        self._adapters.unload(name)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that requests may have."""
+        return self._adapters.names
+
+    def _forget(self, running: Running) -> None:
+        del self._requests[running.request.id]
+        if running.adapter is not None:
+            self._adapters.leave(running.adapter)
 
     def _end(self, running: Running, reason: FinishReason, error: str | None, events: list[Event]) -> None:
         """End the replies of a request that still run."""
-        self._requests.pop(running.request.id, None)
         ended = set(range(running.request.n))
         if running.forked and not running.chooses:
             ended = {reply.sequence.sample for reply in running.replies if not reply.reason}
         for reply in running.replies:
             self.scheduler.finish(reply.sequence)
             reply.reason = reply.reason or reason
+        self._forget(running)
         size, cached = len(running.request.prompt), running.replies[0].sequence.cached or 0
         for i in sorted(ended):
             events.append(Event(running.request.id, i, [], "", None, reason, None, error, size, cached))
@@ -215,7 +241,7 @@ class Engine:
         blocks: list[tuple[int, int]] = []
         states: list[tuple[int, int]] = []
         for number in range(1, running.count):
-            other = Sequence(request.id, number, list(sequence.tokens), sequence.namespace)
+            other = Sequence(request.id, number, list(sequence.tokens), sequence.namespace, sequence.adapter)
             running.start(other)
             pairs = self.scheduler.fork(sequence, other)
             blocks += pairs[0]
@@ -285,6 +311,6 @@ class Engine:
             events.append(reply.event(reply.sequence.sample))
         running.left -= 1
         if not running.left:
-            del self._requests[running.request.id]
+            self._forget(running)
             if running.chooses:
                 events += [other.event(number) for number, other in enumerate(running.best())]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from qwill.base.native_build import compile_library
+from qwill.engine.native_adapters import COUNT, LowRankStruct, NativeAdapter
 from qwill.engine.native_weights import SPAN, Matrix, lay_out, suits_codes
 from qwill.model import native as model_native
 from qwill.model import native_library, ops
@@ -28,6 +29,7 @@ from qwill.model.transformer import Experts
 
 if TYPE_CHECKING:
     from qwill.engine.executor import Step
+    from qwill.model.lora import Adapter
     from qwill.model.transformer import Layer, Transformer
 
 GROUP = 4  # as in forward.c: query heads that share a pass over the keys
@@ -35,7 +37,8 @@ SMALL = 1_000_000  # weights · tokens of a pass; below, a second thread costs m
 KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}  # how keys and values are held, as in attend.h
 HEAD = Scheme(bits=8, group_size=32)  # of a quantised model's head, where the files hold floats
 HEADERS = [
-    native_library.ROWS, native_library.ATTEND, ("codes.h", "qwill.engine"), ("codes_tile.h", "qwill.engine")
+    native_library.ROWS, native_library.ATTEND, ("codes.h", "qwill.engine"), ("codes_tile.h", "qwill.engine"),
+    ("phases.h", "qwill.engine"), ("low_rank.h", "qwill.engine"),
 ]  # fmt: skip
 # The structures of forward.c, field by field.
 _SIZES = ["layers", "hidden", "heads", "kv_heads", "head_dim", "top_k", "renormalise", "block", "kind"]
@@ -43,7 +46,7 @@ _NORMS = ["norm1", "q_norm", "k_norm", "norm2"]
 _MATRICES = ["qkv", "out", "router", "gate_up", "down"]
 _CACHE = ["keys", "values", "key_scale", "value_scale"]
 _SPACE = [
-    "x", "normed", "qkv", "attended", "router", "weight", "scale", "act", "expert_out", "scores", "normed_codes",
+    "x", "normed", "qkv", "attended", "router", "weight", "scale", "act", "expert_out", "scores", "low", "normed_codes",
     "attended_codes", "act_codes", "chosen", "place", "token", "start", "phases",
 ]  # fmt: skip
 
@@ -56,18 +59,18 @@ class _Model(ctypes.Structure):
 
 class _Layer(ctypes.Structure):
     _fields_ = [("experts", ctypes.c_int64), *((n, ctypes.c_void_p) for n in _NORMS)]
-    _fields_ += [(n, Matrix) for n in _MATRICES] + [(n, ctypes.c_void_p) for n in _CACHE]
+    _fields_ += [(n, Matrix) for n in _MATRICES] + [(n, ctypes.c_void_p) for n in ("updates", *_CACHE)]
 
 
 class _Work(ctypes.Structure):
-    _fields_ = [*((n, ctypes.c_void_p) for n in _SPACE), ("capacity", ctypes.c_int64)]
+    _fields_ = [*((n, ctypes.c_void_p) for n in _SPACE), ("capacity", ctypes.c_int64), ("rank", ctypes.c_int64)]
 
 
 class _Pass(ctypes.Structure):
     _fields_ = [(n, ctypes.c_int64) for n in ("n", "sequences", "width", "outputs")]
     _fields_ += [
         (n, ctypes.c_void_p)
-        for n in ("tokens", "positions", "sequence", "output_rows", "tables", "logits", "experts")
+        for n in ("tokens", "positions", "sequence", "output_rows", "tables", "logits", "experts", "adapter")
     ]
 
 
@@ -88,7 +91,7 @@ def lanes() -> int:
 
 def suits(model: Transformer) -> bool:
     """Whether the native executor can run this model here: no Gated DeltaNet, gated attention or shared expert, no
-    adapter, and quantised weights only in groups that it knows."""
+    adapter on it (those of the engine are its own), and quantised weights only in groups that it knows."""
     config = model.config
     if config.model_type in HYBRID or config.shared_expert_intermediate_size:
         return False
@@ -129,6 +132,7 @@ class NativeExecutor:
         self._make_cache()
         self._work, self._width = _Work(), 0
         self._logits = torch.empty(0)
+        self._adapters: dict[int, NativeAdapter] = {}
         self._set_positions(min(config.max_position_embeddings, 4096))
 
     def refresh(self) -> None:
@@ -155,6 +159,7 @@ class NativeExecutor:
         self._cost = sum(tensor.numel() for tensor in self._keep)
         if hasattr(self, "cache"):
             self._place_cache()
+            self._place_adapters()
             self._model.cos, self._model.sin = (table.data_ptr() for table in self._rope)
 
     # -- weights
@@ -186,16 +191,22 @@ class NativeExecutor:
             struct, kept = lay_out(codes, half, self._fresh)
             self._keep += kept
             return Matrix(struct, None, self._point(bias), struct.columns, struct.k)
-        weight = weight.detach().contiguous()
-        experts = weight if weight.dim() == 3 else weight[None]
+        experts = weight.detach() if weight.dim() == 3 else weight.detach()[None]
+        packed = self._pack(experts, half)
+        self._keep.append(packed)
+        columns, k = experts.shape[1:]
+        return Matrix(packed=packed.data_ptr(), bias=self._point(bias), columns=columns, k=k)
+
+    def _pack(self, experts: Tensor, half: int) -> Tensor:
+        """[E, columns, k] in panels."""
+        experts = experts.contiguous()
         _, columns, k = experts.shape
         panels = -(-half // self._lanes) if half else -(-columns // (2 * self._lanes))
         packed = self._fresh((len(experts), panels, k, 2 * self._lanes))
         sizes = [ctypes.c_int64(size) for size in (columns, k, half)]
         for source, target in zip(experts, packed, strict=True):
             self._lib.pack(_pointer(source), *sizes, _pointer(target), self._threads)
-        self._keep.append(packed)
-        return Matrix(packed=packed.data_ptr(), bias=self._point(bias), columns=columns, k=k)
+        return packed
 
     def _layer(self, layer: Layer) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -223,6 +234,29 @@ class NativeExecutor:
             router = mlp.gate.weight  # its choices are made in float32
             made.router = self._matrix(router.dense(torch.float32) if isinstance(router, Quantized) else router)
         return made
+
+    # -- adapters
+
+    def put_adapter(self, number: int, adapter: Adapter) -> None:
+        self._adapters[number] = NativeAdapter(self._source, adapter, self._pack)
+        self._place_adapters()
+
+    def remove_adapter(self, number: int) -> None:
+        del self._adapters[number]
+        self._place_adapters()
+
+    def _place_adapters(self) -> None:
+        """Each layer's table of adapters, by number."""
+        count = max(self._adapters, default=-1) + 1
+        self._updates = [(LowRankStruct * (count * COUNT))() for _ in self._layers]
+        for number, adapter in self._adapters.items():
+            for table, own in zip(self._updates, adapter.layers, strict=True):
+                table[number * COUNT : (number + 1) * COUNT] = own[:]
+        for layer, table in zip(self._layers, self._updates, strict=True):
+            layer.updates = ctypes.addressof(table)
+        rank = max((adapter.rank for adapter in self._adapters.values()), default=0)
+        if rank > self._work.rank:
+            self._work.rank, self._width = rank, 0
 
     # -- cache
 
@@ -282,6 +316,7 @@ class NativeExecutor:
             "scale": n * top_k,
             "act": n * top_k * (ff + 31),
             "expert_out": n * top_k * c.hidden_size,
+            "low": n * top_k * self._work.rank,
         }
         codes = {"normed_codes": (n, c.hidden_size), "attended_codes": (n, query), "act_codes": (n * top_k, ff)}
         indices = dict.fromkeys(("chosen", "place", "token"), n * top_k) | {"start": experts + 1}
@@ -309,11 +344,15 @@ class NativeExecutor:
         if step.experts:
             sparse = sum(layer.experts > 0 for layer in self._layers)
             self.experts_LNk = torch.empty(sparse, n, self._config.num_experts_per_tok, dtype=torch.int64)
+        adapter_N = None
+        if self._adapters and (adapter_R := step.adapters_R.numpy()).max() >= 0:
+            adapter_N = adapter_R[sequence_N]
         given = _Pass(
             n=n, sequences=len(borders) - 1, width=step.tables_RM.shape[1], outputs=outputs,
             tokens=step.tokens_N.data_ptr(), positions=step.positions_N.data_ptr(), sequence=sequence_N.ctypes.data,
             output_rows=step.rows.data_ptr(), tables=step.tables_RM.data_ptr(), logits=self._logits.data_ptr(),
             experts=self.experts_LNk.data_ptr() if self.experts_LNk is not None else None,
+            adapter=adapter_N.ctypes.data if adapter_N is not None else None,
         )  # fmt: skip
         threads = self._threads if n * self._cost > SMALL else 1
         self._lib.forward(

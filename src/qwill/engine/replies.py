@@ -11,6 +11,7 @@ from qwill.engine.request import Event, FinishReason, Request, TokenLogprob
 from qwill.engine.scheduler import Sequence
 
 if TYPE_CHECKING:
+    from qwill.engine.adapters import Loaded
     from qwill.engine.constrain import Guide
     from qwill.text.tokenizer import Tokenizer
 
@@ -28,6 +29,7 @@ class Running:
     replies: list[Reply] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] | None = None
     forked: bool = False
+    adapter: Loaded | None = None
 
     def __post_init__(self) -> None:
         r, s = self.request, self.request.sampling

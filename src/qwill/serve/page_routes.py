@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qwill.base.state import State
 from qwill.serve import conversations as history
+from qwill.serve.routes import failures, new_router
 
 UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 Identity = Annotated[str, Path(pattern=UUID)]
@@ -100,7 +101,7 @@ class WholeConversation(Conversation):
 
 def conversation_routes(state: State, tenant_of: Callable[[Request], str]) -> APIRouter:
     """The routes above on `state`. tenant_of: whose conversations a request may see; raises where it may see none."""
-    router = APIRouter(prefix="/qwill/conversations", tags=["page"])
+    router = new_router(prefix="/qwill/conversations", tags=["page"], responses=failures())
 
     @router.get("", response_model=Listing)
     def ls(

@@ -26,8 +26,8 @@ class Sequence:
     being computed in this pass) in `blocks`, `state` being the slot of its recurrent state.
 
     `namespace`: only sequences of the same one share. `adapter`: the number of its adapter, −1: none. `reuse`: whether
-    it may start from what is cached. `chunk`: most tokens of one pass. `cached`: how many tokens were found in the cache
-    when it first started. `placed` is for whoever makes passes: how many of its blocks it has noted.
+    it may start from what is cached. `chunk`: most tokens of one pass. `cached`: how many tokens were found in the
+    cache when it first started. `placed` is for whoever makes passes: how many of its blocks it has noted.
     """
 
     request: str

@@ -28,6 +28,7 @@ def run_serve(
     dtype: str,
     device: str,
     threads: int,
+    weights: str,
     engine: Mapping[str, Any],
     as_json: bool,
 ) -> int:
@@ -44,7 +45,7 @@ def run_serve(
     makers: dict[str, Callable[[], Client]] = {}
     for i, name in enumerate(named):
         reference = "smollm2" if named[name] == "smollm2" else places[name]
-        options = EngineOptions(reference, dtype, device, threads, dict(engine), loras if i == 0 else {})
+        options = EngineOptions(reference, dtype, device, threads, weights, dict(engine), loras if i == 0 else {})
         makers[name] = partial(EngineClient, partial(load_engine, options))
     return start(makers, named, settings, as_json)
 

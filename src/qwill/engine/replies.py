@@ -85,6 +85,7 @@ class Reply:
     draws: list[float] = field(default_factory=list)
     draws_of: int = -1
     retried: bool = False
+    embedding: list[float] | None = None
 
     @property
     def forced(self) -> bool:
@@ -148,5 +149,5 @@ class Reply:
         return Event(
             request.id, number, new, text, scores if request.logprobs is not None else None, self.reason,
             self.text.found if self.text is not None else None, None, len(request.prompt),
-            running.replies[0].sequence.cached or 0, prompt,
+            running.replies[0].sequence.cached or 0, prompt, self.embedding,
         )  # fmt: skip

@@ -18,7 +18,8 @@ class Request:
     reply, `stop_ids` are part of `token_ids` only. `thinking_budget`: tokens of a thinking block before `</think>` is
     forced. `logprobs`: how many alternatives are given beside each token's own (None: nothing); `prompt_logprobs` the
     same for the prompt. With `whole` each sample is told once, when it has ended (one that is cancelled or fails has no
-    tokens then). A greater `priority` goes first.
+    tokens then). With `embed` nothing is said after the prompt, but the hidden state at its end is given. A greater
+    `priority` goes first.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Request:
     adapter: str | None = None
     priority: int = 0
     whole: bool = False
+    embed: bool = False
 
 
 @dataclass(slots=True)
@@ -53,7 +55,8 @@ class TokenLogprob:
 @dataclass(slots=True)
 class Event:
     """What a pass gave for one sample of a request. `text` is what may be shown now. `prompt_logprobs` (the first is
-    None) come with the first event of sample 0."""
+    None) come with the first event of sample 0. `embedding`: the hidden state after the last norm at the prompt's end,
+    of length 1."""
 
     request: str
     sample: int
@@ -66,6 +69,7 @@ class Event:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob | None] | None = None
+    embedding: list[float] | None = None
 
 
 @dataclass(frozen=True)

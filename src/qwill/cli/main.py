@@ -221,7 +221,15 @@ def chat(model: str) -> int:
 @click.option("--state", metavar="URL", help="The database of keys and conversations.  [default: ~/.qwill]")
 @click.option("--thinking", is_flag=True, help="Let models think unless a request says otherwise.")
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the weights."
+    "--weights", type=click.Choice(["auto", "float", "int8", "int4"]), default="auto", show_default=True,
+    help="auto: integers stay integers where native code runs them. int8, int4: round to groups of 32.",
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of floats."
+)
+@click.option(
+    "--kv-cache", type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
+    help="How keys and values are kept.  [default: as --dtype; float16 beside integer weights]",
 )
 @click.option("--device", default="cpu", show_default=True, help="Where the models run: cpu, cuda, …")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads of an engine; 0: all.")
@@ -235,8 +243,9 @@ def chat(model: str) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
 def serve_models(
     models: tuple[str, ...], host: str, port: int, adapters: tuple[str, ...], api_key_required: bool, state: str | None,
-    thinking: bool, dtype: str, device: str, threads: int, queue: int, timeout: float, max_body: int, drain: float,
-    origins: tuple[str, ...], allow_adapter_loading: bool, log_prompts: bool, as_json: bool,
+    thinking: bool, weights: str, dtype: str, kv_cache: str | None, device: str, threads: int, queue: int,
+    timeout: float, max_body: int, drain: float, origins: tuple[str, ...], allow_adapter_loading: bool,
+    log_prompts: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Serve MODEL to OpenAI's and Anthropic's clients, and a page to talk with it.
 
@@ -249,7 +258,7 @@ def serve_models(
         host, port, api_key_required, state, thinking, max_body << 20, queue, timeout,
         drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
     )  # fmt: skip
-    return run_serve(models, adapters, settings, dtype, device, threads, {}, as_json)
+    return run_serve(models, adapters, settings, dtype, device, threads, weights, {"kv_dtype": kv_cache}, as_json)
 
 
 serve = Itself(serve_models)

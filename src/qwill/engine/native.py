@@ -8,6 +8,7 @@ the rest of the batch at all, not even in the last bit.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, cast
@@ -104,11 +105,15 @@ def suits(model: Transformer) -> bool:
     return lib is not None and weight.is_contiguous() and config.head_dim % lib.lanes() == 0
 
 
+def cache_dtype(model: Transformer) -> torch.dtype:
+    """How keys and values are held unless told otherwise: in half floats beside quantised weights."""
+    return torch.float16 if any(isinstance(m, Quantized) for m in model.modules()) else torch.float32
+
+
 class NativeExecutor:
     """An `Executor` (executor.py). Weights are copied when it is made; `refresh` copies them again.
 
-    kv_dtype: float32, float16 or int8 (a scale for each token and head); None: float32 with float weights, float16 with
-    quantised ones.
+    kv_dtype: float32, float16 or int8 (a scale for each token and head); None: as `cache_dtype` says.
     """
 
     def __init__(
@@ -129,7 +134,7 @@ class NativeExecutor:
         self.experts_LNk: Tensor | None = None
         self.hidden_BD: Tensor | None = None
         self.quantized = any(isinstance(m, Quantized) for m in model.modules())
-        self._kv_dtype = kv_dtype or (torch.float16 if self.quantized else torch.float32)
+        self._kv_dtype = kv_dtype or cache_dtype(model)
         self._keep: list[Tensor] = []  # what the structures point into
         self._spare: list[Tensor] = []
         self.refresh()
@@ -176,6 +181,14 @@ class NativeExecutor:
         tensor = torch.empty(shape, dtype=dtype)
         self._lib.use_large_pages(_pointer(tensor), ctypes.c_int64(tensor.nbytes))
         return tensor
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Zeros that take memory when they are first written: a start need not wait for a gigabyte of them."""
+        size = math.prod(shape) * dtype.itemsize
+        flat = torch.from_numpy(np.zeros(size + 64, np.int8))
+        flat = flat[-flat.data_ptr() % 64 :][:size]  # vectors don't cross cache lines
+        self._lib.use_large_pages(_pointer(flat), ctypes.c_int64(size))
+        return flat.view(dtype).view(shape)
 
     def _point(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -273,9 +286,10 @@ class NativeExecutor:
         outer = (c.num_hidden_layers, self.blocks, c.num_key_value_heads)
         keys = (*outer, self.block_size // self._lanes, c.head_dim, self._lanes)
         values = (*outer, self.block_size, c.head_dim)
-        self.cache = [self._fresh(shape, self._kv_dtype).zero_() for shape in (keys, values)]
+        shapes = [(keys, self._kv_dtype), (values, self._kv_dtype)]
         if self._kv_dtype == torch.int8:
-            self.cache += [self._fresh((*outer, self.block_size)).zero_() for _ in range(2)]
+            shapes += [((*outer, self.block_size), torch.float32)] * 2
+        self.cache = [self._zeros(shape, dtype) for shape, dtype in shapes]
         self._place_cache()
 
     def grow(self, blocks: int) -> None:

@@ -131,6 +131,7 @@ class EngineOptions:
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 0  # 0: as many as PyTorch takes
+    weights: str = "auto"  # as in engine.language_model.load
     engine: Mapping[str, Any] = field(default_factory=dict)  # fields of engine.EngineSettings
     adapters: Mapping[str, str] = field(default_factory=dict)  # name: folder
 
@@ -167,7 +168,7 @@ def load_engine(options: EngineOptions) -> tuple[Engine, ModelInfo]:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    lm = load(options.reference, options.dtype, options.device)
+    lm = load(options.reference, options.dtype, options.device, options.weights)  # type: ignore[arg-type]
     engine = RealEngine(lm.model, lm.tokenizer, EngineSettings(**options.engine))
     for name, folder in options.adapters.items():
         engine.load_adapter(name, folder)

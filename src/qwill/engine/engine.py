@@ -219,7 +219,7 @@ class Engine:
         if not pieces:
             return events
         try:
-            logits, rows = self._run(pieces)
+            logits, rows, token_rows = self._run(pieces)
         except BaseException as error:
             # The pass is lost, and with it all that it was to write.
             self.failure = error
@@ -245,22 +245,28 @@ class Engine:
                 else:
                     ready += self._fork(running, sequence)
                     at += [last - 1] * running.count
+        if self.executor.experts_LNk is not None:
+            experts_BLk = self.executor.experts_LNk[:, token_rows].transpose(0, 1)
+            for reply, row in zip(ready, at, strict=True):
+                if reply.running.request.experts:
+                    reply.experts = experts_BLk[row].tolist()
         if ready:
             masks = self._masks(ready, events)
             for part, own_BV, chosen in choose(ready, at, logits, self.vocab_size, masks):
                 self._accept(part, own_BV, chosen, events)
         return events
 
-    def _run(self, pieces: list[Piece]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """The pass's logits and, for each piece, which rows of them are its own."""
+    def _run(self, pieces: list[Piece]) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
+        """The pass's logits; for each piece, which rows of them are its own; of which of the pass's tokens they are."""
         if sources := [(p.source, p.sequence.state) for p in pieces if p.source >= 0]:
             self.executor.copy_states(*map(list, zip(*sources, strict=True)))
         scored = {p.sequence for p in pieces if not p.sequence.reuse and self._scores(p)}
         step, rows = step_of(pieces, scored, self._embedded, self.model.config.has_linear, self._tables)
+        step.experts = any(running.request.experts for running in self._requests.values())
         logits = self.executor.run(step)
         if copies := self.scheduler.snapshots(pieces):
             self.executor.copy_states(list(copies.values()), list(copies))
-        return logits, rows
+        return logits, rows, step.rows
 
     def _embed(self, pieces: list[Piece], events: list[Event]) -> None:
         """Tell the embeddings of the prompts whose end was in this pass."""
@@ -347,12 +353,13 @@ class Engine:
             if own != own:
                 self._broken(reply, events)
                 continue
-            if (count := running.request.logprobs) is not None:
+            if running.scored:
                 top: list[tuple[int, float]] = []
-                if count:
+                if count := running.request.logprobs:
                     warm = own_BV[i : i + 1] / (running.request.sampling.temperature or 1.0)
                     top = next(tops(warm.log_softmax(1), count))
-                reply.scores.append(TokenLogprob(token, own, sampled, top))
+                among = None if chosen.support is None else chosen.support[i]
+                reply.scores.append(TokenLogprob(token, own, sampled, top, among, reply.experts))
             try:
                 reply.append(token, own)
             except DataError as error:

@@ -112,7 +112,12 @@ class TorchExecutor:
         batch = Batch(step.tokens_N, step.positions_N, step.cu_seqlens).to(self._device)
         self._cache.place(step.tables_RM, step.lengths_R, step.states_R)
         with self._adapted(step):
-            hidden_ND = self._model(batch, self._cache).hidden_ND
+            output = self._model(batch, self._cache)
+        hidden_ND = output.hidden_ND
+        self.experts_LNk = None
+        if step.experts:
+            chosen = [stats.chosen_Nk for stats in output.router_stats or () if stats.chosen_Nk is not None]
+            self.experts_LNk = torch.stack(chosen).cpu()
         self.hidden_BD = None
         if step.hidden_rows is not None:
             self.hidden_BD = hidden_ND[step.hidden_rows.to(self._device)].float()

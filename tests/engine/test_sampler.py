@@ -255,5 +255,6 @@ def test_masked_draws_are_those_of_logits_that_were_edited(data):
 def test_a_mask_narrower_than_the_row_forbids_the_rest():
     logits = torch.arange(100.0)[None]
     for sampling in (Sampling(temperature=0), Sampling(), Sampling(top_k=5)):
-        got = sample(logits, torch.tensor([0.99], dtype=torch.float64), sampling, None, None, bits(torch.ones(1, 64) > 0))
+        drawn = torch.tensor([0.99], dtype=torch.float64)
+        got = sample(logits, drawn, sampling, None, None, bits(torch.ones(1, 64) > 0))
         assert int(got.tokens_B) in range(59, 64)

@@ -197,8 +197,7 @@ class Engine:
                     ready += self._fork(running, sequence)
                     at += [last - 1] * running.count
         if ready:
-            masks = self._masks(ready, events)
-            for part, own_BV, chosen in choose(ready, at, logits, self.vocab_size, masks):
+            for part, own_BV, chosen in choose(ready, at, logits, self.vocab_size):
                 self._accept(part, own_BV, chosen, events)
         return events
 
@@ -252,25 +251,6 @@ class Engine:
             self.executor.copy_states(*map(list, zip(*states, strict=True)))
         return running.replies
 
-    def _masks(self, ready: Items[Reply], events: list[Event]) -> Tensor | None:
-        """Bits of what each reply may say next, int32 [B, W], if one of them is constrained; a constraint that fails
-        ends its request."""
-        guides = [None if reply.reason else reply.guide for reply in ready]
-        if not any(guides):
-            return None
-        from qwill.engine.constrain import fill_masks
-
-        masks_BW = torch.empty((len(ready), -(-self.vocab_size // 32)), dtype=torch.int32)
-        try:
-            fill_masks(guides, masks_BW)
-        except DataError:  # whose?
-            for i, (reply, guide) in enumerate(zip(ready, guides, strict=True)):
-                try:
-                    fill_masks([guide], masks_BW[i : i + 1])
-                except DataError as error:
-                    self._end(reply.running, "error", str(error), events)
-        return masks_BW
-
     def _accept(self, part: Items[Reply], own_BV: Tensor, chosen: Sampled, events: list[Event]) -> None:
         values = chosen.tokens_B.tolist(), chosen.logprobs_B.tolist(), chosen.sampled_logprobs_B.tolist()
         for i, (reply, token, own, sampled) in enumerate(zip(part, *values, strict=True)):
@@ -293,6 +273,8 @@ class Engine:
                     top = next(tops(warm.log_softmax(1), count))
                 reply.scores.append(TokenLogprob(token, own, sampled, top))
             try:
+                if reply.failure:
+                    raise DataError(reply.failure)
                 reply.append(token, own)
             except DataError as error:
                 self._end(running, "error", str(error), events)

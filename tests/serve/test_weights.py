@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from tests.oracles.tiny_models import tiny
 
 from qwill.base.errors import QwillError
 from qwill.cli import serve as serve_command
@@ -18,7 +19,6 @@ from qwill.model.quantize import Scheme, quantize_folder
 from qwill.serve.engine_process import EngineOptions, load_engine
 from qwill.text.tokenizer import Tokenizer
 from qwill.text.vocabulary import to_characters
-from tests.oracles.tiny_models import tiny
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no C compiler: there is no native executor")
 

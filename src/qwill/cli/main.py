@@ -216,7 +216,7 @@ def chat(model: str) -> int:
 @click.argument("models", nargs=-1, required=True, metavar="MODEL|NAME=MODEL...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; if not here, with keys.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME=FOLDER", hidden=True)
+@click.option("--adapter", "adapters", multiple=True, metavar="NAME=FOLDER", help="An adapter on the first MODEL.")
 @click.option("--api-key-required", is_flag=True, help="Ask for a key on this machine too (`qwill serve keys create`).")
 @click.option("--state", metavar="URL", help="The database of keys and conversations.  [default: ~/.qwill]")
 @click.option("--thinking", is_flag=True, help="Let models think unless a request says otherwise.")
@@ -238,7 +238,7 @@ def chat(model: str) -> int:
 @click.option("--max-body", type=click.IntRange(min=1), default=16, show_default=True, help="MiB of a request's body.")
 @click.option("--drain", type=click.FloatRange(min=0), default=10, show_default=True, help="Seconds that streams get.")
 @click.option("--cors-origin", "origins", multiple=True, metavar="URL", help="A site whose pages may call this server.")
-@click.option("--allow-adapter-loading", is_flag=True, hidden=True)
+@click.option("--allow-adapter-loading", is_flag=True, help="Clients may load adapters from folders here.")
 @click.option("--log-prompts", is_flag=True, help="Put prompts and replies into the log.")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
 def serve_models(

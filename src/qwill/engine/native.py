@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 GROUP = 4  # as in forward.c: query heads that share a pass over the keys
 SMALL = 1_000_000  # weights · tokens of a pass; below, a second thread costs more than it brings
+PACKED = 4  # dimensions of what is laid out here; the model's own tensors have fewer
 KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}  # how keys and values are held, as in attend.h
 HEAD = Scheme(bits=8, group_size=32)  # of a quantised model's head, where the files hold floats
 HEADERS = [
@@ -133,6 +134,8 @@ class NativeExecutor:
         self.experts_LNk: Tensor | None = None
         self.quantized = any(isinstance(m, Quantized) for m in model.modules())
         self._kv_dtype = kv_dtype or cache_dtype(model)
+        self._keep: list[Tensor] = []  # what the structures point into
+        self._spare: list[Tensor] = []
         self.refresh()
         self._make_cache()
         self._work, self._width = _Work(), 0
@@ -141,9 +144,9 @@ class NativeExecutor:
         self._set_positions(min(config.max_position_embeddings, 4096))
 
     def refresh(self) -> None:
-        """Take over the model's weights again."""
+        """Take over the model's weights again, into the memory that they had."""
         config, model = self._config, self._source
-        self._keep: list[Tensor] = []  # what the structures point into
+        self._spare, self._keep = [t for t in self._keep if t.dim() == PACKED], []
         self._model = _Model(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -161,6 +164,7 @@ class NativeExecutor:
         )
         layers = [self._layer(cast("Layer", layer)) for layer in model.layers]
         self._layers = (_Layer * len(layers))(*layers)
+        self._spare = []
         self._cost = sum(tensor.numel() for tensor in self._keep)
         if hasattr(self, "cache"):
             self._place_cache()
@@ -170,6 +174,9 @@ class NativeExecutor:
     # -- weights
 
     def _fresh(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        for i, tensor in enumerate(self._spare):
+            if tensor.shape == shape and tensor.dtype == dtype:
+                return self._spare.pop(i)
         tensor = torch.empty(shape, dtype=dtype)
         self._lib.use_large_pages(_pointer(tensor), ctypes.c_int64(tensor.nbytes))
         return tensor

@@ -28,13 +28,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 
 def tiny_build(
-    context: int = 2000, seed: int = 0, kind: type[Engine] = Engine, **settings: Any
+    context: int = 2000, seed: int = 0, kind: type[Engine] = Engine, adapters: Any = None, **settings: Any
 ) -> tuple[Engine, ModelInfo]:
-    """`kind`: a subclass that misbehaves in some way. `settings`: EngineSettings'."""
+    """`kind`: a subclass that misbehaves in some way. `adapters`: name: folder. `settings`: EngineSettings'."""
     from tiny import chat_model
 
     lm = chat_model(context, seed)
-    return kind(lm.model, lm.tokenizer, EngineSettings(**{"memory": 64 << 20, **settings})), model_info(lm)
+    engine = kind(lm.model, lm.tokenizer, EngineSettings(**{"memory": 64 << 20, **settings}))
+    for name, folder in (adapters or {}).items():
+        engine.load_adapter(name, folder)
+    return engine, model_info(lm, adapters)
 
 
 class _Thread:

@@ -105,6 +105,14 @@ def test_methods_and_paths_that_are_not_there(server: Server, path: str) -> None
     checked(server.post(path + "/nothing", {}), path, 404, None)
 
 
+def test_a_path_of_several_routes_names_all_their_methods(guarded: Server) -> None:
+    path = "/qwill/conversations/00000000-0000-0000-0000-000000000000"
+    for at, allowed in (("/qwill/conversations", "GET, POST"), (path, "DELETE, GET, PATCH"), ("/qwill/export", "GET")):
+        answer = guarded.client.put(at, headers=guarded.keys)  # type: ignore[attr-defined]
+        checked(answer, at, 405, None, allowed)
+        assert answer.headers["allow"] == allowed
+
+
 SAMPLING: list[tuple[dict[str, Any], str, str]] = [
     ({"temperature": -0.1}, "temperature", "greater than or equal to 0"),
     ({"temperature": 1e9}, "temperature", "less than or equal to"),

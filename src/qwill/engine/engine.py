@@ -30,6 +30,7 @@ from qwill.engine.sampler import Sampled
 from qwill.engine.scheduler import Piece, Scheduler, Sequence
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from collections.abc import Sequence as Items
     from pathlib import Path
 
@@ -59,12 +60,13 @@ class Engine:
             vocab_size = tokenizer.vocab_size
         self.context, self.vocab_size = c.max_position_embeddings, min(c.vocab_size, vocab_size or c.vocab_size)
         dtype = getattr(torch, s.kv_dtype) if s.kv_dtype else None
-        blocks = s.blocks or blocks_in(s, c, dtype or model.embed_tokens.weight.dtype)
         snapshots = s.snapshots if c.has_linear else 0
         states = s.max_running + snapshots if c.has_linear else 0
         # Native where it can be: it copies the weights, and its blocks are whole vectors of the processor.
         fits = native.suits(model) and dtype in (None, *native.KINDS) and s.block_size % native.lanes() == 0
         kind = native.NativeExecutor if fits else TorchExecutor
+        usual = native.cache_dtype(model) if fits else model.embed_tokens.weight.dtype
+        blocks = s.blocks or blocks_in(s, c, dtype or usual)
         self.executor: Executor = kind(model, blocks, s.block_size, states, dtype)
         self.pool = BlockPool(blocks, s.block_size, snapshots, s.max_running)
         # Recurrent states without a snapshot can't be shared, and then neither can what belongs to them.
@@ -140,6 +142,22 @@ class Engine:
     def adapters(self) -> list[str]:
         """The names of the adapters that requests may have."""
         return self._adapters.names
+
+    def update_weights(self, tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> None:
+        """Replace weights where they lie (`replace_weights`, which says what it raises). What was cached is dropped;
+        requests that run go on with the new weights, by which all their tokens so far are computed again."""
+        from qwill.model.replace import replace_weights
+
+        try:
+            replace_weights(self.model, tensors)
+        finally:
+            self.executor.refresh()
+            self.pool.forget()
+            for sequence in list(self.scheduler.running):
+                self.scheduler.restart(sequence)
+            for running in self._requests.values():
+                if running.prompt_logprobs is not None and not running.forked:
+                    running.prompt_logprobs = [None]
 
     def _forget(self, running: Running) -> None:
         del self._requests[running.request.id]
@@ -252,21 +270,24 @@ class Engine:
             self.executor.copy_states(*map(list, zip(*states, strict=True)))
         return running.replies
 
-    def _masks(self, ready: Items[Reply], events: list[Event]) -> dict[Reply, Tensor]:
-        """What each constrained reply may say next, bool [V]; a constraint that fails ends its request."""
-        masks: dict[Reply, Tensor] = {}
-        for reply in ready:
-            if reply.guide is None or reply.reason:
-                continue
-            try:
-                bits = np.unpackbits(reply.guide.mask().view(np.uint8), bitorder="little")
-            except DataError as error:
-                self._end(reply.running, "error", str(error), events)
-                continue
-            allowed = torch.zeros(self.model.config.vocab_size, dtype=torch.bool)
-            allowed[: self.vocab_size] = torch.from_numpy(bits[: self.vocab_size].astype(bool))
-            masks[reply] = allowed
-        return masks
+    def _masks(self, ready: Items[Reply], events: list[Event]) -> Tensor | None:
+        """Bits of what each reply may say next, int32 [B, W], if one of them is constrained; a constraint that fails
+        ends its request."""
+        guides = [None if reply.reason else reply.guide for reply in ready]
+        if not any(guides):
+            return None
+        from qwill.engine.constrain import fill_masks
+
+        masks_BW = torch.empty((len(ready), -(-self.vocab_size // 32)), dtype=torch.int32)
+        try:
+            fill_masks(guides, masks_BW)
+        except DataError:  # whose?
+            for i, (reply, guide) in enumerate(zip(ready, guides, strict=True)):
+                try:
+                    fill_masks([guide], masks_BW[i : i + 1])
+                except DataError as error:
+                    self._end(reply.running, "error", str(error), events)
+        return masks_BW
 
     def _accept(self, part: Items[Reply], own_BV: Tensor, chosen: Sampled, events: list[Event]) -> None:
         values = chosen.tokens_B.tolist(), chosen.logprobs_B.tolist(), chosen.sampled_logprobs_B.tolist()

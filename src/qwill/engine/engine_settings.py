@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class EngineSettings:
     """`blocks` of the cache, or as many as fit into `memory` bytes; at most `max_running` samples at a time and
-    `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given.
-    `snapshots`: recurrent states kept for sharing, in models that have them. `adapters`: most at a time."""
+    `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given, and
+    float16 beside quantised weights in native code. `snapshots`: recurrent states kept for sharing, in models that have
+    them. `adapters`: most at a time."""
 
     blocks: int | None = None
     memory: int = 1 << 30

@@ -8,6 +8,7 @@ the rest of the batch at all, not even in the last bit.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, cast
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 GROUP = 4  # as in forward.c: query heads that share a pass over the keys
 SMALL = 1_000_000  # weights · tokens of a pass; below, a second thread costs more than it brings
+PACKED = 4  # dimensions of what is laid out here; the model's own tensors have fewer
 KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}  # how keys and values are held, as in attend.h
 HEAD = Scheme(bits=8, group_size=32)  # of a quantised model's head, where the files hold floats
 HEADERS = [
@@ -103,11 +105,15 @@ def suits(model: Transformer) -> bool:
     return lib is not None and weight.is_contiguous() and config.head_dim % lib.lanes() == 0
 
 
+def cache_dtype(model: Transformer) -> torch.dtype:
+    """How keys and values are held unless told otherwise: in half floats beside quantised weights."""
+    return torch.float16 if any(isinstance(m, Quantized) for m in model.modules()) else torch.float32
+
+
 class NativeExecutor:
     """An `Executor` (executor.py). Weights are copied when it is made; `refresh` copies them again.
 
-    kv_dtype: float32, float16 or int8 (a scale for each token and head); None: float32 with float weights, float16 with
-    quantised ones.
+    kv_dtype: float32, float16 or int8 (a scale for each token and head); None: as `cache_dtype` says.
     """
 
     def __init__(
@@ -127,7 +133,9 @@ class NativeExecutor:
         self.blocks, self.block_size = blocks, block_size
         self.experts_LNk: Tensor | None = None
         self.quantized = any(isinstance(m, Quantized) for m in model.modules())
-        self._kv_dtype = kv_dtype or (torch.float16 if self.quantized else torch.float32)
+        self._kv_dtype = kv_dtype or cache_dtype(model)
+        self._keep: list[Tensor] = []  # what the structures point into
+        self._spare: list[Tensor] = []
         self.refresh()
         self._make_cache()
         self._work, self._width = _Work(), 0
@@ -136,9 +144,9 @@ class NativeExecutor:
         self._set_positions(min(config.max_position_embeddings, 4096))
 
     def refresh(self) -> None:
-        """Take over the model's weights again."""
+        """Take over the model's weights again, into the memory that they had."""
         config, model = self._config, self._source
-        self._keep: list[Tensor] = []  # what the structures point into
+        self._spare, self._keep = [t for t in self._keep if t.dim() == PACKED], []
         self._model = _Model(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -156,6 +164,7 @@ class NativeExecutor:
         )
         layers = [self._layer(cast("Layer", layer)) for layer in model.layers]
         self._layers = (_Layer * len(layers))(*layers)
+        self._spare = []
         self._cost = sum(tensor.numel() for tensor in self._keep)
         if hasattr(self, "cache"):
             self._place_cache()
@@ -165,9 +174,20 @@ class NativeExecutor:
     # -- weights
 
     def _fresh(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        for i, tensor in enumerate(self._spare):
+            if tensor.shape == shape and tensor.dtype == dtype:
+                return self._spare.pop(i)
         tensor = torch.empty(shape, dtype=dtype)
         self._lib.use_large_pages(_pointer(tensor), ctypes.c_int64(tensor.nbytes))
         return tensor
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Zeros that take memory when they are first written: a start need not wait for a gigabyte of them."""
+        size = math.prod(shape) * dtype.itemsize
+        flat = torch.from_numpy(np.zeros(size + 64, np.int8))
+        flat = flat[-flat.data_ptr() % 64 :][:size]  # vectors don't cross cache lines
+        self._lib.use_large_pages(_pointer(flat), ctypes.c_int64(size))
+        return flat.view(dtype).view(shape)
 
     def _point(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -265,9 +285,10 @@ class NativeExecutor:
         outer = (c.num_hidden_layers, self.blocks, c.num_key_value_heads)
         keys = (*outer, self.block_size // self._lanes, c.head_dim, self._lanes)
         values = (*outer, self.block_size, c.head_dim)
-        self.cache = [self._fresh(shape, self._kv_dtype).zero_() for shape in (keys, values)]
+        shapes = [(keys, self._kv_dtype), (values, self._kv_dtype)]
         if self._kv_dtype == torch.int8:
-            self.cache += [self._fresh((*outer, self.block_size)).zero_() for _ in range(2)]
+            shapes += [((*outer, self.block_size), torch.float32)] * 2
+        self.cache = [self._zeros(shape, dtype) for shape, dtype in shapes]
         self._place_cache()
 
     def grow(self, blocks: int) -> None:

@@ -10,9 +10,9 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from qwill.base.errors import QwillError, StateError
 
@@ -129,10 +129,17 @@ async def handle(request: Request, error: Exception) -> Response:
     if answer.message == "Not Found":  # the framework's own words
         answer.message = f"Nothing is at {request.url.path!r:.200}; GET /openapi.json lists what is served."
     elif answer.message == "Method Not Allowed":
-        allowed = Headers(answer.headers).get("allow", "another method")
+        allowed = ", ".join(_methods(request))
+        answer.headers = {"Allow": allowed}
         answer.message = f"{request.url.path:.200} takes {allowed}, not {request.method:.20}."
     request.scope["qwill.error"] = answer.message
     return response(answer, request.url.path, request.scope.get("qwill.id"))
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be done at the path of a request, by all of its routes; the framework names the first one's."""
+    scopes = [{**request.scope, "method": method} for method in ("DELETE", "GET", "PATCH", "POST", "PUT")]
+    return [s["method"] for s in scopes if any(r.matches(s)[0] == Match.FULL for r in request.app.routes)]
 
 
 def invalid(found: Sequence[Any], body: Any) -> ApiError:

@@ -6,6 +6,7 @@ Shape letters: B rows of a draw, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from qwill.engine.edits import allow, penalise
 from qwill.engine.randomness import uniforms
 from qwill.engine.replies import Reply
-from qwill.engine.sampler import Sampled, sample, unpacked
+from qwill.engine.sampler import Sampled, sample, support, unpacked
 
 DRAWS = 64  # uniform numbers made at a time for a reply
 
@@ -38,7 +39,11 @@ def choose(
         edited_BV = _edited(own_BV, part, vocab_size, allowed_BW) if edited == "edited" else None
         if edited_BV is not None:
             allowed_BW = None
-        yield part, own_BV, sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW)
+        drawn = sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW)
+        if part[0].running.request.support:
+            among = support(own_BV, drawn.tokens_B, sampling, vocab_size, edited_BV, allowed_BW)
+            drawn = replace(drawn, support=among)
+        yield part, own_BV, drawn
 
 
 def _edited(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, allowed_BW: Tensor | None) -> Tensor:

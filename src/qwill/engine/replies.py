@@ -39,7 +39,9 @@ class Running:
         self.stops = frozenset() if s.ignore_eos else r.stop_ids
         self.edits = bool(s.penalises or s.logit_bias)
         self.plain = not (self.edits or r.constraint or s.min_tokens or r.thinking_budget is not None)
-        self.draw = repr((s.temperature, s.top_k, s.top_p, s.min_p))  # replies of equal ones are drawn together
+        self.scored = r.logprobs is not None or r.support or r.experts
+        # Replies of equal ones are drawn together.
+        self.draw = repr((s.temperature, s.top_k, s.top_p, s.min_p, r.support))
 
     def start(self, sequence: Sequence) -> Reply:
         """One more reply, made in `sequence`."""
@@ -67,7 +69,8 @@ class Running:
 @dataclass(eq=False, slots=True)
 class Reply:
     """One reply. Of its `produced` tokens `given` are told; `unsaid` and `scores` are the text and the
-    log-probabilities of the others. `reason`: why it has ended."""
+    log-probabilities of the others. `reason`: why it has ended. `experts`: those of its next
+    token."""
 
     running: Running
     sequence: Sequence
@@ -85,6 +88,8 @@ class Reply:
     draws: list[float] = field(default_factory=list)
     draws_of: int = -1
     retried: bool = False
+    embedding: list[float] | None = None
+    experts: list[list[int]] | None = None
 
     @property
     def forced(self) -> bool:
@@ -147,7 +152,7 @@ class Reply:
             prompt, running.prompt_logprobs = running.prompt_logprobs, None
         request = running.request
         return Event(
-            request.id, number, new, text, scores if request.logprobs is not None else None, self.reason,
+            request.id, number, new, text, scores if running.scored else None, self.reason,
             self.text.found if self.text is not None else None, None, len(request.prompt),
-            running.replies[0].sequence.cached or 0, prompt,
+            running.replies[0].sequence.cached or 0, prompt, self.embedding,
         )  # fmt: skip

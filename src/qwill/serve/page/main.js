@@ -121,7 +121,13 @@ async function open(id) {
   if (NARROW.matches) showSide(false);
   sidebar.draw();
   follow.end();
-  composer.focus();
+  goToPrompt();
+}
+
+// Once something has been loaded; a reader who is elsewhere by then stays there.
+function goToPrompt() {
+  const at = document.activeElement;
+  if (at === document.body || $("history").contains(at)) composer.focus();
 }
 
 function newChat() {
@@ -207,6 +213,7 @@ function drawLanguage() {
   for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
   for (const node of document.querySelectorAll("[data-label]")) label(node, t(node.dataset.label));
   for (const node of document.querySelectorAll("[data-hint]")) node.placeholder = t(node.dataset.hint);
+  view.said(null);
   $("language").textContent = t("switchLanguage");
   $("language").setAttribute("aria-label", t("switchLanguageLabel"));
   drawTheme();
@@ -318,4 +325,4 @@ addEventListener("pagehide", () => chat.leave());
 const asked = location.hash.slice(1);
 await Promise.allSettled([loadModels(), sidebar.load(), store.opened.then(() => asked && store.kept && open(asked))]);
 drawShape();
-if (!NARROW.matches && !document.querySelector("dialog[open]")) composer.focus();
+if (!NARROW.matches && !document.querySelector("dialog[open]")) goToPrompt();

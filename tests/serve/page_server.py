@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from qwill.serve.page_files import page_file
 
-MARKDOWN = """# A heading
+MARKDOWN = (
+    """# A heading
 
 Some **bold** and *slanted* text with `code` and a [link](https://example.org/a?b=c).
 
@@ -52,9 +53,12 @@ $$
 | a_name_that_can_not_be_broken_anywhere | 1 | 2 | 3 |
 
 ```
-""" + "a very long line of code " * 12 + """
+"""
+    + "a very long line of code " * 12
+    + """
 ```
 """
+)
 HOSTILE = """<script>window.broken = 1</script>
 <img src=x onerror="window.broken = 2">
 <svg onload="window.broken = 3"><a href="javascript:window.broken=4">x</a></svg>

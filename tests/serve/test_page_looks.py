@@ -1,6 +1,5 @@
 """How the page looks, measured in a real browser: contrast, phone widths, nothing that jumps."""
 
-
 import pytest
 from tests.browser import CHROMIUM, Browser
 from tests.serve.on_page import DONE, check, opened, say

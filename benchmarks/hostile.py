@@ -128,6 +128,7 @@ def main() -> None:
     tiny = sum("tiny/" in i for i in [*named, *kept])
     met = not wanted - files.keys() and len(good) == 4 and tiny == TINY
     lines = [
+        f"The largest bomb holds {given.bomb_gib:g} GiB.",
         f"All of it in {told['seconds']:.0f} s, at most {told['peak_mib']:.0f} MiB in the reading process; {tiny:,} of "
         f"{TINY:,} tiny files are accounted for. {len(unreadable)} records could not be read and are named:",
         table,

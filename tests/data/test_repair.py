@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwill.data.repair import _LINE_END, _PLAIN, _fixed, _ftfy_config, repair
+from qwill.data.repair import _LINE_END, _PLAIN, _PLAIN_MARKUP, _fixed, _ftfy_config, repair
 
 # With surrogates: JSON may carry half of a pair, and what is repaired must be writable as UTF-8.
 any_text = st.text(st.characters(codec=None, exclude_categories=()))
@@ -57,11 +57,15 @@ def test_the_short_cut_passes_by_nothing_that_ftfy_would_repair(text: str) -> No
     assert ftfy.fix_text(text, _ftfy_config()) == text
 
 
+@given(st.from_regex(_PLAIN_MARKUP, fullmatch=True))
+def test_below_markup_an_ampersand_is_plain_too(text: str) -> None:
+    assert ftfy.fix_text("<" + text, _ftfy_config()) == "<" + text
+
+
 @given(
     st.lists(
-        st.sampled_from(
-            ["plain text", "â€œquoted", "caf\u00e9", "cafÃ©", "&amp;", "<b>", "中文", "\ufb01ne", "e\u0301", "ï¼Œ", " "]
-        )
+        st.sampled_from(["plain text", "â€œquoted", "caf\u00e9", "cafÃ©", "&amp;", "&lt;<b>", "<b>", "中文"])
+        | st.sampled_from(["\ufb01ne", "e\u0301", "ï¼Œ", " "])
         | st.text(max_size=12),
         max_size=8,
     ),

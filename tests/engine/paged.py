@@ -10,7 +10,7 @@ class Paged:
         width = -(-capacity // block_size)
         states = 2 * sequences if model.config.has_linear else 0
         self.executor = kind(model, sequences * width, block_size, states, kv_dtype)
-        self.has_states, self.lengths = bool(states), [0] * sequences
+        self.has_states, self.lengths, self.adapters = bool(states), [0] * sequences, [-1] * sequences
         shuffled = torch.randperm(sequences * width, generator=torch.Generator().manual_seed(1))
         self.tables = shuffled.int().view(sequences, width)
 
@@ -24,7 +24,7 @@ class Paged:
             positions_N=torch.cat([torch.arange(self.lengths[i], self.lengths[i] + len(p)) for i, p in pieces.items()]),
             cu_seqlens=borders, lengths_R=lengths, tables_RM=self.tables[list(pieces)],
             states_R=torch.tensor([i if self.has_states else -1 for i in pieces]),
-            rows=borders[1:].long() - 1, adapters_R=torch.full((len(pieces),), -1),
+            rows=borders[1:].long() - 1, adapters_R=torch.tensor([self.adapters[i] for i in pieces]),
         )  # fmt: skip
         for i, piece in pieces.items():
             self.lengths[i] += len(piece)

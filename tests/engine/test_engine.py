@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_executors import OTHERS
 from tiny import byte_tokenizer, redrawn, tiny_model
@@ -55,45 +55,6 @@ def same_or_near_tie(model, prompt, got, expected):
         best = model.logits(torch.tensor([[*prompt, *expected[:place]]]))[0, -1].topk(2).values
     assert float(best[0] - best[1]) < 1e-4, (got, expected)
     return True
-
-
-@settings(deadline=None, max_examples=60)
-@given(data=st.data())
-def test_greedy_replies_are_those_of_one_at_a_time(data):
-    """Any order of arrival, shared prefixes, cancels, and so few blocks that sequences are preempted."""
-    model = MODELS[data.draw(st.sampled_from(sorted(MODELS)))]
-    size = data.draw(st.sampled_from([1, 2, 3, 4, 5, 16]))  # with 16 the native executor runs what it can
-    longest = 32
-    blocks = data.draw(st.integers(-(-longest // size), -(-longest // size) + 8))
-    engine = Engine(
-        model, None, EngineSettings(blocks=blocks, block_size=size, max_running=data.draw(st.integers(1, 5)),
-                                    token_budget=data.draw(st.integers(5, 20)), snapshots=data.draw(st.integers(1, 6)))
-    )  # fmt: skip
-    stem = data.draw(st.lists(st.integers(0, 96), min_size=1, max_size=16))
-    prompts = [
-        stem[: data.draw(st.integers(1, len(stem)))] + data.draw(st.lists(st.integers(0, 96), max_size=6))
-        for _ in range(data.draw(st.integers(1, 7)))
-    ]
-    out, cancelled = {}, set()
-    for i, prompt in enumerate(prompts):
-        engine.add(Request(str(i), prompt, GREEDY, n=data.draw(st.sampled_from([1, 1, 3]))))
-        for _ in range(data.draw(st.integers(0, 3))):
-            collect(engine, out)
-        if data.draw(st.integers(0, 5)) == 0:
-            cancelled.add(str(i))
-            engine.cancel(str(i))
-    finish(engine, out)
-    books_are_clean(engine)
-    ties = 0
-    for (name, _), (tokens, _, last) in out.items():
-        (expected,) = generate(model, [prompts[int(name)]], GREEDY)[0]
-        if last.finish_reason == "cancel":
-            assert name in cancelled
-            ties += same_or_near_tie(model, prompts[int(name)], tokens, expected.token_ids[: len(tokens)])
-        else:
-            ties += same_or_near_tie(model, prompts[int(name)], tokens, expected.token_ids)
-            assert last.prompt_tokens == len(prompts[int(name)])
-    assert ties <= 1
 
 
 @pytest.mark.parametrize(

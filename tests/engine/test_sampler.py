@@ -220,3 +220,41 @@ def test_penalties_and_bias_of_a_batch_are_those_of_each_row(data):
                 value = value / s.repetition_penalty if value > 0 else value * s.repetition_penalty
             value -= s.presence_penalty * (i in output) + s.frequency_penalty * output.count(i)
             assert abs(after[i] - value - s.logit_bias.get(i, 0.0)) < 1e-5
+
+
+def bits(allowed: torch.Tensor) -> torch.Tensor:
+    """Bool [B, V] as the sampler's bit masks."""
+    padded = torch.nn.functional.pad(allowed, (0, -allowed.shape[1] % 32)).numpy()
+    return torch.from_numpy(np.packbits(padded, axis=1, bitorder="little").view(np.int32).copy())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_masked_draws_are_those_of_logits_that_were_edited(data):
+    """Few or many ids allowed, whole blocks without any, masks narrower and wider than the row."""
+    vocab = data.draw(st.sampled_from([1, 31, 32, 255, 256, 257, 700, 1500]))
+    share = data.draw(st.sampled_from([0.0, 0.004, 0.1, 0.9]))
+    sampling = data.draw(st.sampled_from([Sampling(temperature=0), *SETTINGS]))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    logits = logits_like(vocab, 6, vocab)
+    allowed = torch.rand(6, vocab, generator=generator) < share
+    allowed[torch.arange(6), torch.randint(vocab, (6,), generator=generator)] = True
+    u = torch.rand(6, generator=generator, dtype=torch.float64)
+    mask_BW = bits(allowed)
+    if data.draw(st.booleans()):
+        mask_BW = torch.nn.functional.pad(mask_BW, (0, 2), value=-1)
+    got = sample(logits, u, sampling, vocab, None, mask_BW)
+    expected = sample(logits, u, sampling, vocab, logits.masked_fill(~allowed, float("-inf")))
+    assert bool(allowed[torch.arange(6), got.tokens_B].all())
+    same = got.tokens_B == expected.tokens_B  # but for a uniform within rounding of a border
+    assert int((~same).sum()) <= 1
+    for name in ("logprobs_B", "sampled_logprobs_B"):
+        torch.testing.assert_close(getattr(got, name)[same], getattr(expected, name)[same], atol=1e-5, rtol=0)
+
+
+def test_a_mask_narrower_than_the_row_forbids_the_rest():
+    logits = torch.arange(100.0)[None]
+    for sampling in (Sampling(temperature=0), Sampling(), Sampling(top_k=5)):
+        drawn = torch.tensor([0.99], dtype=torch.float64)
+        got = sample(logits, drawn, sampling, None, None, bits(torch.ones(1, 64) > 0))
+        assert int(got.tokens_B) in range(59, 64)

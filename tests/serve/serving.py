@@ -28,13 +28,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 
 def tiny_build(
-    context: int = 2000, seed: int = 0, kind: type[Engine] = Engine, **settings: Any
+    context: int = 2000, seed: int = 0, kind: type[Engine] = Engine, adapters: Any = None, **settings: Any
 ) -> tuple[Engine, ModelInfo]:
-    """`kind`: a subclass that misbehaves in some way. `settings`: EngineSettings'."""
+    """`kind`: a subclass that misbehaves in some way. `adapters`: name: folder. `settings`: EngineSettings'."""
     from tiny import chat_model
 
     lm = chat_model(context, seed)
-    return kind(lm.model, lm.tokenizer, EngineSettings(**{"memory": 64 << 20, **settings})), model_info(lm)
+    engine = kind(lm.model, lm.tokenizer, EngineSettings(**{"memory": 64 << 20, **settings}))
+    for name, folder in (adapters or {}).items():
+        engine.load_adapter(name, folder)
+    return engine, model_info(lm, adapters)
 
 
 class _Thread:
@@ -158,4 +161,5 @@ def needs(method: str) -> Any:
 
 def counts(usage: dict[str, Any]) -> dict[str, Any]:
     """Usage but for what the prefix cache held, which depends on what was asked before."""
-    return {name: value for name, value in usage.items() if name not in ("prompt_tokens_details", "input_tokens_details")}
+    details = ("prompt_tokens_details", "input_tokens_details")
+    return {name: value for name, value in usage.items() if name not in details}

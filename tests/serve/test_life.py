@@ -10,7 +10,7 @@ from functools import partial
 import httpx
 import pytest
 import torch
-from serving import Server, build_with, needs, serving
+from serving import Server, build_with, serving
 
 from qwill.engine.engine import Engine
 from qwill.engine.request import Event, Request
@@ -158,7 +158,6 @@ def said(server: Server, model: str) -> str:
     return answer.json()["choices"][0]["message"]["content"]
 
 
-@needs("load_adapter")
 def test_adapters_come_and_go_when_that_is_allowed(adapter: str) -> None:
     load = {"lora_name": "mine", "lora_path": adapter}
     with serving() as server:
@@ -177,16 +176,21 @@ def test_adapters_come_and_go_when_that_is_allowed(adapter: str) -> None:
         assert server.post(CHAT, ask(model="mine")).status_code == 404
 
 
-@needs("load_adapter")
 def test_adapters_are_there_again_after_the_engine_died(adapter: str) -> None:
-    with serving(ServeSettings(adapter_loading=True), client=EngineClient) as server:
+    """Those that the server began with and those that came later, but not those that went."""
+    models = {"tiny": build_with(adapters={"kept": adapter, "gone": adapter})}
+    with serving(ServeSettings(adapter_loading=True), models, EngineClient) as server:
         (model,) = server.service.models.values()
         assert server.post("/v1/load_lora_adapter", {"lora_name": "mine", "lora_path": adapter}).status_code == 200
         before = said(server, "mine")
+        assert before == said(server, "gone") != said(server, "tiny")
+        assert server.post("/v1/unload_lora_adapter", {"lora_name": "gone"}).status_code == 200
         os.kill(model.client.process_id, signal.SIGKILL)
         until(lambda: model.client.restarts == 1)
-        until(lambda: server.post(CHAT, ask(model="mine", max_tokens=1)).status_code == 200)
-        assert said(server, "mine") == before
+        until(lambda: server.post(CHAT, ask(model="tiny", max_tokens=1)).status_code == 200)
+        assert before == said(server, "mine") == said(server, "kept")  # at once
+        assert server.post(CHAT, ask(model="gone")).status_code == 404
+        assert [m["id"] for m in server.client.get("/v1/models").json()["data"]] == ["tiny", "kept", "mine"]
 
 
 def test_when_the_engine_dies_everyone_gets_an_error_and_it_comes_back() -> None:

@@ -72,7 +72,7 @@ def test_a_conversation_from_its_beginning_to_its_end(page: TestClient) -> None:
     exported = page.get(f"{AT}/{one['id']}/export")
     assert exported.headers["content-disposition"] == f'attachment; filename="{one["id"]}.jsonl"'
     assert [json.loads(line)["messages"][0]["role"] for line in exported.text.splitlines()] == ["system"]
-    assert "你好" in exported.text and page.get(f"{AT}/export").text == exported.text
+    assert "你好" in exported.text and page.get("/qwill/export").text == exported.text
     gone = page.delete(f"{AT}/{one['id']}")
     assert gone.status_code == 204 and gone.content == b""
     assert page.get(AT).json() == {"data": [], "has_more": False}

@@ -216,12 +216,20 @@ def chat(model: str) -> int:
 @click.argument("models", nargs=-1, required=True, metavar="MODEL|NAME=MODEL...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; if not here, with keys.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME=FOLDER", hidden=True)
+@click.option("--adapter", "adapters", multiple=True, metavar="NAME=FOLDER", help="An adapter on the first MODEL.")
 @click.option("--api-key-required", is_flag=True, help="Ask for a key on this machine too (`qwill serve keys create`).")
 @click.option("--state", metavar="URL", help="The database of keys and conversations.  [default: ~/.qwill]")
 @click.option("--thinking", is_flag=True, help="Let models think unless a request says otherwise.")
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the weights."
+    "--weights", type=click.Choice(["auto", "float", "int8", "int4"]), default="auto", show_default=True,
+    help="auto: integers stay integers where native code runs them. int8, int4: round to groups of 32.",
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of floats."
+)
+@click.option(
+    "--kv-cache", type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
+    help="How keys and values are kept.  [default: as --dtype; float16 beside integer weights]",
 )
 @click.option("--device", default="cpu", show_default=True, help="Where the models run: cpu, cuda, …")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads of an engine; 0: all.")
@@ -230,13 +238,14 @@ def chat(model: str) -> int:
 @click.option("--max-body", type=click.IntRange(min=1), default=16, show_default=True, help="MiB of a request's body.")
 @click.option("--drain", type=click.FloatRange(min=0), default=10, show_default=True, help="Seconds that streams get.")
 @click.option("--cors-origin", "origins", multiple=True, metavar="URL", help="A site whose pages may call this server.")
-@click.option("--allow-adapter-loading", is_flag=True, hidden=True)
+@click.option("--allow-adapter-loading", is_flag=True, help="Clients may load adapters from folders here.")
 @click.option("--log-prompts", is_flag=True, help="Put prompts and replies into the log.")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
 def serve_models(
     models: tuple[str, ...], host: str, port: int, adapters: tuple[str, ...], api_key_required: bool, state: str | None,
-    thinking: bool, dtype: str, device: str, threads: int, queue: int, timeout: float, max_body: int, drain: float,
-    origins: tuple[str, ...], allow_adapter_loading: bool, log_prompts: bool, as_json: bool,
+    thinking: bool, weights: str, dtype: str, kv_cache: str | None, device: str, threads: int, queue: int,
+    timeout: float, max_body: int, drain: float, origins: tuple[str, ...], allow_adapter_loading: bool,
+    log_prompts: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Serve MODEL to OpenAI's and Anthropic's clients, and a page to talk with it.
 
@@ -249,7 +258,7 @@ def serve_models(
         host, port, api_key_required, state, thinking, max_body << 20, queue, timeout,
         drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
     )  # fmt: skip
-    return run_serve(models, adapters, settings, dtype, device, threads, {}, as_json)
+    return run_serve(models, adapters, settings, dtype, device, threads, weights, {"kv_dtype": kv_cache}, as_json)
 
 
 serve = Itself(serve_models)

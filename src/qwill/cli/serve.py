@@ -24,6 +24,7 @@ def run_serve(
     dtype: str,
     device: str,
     threads: int,
+    weights: str,
     engine: Mapping[str, Any],
     as_json: bool,
 ) -> int:
@@ -38,7 +39,7 @@ def run_serve(
     builds = {}
     for i, name in enumerate(named):
         reference = "smollm2" if named[name] == "smollm2" else places[name]
-        options = EngineOptions(reference, dtype, device, threads, dict(engine), loras if i == 0 else {})
+        options = EngineOptions(reference, dtype, device, threads, weights, dict(engine), loras if i == 0 else {})
         builds[name] = partial(load_engine, options)
     return start(builds, named, settings, as_json)
 

@@ -21,10 +21,12 @@ _OTHER_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _TRAILING_SPACE = re.compile(r" +(?=\n)| +\Z")
 # Text of these characters alone holds nothing that ftfy repairs, which a test holds it to: ASCII without the ampersand,
 # Chinese and Japanese without what composes, full-width forms, and the punctuation that no mojibake begins with.
-_PLAIN = re.compile(
-    "[\\n\\t -%'-~\u2013\u2014\u2018\u2019\u201c\u201d\u2026\u3001-\u301f\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff"
-    "\uff01-\uff5e]*"
+_PLAIN_RANGES = (
+    "\\n\\t -%'-~\u2013\u2014\u2018\u2019\u201c\u201d\u2026\u3001-\u301f\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff"
+    "\uff01-\uff5e"
 )
+_PLAIN = re.compile(f"[{_PLAIN_RANGES}]*")
+_PLAIN_MARKUP = re.compile(f"[{_PLAIN_RANGES}&]*")
 _MOST_PASSES = 8  # one repair can uncover the next: text escaped twice, mojibake parted by an invisible character
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
@@ -55,16 +57,19 @@ def repair(text: str) -> str:
 
 
 def _fixed(text: str) -> str:
-    """What ftfy makes of the text. It works line by line, so a plain line need not be shown to it; but from the first
-    `<` on it leaves entities alone, so a text with one goes to it whole."""
+    """What ftfy makes of the text. It works line by line, so that a plain line need not be shown to it; from the first
+    line with a `<` on it leaves entities alone, and then ampersands are plain too."""
     import ftfy
 
     if _PLAIN.fullmatch(text):
         return text
-    if "<" in text:
-        return ftfy.fix_text(text, _ftfy_config())
-    lines = text.split("\n")
-    return "\n".join(line if _PLAIN.fullmatch(line) else ftfy.fix_text(line, _ftfy_config()) for line in lines)
+    lines, config, plain = text.split("\n"), _ftfy_config(), _PLAIN
+    for i, line in enumerate(lines):
+        if plain is _PLAIN and "<" in line:
+            config, plain = config._replace(unescape_html=False), _PLAIN_MARKUP
+        if not plain.fullmatch(line):
+            lines[i] = ftfy.fix_text(line, config)
+    return "\n".join(lines)
 
 
 def _pass(text: str) -> str:

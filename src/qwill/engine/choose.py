@@ -5,7 +5,7 @@ Shape letters: B rows of a draw, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,38 +14,42 @@ from torch import Tensor
 from qwill.engine.edits import allow, penalise
 from qwill.engine.randomness import uniforms
 from qwill.engine.replies import Reply
-from qwill.engine.sampler import Sampled, sample
+from qwill.engine.sampler import Sampled, sample, unpacked
 
 DRAWS = 64  # uniform numbers made at a time for a reply
 
 
 def choose(
-    replies: Sequence[Reply], rows: Sequence[int], logits: Tensor, vocab_size: int, masks: Mapping[Reply, Tensor]
+    replies: Sequence[Reply], rows: Sequence[int], logits: Tensor, vocab_size: int, masks_BW: Tensor | None
 ) -> Iterator[tuple[list[Reply], Tensor, Sampled]]:
     """The next token of each reply after `logits[rows]`, group by group: (replies, their logits, what was drawn).
-    `masks`: the ids (bool [V]) that a constrained reply may say. What is drawn for a reply depends on nothing but its
-    own logits, settings and random stream."""
-    groups: dict[str, list[int]] = {}
-    edits: dict[str, list[int]] = {}
+    `masks_BW`: bits of the ids that each reply may say (all of them where it isn't constrained). What is drawn for a
+    reply depends on nothing but its own logits, settings and random stream."""
+    groups: dict[tuple[str, str], list[int]] = {}
     for i, reply in enumerate(replies):
         running = reply.running
-        (edits if not running.plain and reply.edited else groups).setdefault(running.draw, []).append(i)
-    for edited, members in [*((False, m) for m in groups.values()), *((True, m) for m in edits.values())]:
+        groups.setdefault((running.draw, "" if running.plain else reply.edited), []).append(i)
+    for (_, edited), members in groups.items():
         part, chosen = [replies[i] for i in members], [rows[i] for i in members]
         own_BV = logits if chosen == list(range(len(logits))) else logits[chosen]
         sampling = part[0].running.request.sampling
         uniforms_B = _uniforms(part).to(logits.device) if sampling.temperature else torch.zeros(len(part))
-        edited_BV = _edited(own_BV, part, vocab_size, masks) if edited else None
-        yield part, own_BV, sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV)
+        allowed_BW = masks_BW[members] if masks_BW is not None and edited else None
+        edited_BV = _edited(own_BV, part, vocab_size, allowed_BW) if edited == "edited" else None
+        if edited_BV is not None:
+            allowed_BW = None
+        yield part, own_BV, sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW)
 
 
-def _edited(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, masks: Mapping[Reply, Tensor]) -> Tensor:
-    edited_BV = own_BV.clone()
+def _edited(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, allowed_BW: Tensor | None) -> Tensor:
+    edited_BV, vocab = own_BV.clone(), own_BV.shape[1]
     penalise(edited_BV, [reply.running.request.sampling for reply in part], [reply.seen for reply in part])
-    for row_V, reply in zip(edited_BV, part, strict=True):
+    allowed_BV = None if allowed_BW is None else unpacked(allowed_BW, vocab)
+    for i, (row_V, reply) in enumerate(zip(edited_BV, part, strict=True)):
         request = reply.running.request
         stops = request.stop_ids if reply.produced < request.sampling.min_tokens else ()
-        allow(row_V, vocab_size, masks.get(reply), stops, reply.running.answer if reply.forced else None)
+        allowed_V = allowed_BV[i] if allowed_BV is not None and reply.guide is not None else None
+        allow(row_V, vocab_size, allowed_V, stops, reply.running.answer if reply.forced else None)
     return edited_BV
 
 

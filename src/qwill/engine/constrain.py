@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 Words = NDArray[np.int32]
+MANY = 32  # masks; below, waking other threads costs more than it saves (a mask takes some ten microseconds)
 AFTER_THINKING = "\n\n"  # what the template puts between </think> and the answer
 
 
@@ -223,7 +224,7 @@ class Guide:
 
 
 def fill_masks(guides: Sequence[Guide | None], bitmask_BW: Any) -> None:
-    """The masks of a batch, on as many cores as there are rows: into an int32 array or CPU tensor [B, W] with W =
+    """The masks of a batch, on all cores if there are many: into an int32 array or CPU tensor [B, W] with W =
     ceil(rows of the model's vocabulary / 32).
 
     A row without a guide allows everything. Spare rows of a padded vocabulary are never allowed in a row with one.
@@ -239,8 +240,9 @@ def fill_masks(guides: Sequence[Guide | None], bitmask_BW: Any) -> None:
         return
     for room_BW, rows in _rooms(asked, masks_BW):
         matchers = [(guide._matcher, place) for place, (guide, _) in enumerate(rows)]
-        if len(matchers) == 1:  # a thread of its own would cost more than it saves
-            matchers[0][0].unsafe_compute_mask_ptr(room_BW.ctypes.data, room_BW.shape[1] * 4)
+        if len(matchers) < MANY:
+            for (matcher, _), room_W in zip(matchers, room_BW, strict=True):
+                matcher.unsafe_compute_mask_ptr(room_W.ctypes.data, room_W.nbytes)
         else:
             _executor().unsafe_compute_mask_ptr(matchers, room_BW.ctypes.data, room_BW.shape[1] * 4, len(rows))
         for place, (guide, row) in enumerate(rows):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qwill.base.errors import DataError
 from qwill.engine import native
+from qwill.engine.adapters import Adapters
 from qwill.engine.blocks import BlockPool
 from qwill.engine.checks import check_request
 from qwill.engine.choose import choose
@@ -29,7 +30,9 @@ from qwill.engine.sampler import Sampled
 from qwill.engine.scheduler import Piece, Scheduler, Sequence
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from collections.abc import Sequence as Items
+    from pathlib import Path
 
     from qwill.model.transformer import Transformer
     from qwill.text.tokenizer import Tokenizer
@@ -57,12 +60,13 @@ class Engine:
             vocab_size = tokenizer.vocab_size
         self.context, self.vocab_size = c.max_position_embeddings, min(c.vocab_size, vocab_size or c.vocab_size)
         dtype = getattr(torch, s.kv_dtype) if s.kv_dtype else None
-        blocks = s.blocks or blocks_in(s, c, dtype or model.embed_tokens.weight.dtype)
         snapshots = s.snapshots if c.has_linear else 0
         states = s.max_running + snapshots if c.has_linear else 0
         # Native where it can be: it copies the weights, and its blocks are whole vectors of the processor.
         fits = native.suits(model) and dtype in (None, *native.KINDS) and s.block_size % native.lanes() == 0
         kind = native.NativeExecutor if fits else TorchExecutor
+        usual = native.cache_dtype(model) if fits else model.embed_tokens.weight.dtype
+        blocks = s.blocks or blocks_in(s, c, dtype or usual)
         self.executor: Executor = kind(model, blocks, s.block_size, states, dtype)
         self.pool = BlockPool(blocks, s.block_size, snapshots, s.max_running)
         # Recurrent states without a snapshot can't be shared, and then neither can what belongs to them.
@@ -71,6 +75,7 @@ class Engine:
         self._tables = np.zeros((s.max_running, -(-self.context // s.block_size)), dtype=np.int32)
         self._requests: dict[str, Running] = {}
         self._due: list[Event] = []
+        self._adapters = Adapters(model, self.executor, self.pool, s.adapters)
         self.failure: BaseException | None = None  # why a pass was lost
         self._prompt_tokens = self._cached = self._tokens = 0
         specials = tokenizer.specials if tokenizer is not None else {}
@@ -100,14 +105,18 @@ class Engine:
         check_request(request, self.model.config, self.vocab_size, room, self.tokenizer is not None, marks)
         if request.id in self._requests:
             raise DataError(f"there is a request {request.id!r} already: give each its own id")
-        if request.adapter is not None:
-            raise DataError(f"there is no adapter {request.adapter!r}: none is loaded")
+        adapter = None if request.adapter is None else self._adapters.find(request.adapter)
         scored = request.prompt_logprobs is not None
         chunk = PROMPT_CHUNK if scored else None
         sequence = Sequence(request.id, 0, list(request.prompt), reuse=not scored, chunk=chunk)
+        if adapter is not None:
+            sequence.namespace, sequence.adapter = adapter.namespace, adapter.number
         limit = min(request.sampling.max_tokens, self.context - prompt, room - prompt)
         running = Running(request, limit, self.tokenizer, self._think, self._answer)
         running.start(sequence)
+        if adapter is not None:
+            running.adapter = adapter
+            adapter.users += 1
         if scored:
             running.prompt_logprobs = [None]
         self._requests[request.id] = running
@@ -116,19 +125,54 @@ class Engine:
 
     def cancel(self, request_id: str) -> None:
         """End a request now: what it held is free at once. Its samples' last events come with the next `step`."""
-        running = self._requests.pop(request_id, None)
-        if running is not None:
-            self._end(running, "cancel", None, self._due)
+        if request_id in self._requests:
+            self._end(self._requests[request_id], "cancel", None, self._due)
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Have the PEFT adapter in a folder for requests that name it. Raises `DataError` for a name that is taken and
+        when there are too many, ModelError or CheckpointError for a folder that holds no adapter of this model."""
+        self._adapters.load(name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """No new request can have it; those that have it are finished with it. Raises `DataError` for an unknown
+        name."""
+        self._adapters.unload(name)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that requests may have."""
+        return self._adapters.names
+
+    def update_weights(self, tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> None:
+        """Replace weights where they lie (`replace_weights`, which says what it raises). What was cached is dropped;
+        requests that run go on with the new weights, by which all their tokens so far are computed again."""
+        from qwill.model.replace import replace_weights
+
+        try:
+            replace_weights(self.model, tensors)
+        finally:
+            self.executor.refresh()
+            self.pool.forget()
+            for sequence in list(self.scheduler.running):
+                self.scheduler.restart(sequence)
+            for running in self._requests.values():
+                if running.prompt_logprobs is not None and not running.forked:
+                    running.prompt_logprobs = [None]
+
+    def _forget(self, running: Running) -> None:
+        del self._requests[running.request.id]
+        if running.adapter is not None:
+            self._adapters.leave(running.adapter)
 
     def _end(self, running: Running, reason: FinishReason, error: str | None, events: list[Event]) -> None:
         """End the replies of a request that still run."""
-        self._requests.pop(running.request.id, None)
         ended = set(range(running.request.n))
         if running.forked and not running.chooses:
             ended = {reply.sequence.sample for reply in running.replies if not reply.reason}
         for reply in running.replies:
             self.scheduler.finish(reply.sequence)
             reply.reason = reply.reason or reason
+        self._forget(running)
         size, cached = len(running.request.prompt), running.replies[0].sequence.cached or 0
         for i in sorted(ended):
             events.append(Event(running.request.id, i, [], "", None, reason, None, error, size, cached))
@@ -215,7 +259,7 @@ class Engine:
         blocks: list[tuple[int, int]] = []
         states: list[tuple[int, int]] = []
         for number in range(1, running.count):
-            other = Sequence(request.id, number, list(sequence.tokens), sequence.namespace)
+            other = Sequence(request.id, number, list(sequence.tokens), sequence.namespace, sequence.adapter)
             running.start(other)
             pairs = self.scheduler.fork(sequence, other)
             blocks += pairs[0]
@@ -226,21 +270,24 @@ class Engine:
             self.executor.copy_states(*map(list, zip(*states, strict=True)))
         return running.replies
 
-    def _masks(self, ready: Items[Reply], events: list[Event]) -> dict[Reply, Tensor]:
-        """What each constrained reply may say next, bool [V]; a constraint that fails ends its request."""
-        masks: dict[Reply, Tensor] = {}
-        for reply in ready:
-            if reply.guide is None or reply.reason:
-                continue
-            try:
-                bits = np.unpackbits(reply.guide.mask().view(np.uint8), bitorder="little")
-            except DataError as error:
-                self._end(reply.running, "error", str(error), events)
-                continue
-            allowed = torch.zeros(self.model.config.vocab_size, dtype=torch.bool)
-            allowed[: self.vocab_size] = torch.from_numpy(bits[: self.vocab_size].astype(bool))
-            masks[reply] = allowed
-        return masks
+    def _masks(self, ready: Items[Reply], events: list[Event]) -> Tensor | None:
+        """Bits of what each reply may say next, int32 [B, W], if one of them is constrained; a constraint that fails
+        ends its request."""
+        guides = [None if reply.reason else reply.guide for reply in ready]
+        if not any(guides):
+            return None
+        from qwill.engine.constrain import fill_masks
+
+        masks_BW = torch.empty((len(ready), -(-self.vocab_size // 32)), dtype=torch.int32)
+        try:
+            fill_masks(guides, masks_BW)
+        except DataError:  # whose?
+            for i, (reply, guide) in enumerate(zip(ready, guides, strict=True)):
+                try:
+                    fill_masks([guide], masks_BW[i : i + 1])
+                except DataError as error:
+                    self._end(reply.running, "error", str(error), events)
+        return masks_BW
 
     def _accept(self, part: Items[Reply], own_BV: Tensor, chosen: Sampled, events: list[Event]) -> None:
         values = chosen.tokens_B.tolist(), chosen.logprobs_B.tolist(), chosen.sampled_logprobs_B.tolist()
@@ -282,6 +329,6 @@ class Engine:
             events.append(reply.event(reply.sequence.sample))
         running.left -= 1
         if not running.left:
-            del self._requests[running.request.id]
+            self._forget(running)
             if running.chooses:
                 events += [other.event(number) for number, other in enumerate(running.best())]

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class EngineSettings:
     """`blocks` of the cache, or as many as fit into `memory` bytes; at most `max_running` samples at a time and
-    `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given.
-    `snapshots`: recurrent states kept for sharing, in models that have them."""
+    `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given, and
+    float16 beside quantised weights in native code. `snapshots`: recurrent states kept for sharing, in models that have
+    them. `adapters`: most at a time."""
 
     blocks: int | None = None
     memory: int = 1 << 30
@@ -27,9 +28,10 @@ class EngineSettings:
     kv_dtype: str | None = None
     snapshots: int = 32
     share_prefixes: bool = True
+    adapters: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "max_running", "token_budget"):
+        for name in ("block_size", "max_running", "token_budget", "adapters"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"engine.{name} is {getattr(self, name)}: it must be at least 1")
         if self.token_budget < self.max_running:

@@ -10,6 +10,7 @@ experts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +21,8 @@ from qwill.model.batch import Batch
 from qwill.model.cache import KVCache
 
 if TYPE_CHECKING:
+    from qwill.model.lora import Adapter
+    from qwill.model.lora_mixed import MixedAdapters
     from qwill.model.transformer import Transformer
 
 
@@ -72,6 +75,13 @@ class Executor(Protocol):
     def refresh(self) -> None:
         """The model's weights have changed: take over again whatever was copied from them."""
 
+    def put_adapter(self, number: int, adapter: Adapter) -> None:
+        """Have an adapter under this number for `Step.adapters_R`. Raises ModelError for the adapter of another model,
+        and when one is on the model in the ordinary way."""
+
+    def remove_adapter(self, number: int) -> None:
+        """Forget it."""
+
 
 class TorchExecutor:
     """The model's own forward pass with its cache."""
@@ -90,13 +100,31 @@ class TorchExecutor:
         self._cache = KVCache(model.config, blocks, block_size, weight.dtype, weight.device, states, kv_dtype)
         self.blocks, self.block_size = blocks, block_size
         self.experts_LNk: Tensor | None = None
+        self._adapters: MixedAdapters | None = None
 
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:
         batch = Batch(step.tokens_N, step.positions_N, step.cu_seqlens).to(self._device)
         self._cache.place(step.tables_RM, step.lengths_R, step.states_R)
-        hidden_ND = self._model(batch, self._cache).hidden_ND
+        with self._adapted(step):
+            hidden_ND = self._model(batch, self._cache).hidden_ND
         return self._model.head(hidden_ND[step.rows.to(self._device)]).float()
+
+    def _adapted(self, step: Step) -> AbstractContextManager[None]:
+        if self._adapters is None or not bool((step.adapters_R >= 0).any()):
+            return nullcontext()
+        adapter_N = step.adapters_R.repeat_interleave(step.cu_seqlens.diff())
+        return self._adapters.on(adapter_N.to(self._device))
+
+    def put_adapter(self, number: int, adapter: Adapter) -> None:
+        from qwill.model.lora_mixed import MixedAdapters
+
+        self._adapters = self._adapters or MixedAdapters(self._model)
+        self._adapters.put(number, adapter)
+
+    def remove_adapter(self, number: int) -> None:
+        if self._adapters is not None:
+            self._adapters.remove(number)
 
     def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         self._cache.copy_blocks(sources, targets)

@@ -1,21 +1,18 @@
 // The model's forward pass for generation on a CPU, one call a pass over a mixed batch, so that no time goes to
 // dispatch: float32 weights or quantised ones, keys and values in the pages of a cache.
 // Definition: qwill/model/transformer.py, against which tests/engine/test_native.py holds every model type. Arithmetic of
-// float32: model/rows.h and attend.h, which training shares; of quantised weights: codes.h.
-//
-// Threads share out the tasks of a phase, and a phase is over when its tasks are done, not when every thread has come
-// by: a thread that the system has put to sleep (a busy or stolen processor) is not waited for.
+// float32: model/rows.h and attend.h, which training shares; of quantised weights: codes.h; of adapters: low_rank.h. How
+// threads share a pass: phases.h.
 //
 // A row's result never depends on the other rows of the batch, its place in the cache or the number of threads:
 // generation is reproducible bit for bit, batched or not.
 //
 // Letters: n token rows, m (token, expert) rows, D hidden, H query heads, G key/value heads, K head size, F feed-forward.
 #include <omp.h>
-#include <sched.h>
-#include <stdatomic.h>
 #include <sys/mman.h>
 #include "attend.h"
 #include "codes.h"
+#include "low_rank.h"
 
 #define FEW 4  // token rows a task, where a row is little work
 
@@ -38,16 +35,18 @@ typedef struct {
     int64_t experts;  // 0: a dense layer, held as one expert that takes every token
     const float *norm1, *q_norm, *k_norm, *norm2;
     Matrix qkv, out, router, gate_up, down;
+    const LowRank *updates;          // [adapters, PRODUCTS]
     void *keys, *values;             // [pages, G, block / LANES, K, LANES] and [pages, G, block, K]
     float *key_scale, *value_scale;  // [pages, G, block], for BYTE
 } Layer;
 
 typedef struct {
-    float *x, *normed, *qkv, *attended, *router, *weight, *scale, *act, *expert_out, *scores;
+    float *x, *normed, *qkv, *attended, *router, *weight, *scale, *act, *expert_out, *scores, *low;
     int8_t *normed_codes, *attended_codes, *act_codes;
     int64_t *chosen, *place, *token, *start;  // place[n, top_k] and token[m]: rows sorted by expert; start[experts + 1]
     struct Phase *phases;  // PHASES for every layer, and 2
     int64_t capacity;      // positions that the scores of one query have room for
+    int64_t rank;          // most of an adapter; `low` is [n · top_k, rank]
 } Work;
 
 typedef struct {
@@ -56,14 +55,10 @@ typedef struct {
     const int32_t *tables;  // [sequences, width]
     float *logits;          // [outputs, V]
     int64_t *experts;       // [sparse layers, n, top_k], or NULL
+    const int64_t *adapter; // [n], or NULL where no row has one
 } Pass;
 
-// Tasks handed out and tasks done, on a cache line of their own.
-typedef struct Phase {
-    _Alignas(64) atomic_long taken;
-    atomic_long done;
-} Phase;
-enum { PHASES = 10 };
+enum { PHASES = 14 };
 
 int64_t phase_bytes(int64_t layers) { return (layers * PHASES + 2) * (int64_t)sizeof(Phase); }
 int64_t lanes(void) { return LANES; }
@@ -75,24 +70,6 @@ void use_large_pages(void *memory, int64_t bytes) {
     uintptr_t page = 1 << 21, first = ((uintptr_t)memory + page - 1) & ~(page - 1), end = (uintptr_t)memory + bytes;
     if (first + page <= end) madvise((void *)first, (end - first) & ~(page - 1), MADV_HUGEPAGE);
 #endif
-}
-
-// Every thread walks through all phases in order: `for (i = take(p); i < total; i = another(p)) …; p = finish(p, total);`
-INLINE int64_t take(Phase *p) { return atomic_fetch_add_explicit(&p->taken, 1, memory_order_relaxed); }
-
-INLINE int64_t another(Phase *p) {
-    atomic_fetch_add_explicit(&p->done, 1, memory_order_release);
-    return take(p);
-}
-
-INLINE Phase *finish(Phase *p, int64_t total) {
-    for (int spins = 0; atomic_load_explicit(&p->done, memory_order_acquire) < total; spins++) {
-        if (spins > 10000) sched_yield();
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#endif
-    }
-    return p + 1;
 }
 
 void pack(const float *w, int64_t columns, int64_t k, int64_t half, float *packed, int threads) {
@@ -122,7 +99,7 @@ INLINE int64_t panels_in(const Matrix *m) {
 }
 
 // Panel p of out[rows, columns] = a · weights (+ bias) (+ out), of expert e
-static void matrix_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t rows, int add, float *out) {
+static void base_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t rows, int add, float *out) {
     int64_t columns = m->columns, at = e * panels_in(m) + p;
     if (m->packed) {
         panel((Rows){a.x, a.stride, a.index}, rows, m->k, m->packed + at * m->k * PANEL, p, m->bias, add, out, columns);
@@ -142,10 +119,24 @@ static void matrix_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t
     }
 }
 
-static Phase *project(Phase *phase, const Matrix *m, Input a, int64_t rows, int add, float *out) {
+// The same with what adapters add; the rows begin with number `row`
+static void matrix_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t rows, int add, float *out, const Added *d,
+                         int64_t row) {
+    base_panel(m, e, p, a, rows, add, out);
+    int64_t wide = m->packed ? 1 : WIDE / PANEL, end = least(panels_of(m->columns), (p + 1) * wide);
+    if (d) raise_panels(d, e, row, rows, p * wide, end, out, m->columns);
+}
+
+static Phase *project(Phase *phase, const Matrix *m, Input a, int64_t rows, int add, float *out, const Added *d) {
     int64_t panels = panels_in(m);
-    for (int64_t p = take(phase); p < panels; p = another(phase)) matrix_panel(m, 0, p, a, rows, add, out);
+    for (int64_t p = take(phase); p < panels; p = another(phase)) matrix_panel(m, 0, p, a, rows, add, out, d, 0);
     return finish(phase, panels);
+}
+
+// What adapters add to a product of this layer; NULL if no row has one.
+INLINE const Added *added(const Layer *l, const Pass *s, const Work *w, int product, const int64_t *token, Added *d) {
+    *d = (Added){l->updates + product, s->adapter, token, w->low, w->rank};
+    return s->adapter ? d : NULL;
 }
 
 // Normalise row i of x, and make its codes where the next matrix wants them.
@@ -247,12 +238,13 @@ static void sort_by_expert(int64_t n, int64_t top_k, int64_t experts, Work *w) {
 }
 
 static void gate_up_panel(Rows a, int64_t rows, int64_t D, const float *packed, int64_t p, const float *weight, float *act,
-                          int64_t stride) {
+                          int64_t stride, const Added *d, int64_t e, int64_t row, int64_t F) {
     for (int64_t r = 0; r < rows; r += ROWS) {
         const float *pointers[ROWS];
         vec sum[ROWS][2];
         int64_t count = point(a, r, rows, pointers);
         tile(count, pointers, D, packed + p * D * PANEL, sum);
+        if (d) raise_tile(d, e, row + r, count, p, F, sum);
         for (int64_t i = 0; i < count; i++)
             store(act + (r + i) * stride + p * LANES, gated(sum[i][0], sum[i][1], all(weight ? weight[r + i] : 1)));
     }
@@ -260,7 +252,7 @@ static void gate_up_panel(Rows a, int64_t rows, int64_t D, const float *packed, 
 
 // Panels `at` and at + 1 of gate and up, WIDE outputs of each: columns [first, first + WIDE) of act
 static void gate_up_codes(const Codes *m, int64_t at, Input a, int64_t rows, int64_t first, const float *weight, float *act,
-                          int64_t stride) {
+                          int64_t stride, const Added *d, int64_t e, int64_t row, int64_t F) {
     for (int64_t r = 0; r < rows; r += MOST_ROWS) {
         const int8_t *pointers[MOST_ROWS];
         float sum[2][MOST_ROWS][WIDE];
@@ -270,33 +262,44 @@ static void gate_up_codes(const Codes *m, int64_t at, Input a, int64_t rows, int
             for (int64_t i = 0; i < count; i++) {
                 vec scale = all(weight ? weight[r + i] : 1);
                 float *to = act + (r + i) * stride + first + half * WIDE / 2, *gate = sum[half][i], *up = gate + WIDE / 2;
-                for (int64_t j = 0; j < WIDE / 2; j += LANES) store(to + j, gated(load(gate + j), load(up + j), scale));
+                for (int64_t j = 0; j < WIDE / 2; j += LANES) {
+                    vec both[1][2] = {{load(gate + j), load(up + j)}};
+                    if (d) raise_tile(d, e, row + r + i, 1, (first + half * WIDE / 2 + j) / LANES, F, both);
+                    store(to + j, gated(both[0][0], both[0][1], scale));
+                }
             }
         }
     }
 }
 
-static void choose_experts(const Model *m, const Layer *l, Work *w, int64_t i) {
+static void choose_experts(const Model *m, const Layer *l, const Pass *s, Work *w, int64_t i) {
     int64_t D = m->hidden, experts = l->experts;
+    Added kept;
+    const Added *d = added(l, s, w, ROUTER, NULL, &kept);
+    if (d) lower(d, 0, i, 1, D, (Rows){w->normed + i * D, D, NULL});
     for (int64_t p = 0; p < panels_in(&l->router); p++)
-        matrix_panel(&l->router, 0, p, (Input){w->normed + i * D, D, NULL, NULL}, 1, 0, w->router + i * experts);
+        matrix_panel(&l->router, 0, p, (Input){w->normed + i * D, D, NULL, NULL}, 1, 0, w->router + i * experts, d, i);
     choose(w->router + i * experts, experts, m->top_k, m->renormalise, w->chosen + i * m->top_k,
            w->weight + i * m->top_k);
 }
 
-// down(silu(gate·y) ⊙ up·y) of the dense layer, or of every token's experts, into expert_out; four phases
-static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, Work *w, int64_t n) {
+// down(silu(gate·y) ⊙ up·y) of the dense layer, or of every token's experts, into expert_out; six phases
+static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, const Pass *s, Work *w, int64_t n) {
     int64_t D = m->hidden, F = l->down.k, top_k = l->experts ? m->top_k : 1, experts = l->experts ? l->experts : 1;
     int64_t few = (n + FEW - 1) / FEW, wide = l->gate_up.packed ? LANES : WIDE, up_panels = (F + wide - 1) / wide;
     int64_t stride = (F + WIDE - 1) / WIDE * WIDE;
     for (int64_t t = take(phase); t < few; t = another(phase))
         for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
             normalise_row(m, w, l->norm2, &l->gate_up, i);
-            if (l->experts) choose_experts(m, l, w, i);
+            if (l->experts) choose_experts(m, l, s, w, i);
         }
     phase = finish(phase, few);
     for (int64_t t = l->experts ? take(phase) : 1; t < 1; t = another(phase)) sort_by_expert(n, top_k, experts, w);
     phase = finish(phase, l->experts ? 1 : 0);
+    const int64_t *token = l->experts ? w->token : NULL, *start = l->experts ? w->start : NULL;
+    Added kept;
+    const Added *d = added(l, s, w, GATE_UP, token, &kept);
+    phase = lower_rows(phase, d, (Rows){w->normed, D, token}, n * top_k, D, start);
     int64_t total = experts * up_panels;
     for (int64_t t = take(phase); t < total; t = another(phase)) {
         int64_t e = t / up_panels, p = t % up_panels, first = l->experts ? w->start[e] : 0;
@@ -306,22 +309,25 @@ static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, Work *w
         float *act = w->act + first * stride;
         if (l->gate_up.packed)
             gate_up_panel((Rows){w->normed, D, index}, rows, D, l->gate_up.packed + e * up_panels * D * PANEL, p, weight, act,
-                          stride);
+                          stride, d, e, first, F);
         else
             gate_up_codes(&l->gate_up.codes, 2 * t, (Input){NULL, 0, w->normed_codes, index}, rows, p * WIDE, weight, act,
-                          stride);
+                          stride, d, e, first, F);
         if (!l->down.packed && wide == WIDE)
             for (int64_t r = 0; r < rows; r++)
                 quantise_groups(act + r * stride, F, p, 1, w->act_codes + (first + r) * row_size(F));
     }
     phase = finish(phase, total);
+    d = added(l, s, w, DOWN, token, &kept);
+    phase = lower_rows(phase, d, (Rows){w->act, stride, NULL}, n * top_k, F, start);
     int64_t down_panels = panels_in(&l->down);
     total = experts * down_panels;
     for (int64_t t = take(phase); t < total; t = another(phase)) {
         int64_t e = t / down_panels, first = l->experts ? w->start[e] : 0;
         int64_t rows = l->experts ? w->start[e + 1] - first : n;
         Input a = {w->act + first * stride, stride, w->act_codes + first * row_size(F), NULL};
-        matrix_panel(&l->down, e, t % down_panels, a, rows, !l->experts, (l->experts ? w->expert_out : w->x) + first * D);
+        float *out = (l->experts ? w->expert_out : w->x) + first * D;
+        matrix_panel(&l->down, e, t % down_panels, a, rows, !l->experts, out, d, first);
     }
     return finish(phase, total);
 }
@@ -351,10 +357,15 @@ static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s,
         const float *next_norm = l < last ? l[1].norm1 : m->norm;
         const Matrix *next = l < last ? &l[1].qkv : &m->head;
         if (l->experts && s->experts) w->chosen = s->experts + sparse++ * n * m->top_k;
-        phase = project(phase, &l->qkv, (Input){w->normed, D, w->normed_codes, NULL}, n, 0, w->qkv);
+        Added kept;
+        const Added *d = added(l, s, w, QKV, NULL, &kept);
+        phase = lower_rows(phase, d, (Rows){w->normed, D, NULL}, n, D, NULL);
+        phase = project(phase, &l->qkv, (Input){w->normed, D, w->normed_codes, NULL}, n, 0, w->qkv, d);
         phase = attention(phase, m, l, s, w, scores);
-        phase = project(phase, &l->out, (Input){w->attended, HK, w->attended_codes, NULL}, n, 1, w->x);
-        phase = feed_forward(phase, m, l, w, n);
+        d = added(l, s, w, OUT, NULL, &kept);
+        phase = lower_rows(phase, d, (Rows){w->attended, HK, NULL}, n, HK, NULL);
+        phase = project(phase, &l->out, (Input){w->attended, HK, w->attended_codes, NULL}, n, 1, w->x, d);
+        phase = feed_forward(phase, m, l, s, w, n);
         for (int64_t t = take(phase); t < few; t = another(phase))
             for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
                 if (l->experts) combine(w, D, m->top_k, i);
@@ -362,7 +373,7 @@ static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s,
             }
         phase = finish(phase, few);
     }
-    project(phase, &m->head, (Input){w->normed, D, w->normed_codes, s->output_rows}, s->outputs, 0, s->logits);
+    project(phase, &m->head, (Input){w->normed, D, w->normed_codes, s->output_rows}, s->outputs, 0, s->logits, NULL);
 }
 
 // Append the pass's tokens to their sequences and give the logits [outputs, V] after the rows named by `output_rows`.
@@ -378,5 +389,5 @@ void quantise_rows(const float *x, int64_t rows, int64_t k, int8_t *out) {
 }
 
 void multiply_codes(const Matrix *m, const int8_t *a, int64_t rows, float *out) {
-    for (int64_t p = 0; p < panels_in(m); p++) matrix_panel(m, 0, p, (Input){NULL, 0, a, NULL}, rows, 0, out);
+    for (int64_t p = 0; p < panels_in(m); p++) base_panel(m, 0, p, (Input){NULL, 0, a, NULL}, rows, 0, out);
 }

@@ -228,8 +228,17 @@ def _overridden(base: Sampling, overrides: Mapping[str, float]) -> Sampling:
     return replace(base, **overrides)  # type: ignore[arg-type]
 
 
-def load(ref: str | Path, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
+Weights = Literal["auto", "float", "int8", "int4"]
+
+
+def load(
+    ref: str | Path, dtype: str = "float32", device: str = "cpu", weights: Weights = "float"
+) -> LanguageModel:
     """A model by reference: a Hugging Face folder, a GGUF file, a content id, or `smollm2`.
+
+    weights: "float" multiplies out what is stored as integers, to `dtype`. "int8" and "int4" hold the projections as
+    integers of so many bits (`held.hold`): what is stored so stays as it is, all else is rounded. "auto" keeps what is
+    stored as integers if native code can compute with it (`engine.native`), and is "float" otherwise.
 
     Raises `ArtifactError` when there is no such model, `ModelError` when it is of a kind that is not supported.
     """
@@ -237,14 +246,30 @@ def load(ref: str | Path, dtype: str = "float32", device: str = "cpu") -> Langua
 
     path = resolve(ref)
     if path.is_dir():
-        return _load_folder(path, dtype, device)
-    return LanguageModel(*load_gguf(path if path.suffix == ".gguf" else smollm2_file(path), dtype, device))
+        return _load_folder(path, dtype, device, weights)
+    file = path if path.suffix == ".gguf" else smollm2_file(path)
+    model, tokenizer = load_gguf(file, dtype, device, quantized=weights != "float")
+    _settle(model, weights)
+    return LanguageModel(model, tokenizer)
 
 
-def _load_folder(folder: Path, dtype: str, device: str) -> LanguageModel:
-    from qwill.model.files import load_model
+def _settle(model: Transformer, weights: Weights) -> None:
+    """What was read with its integers kept becomes what was asked for."""
+    from qwill.engine import native
+    from qwill.model.held import hold, multiply_out
 
-    model, tokenizer = load_model(folder, dtype=dtype, device=device), Tokenizer.load(folder)
+    if weights in ("int8", "int4"):
+        hold(model, 8 if weights == "int8" else 4)
+    elif weights == "auto" and not native.suits(model):
+        multiply_out(model)
+
+
+def _load_folder(folder: Path, dtype: str, device: str, weights: Weights) -> LanguageModel:
+    from qwill.model.files import load_model, read_config
+
+    stored = weights != "float" and read_config(folder).quantization_config is not None
+    model, tokenizer = load_model(folder, dtype, device, quantized=stored), Tokenizer.load(folder)
+    _settle(model, weights)
     path = folder / "generation_config.json"
     generation = read_json(path) if path.exists() else {}
     eos = generation.get("eos_token_id")

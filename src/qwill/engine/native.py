@@ -8,6 +8,7 @@ the rest of the batch at all, not even in the last bit.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, cast
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from qwill.base.native_build import compile_library
+from qwill.engine.native_adapters import COUNT, LowRankStruct, NativeAdapter
 from qwill.engine.native_weights import SPAN, Matrix, lay_out, suits_codes
 from qwill.model import native as model_native
 from qwill.model import native_library, ops
@@ -28,14 +30,17 @@ from qwill.model.transformer import Experts
 
 if TYPE_CHECKING:
     from qwill.engine.executor import Step
+    from qwill.model.lora import Adapter
     from qwill.model.transformer import Layer, Transformer
 
 GROUP = 4  # as in forward.c: query heads that share a pass over the keys
 SMALL = 1_000_000  # weights · tokens of a pass; below, a second thread costs more than it brings
+PACKED = 4  # dimensions of what is laid out here; the model's own tensors have fewer
 KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}  # how keys and values are held, as in attend.h
 HEAD = Scheme(bits=8, group_size=32)  # of a quantised model's head, where the files hold floats
 HEADERS = [
-    native_library.ROWS, native_library.ATTEND, ("codes.h", "qwill.engine"), ("codes_tile.h", "qwill.engine")
+    native_library.ROWS, native_library.ATTEND, ("codes.h", "qwill.engine"), ("codes_tile.h", "qwill.engine"),
+    ("phases.h", "qwill.engine"), ("low_rank.h", "qwill.engine"),
 ]  # fmt: skip
 # The structures of forward.c, field by field.
 _SIZES = ["layers", "hidden", "heads", "kv_heads", "head_dim", "top_k", "renormalise", "block", "kind"]
@@ -43,7 +48,7 @@ _NORMS = ["norm1", "q_norm", "k_norm", "norm2"]
 _MATRICES = ["qkv", "out", "router", "gate_up", "down"]
 _CACHE = ["keys", "values", "key_scale", "value_scale"]
 _SPACE = [
-    "x", "normed", "qkv", "attended", "router", "weight", "scale", "act", "expert_out", "scores", "normed_codes",
+    "x", "normed", "qkv", "attended", "router", "weight", "scale", "act", "expert_out", "scores", "low", "normed_codes",
     "attended_codes", "act_codes", "chosen", "place", "token", "start", "phases",
 ]  # fmt: skip
 
@@ -56,18 +61,18 @@ class _Model(ctypes.Structure):
 
 class _Layer(ctypes.Structure):
     _fields_ = [("experts", ctypes.c_int64), *((n, ctypes.c_void_p) for n in _NORMS)]
-    _fields_ += [(n, Matrix) for n in _MATRICES] + [(n, ctypes.c_void_p) for n in _CACHE]
+    _fields_ += [(n, Matrix) for n in _MATRICES] + [(n, ctypes.c_void_p) for n in ("updates", *_CACHE)]
 
 
 class _Work(ctypes.Structure):
-    _fields_ = [*((n, ctypes.c_void_p) for n in _SPACE), ("capacity", ctypes.c_int64)]
+    _fields_ = [*((n, ctypes.c_void_p) for n in _SPACE), ("capacity", ctypes.c_int64), ("rank", ctypes.c_int64)]
 
 
 class _Pass(ctypes.Structure):
     _fields_ = [(n, ctypes.c_int64) for n in ("n", "sequences", "width", "outputs")]
     _fields_ += [
         (n, ctypes.c_void_p)
-        for n in ("tokens", "positions", "sequence", "output_rows", "tables", "logits", "experts")
+        for n in ("tokens", "positions", "sequence", "output_rows", "tables", "logits", "experts", "adapter")
     ]
 
 
@@ -88,7 +93,7 @@ def lanes() -> int:
 
 def suits(model: Transformer) -> bool:
     """Whether the native executor can run this model here: no Gated DeltaNet, gated attention or shared expert, no
-    adapter, and quantised weights only in groups that it knows."""
+    adapter on it (those of the engine are its own), and quantised weights only in groups that it knows."""
     config = model.config
     if config.model_type in HYBRID or config.shared_expert_intermediate_size:
         return False
@@ -100,11 +105,15 @@ def suits(model: Transformer) -> bool:
     return lib is not None and weight.is_contiguous() and config.head_dim % lib.lanes() == 0
 
 
+def cache_dtype(model: Transformer) -> torch.dtype:
+    """How keys and values are held unless told otherwise: in half floats beside quantised weights."""
+    return torch.float16 if any(isinstance(m, Quantized) for m in model.modules()) else torch.float32
+
+
 class NativeExecutor:
     """An `Executor` (executor.py). Weights are copied when it is made; `refresh` copies them again.
 
-    kv_dtype: float32, float16 or int8 (a scale for each token and head); None: float32 with float weights, float16 with
-    quantised ones.
+    kv_dtype: float32, float16 or int8 (a scale for each token and head); None: as `cache_dtype` says.
     """
 
     def __init__(
@@ -124,17 +133,20 @@ class NativeExecutor:
         self.blocks, self.block_size = blocks, block_size
         self.experts_LNk: Tensor | None = None
         self.quantized = any(isinstance(m, Quantized) for m in model.modules())
-        self._kv_dtype = kv_dtype or (torch.float16 if self.quantized else torch.float32)
+        self._kv_dtype = kv_dtype or cache_dtype(model)
+        self._keep: list[Tensor] = []  # what the structures point into
+        self._spare: list[Tensor] = []
         self.refresh()
         self._make_cache()
         self._work, self._width = _Work(), 0
         self._logits = torch.empty(0)
+        self._adapters: dict[int, NativeAdapter] = {}
         self._set_positions(min(config.max_position_embeddings, 4096))
 
     def refresh(self) -> None:
-        """Take over the model's weights again."""
+        """Take over the model's weights again, into the memory that they had."""
         config, model = self._config, self._source
-        self._keep: list[Tensor] = []  # what the structures point into
+        self._spare, self._keep = [t for t in self._keep if t.dim() == PACKED], []
         self._model = _Model(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -152,17 +164,30 @@ class NativeExecutor:
         )
         layers = [self._layer(cast("Layer", layer)) for layer in model.layers]
         self._layers = (_Layer * len(layers))(*layers)
+        self._spare = []
         self._cost = sum(tensor.numel() for tensor in self._keep)
         if hasattr(self, "cache"):
             self._place_cache()
+            self._place_adapters()
             self._model.cos, self._model.sin = (table.data_ptr() for table in self._rope)
 
     # -- weights
 
     def _fresh(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        for i, tensor in enumerate(self._spare):
+            if tensor.shape == shape and tensor.dtype == dtype:
+                return self._spare.pop(i)
         tensor = torch.empty(shape, dtype=dtype)
         self._lib.use_large_pages(_pointer(tensor), ctypes.c_int64(tensor.nbytes))
         return tensor
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Zeros that take memory when they are first written: a start need not wait for a gigabyte of them."""
+        size = math.prod(shape) * dtype.itemsize
+        flat = torch.from_numpy(np.zeros(size + 64, np.int8))
+        flat = flat[-flat.data_ptr() % 64 :][:size]  # vectors don't cross cache lines
+        self._lib.use_large_pages(_pointer(flat), ctypes.c_int64(size))
+        return flat.view(dtype).view(shape)
 
     def _point(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -186,16 +211,22 @@ class NativeExecutor:
             struct, kept = lay_out(codes, half, self._fresh)
             self._keep += kept
             return Matrix(struct, None, self._point(bias), struct.columns, struct.k)
-        weight = weight.detach().contiguous()
-        experts = weight if weight.dim() == 3 else weight[None]
+        experts = weight.detach() if weight.dim() == 3 else weight.detach()[None]
+        packed = self._pack(experts, half)
+        self._keep.append(packed)
+        columns, k = experts.shape[1:]
+        return Matrix(packed=packed.data_ptr(), bias=self._point(bias), columns=columns, k=k)
+
+    def _pack(self, experts: Tensor, half: int) -> Tensor:
+        """[E, columns, k] in panels."""
+        experts = experts.contiguous()
         _, columns, k = experts.shape
         panels = -(-half // self._lanes) if half else -(-columns // (2 * self._lanes))
         packed = self._fresh((len(experts), panels, k, 2 * self._lanes))
         sizes = [ctypes.c_int64(size) for size in (columns, k, half)]
         for source, target in zip(experts, packed, strict=True):
             self._lib.pack(_pointer(source), *sizes, _pointer(target), self._threads)
-        self._keep.append(packed)
-        return Matrix(packed=packed.data_ptr(), bias=self._point(bias), columns=columns, k=k)
+        return packed
 
     def _layer(self, layer: Layer) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -224,6 +255,29 @@ class NativeExecutor:
             made.router = self._matrix(router.dense(torch.float32) if isinstance(router, Quantized) else router)
         return made
 
+    # -- adapters
+
+    def put_adapter(self, number: int, adapter: Adapter) -> None:
+        self._adapters[number] = NativeAdapter(self._source, adapter, self._pack)
+        self._place_adapters()
+
+    def remove_adapter(self, number: int) -> None:
+        del self._adapters[number]
+        self._place_adapters()
+
+    def _place_adapters(self) -> None:
+        """Each layer's table of adapters, by number."""
+        count = max(self._adapters, default=-1) + 1
+        self._updates = [(LowRankStruct * (count * COUNT))() for _ in self._layers]
+        for number, adapter in self._adapters.items():
+            for table, own in zip(self._updates, adapter.layers, strict=True):
+                table[number * COUNT : (number + 1) * COUNT] = own[:]
+        for layer, table in zip(self._layers, self._updates, strict=True):
+            layer.updates = ctypes.addressof(table)
+        rank = max((adapter.rank for adapter in self._adapters.values()), default=0)
+        if rank > self._work.rank:
+            self._work.rank, self._width = rank, 0
+
     # -- cache
 
     def _make_cache(self) -> None:
@@ -231,9 +285,10 @@ class NativeExecutor:
         outer = (c.num_hidden_layers, self.blocks, c.num_key_value_heads)
         keys = (*outer, self.block_size // self._lanes, c.head_dim, self._lanes)
         values = (*outer, self.block_size, c.head_dim)
-        self.cache = [self._fresh(shape, self._kv_dtype).zero_() for shape in (keys, values)]
+        shapes = [(keys, self._kv_dtype), (values, self._kv_dtype)]
         if self._kv_dtype == torch.int8:
-            self.cache += [self._fresh((*outer, self.block_size)).zero_() for _ in range(2)]
+            shapes += [((*outer, self.block_size), torch.float32)] * 2
+        self.cache = [self._zeros(shape, dtype) for shape, dtype in shapes]
         self._place_cache()
 
     def grow(self, blocks: int) -> None:
@@ -282,6 +337,7 @@ class NativeExecutor:
             "scale": n * top_k,
             "act": n * top_k * (ff + 31),
             "expert_out": n * top_k * c.hidden_size,
+            "low": n * top_k * self._work.rank,
         }
         codes = {"normed_codes": (n, c.hidden_size), "attended_codes": (n, query), "act_codes": (n * top_k, ff)}
         indices = dict.fromkeys(("chosen", "place", "token"), n * top_k) | {"start": experts + 1}
@@ -309,11 +365,15 @@ class NativeExecutor:
         if step.experts:
             sparse = sum(layer.experts > 0 for layer in self._layers)
             self.experts_LNk = torch.empty(sparse, n, self._config.num_experts_per_tok, dtype=torch.int64)
+        adapter_N = None
+        if self._adapters and (adapter_R := step.adapters_R.numpy()).max() >= 0:
+            adapter_N = adapter_R[sequence_N]
         given = _Pass(
             n=n, sequences=len(borders) - 1, width=step.tables_RM.shape[1], outputs=outputs,
             tokens=step.tokens_N.data_ptr(), positions=step.positions_N.data_ptr(), sequence=sequence_N.ctypes.data,
             output_rows=step.rows.data_ptr(), tables=step.tables_RM.data_ptr(), logits=self._logits.data_ptr(),
             experts=self.experts_LNk.data_ptr() if self.experts_LNk is not None else None,
+            adapter=adapter_N.ctypes.data if adapter_N is not None else None,
         )  # fmt: skip
         threads = self._threads if n * self._cost > SMALL else 1
         self._lib.forward(

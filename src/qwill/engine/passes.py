@@ -45,6 +45,7 @@ def step_of(
     lengths_R, slots_R, cu_seqlens = np.array(starts), np.array(slots), np.array(borders, dtype=np.int32)
     shift_R = lengths_R - cu_seqlens[:-1]
     each = len(tokens) == len(pieces)
+    numbers = [s.adapter for s in sequences]
     none_R = torch.full((len(pieces),), -1)
     step = Step(
         tokens_N=torch.tensor(tokens),
@@ -54,7 +55,7 @@ def step_of(
         tables_RM=torch.from_numpy(tables[:, : max(known)][slots_R]),
         states_R=torch.from_numpy(slots_R) if states else none_R,
         rows=torch.tensor(wanted, dtype=torch.int64),
-        adapters_R=none_R,
+        adapters_R=torch.tensor(numbers) if max(numbers) >= 0 else none_R,
     )
     return step, rows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from qwill.engine.edits import Seen
 from qwill.engine.reply_text import ReplyText
@@ -11,6 +11,7 @@ from qwill.engine.request import Event, FinishReason, Request, TokenLogprob
 from qwill.engine.scheduler import Sequence
 
 if TYPE_CHECKING:
+    from qwill.engine.adapters import Loaded
     from qwill.engine.constrain import Guide
     from qwill.text.tokenizer import Tokenizer
 
@@ -28,6 +29,7 @@ class Running:
     replies: list[Reply] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] | None = None
     forked: bool = False
+    adapter: Loaded | None = None
 
     def __post_init__(self) -> None:
         r, s = self.request, self.request.sampling
@@ -91,11 +93,12 @@ class Reply:
         return self.thinking and budget is not None and self.thought >= budget
 
     @property
-    def edited(self) -> bool:
-        """Whether something but the model has a say in its next token."""
+    def edited(self) -> Literal["", "masked", "edited"]:
+        """Whether something but the model has a say in its next token: only a mask, or more."""
         running = self.running
-        early = self.produced < running.request.sampling.min_tokens
-        return running.edits or self.guide is not None or early or self.forced
+        if running.edits or self.produced < running.request.sampling.min_tokens or self.forced:
+            return "edited"
+        return "" if self.guide is None else "masked"
 
     def append(self, token: int, own: float) -> None:
         """Count a new token in, `own` its log-probability. Raises `DataError` if its constraint fails."""

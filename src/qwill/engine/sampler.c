@@ -1,24 +1,80 @@
 // Drawing tokens from the whole distribution: float32 logits on a CPU, in one pass for the sums and one block more.
-// Definition: sampler.py (`_draw`), against which tests/engine/test_sampler.py holds it.
+// Definition: sampler.py (`_draw`), against which tests/engine/test_sampler.py holds it. With a bit mask only the ids
+// whose bits are set can be drawn: blocks without any are passed over.
 // Rows are independent of each other and of the number of threads, to the last bit.
 #include <omp.h>
 #include "rows.h"
 
 #define LARGE 200000  // logits; below, waking a second thread costs more than it brings
 
-// The token whose share of [0, total) holds `target`; sums[b] is the weight of block b.
-static int64_t find(const float *x, int64_t limit, const double *sums, float temperature, float top, double target) {
-    int64_t b = 0, last = (limit - 1) / BLOCK;
-    double below = 0;
-    while (b < last && below + sums[b] <= target) below += sums[b++];
-    int64_t chosen = b * BLOCK, end = chosen + BLOCK < limit ? chosen + BLOCK : limit;
-    // Rounding can leave the target just behind the block's last weight: then that token is the one.
-    for (int64_t i = chosen; i < end && below <= target; i++) {
+// Where `target` falls among the weights of the blocks; `below`: the weight before that block.
+static int64_t find_block(int64_t last, const double *sums, double target, double *below) {
+    int64_t b = 0;
+    for (*below = 0; b < last && *below + sums[b] <= target; b++) *below += sums[b];
+    return b;
+}
+
+// The place in a block whose share holds `target`. Rounding can leave the target just behind the last weight: then that
+// one is it.
+static int64_t find_inside(const float *x, int64_t count, float temperature, float top, double below, double target) {
+    int64_t chosen = 0;
+    for (int64_t i = 0; i < count && below <= target; i++) {
         float w = odds(x[i], temperature, top);
         if (w > 0) chosen = i;
         below += w;
     }
     return chosen;
+}
+
+// The token whose share of [0, total) holds `target`; sums[b] is the weight of block b.
+static int64_t find(const float *x, int64_t limit, const double *sums, float temperature, float top, double target) {
+    double below;
+    int64_t from = BLOCK * find_block((limit - 1) / BLOCK, sums, target, &below);
+    return from + find_inside(x + from, least(BLOCK, limit - from), temperature, top, below, target);
+}
+
+// A block's logits, minus infinity where they aren't allowed; 0 if none is, else their number.
+static int64_t keep(const float *x, int64_t from, int64_t limit, const uint32_t *allowed, float *kept) {
+    int64_t count = least(BLOCK, limit - from);
+    uint32_t any = 0;
+    for (int64_t w = from / 32; w <= (from + count - 1) / 32; w++) any |= allowed[w];
+    if (!any) return 0;
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++)
+        kept[i] = allowed[(from + i) >> 5] >> ((from + i) & 31) & 1 ? x[from + i] : -INFINITY;
+    return count;
+}
+
+static void draw_allowed(const float *x, int64_t vocab, int64_t limit, const uint32_t *allowed, float temperature,
+                         double uniform, int64_t *token, float *logprob, float *sampled) {
+    float kept[BLOCK], highest = -INFINITY;
+    int64_t chosen = 0, count;
+    for (int64_t i = 0; i < limit; i += BLOCK) {
+        if (!(count = keep(x, i, limit, allowed, kept))) continue;
+        float here = largest(kept, 0, count);
+        if (here > highest) highest = here, chosen = i;
+    }
+    count = keep(x, chosen, limit, allowed, kept);
+    if (uniform < 0) {
+        int64_t i = 0;
+        while (i < count - 1 && kept[i] != highest) i++;
+        chosen += i;
+        *sampled = 0;
+    } else {
+        double sums[(limit + BLOCK - 1) / BLOCK], total = 0, below;
+        float top = highest / temperature;
+        for (int64_t i = 0; i < limit; i += BLOCK) {
+            count = keep(x, i, limit, allowed, kept);
+            total += sums[i / BLOCK] = count ? sum_of_odds(kept, 0, count, temperature, top) : 0;
+        }
+        chosen = BLOCK * find_block((limit - 1) / BLOCK, sums, uniform * total, &below);
+        count = keep(x, chosen, limit, allowed, kept);
+        chosen += find_inside(kept, count, temperature, top, below, uniform * total);
+        *sampled = log_share(x, chosen, temperature, top, total);
+    }
+    float all = largest(x, 0, vocab) / temperature;
+    *token = chosen;
+    *logprob = log_share(x, chosen, temperature, all, total_odds(x, vocab, temperature, all));
 }
 
 static void draw_row(const float *x, int64_t vocab, int64_t limit, float temperature, double uniform, int64_t *token,
@@ -42,11 +98,17 @@ static void draw_row(const float *x, int64_t vocab, int64_t limit, float tempera
     *logprob = log_share(x, chosen, temperature, all, total);
 }
 
-// One token a row among the first `limit` ids, by one uniform number a row (below 0: the likeliest token);
-// log-probabilities as in `Sampled`.
-void draw(const float *logits, int64_t rows, int64_t vocab, int64_t limit, float temperature, const double *uniforms,
-          int64_t *tokens, float *logprobs, float *sampled, int threads) {
+// One token a row among the first `limit` ids, and of these among those that `allowed` (unless null, `words` a row) has
+// bits for, by one uniform number a row (below 0: the likeliest token); log-probabilities as in `Sampled`.
+void draw(const float *logits, int64_t rows, int64_t vocab, int64_t limit, const uint32_t *allowed, int64_t words,
+          float temperature, const double *uniforms, int64_t *tokens, float *logprobs, float *sampled, int threads) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (rows * vocab > LARGE)
-    for (int64_t r = 0; r < rows; r++)
-        draw_row(logits + r * vocab, vocab, limit, temperature, uniforms[r], tokens + r, logprobs + r, sampled + r);
+    for (int64_t r = 0; r < rows; r++) {
+        const float *x = logits + r * vocab;
+        if (allowed)
+            draw_allowed(x, vocab, limit, allowed + r * words, temperature, uniforms[r], tokens + r, logprobs + r,
+                         sampled + r);
+        else
+            draw_row(x, vocab, limit, temperature, uniforms[r], tokens + r, logprobs + r, sampled + r);
+    }
 }

@@ -43,15 +43,20 @@ def sample(
     sampling: Sampling,
     vocab_size: int | None = None,
     edited_BV: Tensor | None = None,
+    allowed_BW: Tensor | None = None,
 ) -> Sampled:
     """Draw one token a row from float32 logits with one float64 uniform a row.
 
     `edited_BV`: the logits to draw from, where they were penalised, biased or masked (−inf, `edits.py`). Ids from
-    `vocab_size` on (a padded embedding's spare rows) are never drawn. Greedy takes the lowest id among equals.
+    `vocab_size` on (a padded embedding's spare rows) are never drawn, nor those without a bit in `allowed_BW` (int32,
+    the least significant bit first; at least one of each row must be set). Greedy takes the lowest id among equals.
     """
     plain = edited_BV is None and not sampling.truncates
     if plain and native.suits(logits_BV) and _library() is not None:
-        return _draw_natively(logits_BV.contiguous(), uniforms_B, sampling.temperature, vocab_size)
+        return _draw_natively(logits_BV.contiguous(), uniforms_B, sampling.temperature, vocab_size, allowed_BW)
+    if allowed_BW is not None:
+        masked_BV = unpacked(allowed_BW.to(logits_BV.device), logits_BV.shape[1])
+        edited_BV = (logits_BV if edited_BV is None else edited_BV).masked_fill(~masked_BV, float("-inf"))
     warm = sampling.temperature in (0, 1)
     own_BV = logits_BV if warm else logits_BV / sampling.temperature
     drawn_BV = own_BV
@@ -69,6 +74,13 @@ def sample(
         if drawn_BV is own_BV:
             return Sampled(tokens_B, sampled_B, sampled_B)
     return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
+
+
+def unpacked(bits_BW: Tensor, vocab: int) -> Tensor:
+    """Bit masks as bool [B, vocab]; ids behind the last word are False."""
+    shifts_32 = torch.arange(32, dtype=torch.int32, device=bits_BW.device)
+    allowed_BV = (bits_BW[:, :, None] >> shifts_32 & 1).bool().flatten(1)[:, :vocab]
+    return F.pad(allowed_BV, (0, vocab - allowed_BV.shape[1]))
 
 
 def _at(values_BV: Tensor, tokens_B: Tensor) -> Tensor:
@@ -103,17 +115,23 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _draw_natively(
-    logits_BV: Tensor, uniforms_B: Tensor, temperature: float, vocab_size: int | None
+    logits_BV: Tensor, uniforms_B: Tensor, temperature: float, vocab_size: int | None, allowed_BW: Tensor | None
 ) -> Sampled:
     """`_draw` and greedy choice in `sampler.c`: one sweep where PyTorch makes eight."""
     library, (rows, vocab) = _library(), logits_BV.shape
     assert library is not None
     uniforms_B = uniforms_B.contiguous() if temperature else torch.full((rows,), -1.0, dtype=torch.float64)
     out = Sampled(torch.empty(rows, dtype=torch.int64), torch.empty(rows), torch.empty(rows))
-    sizes = [ctypes.c_int64(size) for size in (rows, vocab, min(vocab_size or vocab, vocab))]
+    limit = min(vocab_size or vocab, vocab)
+    words = 0 if allowed_BW is None else allowed_BW.shape[1]
+    if allowed_BW is not None and 32 * words < limit:
+        limit = 32 * words
+    sizes = [ctypes.c_int64(size) for size in (rows, vocab, limit)]
+    mask = None if allowed_BW is None else allowed_BW.contiguous()
     pointers = [uniforms_B, out.tokens_B, out.logprobs_B, out.sampled_logprobs_B]
     library.draw(
-        ctypes.c_void_p(logits_BV.data_ptr()), *sizes, ctypes.c_float(temperature or 1.0),
+        ctypes.c_void_p(logits_BV.data_ptr()), *sizes, ctypes.c_void_p(None if mask is None else mask.data_ptr()),
+        ctypes.c_int64(words), ctypes.c_float(temperature or 1.0),
         *(ctypes.c_void_p(tensor.data_ptr()) for tensor in pointers), torch.get_num_threads(),
     )  # fmt: skip
     return out

@@ -25,15 +25,16 @@ class Sequence:
     """One sample of a request. `tokens` are its prompt and what was generated; `computed` of them are cached (or are
     being computed in this pass) in `blocks`, `state` being the slot of its recurrent state.
 
-    `namespace`: only sequences of the same one share. `reuse`: whether it may start from what is cached. `chunk`: most
-    tokens of one pass. `cached`: how many tokens were found in the cache when it first started. `placed` is for whoever
-    makes passes: how many of its blocks it has noted.
+    `namespace`: only sequences of the same one share. `adapter`: the number of its adapter, −1: none. `reuse`: whether
+    it may start from what is cached. `chunk`: most tokens of one pass. `cached`: how many tokens were found in the
+    cache when it first started. `placed` is for whoever makes passes: how many of its blocks it has noted.
     """
 
     request: str
     sample: int
     tokens: list[int]
     namespace: str = ""
+    adapter: int = -1
     reuse: bool = True
     chunk: int | None = None
     rank: tuple[int, int] = (0, 0)

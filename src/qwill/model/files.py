@@ -150,13 +150,9 @@ def load_model(
     config = read_config(folder)
     with StoredTensors(folder) as stored:
         config, slots = fit(stored, config)
-        if quantized:
-            with torch.device("meta"):
-                model = Transformer(config).to(wanted)
-            codes = hold_codes(model, stored, slots)
-            model = model.to_empty(device=device)
-        else:
-            model, codes = unfilled(config, wanted, device), {}
+        model = _described(config)
+        codes = hold_codes(model, stored, slots, device) if quantized else {}
+        _give_memory(model, wanted, device)
         parameters = {name: p.detach() for name, p in model.named_parameters()}
         straight: list[tuple[str, Tensor]] = []
         for name, slot in slots.items():
@@ -183,19 +179,28 @@ class _Undrawn(TorchFunctionMode):
 
 
 def unfilled(config: ModelConfig, dtype: torch.dtype, device: str) -> Transformer:
-    """A model whose parameters have memory but no values yet.
-
-    `Module.to_empty` would do, but imports torch's compiler too, seconds of it.
-    """
-    with torch.device("meta"), _Undrawn():
-        model = Transformer(config)
-    for module in model.modules():
-        for name, p in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(torch.empty(p.shape, dtype=dtype, device=device)))
+    """A model whose parameters have memory but no values yet."""
+    model = _described(config)
+    _give_memory(model, dtype, device)
     return model
 
 
-def hold_codes(model: Transformer, stored: StoredTensors, slots: Mapping[str, Slot]) -> dict[str, Quantized]:
+def _described(config: ModelConfig) -> Transformer:
+    """A model on the meta device."""
+    with torch.device("meta"), _Undrawn():
+        return Transformer(config)
+
+
+def _give_memory(model: Transformer, dtype: torch.dtype, device: str) -> None:
+    """`Module.to_empty` would do, but imports torch's compiler too, seconds of it."""
+    for module in model.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty(p.shape, dtype=dtype, device=device)))
+
+
+def hold_codes(
+    model: Transformer, stored: StoredTensors, slots: Mapping[str, Slot], device: str
+) -> dict[str, Quantized]:
     """Put a `Quantized` in the place of each parameter of a model on the meta device that is stored as integers.
 
     Raises ModelError when there is none, and for a parameter that is stored in parts of different kinds.
@@ -213,7 +218,7 @@ def hold_codes(model: Transformer, stored: StoredTensors, slots: Mapping[str, Sl
         if kind is not None:
             owner, _, attribute = parameter.rpartition(".")
             shape, module = model.get_parameter(parameter).shape, model.get_submodule(owner)
-            out[parameter] = Quantized(empty_codes(kind, shape))
+            out[parameter] = Quantized(empty_codes(kind, shape, device))
             delattr(module, attribute)
             setattr(module, attribute, out[parameter])
     if not out:

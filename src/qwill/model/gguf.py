@@ -92,7 +92,7 @@ def _hold_codes(model: Transformer, file: GGUFFile) -> dict[str, Quantized]:
         shape, (bits, minima) = getattr(module, attribute).shape, CODED[next(iter(found))]
         empty = empty_codes(Kind(bits, shape[-1] // 32, torch.float16, minima, minima), shape)
         delattr(module, attribute)
-        setattr(module, attribute, Quantized(empty).to_empty(device="cpu"))
+        setattr(module, attribute, Quantized(empty))
         held[name] = getattr(module, attribute)
     return held
 

@@ -59,8 +59,10 @@ class LowRank(nn.Module):
 class Updates(nn.ModuleDict):
     """What an adapter adds to one fused projection: a `LowRank` for each released projection in it."""
 
-    def forward(self, x_NI: Tensor, out_NC: Tensor, starts: Tensor | None = None) -> Tensor:
-        """`out_NC` with the updates added."""
+    def forward(
+        self, x_NI: Tensor, out_NC: Tensor, starts: Tensor | None = None, token_M: Tensor | None = None
+    ) -> Tensor:
+        """`out_NC` with the updates added; `token_M` is for those who ask which token a row is of (lora_mixed.py)."""
         parts = [part for part in self.values() if isinstance(part, LowRank)]
         pieces: list[Tensor] = []
         at = 0
@@ -182,7 +184,7 @@ def _is_mlp(module: str) -> bool:
     return module.rpartition(".")[2] in ("gate_proj", "up_proj", "gate_up_proj", "down_proj", "gate")
 
 
-def _targets(model: Transformer, adapter: Adapter) -> dict[str, Target]:
+def targets_of(model: Transformer, adapter: Adapter) -> dict[str, Target]:
     """The adapter's projections in the model. Raises ModelError for the adapter of another model."""
     known = projections(model)
     for name, part in adapter.parts.items():
@@ -206,7 +208,7 @@ def attach(model: Transformer, adapter: Adapter) -> None:
     They take the type of the model's floats, float32 at least. Raises ModelError when there is an adapter on it
     already, and for one of another model.
     """
-    targets, embedding = _targets(model, adapter), model.embed_tokens.weight
+    targets, embedding = targets_of(model, adapter), model.embed_tokens.weight
     if any(getattr(module, "updates", None) is not None for module in model.modules()):
         raise ModelError("the model has an adapter on it already; detach that first.")
     model.requires_grad_(False)
@@ -240,7 +242,7 @@ def merge(model: Transformer, adapter: Adapter) -> None:
     Raises ModelError for an adapter of another model, and for weights held as codes: their sum with B·A is no code.
     """
     detach(model)
-    weights = {name: weight_of(model, t.owner, t.attribute) for name, t in _targets(model, adapter).items()}
+    weights = {name: weight_of(model, t.owner, t.attribute) for name, t in targets_of(model, adapter).items()}
     for name, weight in weights.items():
         if isinstance(weight, Quantized):
             raise ModelError(f"{name} is held as integers and cannot take an adapter in; load the model as floats.")

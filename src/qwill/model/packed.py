@@ -59,13 +59,16 @@ class Kind:
     minima: bool = False
 
 
-def empty_codes(kind: Kind, shape: tuple[int, ...]) -> Codes:
-    """Codes [..., O, I] of that shape, on the meta device."""
-    width = shape[-1] if kind.bits == 8 else -(-shape[-1] // 2)
-    values = torch.empty(*shape[:-1], width, dtype=torch.int8 if kind.bits == 8 else torch.uint8, device="meta")
-    scale = torch.empty(*shape[:-1], kind.groups, dtype=kind.scale, device="meta")
-    zero = torch.empty_like(scale, dtype=torch.int8) if kind.zeros else None
-    return Codes(kind.bits, shape[-1], values, scale, zero, torch.empty_like(scale) if kind.minima else None)
+def empty_codes(kind: Kind, shape: tuple[int, ...], device: str = "cpu") -> Codes:
+    """Codes [..., O, I] of that shape; they have memory but no values yet."""
+
+    def empty(width: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(*shape[:-1], width, dtype=dtype, device=device)
+
+    values = empty(shape[-1], torch.int8) if kind.bits == 8 else empty(-(-shape[-1] // 2), torch.uint8)
+    zero = empty(kind.groups, torch.int8) if kind.zeros else None
+    minimum = empty(kind.groups, kind.scale) if kind.minima else None
+    return Codes(kind.bits, shape[-1], values, empty(kind.groups, kind.scale), zero, minimum)
 
 
 def close_nibbles(values: Tensor) -> Tensor:

@@ -83,7 +83,9 @@ def project(x_NI: Tensor, weight: Tensor | Quantized, bias_C: Tensor | None, upd
     return out_NC if updates is None else updates(x_NI, out_NC)
 
 
-def project_groups(x_MI: Tensor, starts: Tensor, weight: Tensor | Quantized, updates: Updates | None) -> Tensor:
+def project_groups(
+    x_MI: Tensor, starts: Tensor, weight: Tensor | Quantized, updates: Updates | None, token_M: Tensor | None = None
+) -> Tensor:
     """`project` of rows sorted by expert: those from starts[e] to starts[e + 1] with the weights [e] of [E, C, I]."""
     if isinstance(weight, Quantized):
         borders = starts.tolist()
@@ -95,7 +97,7 @@ def project_groups(x_MI: Tensor, starts: Tensor, weight: Tensor | Quantized, upd
         out_MC = torch.cat(parts)
     else:
         out_MC = ops.grouped_linear(x_MI, starts, weight)
-    return out_MC if updates is None else updates(x_MI, out_MC, starts)
+    return out_MC if updates is None else updates(x_MI, out_MC, starts, token_M)
 
 
 def experts(
@@ -118,8 +120,8 @@ def experts(
     token_M = order_M // top_k
     load_E = torch.bincount(chosen_Nk.flatten(), minlength=count)
     starts = torch.cat((load_E.new_zeros(1), load_E.cumsum(0)))
-    h_MF = ops.swiglu(project_groups(x_ND[token_M], starts, gate_up, of("gate_up")))
-    y_MD = project_groups(h_MF, starts, down, of("down")) * weight_Nk.flatten()[order_M, None]
+    h_MF = ops.swiglu(project_groups(x_ND[token_M], starts, gate_up, of("gate_up"), token_M))
+    y_MD = project_groups(h_MF, starts, down, of("down"), token_M) * weight_Nk.flatten()[order_M, None]
     return y_MD.new_zeros(n, y_MD.shape[1]).index_add(0, token_M, y_MD)
 
 

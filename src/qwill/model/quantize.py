@@ -80,11 +80,11 @@ class QuantizedSize:
     matrices: int
 
 
-def quantize(weight_OI: Tensor, scheme: Scheme = INT8) -> Codes:
+def quantize(weight_OI: Tensor, scheme: Scheme = INT8, scale_dtype: torch.dtype | None = None) -> Codes:
     """The nearest codes, symmetric: weight ≈ values · scale, at most half a scale away; a group of zeros has scale 1.
 
-    The scale is of the weight's type: transformers computes with experts in the type of their scales. Raises ModelError
-    when the columns are no multiple of the group size.
+    The scale is of the weight's type unless told otherwise: transformers computes with experts in the type of their
+    scales. Raises ModelError when the columns are no multiple of the group size.
     """
     rows, columns = weight_OI.shape
     size, top = scheme.group_size or columns, 127 if scheme.bits == 8 else 7
@@ -92,7 +92,7 @@ def quantize(weight_OI: Tensor, scheme: Scheme = INT8) -> Codes:
         raise ModelError(f"rows of {columns} weights do not divide into groups of {size}; choose another group_size.")
     wide = weight_OI.float().view(rows, -1, size)
     largest = wide.abs().amax(2)
-    scale = (largest / top).to(weight_OI.dtype)
+    scale = (largest / top).to(scale_dtype or weight_OI.dtype)
     # A scale that rounding made too small would cut the largest weights off.
     short = scale.float() * (top + 0.5) < largest
     scale = torch.where(short, torch.nextafter(scale, torch.full_like(scale, torch.inf)), scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("qwill.serve")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
 # Answered without a key: whether the server lives, what it can do; the page's own files too.
 OPEN_PATHS = ("/health", "/ping", "/version", "/openapi.json")
 
@@ -227,7 +229,12 @@ def parse_json(body: bytes) -> Any:
         raise ApiError(400, f"The body is not JSON: {name} is not a number that JSON knows.", code="invalid_json")
 
     try:
-        return json.loads(body, parse_constant=refuse)
+        value = json.loads(body, parse_constant=refuse)
+        if _ESCAPED.search(body):
+            # Half a character, which JSON can spell and UTF-8 can't: what a client cut off is a replacement mark.
+            text = json.dumps(value, ensure_ascii=False)
+            value = json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+        return value
     except RecursionError:
         raise ApiError(400, "The body is nested too deeply.", code="invalid_json") from None
     except UnicodeDecodeError:

@@ -9,8 +9,9 @@ import multiprocessing
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -98,7 +99,7 @@ class EngineClient:
         self.info: ModelInfo | None = None
         self.stats = EngineStats()
         self.restarts = 0
-        self.adapters: dict[str, str] = {}  # name: folder; loaded again after a restart
+        self.adapters: dict[str, str] = {}  # name: folder; the same after a restart
         self._life: _Life | None = None
         self._ready: asyncio.Future[ModelInfo] | None = None
         self._streams: dict[str, Stream] = {}
@@ -159,14 +160,17 @@ class EngineClient:
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """A method of the engine that answers once. Raises `DataError` with its sentence, `EngineDied`."""
+        return await self._ask(self._living(), method, *arguments)
+
+    def _ask(self, life: _Life, method: str, *arguments: Any) -> asyncio.Future[Any]:
         self._number += 1
-        number = self._number
-        future = self._calls[number] = asyncio.get_running_loop().create_future()
-        try:
-            self._send(Call(number, method, arguments))
-            return await future
-        finally:
-            self._calls.pop(number, None)
+        future = self._calls[self._number] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(partial(self._answered, self._number))
+        life.outbox.put([Call(self._number, method, arguments)])
+        return future
+
+    def _answered(self, number: int, _: asyncio.Future[Any]) -> None:
+        self._calls.pop(number, None)
 
     async def load_adapter(self, name: str, folder: str) -> None:
         await self.call("load_adapter", name, folder)
@@ -196,10 +200,13 @@ class EngineClient:
 
     # -- what the threads call, in the loop
 
-    def _send(self, command: Command) -> None:
+    def _living(self) -> _Life:
         if not self.alive or self._life is None:
             raise EngineDied("The model's engine is being started again; try again in a few seconds.")
-        self._life.outbox.put([command])
+        return self._life
+
+    def _send(self, command: Command) -> None:
+        self._living().outbox.put([command])
 
     def _receive(self, life: _Life, messages: list[Message]) -> None:
         if life is not self._life:
@@ -219,6 +226,10 @@ class EngineClient:
                     if future is not None and not future.done():
                         future.set_result(value) if error is None else future.set_exception(DataError(error))
                 case Ready(info):
+                    if self.info is None:
+                        self.adapters = dict(info.adapters)
+                    else:
+                        self._restore(life, info.adapters)
                     self.info = info
                     if self._ready is not None and not self._ready.done():
                         self._ready.set_result(info)
@@ -257,20 +268,28 @@ class EngineClient:
         self.spawn()
         with contextlib.suppress(QwillError):
             await self.ready()
-            for name, folder in list(self.adapters.items()):
-                try:
-                    await self.call("load_adapter", name, folder)
-                except DataError as error:
-                    log.error(
-                        "an adapter can't be loaded again", extra={"fields": {"adapter": name, "error": str(error)}}
-                    )
-                    self.adapters.pop(name, None)
+
+    def _restore(self, life: _Life, there: Mapping[str, str]) -> None:
+        """Have a new engine, which has the adapters `there`, make them those that the last one had. This goes to it
+        before any request does."""
+        for name, folder in there.items():
+            if self.adapters.get(name) != folder:
+                self._ask(life, "unload_adapter", name).add_done_callback(partial(self._restored, name))
+        for name, folder in self.adapters.items():
+            if there.get(name) != folder:
+                self._ask(life, "load_adapter", name, folder).add_done_callback(partial(self._restored, name))
+
+    def _restored(self, name: str, result: asyncio.Future[Any]) -> None:
+        if not result.cancelled() and (error := result.exception()) is not None:
+            log.error("an adapter is not as it was before", extra={"fields": {"adapter": name, "error": str(error)}})
+            if isinstance(error, DataError):
+                self.adapters.pop(name, None)
 
     def _fail_all(self, error: EngineDied) -> None:
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
             stream.inbox.put_nowait(error)
-        for future in self._calls.values():
+        for future in list(self._calls.values()):
             if not future.done():
                 future.set_exception(error)
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from qwill.base.errors import ModelError, QwillError
+from qwill.base.errors import QwillError
 from qwill.engine.request import EngineStats, Event, Request
 from qwill.serve.wire import (
     Accepted,
@@ -131,11 +131,12 @@ class EngineOptions:
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 0  # 0: as many as PyTorch takes
+    weights: str = "auto"  # as in engine.language_model.load
     engine: Mapping[str, Any] = field(default_factory=dict)  # fields of engine.EngineSettings
     adapters: Mapping[str, str] = field(default_factory=dict)  # name: folder
 
 
-def model_info(lm: Any, adapters: tuple[str, ...] = ()) -> ModelInfo:
+def model_info(lm: Any, adapters: Mapping[str, str] | None = None) -> ModelInfo:
     """What the HTTP process needs to know of a LanguageModel."""
     from qwill.engine.language_model import THINKING
 
@@ -149,7 +150,7 @@ def model_info(lm: Any, adapters: tuple[str, ...] = ()) -> ModelInfo:
         thinking_sampling=_changed(asdict(THINKING)),
         thinks=lm.thinks,
         dimensions=config.hidden_size,
-        adapters=adapters,
+        adapters=dict(adapters or {}),
     )
 
 
@@ -167,10 +168,8 @@ def load_engine(options: EngineOptions) -> tuple[Engine, ModelInfo]:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    lm = load(options.reference, options.dtype, options.device)
+    lm = load(options.reference, options.dtype, options.device, options.weights)  # type: ignore[arg-type]
     engine = RealEngine(lm.model, lm.tokenizer, EngineSettings(**options.engine))
     for name, folder in options.adapters.items():
-        if not hasattr(engine, "load_adapter"):
-            raise ModelError("this engine can't load adapters yet; merge one with `qwill merge` and serve the result")
         engine.load_adapter(name, folder)
-    return engine, model_info(lm, tuple(options.adapters))
+    return engine, model_info(lm, options.adapters)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from qwill.base.errors import QwillError, StateError
 
@@ -110,6 +111,8 @@ def as_api_error(error: BaseException) -> ApiError:
         return ApiError(503, "The database of keys and conversations does not answer; try again.", retry_after=2)
     if isinstance(error, QwillError):
         return ApiError(400, str(error))
+    if isinstance(error, RecursionError):  # nothing here recurses but over what a client has nested
+        return ApiError(400, "The request is nested too deeply; make it flatter.", code="invalid_value")
     return ApiError(500, "The server met an error of its own; the request id finds it in the server's log.")
 
 
@@ -123,8 +126,20 @@ async def handle(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientGone):
         return Response(status_code=499)  # as nginx has it in its logs; nobody reads this
     answer = as_api_error(error)
+    if answer.message == "Not Found":  # the framework's own words
+        answer.message = f"Nothing is at {request.url.path!r:.200}; GET /openapi.json lists what is served."
+    elif answer.message == "Method Not Allowed":
+        allowed = ", ".join(_methods(request))
+        answer.headers = {"Allow": allowed}
+        answer.message = f"{request.url.path:.200} takes {allowed}, not {request.method:.20}."
     request.scope["qwill.error"] = answer.message
     return response(answer, request.url.path, request.scope.get("qwill.id"))
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be done at the path of a request, by all of its routes; the framework names the first one's."""
+    scopes = [{**request.scope, "method": method} for method in ("DELETE", "GET", "PATCH", "POST", "PUT")]
+    return [s["method"] for s in scopes if any(r.matches(s)[0] == Match.FULL for r in request.app.routes)]
 
 
 def invalid(found: Sequence[Any], body: Any) -> ApiError:
@@ -132,9 +147,15 @@ def invalid(found: Sequence[Any], body: Any) -> ApiError:
     if not found:
         return ApiError(400, "The request is not valid.")
     paths = [_path(one["loc"], body, one["type"]) for one in found]
-    # Of a union's members the one with the fewest complaints was probably meant.
+    # Of a union's members that was probably meant whose type the value has, and then the one with the fewest
+    # complaints, or whose first comes last.
     members = [tuple(part for part in one["loc"] if isinstance(part, str) and "[" in part) for one in found]
-    place = max(range(len(found)), key=lambda i: (len(paths[i]), -members.count(members[i])))
+
+    def meant(i: int) -> tuple[int, bool, int, list[int]]:
+        fits = not found[i]["type"].endswith(("_type", "missing"))
+        return len(paths[i]), fits, -members.count(members[i]), [part for part in paths[i] if isinstance(part, int)]
+
+    place = max(range(len(found)), key=meant)
     best, path = found[place], paths[place]
     where = best["loc"][0] if best["loc"] else "body"
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".") or None
@@ -154,7 +175,7 @@ def _path(loc: Sequence[Any], body: Any, kind: str) -> list[str | int]:
     """The parts of a location that are names and places in the body; pydantic mixes names of union members in."""
     path: list[str | int] = []
     current = body
-    if not isinstance(body, dict | list):
+    if loc[:1] != ("body",):  # of the query, which has no members
         return [part for part in loc[1:] if isinstance(part, str | int)]
     for i, part in enumerate(loc[1:], start=2):
         if (isinstance(current, dict) and part in current) or (

@@ -87,7 +87,7 @@ def sampling_of(fields: SamplingFields, defaults: Mapping[str, float], max_token
         text = str(error).removeprefix("sampling.")
         name = text.split(" ", 1)[0]
         raise ApiError(
-            400, text[:1].lower() + text[1:] + ".", name if name in names else None, code="invalid_value"
+            400, text[:1].lower() + text[1:] + ".", name if hasattr(fields, name) else None, code="invalid_value"
         ) from error
 
 

@@ -11,7 +11,7 @@
            {role: user|assistant|tool, content, parents: [ID…], reasoning, tool_calls, tool_call_id, model, details}
            → 201 the message: these fields (all but role may be left out), id and created_at
     GET    /qwill/conversations/ID/export?leaf=ID → JSON lines, {"messages": [...]} for each branch or that one
-    GET    /qwill/conversations/export → the same of all conversations
+    GET    /qwill/export → the same of all conversations
 
 Times are Unix seconds. `settings` and `details` are the page's own objects (`settings.system` is the system prompt,
 `details.lane` the column of a reply side by side). Errors have OpenAI's shape: 400 names the field, 404 the id.
@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qwill.base.state import State
 from qwill.serve import conversations as history
+from qwill.serve.routes import failures, new_router
 
 UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 Identity = Annotated[str, Path(pattern=UUID)]
@@ -100,9 +101,9 @@ class WholeConversation(Conversation):
 
 def conversation_routes(state: State, tenant_of: Callable[[Request], str]) -> APIRouter:
     """The routes above on `state`. tenant_of: whose conversations a request may see; raises where it may see none."""
-    router = APIRouter(prefix="/qwill/conversations", tags=["page"])
+    router = new_router(prefix="/qwill", tags=["page"], responses=failures())
 
-    @router.get("", response_model=Listing)
+    @router.get("/conversations", response_model=Listing)
     def ls(
         request: Request,
         search: str = "",
@@ -112,7 +113,7 @@ def conversation_routes(state: State, tenant_of: Callable[[Request], str]) -> AP
         data, more = history.list_conversations(state, tenant_of(request), search, limit, before)
         return {"data": data, "has_more": more}
 
-    @router.post("", status_code=201, response_model=Conversation)
+    @router.post("/conversations", status_code=201, response_model=Conversation)
     def create(request: Request, body: NewConversation) -> Any:
         return history.new_conversation(state, tenant_of(request), body.title, body.settings)
 
@@ -120,20 +121,20 @@ def conversation_routes(state: State, tenant_of: Callable[[Request], str]) -> AP
     def export_all(request: Request) -> Any:
         return _json_lines(history.export_all(state, tenant_of(request)), "conversations")
 
-    @router.get("/{identity}", response_model=WholeConversation)
+    @router.get("/conversations/{identity}", response_model=WholeConversation)
     def read(request: Request, identity: Identity) -> Any:
         return _there(identity, history.read_conversation(state, tenant_of(request), identity))
 
-    @router.patch("/{identity}", response_model=Conversation)
+    @router.patch("/conversations/{identity}", response_model=Conversation)
     def change(request: Request, identity: Identity, body: ConversationChange) -> Any:
         changed = history.change_conversation(state, tenant_of(request), identity, body.title, body.settings)
         return _there(identity, changed)
 
-    @router.delete("/{identity}", status_code=204)
+    @router.delete("/conversations/{identity}", status_code=204)
     def remove(request: Request, identity: Identity) -> None:
         _there(identity, history.delete_conversation(state, tenant_of(request), identity) or None)
 
-    @router.post("/{identity}/messages", status_code=201, response_model=Message)
+    @router.post("/conversations/{identity}/messages", status_code=201, response_model=Message)
     def add(request: Request, identity: Identity, body: NewMessage) -> Any:
         said = body.model_dump(include={"content", "reasoning", "tool_calls", "tool_call_id"}, exclude_none=True)
         added = history.add_message(
@@ -141,7 +142,7 @@ def conversation_routes(state: State, tenant_of: Callable[[Request], str]) -> AP
         )
         return _there(identity, added)
 
-    @router.get("/{identity}/export", response_class=StreamingResponse)
+    @router.get("/conversations/{identity}/export", response_class=StreamingResponse)
     def export(request: Request, identity: Identity, leaf: Annotated[str | None, Query(pattern=UUID)] = None) -> Any:
         lines = _there(identity, history.export_conversation(state, tenant_of(request), identity, leaf))
         return _json_lines(lines, identity)

@@ -31,8 +31,16 @@ class StrictRoute(APIRoute):
         return strictly
 
 
-def new_router() -> APIRouter:
-    return APIRouter(route_class=StrictRoute)
+def new_router(**more: Any) -> APIRouter:
+    return APIRouter(route_class=StrictRoute, **more)
+
+
+def failures(error: type[BaseModel] = ErrorResponse) -> dict[int | str, dict[str, Any]]:
+    """What a route says of its errors."""
+    return {
+        "4XX": {"model": error, "description": "What is wrong, and with which field."},
+        "5XX": {"model": error, "description": "The server can't answer now."},
+    }
 
 
 def answers(
@@ -52,13 +60,4 @@ def answers(
             }
         }
         success["description"] += " " + text
-    failure = {"model": error, "description": "What is wrong, and with which field."}
-    return {
-        "response_model": None,
-        "status_code": status,
-        "responses": {
-            status: success,
-            "4XX": failure,
-            "5XX": {**failure, "description": "The server can't answer now."},
-        },
-    }
+    return {"response_model": None, "status_code": status, "responses": {status: success, **failures(error)}}

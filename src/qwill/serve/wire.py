@@ -36,7 +36,8 @@ Command = Add | Cancel | Call
 @dataclass(frozen=True)
 class ModelInfo:
     """What the HTTP process needs to know of a model. `sampling` and `thinking_sampling`: what holds for fields that a
-    chat request leaves out; `dimensions`: of an embedding."""
+    chat request leaves out; `dimensions`: of an embedding; `adapters`: name: folder of those
+    that the engine began with."""
 
     tokenizer: Tokenizer
     context: int
@@ -46,7 +47,7 @@ class ModelInfo:
     thinking_sampling: dict[str, float]
     thinks: bool
     dimensions: int
-    adapters: tuple[str, ...] = ()
+    adapters: dict[str, str] = field(default_factory=dict)
     description: dict[str, Any] = field(default_factory=dict)
 
 

@@ -1,0 +1,30 @@
+// How threads share a pass: they share out the tasks of a phase, and a phase is over when its tasks are done, not when
+// every thread has come by: a thread that the system has put to sleep (a busy or stolen processor) is not waited for.
+#pragma once
+#include <sched.h>
+#include <stdatomic.h>
+#include "rows.h"
+
+// Tasks handed out and tasks done, on a cache line of their own.
+typedef struct Phase {
+    _Alignas(64) atomic_long taken;
+    atomic_long done;
+} Phase;
+
+// Every thread walks through all phases in order: `for (i = take(p); i < total; i = another(p)) …; p = finish(p, total);`
+INLINE int64_t take(Phase *p) { return atomic_fetch_add_explicit(&p->taken, 1, memory_order_relaxed); }
+
+INLINE int64_t another(Phase *p) {
+    atomic_fetch_add_explicit(&p->done, 1, memory_order_release);
+    return take(p);
+}
+
+INLINE Phase *finish(Phase *p, int64_t total) {
+    for (int spins = 0; atomic_load_explicit(&p->done, memory_order_acquire) < total; spins++) {
+        if (spins > 10000) sched_yield();
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+    return p + 1;
+}

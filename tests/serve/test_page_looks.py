@@ -42,6 +42,20 @@ def test_nothing_jumps_while_a_reply_is_written(browser: Browser, scripted: Page
     assert not shifts, "\n".join(shifts)
 
 
+def test_the_end_of_a_reply_moves_nothing(browser: Browser, scripted: PageServer) -> None:
+    """Neither by itself nor by scrolling, which counts as no shift."""
+    page = opened(browser, scripted.url)
+    say(page, "story")
+    scripted.before = 4  # all but the end
+    scripted.gate.clear()
+    say(page, "hello", "document.querySelector('.turn:last-child .reply > .markdown').textContent.endsWith('hello')")
+    place = "JSON.stringify(document.querySelector('.turn:last-child .reply > .markdown').getBoundingClientRect())"
+    before = page.run(place)
+    scripted.gate.set()
+    page.wait(f"document.querySelector('.figures') && {DONE}")
+    assert page.run(place) == before
+
+
 def test_the_watch_sees_what_jumps(browser: Browser, scripted: PageServer) -> None:
     page = opened(browser, scripted.url)
     say(page, "hello")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from tests.browser import CHROMIUM, Browser
-from tests.serve.on_page import DONE, READY, opened, reload, say
+from tests.serve.on_page import DONE, OPEN, READY, opened, reload, say
 from tests.serve.page_server import HOSTILE, PageServer
 
 from qwill.serve.page_files import FOLDER, page_file
@@ -111,6 +111,55 @@ def test_a_key_is_asked_for_only_on_401(browser: Browser, scripted: PageServer) 
     page.wait(READY)
     assert page.run("sessionStorage.getItem('qwill.key')") == "secret"
     assert "secret" not in page.run("JSON.stringify(localStorage)")
+
+
+@in_browser
+def test_who_has_no_key_is_asked_once_and_told_why(browser: Browser, scripted: PageServer) -> None:
+    scripted.key = "secret"
+    page = browser.page()
+    page.goto(scripted.url)
+    page.wait(OPEN)
+    page.press("Escape")
+    page.wait("document.getElementById('notice').textContent.includes('The server wants a valid key.')")
+    page.run("new Promise((done) => setTimeout(done, 300))")
+    assert not page.run(OPEN)
+    page.click("#notice button")
+    page.wait(OPEN)
+    page.type("secret")
+    page.press("Enter")
+    page.wait(f"{READY} && document.getElementById('notice').hidden")
+    say(page, "hello")
+
+
+@in_browser
+def test_a_server_that_is_gone_and_comes_back(browser: Browser, scripted: PageServer) -> None:
+    page = opened(browser, scripted.url)
+
+    def wire(cut: bool) -> None:
+        page.call(
+            "Network.emulateNetworkConditions", offline=cut, latency=0, downloadThroughput=-1, uploadThroughput=-1
+        )
+
+    wire(True)
+    say(page, "hello")
+    assert "The server can't be reached." in page.text(".fault")
+    wire(False)
+    page.click(".fault button")
+    page.wait(f"{DONE} && document.querySelector('.reply').textContent.includes('tiny heard: hello')")
+    assert page.count(".fault:not([hidden])") == 0
+
+
+@in_browser
+def test_adapters_that_come_later_are_listed_and_chosen(browser: Browser, scripted: PageServer) -> None:
+    scripted.models = ("other",)
+    page = opened(browser, scripted.url)
+    scripted.models = ("tiny", "other")
+    page.click("[data-command=models]")
+    page.wait("document.querySelectorAll('.models li').length === 3")
+    assert page.text(".models .adapter strong") == "tiny-poet" and "adapter of tiny" in page.text(".models .adapter")
+    page.click(".models .adapter button")
+    say(page, "hello")
+    assert scripted.sent[-1]["model"] == "tiny-poet" and page.text(".reply .who") == "tiny-poet"
 
 
 @in_browser

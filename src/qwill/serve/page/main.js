@@ -97,7 +97,7 @@ const act = {
 
 const composer = new Composer($("composer"), $("prompt"), {
   send(text) {
-    if (!models.all.length) loadModels();
+    if (!models.all.length) loadModels(true);
     if (!chat.send(text)) return false;
     follow.end();
     return true;
@@ -235,12 +235,13 @@ function drawTheme() {
   label($("theme"), t("theme", { name: t(name) }));
 }
 
-async function loadModels() {
+async function loadModels(asks = false) {
   try {
-    await models.load();
+    await models.load(asks);
     $("notice").hidden = true;
+    if (asks) sidebar.load();
   } catch (error) {
-    const retry = h("button", { type: "button", class: "plain", onclick: loadModels }, icon("again"), t("retry"));
+    const retry = h("button", { type: "button", class: "plain", onclick: () => loadModels(true) }, icon("again"), t("retry"));
     $("notice").replaceChildren(h("p", null, error.kind ? t(error.kind) : error.message), retry);
     $("notice").hidden = false;
   }

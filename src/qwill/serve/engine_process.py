@@ -31,7 +31,7 @@ from qwill.serve.wire import (
     Result,
 )
 
-CALLS = ("embed", "load_adapter", "unload_adapter")
+CALLS = ("load_adapter", "unload_adapter")
 
 
 class Engine(Protocol):

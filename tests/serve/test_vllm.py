@@ -19,7 +19,7 @@ import httpx
 import pytest
 import uvicorn
 from fake_vllm import Fake
-from serving import Server, ThreadClient, counts, needs, serving
+from serving import Server, ThreadClient, counts, serving
 
 from qwill.base.errors import ConfigError, ModelError
 from qwill.engine.constraint import Constraint
@@ -356,7 +356,6 @@ def test_a_process_that_never_answers_ends_the_start(tmp_path: Path, program: Pa
         pass
 
 
-@needs("load_adapter")
 def test_adapters_are_chosen_by_name(folder: Path, program: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from serve_models import write_adapters
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import uvicorn
 from fake_vllm import Fake
-from serving import Server, ThreadClient, counts, serving
+from serving import Server, ThreadClient, serving
 
 from qwill.base.errors import ConfigError, ModelError
 from qwill.engine.constraint import Constraint
@@ -173,8 +173,10 @@ def test_replies_are_those_of_our_engine(ours: Server, theirs: Server, case: str
     answers = [server.post(path, body) for server in (ours, theirs)]
     assert [answer.status_code for answer in answers] == [200, 200], answers[1].text
     assert plain(answers[1].json()) == plain(answers[0].json())
-    used = [{k: v for k, v in counts(answer.json()["usage"]).items() if "cache" not in k} for answer in answers]
-    assert path == "/v1/messages" or used[0] == used[1]
+    if path in (CHAT, TEXT):  # where a constraint is fulfilled our engine ends at once, vLLM with a token for it
+        used = [answer.json()["usage"] for answer in answers]
+        assert used[0]["prompt_tokens"] == used[1]["prompt_tokens"]
+        assert 0 <= used[1]["completion_tokens"] - used[0]["completion_tokens"] <= 1
     if path in (CHAT, TEXT) and case != "best of":
         want, got = (joined(server.events(path, body | {"stream": True})) for server in (ours, theirs))
         assert got == want

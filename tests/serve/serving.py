@@ -81,7 +81,7 @@ class Server:
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
-        assert self.up.wait(60) and self.failure is None, self.failure
+        assert self.up.wait(600) and self.failure is None, self.failure
 
     def _run(self) -> None:
         try:

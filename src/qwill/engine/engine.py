@@ -251,8 +251,7 @@ class Engine:
                 if reply.running.request.experts:
                     reply.experts = experts_BLk[row].tolist()
         if ready:
-            masks = self._masks(ready, events)
-            for part, own_BV, chosen in choose(ready, at, logits, self.vocab_size, masks):
+            for part, own_BV, chosen in choose(ready, at, logits, self.vocab_size):
                 self._accept(part, own_BV, chosen, events)
         return events
 
@@ -325,25 +324,6 @@ class Engine:
             self.executor.copy_states(*map(list, zip(*states, strict=True)))
         return running.replies
 
-    def _masks(self, ready: Items[Reply], events: list[Event]) -> Tensor | None:
-        """Bits of what each reply may say next, int32 [B, W], if one of them is constrained; a constraint that fails
-        ends its request."""
-        guides = [None if reply.reason else reply.guide for reply in ready]
-        if not any(guides):
-            return None
-        from qwill.engine.constrain import fill_masks
-
-        masks_BW = torch.empty((len(ready), -(-self.vocab_size // 32)), dtype=torch.int32)
-        try:
-            fill_masks(guides, masks_BW)
-        except DataError:  # whose?
-            for i, (reply, guide) in enumerate(zip(ready, guides, strict=True)):
-                try:
-                    fill_masks([guide], masks_BW[i : i + 1])
-                except DataError as error:
-                    self._end(reply.running, "error", str(error), events)
-        return masks_BW
-
     def _accept(self, part: Items[Reply], own_BV: Tensor, chosen: Sampled, events: list[Event]) -> None:
         values = chosen.tokens_B.tolist(), chosen.logprobs_B.tolist(), chosen.sampled_logprobs_B.tolist()
         for i, (reply, token, own, sampled) in enumerate(zip(part, *values, strict=True)):
@@ -361,6 +341,8 @@ class Engine:
                 among = None if chosen.support is None else chosen.support[i]
                 reply.scores.append(TokenLogprob(token, own, sampled, top, among, reply.experts))
             try:
+                if reply.failure:
+                    raise DataError(reply.failure)
                 reply.append(token, own)
             except DataError as error:
                 self._end(running, "error", str(error), events)

@@ -169,16 +169,14 @@ def joined(events: list[Any]) -> dict[int, list[str]]:
 @pytest.mark.parametrize("case", CASES)
 def test_replies_are_those_of_our_engine(ours: Server, theirs: Server, case: str) -> None:
     path, fields = CASES[case]
-    body = {"model": "tiny", "temperature": 0, "max_tokens": 90, **fields}
+    body = {"model": "tiny", "temperature": 0, "max_tokens": 40, **fields}
     answers = [server.post(path, body) for server in (ours, theirs)]
     assert [answer.status_code for answer in answers] == [200, 200], answers[1].text
     assert plain(answers[1].json()) == plain(answers[0].json())
-    # Where a constraint is fulfilled our engine ends at once, vLLM with a token for it; and a text that is bound to
-    # come may be cut into tokens in another way.
-    if path in (CHAT, TEXT):
+    if path in (CHAT, TEXT):  # where a constraint is fulfilled our engine ends at once, vLLM with a token for it
         used = [answer.json()["usage"] for answer in answers]
         assert used[0]["prompt_tokens"] == used[1]["prompt_tokens"]
-        assert abs(used[1]["completion_tokens"] - used[0]["completion_tokens"]) <= 1
+        assert 0 <= used[1]["completion_tokens"] - used[0]["completion_tokens"] <= 1
     if path in (CHAT, TEXT) and case != "best of":
         want, got = (joined(server.events(path, body | {"stream": True})) for server in (ours, theirs))
         assert got == want

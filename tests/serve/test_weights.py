@@ -62,12 +62,11 @@ def test_the_command_passes_them_on(folders: dict[str, Path], monkeypatch: pytes
     monkeypatch.setattr(serve_command, "start", lambda builds, *_: given.update(builds) or 0)
     result = CliRunner().invoke(qwill, ["serve", str(folders["float"]), "--weights", "int4", "--kv-cache", "int8"])
     assert result.exit_code == 0, result.output
-    (build,) = given.values()
-    (options,) = build.args
+    (options,) = next(iter(given.values())).args[0].args
     assert (options.weights, options.engine["kv_dtype"]) == ("int4", "int8")
     given.clear()
     CliRunner().invoke(qwill, ["serve", str(folders["float"])])
-    (options,) = next(iter(given.values())).args
+    (options,) = next(iter(given.values())).args[0].args
     assert (options.weights, options.engine["kv_dtype"]) == ("auto", None)
 
 

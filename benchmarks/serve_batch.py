@@ -73,7 +73,11 @@ async def one(client: httpx.AsyncClient, runner: Runner, prompt: str, tokens: in
         "model": runner.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens,
         "temperature": 0, **NO_END.get(runner.family, {}),
     }  # fmt: skip
-    answer = await client.post("/v1/chat/completions", json=body)
+    try:
+        answer = await client.post("/v1/chat/completions", json=body)
+    except httpx.TransportError as error:
+        log = runner.server.log.read_text(errors="replace")
+        raise SystemExit(f"{runner.name}: {type(error).__name__} {error}; the end of its log:\n{log[-2000:]}") from None
     if answer.status_code != 200:
         raise SystemExit(f"{runner.name}: {answer.status_code} {answer.text[:500]}")
     return int(answer.json()["usage"]["completion_tokens"])
@@ -187,7 +191,8 @@ def main() -> None:
             if arguments.llama_python:
                 command = [
                     arguments.llama_python, "-m", "llama_cpp.server", "--model", str(path), "--n_threads", threads,
-                    "--n_threads_batch", threads, "--n_ctx", str(context), "--port", "{port}",
+                    "--n_threads_batch", threads, "--n_ctx", str(context), "--interrupt_requests", "false", "--port",
+                    "{port}",
                 ]  # fmt: skip
                 name = f"llama_cpp.server {path.name}"
                 server = stack.enter_context(peer(name, command, "/v1/models", arguments.threads))

@@ -6,9 +6,9 @@ SmolLM2-135M everywhere: ours as `qwill serve smollm2 OPTIONS` (--ours, more tha
 the GGUF files given (--gguf; by default the package's own Q4_1), transformers on the same weights as float32 and
 bfloat16 folders, with and without continuous batching. All servers run at once, and only one of them has work: in each
 round every one gets the same B chat prompts of about --prompt tokens at the same moment, greedy, at most --tokens each,
-and is timed until the last reply is whole; tokens are counted from `usage`. Rounds alternate; rounds with more than
-10 % of the CPU stolen are thrown away. Claims: 2.5 times the best llama.cpp server, 3 times the best `transformers
-serve`. llama.cpp's own server batches its requests; llama-cpp-python's answers one after the other.
+and is timed until the last reply is whole; tokens are counted from `usage`. A short heat goes before: ways of one peer
+that are not half as quick as its best are out. Rounds alternate; rounds with more than 10 % of the CPU stolen are
+thrown away. Claims: 2.5 times the best llama.cpp server, 3 times the best `transformers serve`. llama.cpp's own server batches its requests; llama-cpp-python's answers one after the other.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ WORDS = [
     "people", "answer", "yellow", "travel", "number", "simple", "ocean", "forest", "cloud", "paper", "music", "kitchen",
     "horse", "bridge", "island", "mirror", "candle", "pocket", "summer",
 ]  # fmt: skip
+HEAT = 16  # tokens of a reply in the round before the race
 NO_END = {"ours": {"ignore_eos": True}, "llama.cpp": {"ignore_eos": True}}
 
 
@@ -92,11 +93,20 @@ async def timed(runner: Runner, batch: int, words: int, tokens: int, seed: int) 
         return sum(made) / (time.perf_counter() - begun)
 
 
+def heat(runners: list[Runner], batch: int, words: int, tokens: int) -> list[Runner]:
+    """A short round that warms all up; of each family those go on that are at least half as quick as its best."""
+    speeds = [asyncio.run(timed(r, batch, words, min(tokens, HEAT), 0)) for r in runners]
+    most: dict[str, float] = {}
+    for runner, speed in zip(runners, speeds, strict=True):
+        print(f"heat of {batch}, {runner.name}: {speed:.0f} tokens/s", flush=True)
+        most[runner.family] = max(speed, most.get(runner.family, 0.0))
+    return [r for r, speed in zip(runners, speeds, strict=True) if speed >= most[r.family] / 2]
+
+
 def race(runners: list[Runner], batch: int, rounds: int, words: int, tokens: int) -> tuple[float, int]:
     """A B C A B C …: (largest share of stolen CPU in a round that counts, rounds dropped)."""
     most, dropped = 0.0, 0
     for runner in runners:
-        asyncio.run(timed(runner, batch, words, min(tokens, 8), 0))
         runner.speeds[batch] = []
     kept = 0
     while kept < rounds and dropped < rounds:
@@ -208,8 +218,9 @@ def main() -> None:
                     runners.append(Runner(name, "transformers", server, str(folder)))
         parts, all_met = [], []
         for batch in arguments.batches:
-            stolen, dropped = race(runners, batch, arguments.rounds, arguments.prompt, arguments.tokens)
-            text, met = describe(runners, batch, stolen, dropped)
+            racing = heat(runners, batch, arguments.prompt, arguments.tokens)
+            stolen, dropped = race(racing, batch, arguments.rounds, arguments.prompt, arguments.tokens)
+            text, met = describe(racing, batch, stolen, dropped)
             parts.append(text)
             all_met.append(met)
     body = "\n\n".join(parts)

@@ -1,6 +1,6 @@
 """What integers cost: perplexity of held-out text with 8 and 4 bits, ours and llama.cpp's, against float32.
 
-    .venv/bin/python benchmarks/quantised_quality.py FOLDER... --texts HELDOUT.parquet --peer-python PYTHON_WITH_LLAMA_CPP
+    python benchmarks/quantised_quality.py FOLDER... --texts HELDOUT.parquet --peer-python PYTHON_WITH_LLAMA_CPP
 
 FOLDERs are float models that a recipe trained (their float32 weights are the truth), or smollm2, which is compared with
 the floats that its own Q4_1 stands for. The text is one stream of documents, cut into windows of 512 tokens; each
@@ -104,7 +104,8 @@ def peer_rows(python: str, folder: Path, windows: list[list[int]]) -> dict[str, 
         named.write_text(json.dumps(windows))
         job = {"source": str(source), "folder": scratch, "kinds": ["F32", "Q8_0", "Q4_K_M"], "windows": str(named)}
         said = subprocess.run(
-            [python, str(PEER), json.dumps(job)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+            [python, str(PEER), json.dumps(job)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            check=True,
         )
     return {found["kind"]: found for found in map(json.loads, said.stdout.splitlines())}
 

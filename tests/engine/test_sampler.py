@@ -252,9 +252,17 @@ def test_masked_draws_are_those_of_logits_that_were_edited(data):
         torch.testing.assert_close(getattr(got, name)[same], getattr(expected, name)[same], atol=1e-5, rtol=0)
 
 
+def test_the_native_sampler_is_there_where_others_are():
+    """A source that doesn't compile would go unnoticed: the definition does the same."""
+    from qwill.engine import sampler
+    from qwill.model import native_library
+
+    assert (sampler._library() is None) == (native_library.libraries() is None)
+
+
 def test_a_mask_narrower_than_the_row_forbids_the_rest():
     logits = torch.arange(100.0)[None]
     for sampling in (Sampling(temperature=0), Sampling(), Sampling(top_k=5)):
-        drawn = torch.tensor([0.99], dtype=torch.float64)
-        got = sample(logits, drawn, sampling, None, None, bits(torch.ones(1, 64) > 0))
+        u = torch.tensor([0.99], dtype=torch.float64)
+        got = sample(logits, u, sampling, None, None, bits(torch.ones(1, 64) > 0))
         assert int(got.tokens_B) in range(59, 64)

@@ -1,60 +1,108 @@
 """A token for every reply that wants one: those of equal settings are drawn at once, each with its own random stream.
 
-Shape letters: B rows of a draw, V vocabulary.
+A constraint's mask costs more than a draw. So where its law allows that, a constrained reply draws among all tokens and
+then asks whether that one may come; only if not, it draws again (with another number of its stream) among those that
+may. With probabilities p, of which the allowed ones sum to Z, token t comes first with p(t), or after a refusal with
+(1 − Z)·p(t)/Z: p(t)/Z altogether, just as if it had been drawn under the mask. The likeliest token, if allowed, is the
+likeliest of the allowed. Truncation, which depends on what is allowed, and log-probabilities need the mask.
+
+Shape letters: B rows of a draw, V vocabulary, W words of 32 bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qwill.base.errors import DataError
 from qwill.engine.edits import allow, penalise
 from qwill.engine.randomness import uniforms
-from qwill.engine.replies import Reply
-from qwill.engine.sampler import Sampled, sample, unpacked
+from qwill.engine.replies import Edited, Reply
+from qwill.engine.sampler import Sampled, sample, support, unpacked
 
 DRAWS = 64  # uniform numbers made at a time for a reply
+FIRST, AGAIN = 0, 1  # the purposes of a reply's random numbers
 
 
 def choose(
-    replies: Sequence[Reply], rows: Sequence[int], logits: Tensor, vocab_size: int, masks_BW: Tensor | None
+    replies: Sequence[Reply], rows: Sequence[int], logits: Tensor, vocab_size: int
 ) -> Iterator[tuple[list[Reply], Tensor, Sampled]]:
     """The next token of each reply after `logits[rows]`, group by group: (replies, their logits, what was drawn).
-    `masks_BW`: bits of the ids that each reply may say (all of them where it isn't constrained). What is drawn for a
-    reply depends on nothing but its own logits, settings and random stream."""
-    groups: dict[tuple[str, str], list[int]] = {}
+    What is drawn for a reply depends on nothing but its own logits, settings and random stream. A reply whose
+    constraint can't be followed any further has its `failure` set."""
+    groups: dict[tuple[str, Edited], list[int]] = {}
     for i, reply in enumerate(replies):
         running = reply.running
         groups.setdefault((running.draw, "" if running.plain else reply.edited), []).append(i)
     for (_, edited), members in groups.items():
         part, chosen = [replies[i] for i in members], [rows[i] for i in members]
         own_BV = logits if chosen == list(range(len(logits))) else logits[chosen]
-        sampling = part[0].running.request.sampling
-        uniforms_B = _uniforms(part).to(logits.device) if sampling.temperature else torch.zeros(len(part))
-        allowed_BW = masks_BW[members] if masks_BW is not None and edited else None
-        edited_BV = _edited(own_BV, part, vocab_size, allowed_BW) if edited == "edited" else None
-        if edited_BV is not None:
-            allowed_BW = None
-        yield part, own_BV, sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW)
+        drawn = _draw(own_BV, part, vocab_size, edited, FIRST)
+        if edited == "checked":
+            tokens = drawn.tokens_B.tolist()
+            # The guide is there: without one a reply isn't "checked".
+            wrong = [i for i, (r, t) in enumerate(zip(part, tokens, strict=True)) if r.guide and not r.guide.allows(t)]
+            if wrong:
+                again = _draw(own_BV[wrong], [part[i] for i in wrong], vocab_size, "masked", AGAIN)
+                at = torch.tensor(wrong, device=own_BV.device)
+                drawn = Sampled(
+                    drawn.tokens_B.index_copy(0, at, again.tokens_B),
+                    drawn.logprobs_B.index_copy(0, at, again.logprobs_B),
+                    drawn.sampled_logprobs_B.index_copy(0, at, again.sampled_logprobs_B),
+                )
+        yield part, own_BV, drawn
+
+
+def _draw(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, edited: Edited, purpose: int) -> Sampled:
+    sampling = part[0].running.request.sampling
+    uniforms_B = _uniforms(part, purpose).to(own_BV.device) if sampling.temperature else torch.zeros(len(part))
+    allowed_BW = _masks(part, vocab_size) if edited in ("masked", "edited") else None
+    edited_BV = _edited(own_BV, part, vocab_size, allowed_BW) if edited == "edited" else None
+    if edited_BV is not None:
+        allowed_BW = None
+    drawn = sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW)
+    if part[0].running.request.support:
+        among = support(own_BV, drawn.tokens_B, sampling, vocab_size, edited_BV, allowed_BW)
+        drawn = replace(drawn, support=among)
+    return drawn
 
 
 def _edited(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, allowed_BW: Tensor | None) -> Tensor:
-    edited_BV, vocab = own_BV.clone(), own_BV.shape[1]
+    edited_BV = own_BV.clone()
     penalise(edited_BV, [reply.running.request.sampling for reply in part], [reply.seen for reply in part])
-    allowed_BV = None if allowed_BW is None else unpacked(allowed_BW, vocab)
+    allowed_BV = None if allowed_BW is None else unpacked(allowed_BW, own_BV.shape[1])
     for i, (row_V, reply) in enumerate(zip(edited_BV, part, strict=True)):
-        request = reply.running.request
-        stops = request.stop_ids if reply.produced < request.sampling.min_tokens else ()
+        stops = reply.running.request.stop_ids if reply.produced < reply.running.request.sampling.min_tokens else ()
         allowed_V = allowed_BV[i] if allowed_BV is not None and reply.guide is not None else None
         allow(row_V, vocab_size, allowed_V, stops, reply.running.answer if reply.forced else None)
     return edited_BV
 
 
-def _uniforms(part: Sequence[Reply]) -> Tensor:
-    fresh = [reply for reply in part if reply.draws_of != reply.produced // DRAWS]
+def _masks(part: Sequence[Reply], vocab_size: int) -> Tensor | None:
+    """Bits of what each reply may say next, int32 [B, W], if one of them is constrained."""
+    guides = [reply.guide for reply in part]
+    if not any(guides):
+        return None
+    from qwill.engine.constrain import fill_masks
+
+    masks_BW = torch.empty((len(part), -(-vocab_size // 32)), dtype=torch.int32)
+    try:
+        fill_masks(guides, masks_BW)
+    except DataError:  # whose?
+        for i, (reply, guide) in enumerate(zip(part, guides, strict=True)):
+            try:
+                fill_masks([guide], masks_BW[i : i + 1])
+            except DataError as error:
+                reply.failure = str(error)
+    return masks_BW
+
+
+def _uniforms(part: Sequence[Reply], purpose: int) -> Tensor:
+    fresh = [r for r in part if purpose not in r.draws or r.draws[purpose][0] != r.produced // DRAWS]
     if fresh:
         seeds, streams, numbers, firsts = (
             np.array(values)[:, None]
@@ -67,7 +115,7 @@ def _uniforms(part: Sequence[Reply]) -> Tensor:
                 strict=True,
             )
         )  # fmt: skip
-        made = uniforms(seeds, streams, numbers, firsts + np.arange(DRAWS)).tolist()
+        made = uniforms(seeds, streams, numbers, firsts + np.arange(DRAWS), purpose).tolist()
         for reply, draws in zip(fresh, made, strict=True):
-            reply.draws, reply.draws_of = draws, reply.produced // DRAWS
-    return torch.tensor([reply.draws[reply.produced % DRAWS] for reply in part], dtype=torch.float64)
+            reply.draws[purpose] = reply.produced // DRAWS, draws
+    return torch.tensor([r.draws[purpose][1][r.produced % DRAWS] for r in part], dtype=torch.float64)

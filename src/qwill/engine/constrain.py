@@ -119,6 +119,23 @@ class Guide:
         fill_masks([self], mask_W[None])
         return mask_W
 
+    def allows(self, token: int) -> bool:
+        """The token's bit in `mask`, without the others: far quicker."""
+        if self.finished or self._due:
+            return token in (self._stop_ids if self.finished else self._due[:1])
+        if not 0 <= token < self._vocabulary.size:
+            return False
+        if self._thinking:
+            free = bool(self._vocabulary.free_W[token >> 5] >> (token & 31) & 1) and token not in self._stop_ids
+            return free or token == self._thinks[1]
+        if self._may_think and token == self._thinks[0]:
+            return True
+        if token in self._stop_ids:
+            return bool(self._matcher.is_accepting())
+        if forced := self._matcher.compute_ff_tokens():  # text that has to come is spelt in one way only
+            return bool(token == forced[0])
+        return bool(self._matcher.validate_tokens([token]))
+
     def accept(self, token: int) -> None:
         """The token that was chosen. Raises DataError for one that the mask forbids, and for a constraint that turns
         out too complex to follow."""

@@ -31,13 +31,15 @@ def philox(counter: NDArray[np.uint32], key: tuple[Word, Word]) -> NDArray[np.ui
     return np.stack((x0, x1, x2, x3), axis=-1).astype(np.uint32)
 
 
-def uniforms(seed: Word, prompt: ArrayLike, sample: ArrayLike, step: ArrayLike) -> NDArray[np.float64]:
+def uniforms(
+    seed: Word, prompt: ArrayLike, sample: ArrayLike, step: ArrayLike, purpose: int = 0
+) -> NDArray[np.float64]:
     """Uniform numbers strictly inside (0, 1) with 52 random bits, one for each broadcast (seed, prompt, sample,
-    step).
+    step); for another `purpose` others that are independent of these.
 
-    The three indices are taken modulo 2^32 and the seed modulo 2^64.
+    The indices are taken modulo 2^32 and the seed modulo 2^64.
     """
-    words = np.broadcast_arrays(*(np.asarray(x, dtype=np.int64) for x in (step, sample, prompt, 0)))
+    words = np.broadcast_arrays(*(np.asarray(x, dtype=np.int64) for x in (step, sample, prompt, purpose)))
     counter = np.stack(words, axis=-1).astype(np.uint32)
     random = philox(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)).astype(np.uint64)
     bits = (random[..., 0] << np.uint64(20)) | (random[..., 1] >> np.uint64(12))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from qwill.engine.constrain import Guide
     from qwill.text.tokenizer import Tokenizer
 
+Edited = Literal["", "checked", "masked", "edited"]
+
 
 @dataclass(eq=False)
 class Running:
@@ -39,7 +41,9 @@ class Running:
         self.stops = frozenset() if s.ignore_eos else r.stop_ids
         self.edits = bool(s.penalises or s.logit_bias)
         self.plain = not (self.edits or r.constraint or s.min_tokens or r.thinking_budget is not None)
-        self.draw = repr((s.temperature, s.top_k, s.top_p, s.min_p))  # replies of equal ones are drawn together
+        self.scored = r.logprobs is not None or r.support or r.experts
+        # Replies of equal ones are drawn together.
+        self.draw = repr((s.temperature, s.top_k, s.top_p, s.min_p, r.support))
 
     def start(self, sequence: Sequence) -> Reply:
         """One more reply, made in `sequence`."""
@@ -67,7 +71,8 @@ class Running:
 @dataclass(eq=False, slots=True)
 class Reply:
     """One reply. Of its `produced` tokens `given` are told; `unsaid` and `scores` are the text and the
-    log-probabilities of the others. `reason`: why it has ended."""
+    log-probabilities of the others. `reason`: why it has ended; `failure`: what is wrong with its constraint. `draws`:
+    by purpose a run of its random stream, with its number. `experts`: those of its next token."""
 
     running: Running
     sequence: Sequence
@@ -82,9 +87,11 @@ class Reply:
     scores: list[TokenLogprob] = field(default_factory=list)
     logprob: float = 0.0
     reason: FinishReason | None = None
-    draws: list[float] = field(default_factory=list)
-    draws_of: int = -1
+    draws: dict[int, tuple[int, list[float]]] = field(default_factory=dict)
     retried: bool = False
+    failure: str | None = None
+    embedding: list[float] | None = None
+    experts: list[list[int]] | None = None
 
     @property
     def forced(self) -> bool:
@@ -93,12 +100,15 @@ class Reply:
         return self.thinking and budget is not None and self.thought >= budget
 
     @property
-    def edited(self) -> Literal["", "masked", "edited"]:
-        """Whether something but the model has a say in its next token: only a mask, or more."""
-        running = self.running
-        if running.edits or self.produced < running.request.sampling.min_tokens or self.forced:
+    def edited(self) -> Edited:
+        """What but the model has a say in its next token: only a mask, or more."""
+        running, sampling = self.running, self.running.request.sampling
+        if running.edits or self.produced < sampling.min_tokens or self.forced:
             return "edited"
-        return "" if self.guide is None else "masked"
+        if self.guide is None:
+            return ""
+        exact = not running.scored and not (sampling.temperature and sampling.truncates)
+        return "checked" if exact else "masked"
 
     def append(self, token: int, own: float) -> None:
         """Count a new token in, `own` its log-probability. Raises `DataError` if its constraint fails."""
@@ -147,7 +157,7 @@ class Reply:
             prompt, running.prompt_logprobs = running.prompt_logprobs, None
         request = running.request
         return Event(
-            request.id, number, new, text, scores if request.logprobs is not None else None, self.reason,
+            request.id, number, new, text, scores if running.scored else None, self.reason,
             self.text.found if self.text is not None else None, None, len(request.prompt),
-            running.replies[0].sequence.cached or 0, prompt,
+            running.replies[0].sequence.cached or 0, prompt, self.embedding,
         )  # fmt: skip

@@ -33,50 +33,6 @@ static int64_t find(const float *x, int64_t limit, const double *sums, float tem
     return from + find_inside(x + from, least(BLOCK, limit - from), temperature, top, below, target);
 }
 
-// A block's logits, minus infinity where they aren't allowed; 0 if none is, else their number.
-static int64_t keep(const float *x, int64_t from, int64_t limit, const uint32_t *allowed, float *kept) {
-    int64_t count = least(BLOCK, limit - from);
-    uint32_t any = 0;
-    for (int64_t w = from / 32; w <= (from + count - 1) / 32; w++) any |= allowed[w];
-    if (!any) return 0;
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++)
-        kept[i] = allowed[(from + i) >> 5] >> ((from + i) & 31) & 1 ? x[from + i] : -INFINITY;
-    return count;
-}
-
-static void draw_allowed(const float *x, int64_t vocab, int64_t limit, const uint32_t *allowed, float temperature,
-                         double uniform, int64_t *token, float *logprob, float *sampled) {
-    float kept[BLOCK], highest = -INFINITY;
-    int64_t chosen = 0, count;
-    for (int64_t i = 0; i < limit; i += BLOCK) {
-        if (!(count = keep(x, i, limit, allowed, kept))) continue;
-        float here = largest(kept, 0, count);
-        if (here > highest) highest = here, chosen = i;
-    }
-    count = keep(x, chosen, limit, allowed, kept);
-    if (uniform < 0) {
-        int64_t i = 0;
-        while (i < count - 1 && kept[i] != highest) i++;
-        chosen += i;
-        *sampled = 0;
-    } else {
-        double sums[(limit + BLOCK - 1) / BLOCK], total = 0, below;
-        float top = highest / temperature;
-        for (int64_t i = 0; i < limit; i += BLOCK) {
-            count = keep(x, i, limit, allowed, kept);
-            total += sums[i / BLOCK] = count ? sum_of_odds(kept, 0, count, temperature, top) : 0;
-        }
-        chosen = BLOCK * find_block((limit - 1) / BLOCK, sums, uniform * total, &below);
-        count = keep(x, chosen, limit, allowed, kept);
-        chosen += find_inside(kept, count, temperature, top, below, uniform * total);
-        *sampled = log_share(x, chosen, temperature, top, total);
-    }
-    float all = largest(x, 0, vocab) / temperature;
-    *token = chosen;
-    *logprob = log_share(x, chosen, temperature, all, total_odds(x, vocab, temperature, all));
-}
-
 static void draw_row(const float *x, int64_t vocab, int64_t limit, float temperature, double uniform, int64_t *token,
                      float *logprob, float *sampled) {
     int64_t chosen = 0;
@@ -96,6 +52,56 @@ static void draw_row(const float *x, int64_t vocab, int64_t limit, float tempera
         total = total_odds(x, vocab, temperature, all);
     }
     *logprob = log_share(x, chosen, temperature, all, total);
+}
+
+INLINE int may(const uint32_t *allowed, int64_t i) { return allowed[i >> 5] >> (i & 31) & 1; }
+
+// Whether a block has a token that is allowed.
+INLINE int any(const uint32_t *allowed, int64_t from, int64_t to) {
+    uint32_t bits = 0;
+    for (int64_t w = from / 32; w <= (to - 1) / 32; w++) bits |= allowed[w];
+    return bits != 0;
+}
+
+// A block's logits, minus infinity where they aren't allowed.
+INLINE void keep(const float *x, int64_t from, int64_t to, const uint32_t *allowed, float *kept) {
+#pragma omp simd
+    for (int64_t i = from; i < to; i++) kept[i - from] = may(allowed, i) ? x[i] : -INFINITY;
+}
+
+static void draw_allowed(const float *x, int64_t vocab, int64_t limit, const uint32_t *allowed, float temperature,
+                         double uniform, int64_t *token, float *logprob, float *sampled) {
+    float kept[BLOCK], highest = -INFINITY;
+    int64_t chosen = 0, blocks = (limit + BLOCK - 1) / BLOCK;
+    for (int64_t i = 0; i < limit; i += BLOCK) {
+        int64_t end = least(i + BLOCK, limit);
+        if (!any(allowed, i, end)) continue;
+        keep(x, i, end, allowed, kept);
+        float here = largest(kept, 0, end - i);
+        if (here > highest) highest = here, chosen = i;
+    }
+    float all = largest(x, 0, vocab) / temperature;
+    double everything = total_odds(x, vocab, temperature, all);
+    if (uniform < 0) {
+        while (chosen < limit - 1 && !(may(allowed, chosen) && x[chosen] == highest)) chosen++;
+        *sampled = 0;
+    } else {
+        double sums[blocks], total = 0, below;
+        float top = highest / temperature;
+        for (int64_t i = 0; i < limit; i += BLOCK) {
+            int64_t end = least(i + BLOCK, limit);
+            sums[i / BLOCK] = 0;
+            if (!any(allowed, i, end)) continue;
+            keep(x, i, end, allowed, kept);
+            total += sums[i / BLOCK] = sum_of_odds(kept, 0, end - i, temperature, top);
+        }
+        int64_t from = BLOCK * find_block(blocks - 1, sums, uniform * total, &below), end = least(from + BLOCK, limit);
+        keep(x, from, end, allowed, kept);
+        chosen = from + find_inside(kept, end - from, temperature, top, below, uniform * total);
+        *sampled = log_share(x, chosen, temperature, top, total);
+    }
+    *token = chosen;
+    *logprob = log_share(x, chosen, temperature, all, everything);
 }
 
 // One token a row among the first `limit` ids, and of these among those that `allowed` (unless null, `words` a row) has

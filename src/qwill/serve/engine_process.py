@@ -31,7 +31,7 @@ from qwill.serve.wire import (
     Result,
 )
 
-CALLS = ("embed", "load_adapter", "unload_adapter")
+CALLS = ("load_adapter", "unload_adapter")
 
 
 class Engine(Protocol):
@@ -138,7 +138,7 @@ class EngineOptions:
 
 def model_info(lm: Any, adapters: Mapping[str, str] | None = None) -> ModelInfo:
     """What the HTTP process needs to know of a LanguageModel."""
-    from qwill.engine.language_model import THINKING
+    from qwill.engine.defaults import THINKING
 
     config = lm.model.config
     return ModelInfo(

@@ -96,3 +96,15 @@ class Metrics:
             for metric, value in values:
                 metric.labels(name).set(value)
         return generate_latest(self.registry)
+
+
+def merged(ours: str, theirs: str) -> str:
+    """Prometheus' text of two sources; a metric that both have is as ours has it."""
+    known = {line.split()[2] for line in ours.splitlines() if line.startswith("# TYPE ")}
+    kept, keeps = [], False
+    for line in theirs.splitlines():
+        if line.startswith("# HELP "):
+            keeps = line.split()[2] not in known
+        if keeps and line:
+            kept.append(line + "\n")
+    return ours + "".join(kept)

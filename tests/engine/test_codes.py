@@ -133,6 +133,25 @@ def test_every_path_is_the_numpy_model_to_the_last_bit(
         assert np.array_equal(native_product(x, weight), wanted, equal_nan=True), path
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_what_is_not_finite_reaches_its_row_and_no_other(bits):
+    """As codes it would be 0, and a broken model would talk nonsense instead of being named."""
+    draw = np.random.default_rng(0)
+    low, high = (-128, 127) if bits == 8 else (-8, 7)
+    values = torch.from_numpy(draw.integers(low, high + 1, (40, 96)).astype(np.int8))
+    weight = Codes.of(values, torch.ones(40, 3), bits)
+    x = draw.normal(0, 1, (11, 96)).astype(F)
+    clean = native_product(x, weight)
+    broken = {0: np.nan, 4: np.inf, 9: -np.inf, 10: -np.nan}
+    for row, value in broken.items():
+        x[row, 7 * row] = value
+    for path in (2, 1, 0):
+        native.library().choose_path(path)
+        out = native_product(x, weight)
+        others = [row for row in range(11) if row not in broken]
+        assert np.isnan(out[list(broken)]).all() and np.array_equal(out[others], clean[others]), path
+
+
 def test_this_processor_runs_every_path_that_it_has():
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []

@@ -19,6 +19,7 @@
 
 #define WIDE 32   // outputs of a panel
 #define SPAN 32   // inputs of a group of activations
+#define AHEAD 6144  // bytes of codes that are asked for beforehand; the processor alone is late once rows give it work
 #define STEPS (SPAN / 4)
 #define MOST_ROWS 8  // rows a tile: weights are unpacked once for all of them
 #define ALWAYS static inline __attribute__((always_inline))
@@ -48,26 +49,36 @@ ALWAYS float half_to_float(uint16_t h) {
     return out;
 }
 
-// Groups [first, first + count) of x[k] to codes: scale = largest / 127, code = x · (127 / largest) to the nearest, halves to even.
+// A group x[SPAN] to codes: scale = largest / 127, code = x · (127 / largest) to the nearest, halves to even. Of what is
+// not finite comes a scale that isn't, and so a product that is NaN.
+ALWAYS void quantise_group(const float *x, int8_t *codes, float *scale, int32_t *sum, float *shift) {
+    int32_t bits[SPAN], top = 0, total = 0;
+    memcpy(bits, x, sizeof bits);
+    for (int j = 0; j < SPAN; j++) top = (bits[j] & 0x7fffffff) > top ? bits[j] & 0x7fffffff : top;  // as floats order
+    float largest, inverse;
+    memcpy(&largest, &top, 4);
+    int none = largest <= 1e-30f;
+    inverse = none ? 0 : 127.0f / largest;
+    for (int j = 0; j < SPAN; j++) {
+        int8_t code = (int8_t)(int32_t)__builtin_rintf(x[j] * inverse);
+        codes[j] = code;
+        total += code;
+    }
+    *scale = none ? 0 : largest / 127.0f;
+    *sum = total;
+    *shift = *scale * (float)total;
+}
+
+// Groups [first, first + count) of x[k]
 static void quantise_groups(const float *x, int64_t k, int64_t first, int64_t count, int8_t *row) {
     int64_t groups = (k + SPAN - 1) / SPAN;
     float *scale = (float *)(row + groups * SPAN), *shift = scale + 2 * groups;
     int32_t *sum = (int32_t *)(scale + groups);
     for (int64_t g = first; g < first + count; g++) {
-        float part[SPAN] = {0}, largest = 0;
-        int64_t width = k - g * SPAN < SPAN ? k - g * SPAN : SPAN;
-        int32_t total = 0;
-        memcpy(part, x + g * SPAN, sizeof(float) * width);
-        for (int j = 0; j < SPAN; j++) largest = fabsf(part[j]) > largest ? fabsf(part[j]) : largest;
-        float inverse = largest > 1e-30f ? 127.0f / largest : 0;
-        for (int j = 0; j < SPAN; j++) {
-            int32_t code = (int32_t)__builtin_rintf(part[j] * inverse);
-            row[g * SPAN + j] = (int8_t)code;
-            total += code;
-        }
-        scale[g] = largest > 1e-30f ? largest / 127.0f : 0;
-        sum[g] = total;
-        shift[g] = scale[g] * (float)total;
+        float part[SPAN] = {0};
+        const float *from = x + g * SPAN;
+        if (k - g * SPAN < SPAN) from = memcpy(part, from, sizeof(float) * (k - g * SPAN));
+        quantise_group(from, row + g * SPAN, scale + g, sum + g, shift + g);
     }
 }
 

@@ -72,6 +72,7 @@ TARGET ALWAYS void NAME(rows)(const int R, const int bits, const Codes *m, int64
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) total[r][v] = (NAME(floats)){0};
     for (int64_t g = 0, left = m->per_scale, at = p * m->scales * WIDE; g < groups; g++, codes += bytes) {
+        for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(codes + AHEAD + line);
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v += AT_ONCE) {
             NAME(ints) sum[R][AT_ONCE];

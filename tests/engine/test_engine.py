@@ -209,3 +209,25 @@ def test_what_cannot_be_served_is_said():
     with pytest.raises(ConfigError, match="token_budget"):
         EngineSettings(token_budget=3)
     books_are_clean(engine)
+
+
+@pytest.mark.parametrize("stop", [(), ("qq", "e")])
+def test_a_stride_tells_the_same_in_fewer_events(stop):
+    """The first token at once, then so many at a time, and what is left with the end."""
+    model, tokenizer = tiny_model("dense", byte_tokenizer().padded_vocab_size), byte_tokenizer()
+    told = {}
+    for stride in (1, 4):
+        engine = Engine(model, tokenizer, EngineSettings(blocks=30, block_size=4, max_running=2, token_budget=64))
+        sampling = Sampling(max_tokens=23, temperature=1)
+        engine.add(Request("a", [70, 71], sampling, stop=stop, seed=3, logprobs=1, stride=stride))
+        events = []
+        while engine.has_work:
+            events += engine.step()
+        told[stride] = events
+        if not stop:
+            assert [len(e.token_ids) for e in events] == ([1] * 23 if stride == 1 else [1, 4, 4, 4, 4, 4, 2])
+    one, four = told[1], told[4]
+    assert "".join(e.text for e in one) == "".join(e.text for e in four)
+    assert [t for e in one for t in e.token_ids] == [t for e in four for t in e.token_ids]
+    assert [s for e in one for s in e.logprobs] == [s for e in four for s in e.logprobs]
+    assert one[-1].finish_reason == four[-1].finish_reason and one[-1].stop_text == four[-1].stop_text

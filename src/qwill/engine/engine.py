@@ -353,7 +353,7 @@ class Engine:
             self._tokens += 1
             if reply.reason:
                 self._finish(reply, events)
-            elif not running.whole:
+            elif reply.due:
                 events.append(reply.event(reply.sequence.sample))
 
     def _broken(self, reply: Reply, events: list[Event]) -> None:

@@ -100,6 +100,12 @@ class Reply:
         return self.thinking and budget is not None and self.thought >= budget
 
     @property
+    def due(self) -> bool:
+        """Whether what it has said since it was last told of is told now."""
+        untold = self.produced - self.given
+        return not self.running.whole and (not self.given or untold >= self.running.request.stride)
+
+    @property
     def edited(self) -> Edited:
         """What but the model has a say in its next token: only a mask, or more."""
         running, sampling = self.running, self.running.request.sampling

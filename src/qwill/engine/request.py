@@ -18,8 +18,9 @@ class Request:
     reply, `stop_ids` are part of `token_ids` only. `thinking_budget`: tokens of a thinking block before `</think>` is
     forced. `logprobs`: how many alternatives are given beside each token's own (None: nothing); `prompt_logprobs` the
     same for the prompt. `support` and `experts` give these of `TokenLogprob`. With `whole` each sample is told once,
-    when it has ended (one that is cancelled or fails has no tokens then). With `embed` nothing is said after the
-    prompt, but the hidden state at its end is given. A greater `priority` goes first.
+    when it has ended (one that is cancelled or fails has no tokens then); else its first token is told at once, then
+    `stride` of them at a time. With `embed` nothing is said after the prompt, but the hidden state at its end is given.
+    A greater `priority` goes first.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Request:
     adapter: str | None = None
     priority: int = 0
     whole: bool = False
+    stride: int = 1
     embed: bool = False
     support: bool = False
     experts: bool = False

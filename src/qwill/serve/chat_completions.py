@@ -61,6 +61,7 @@ def as_chat(body: ChatRequest) -> Chat:
         budget=budget,
         constraint=_constraint(body),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        stream=bool(body.stream),
     )
 
 

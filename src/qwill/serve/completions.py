@@ -15,6 +15,7 @@ from qwill.serve.access import caller_of, note, service_of
 from qwill.serve.constraints import checked, constraint_fields, only
 from qwill.serve.errors import ApiError
 from qwill.serve.fields import (
+    STRIDE,
     Name,
     SamplingFields,
     StreamOptions,
@@ -113,6 +114,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
                 logprobs=body.logprobs,
                 stream=i,
                 prompt_logprobs=body.logprobs if body.echo else None,
+                stride=1 if body.stream else STRIDE,
             )
         )
     note(request, model=target.name, prompts=len(prompts))

@@ -14,7 +14,7 @@ from qwill.engine.request import Event, Request
 from qwill.engine.template import conversation_ids
 from qwill.serve.constraints import Wanted, checked
 from qwill.serve.errors import ApiError
-from qwill.serve.fields import SamplingFields, engine_request, room, sampling_of
+from qwill.serve.fields import STRIDE, SamplingFields, engine_request, room, sampling_of
 from qwill.serve.service import Job, Service, Target
 from qwill.text.reply_stream import Piece, ReasoningPiece, ReplyStream, prompt_opens_thinking, tool_form
 
@@ -39,6 +39,7 @@ class Chat:
     budget: int | None = None
     constraint: Wanted | None = None
     logprobs: int | None = None
+    stream: bool = True
     param: str = "messages"  # the field that holds the messages
     places: list[str] | None = None  # the field that each message came from, where they are not one to one
 
@@ -86,6 +87,8 @@ async def prepare(service: Service, target: Target, chat: Chat, request_id: str)
         request_id, prompt, chat.fields, sampling, info, chat.n,
         adapter=target.adapter, constraint=constraint, logprobs=chat.logprobs,
         thinking_budget=chat.budget if thinking or opens else None,
+        # Tokens of reasoning are counted by the event, which then must hold one only.
+        stride=1 if chat.stream or thinking or opens else STRIDE,
     )  # fmt: skip
     return Prepared(chat, target, request, opens, tools or None)
 

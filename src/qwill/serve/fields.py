@@ -16,6 +16,7 @@ from qwill.serve.wire import ModelInfo
 
 LONGEST_NAME = 256
 LONGEST_STOP = 256
+STRIDE = 16  # tokens at a time that the engine tells of a reply that goes out as a whole
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 JsonObject = dict[str, Any]

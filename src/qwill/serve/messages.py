@@ -86,7 +86,7 @@ def as_chat(body: CountRequest, fields: SamplingFields, max_tokens: int | None) 
         budget = body.thinking.budget_tokens
     return Chat(
         messages, fields, max_tokens, tools=tools, choice=choice, parallel=parallel, thinking=thinking, budget=budget,
-        places=places,
+        places=places, stream=isinstance(body, MessagesRequest) and bool(body.stream),
     )  # fmt: skip
 
 

@@ -77,6 +77,7 @@ def as_chat(body: ResponsesRequest) -> Chat:
         messages,
         body,
         body.max_output_tokens,
+        stream=bool(body.stream),
         tools=tools,
         choice=choice.name if isinstance(choice, FunctionChoice) else choice or "auto",
         parallel=body.parallel_tool_calls is not False,

@@ -3,12 +3,13 @@
     .venv/bin/python benchmarks/serve_batch.py --llama-server BINARY --llama-python PYTHON --transformers-python PYTHON
 
 SmolLM2-135M everywhere: ours as `qwill serve smollm2 OPTIONS` (--ours, more than one way may be given), llama.cpp on
-the GGUF files given (--gguf; by default the package's own Q4_1), transformers on the same weights as float32 and
-bfloat16 folders, with and without continuous batching. All servers run at once, and only one of them has work: in each
-round every one gets the same B chat prompts of about --prompt tokens at the same moment, greedy, at most --tokens each,
-and is timed until the last reply is whole; tokens are counted from `usage`. Rounds alternate; rounds with more than
-10 % of the CPU stolen are thrown away. Claims: 2.5 times the best llama.cpp server, 3 times the best `transformers
-serve`. llama.cpp's own server batches its requests; llama-cpp-python's answers one after the other.
+the GGUF files given (--gguf; by default the package's own Q4_1, and Q4_0 and Q8_0 made of it), transformers on the same
+weights as float32 and bfloat16 folders, with and without continuous batching. All servers run at once, and only one of
+them has work: in each round every one gets the same B chat prompts of about --prompt tokens at the same moment, greedy,
+at most --tokens each, and is timed until the last reply is whole; tokens are counted from `usage`. A short heat goes
+before: ways of one peer that are not half as quick as its best are out. Rounds alternate; rounds with more than 10 % of
+the CPU stolen are thrown away. Claims: 2.5 times the best llama.cpp server, 3 times the best `transformers serve`.
+llama.cpp's own server batches its requests; llama-cpp-python's answers one after the other.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ WORDS = [
     "people", "answer", "yellow", "travel", "number", "simple", "ocean", "forest", "cloud", "paper", "music", "kitchen",
     "horse", "bridge", "island", "mirror", "candle", "pocket", "summer",
 ]  # fmt: skip
+HEAT = 16  # tokens of a reply in the round before the race
 NO_END = {"ours": {"ignore_eos": True}, "llama.cpp": {"ignore_eos": True}}
 
 
@@ -73,7 +75,11 @@ async def one(client: httpx.AsyncClient, runner: Runner, prompt: str, tokens: in
         "model": runner.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens,
         "temperature": 0, **NO_END.get(runner.family, {}),
     }  # fmt: skip
-    answer = await client.post("/v1/chat/completions", json=body)
+    try:
+        answer = await client.post("/v1/chat/completions", json=body)
+    except httpx.TransportError as error:
+        log = runner.server.log.read_text(errors="replace")
+        raise SystemExit(f"{runner.name}: {type(error).__name__} {error}; the end of its log:\n{log[-2000:]}") from None
     if answer.status_code != 200:
         raise SystemExit(f"{runner.name}: {answer.status_code} {answer.text[:500]}")
     return int(answer.json()["usage"]["completion_tokens"])
@@ -88,11 +94,20 @@ async def timed(runner: Runner, batch: int, words: int, tokens: int, seed: int) 
         return sum(made) / (time.perf_counter() - begun)
 
 
+def heat(runners: list[Runner], batch: int, words: int, tokens: int) -> list[Runner]:
+    """A short round that warms all up; of each family those go on that are at least half as quick as its best."""
+    speeds = [asyncio.run(timed(r, batch, words, min(tokens, HEAT), 0)) for r in runners]
+    most: dict[str, float] = {}
+    for runner, speed in zip(runners, speeds, strict=True):
+        print(f"heat of {batch}, {runner.name}: {speed:.0f} tokens/s", flush=True)
+        most[runner.family] = max(speed, most.get(runner.family, 0.0))
+    return [r for r, speed in zip(runners, speeds, strict=True) if speed >= most[r.family] / 2]
+
+
 def race(runners: list[Runner], batch: int, rounds: int, words: int, tokens: int) -> tuple[float, int]:
     """A B C A B C …: (largest share of stolen CPU in a round that counts, rounds dropped)."""
     most, dropped = 0.0, 0
     for runner in runners:
-        asyncio.run(timed(runner, batch, words, min(tokens, 8), 0))
         runner.speeds[batch] = []
     kept = 0
     while kept < rounds and dropped < rounds:
@@ -132,6 +147,19 @@ def describe(runners: list[Runner], batch: int, stolen: float, dropped: int) -> 
     return "\n\n".join(lines), met
 
 
+def gguf_files(place: Path) -> list[Path]:
+    """SmolLM2 as the package has it, and in the formats that llama.cpp is quickest with at 4 and at 8 bits."""
+    from qwill.base.resolve import resolve
+    from qwill.model.gguf import load_gguf, save_gguf, smollm2_file
+
+    files = [smollm2_file(resolve("smollm2"))]
+    model, tokenizer = load_gguf(files[0])
+    for kind in ("Q4_0", "Q8_0"):
+        files.append(place / f"SmolLM2-135M.{kind}.gguf")
+        save_gguf(model, tokenizer, files[-1], kind)
+    return files
+
+
 def float_folders(place: Path) -> dict[str, Path]:
     """SmolLM2 as Hugging Face folders in float32 and bfloat16."""
     import torch
@@ -154,7 +182,7 @@ def main() -> None:
     parser.add_argument("--ours", nargs="*", default=[""], help="options of `qwill serve smollm2`, one way each")
     parser.add_argument("--llama-server", help="llama.cpp's own server, built natively")
     parser.add_argument("--llama-python", help="a Python with llama-cpp-python[server], built natively")
-    parser.add_argument("--gguf", nargs="*", type=Path, help="files for llama.cpp; the package's Q4_1")
+    parser.add_argument("--gguf", nargs="*", type=Path, help="files for llama.cpp")
     parser.add_argument("--transformers-python", help="a Python with torch and transformers[serving]")
     parser.add_argument("--batches", nargs="*", type=int, default=[8, 32])
     parser.add_argument("--prompt", type=int, default=48, help="words of a prompt")
@@ -163,19 +191,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dry", action="store_true", help="print, but leave RESULTS.md alone")
     arguments = parser.parse_args()
-    from qwill.base.resolve import resolve
-    from qwill.model.gguf import smollm2_file
-
     threads, most = str(arguments.threads), max(arguments.batches)
     context = 4 * arguments.prompt + arguments.tokens + 64
-    files = arguments.gguf or [smollm2_file(resolve("smollm2"))]
     runners: list[Runner] = []
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         for options in arguments.ours:
             server = stack.enter_context(serving("smollm2", *options.split(), threads=arguments.threads))
             model = server.models()[0]["id"]
             runners.append(Runner(f"qwill {options}".strip(), "ours", server, model))
-        for path in files:
+        wants_llama = arguments.llama_server or arguments.llama_python
+        for path in (arguments.gguf or gguf_files(Path(place))) if wants_llama else ():
             if arguments.llama_server:
                 command = [
                     arguments.llama_server, "-m", str(path), "-t", threads, "-tb", threads, "-np", str(most), "-c",
@@ -187,7 +212,8 @@ def main() -> None:
             if arguments.llama_python:
                 command = [
                     arguments.llama_python, "-m", "llama_cpp.server", "--model", str(path), "--n_threads", threads,
-                    "--n_threads_batch", threads, "--n_ctx", str(context), "--port", "{port}",
+                    "--n_threads_batch", threads, "--n_ctx", str(context), "--interrupt_requests", "false", "--port",
+                    "{port}",
                 ]  # fmt: skip
                 name = f"llama_cpp.server {path.name}"
                 server = stack.enter_context(peer(name, command, "/v1/models", arguments.threads))
@@ -203,8 +229,9 @@ def main() -> None:
                     runners.append(Runner(name, "transformers", server, str(folder)))
         parts, all_met = [], []
         for batch in arguments.batches:
-            stolen, dropped = race(runners, batch, arguments.rounds, arguments.prompt, arguments.tokens)
-            text, met = describe(runners, batch, stolen, dropped)
+            racing = heat(runners, batch, arguments.prompt, arguments.tokens)
+            stolen, dropped = race(racing, batch, arguments.rounds, arguments.prompt, arguments.tokens)
+            text, met = describe(racing, batch, stolen, dropped)
             parts.append(text)
             all_met.append(met)
     body = "\n\n".join(parts)

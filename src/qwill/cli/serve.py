@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -98,6 +99,10 @@ def start(
 
     # Nothing else is imported before the engine processes run: loading a model takes longest.
     async def everything() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        # Until it is ready SIGTERM ends it as Ctrl-C does: nothing that was started is left behind.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         clients = {name: make() for name, make in makers.items()}
         for client in clients.values():
             client.spawn()
@@ -115,7 +120,10 @@ def start(
             raise
         await serve(Service(models, settings, state), listener, partial(_ready, list(named), as_json))
 
-    asyncio.run(everything())
+    try:
+        asyncio.run(everything())
+    except asyncio.CancelledError:  # SIGTERM before it was ready
+        return 128 + signal.SIGTERM
     return 0
 
 

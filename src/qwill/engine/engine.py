@@ -259,6 +259,9 @@ class Engine:
         """The pass's logits; for each piece, which rows of them are its own; of which of the pass's tokens they are."""
         if sources := [(p.source, p.sequence.state) for p in pieces if p.source >= 0]:
             self.executor.copy_states(*map(list, zip(*sources, strict=True)))
+        if self._adapters.names:
+            # Neighbours with the same adapter are multiplied together.
+            pieces.sort(key=lambda piece: piece.sequence.adapter)
         scored = {p.sequence for p in pieces if not p.sequence.reuse and self._scores(p)}
         step, rows = step_of(pieces, scored, self._embedded, self.model.config.has_linear, self._tables)
         step.experts = any(running.request.experts for running in self._requests.values())

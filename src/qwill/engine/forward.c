@@ -46,7 +46,7 @@ typedef struct {
     int64_t *chosen, *place, *token, *start;  // place[n, top_k] and token[m]: rows sorted by expert; start[experts + 1]
     struct Phase *phases;  // PHASES for every layer, and 2
     int64_t capacity;      // positions that the scores of one query have room for
-    int64_t rank;          // most of an adapter; `low` is [n · top_k, rank]
+    int64_t rank;          // most of an adapter, in whole vectors; `low` is [n · top_k, rank]
 } Work;
 
 typedef struct {

@@ -16,7 +16,7 @@ typedef struct {
     const int64_t *adapter;  // of each token, −1: none
     const int64_t *token;    // of each row, NULL: the same number
     float *h;                // [rows, stride], A·x
-    int64_t stride;
+    int64_t stride;          // whole vectors
 } Added;
 
 INLINE const LowRank *update_of(const Added *d, int64_t row) {
@@ -32,15 +32,48 @@ INLINE int64_t run_of(const Added *d, int64_t row, int64_t rows, const LowRank *
     return count;
 }
 
+// h of one or two rows in one panel of A, whose columns fill `vecs` vectors. Four sums for each, because a few rows alone
+// do not keep the multiply-add units busy.
+INLINE void lower_few(const int rows, const int vecs, const float *const *x, int64_t k, const float *a, float *const *h) {
+    vec sum[2][4][2];
+    int64_t i = 0;
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; r++) sum[r / 8][r / 2 % 4][r % 2] = all(0);
+    for (; i + 4 <= k; i += 4)
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++)
+#pragma GCC unroll 2
+            for (int v = 0; v < vecs; v++) {
+                vec w = load(a + (i + q) * PANEL + v * LANES);
+#pragma GCC unroll 2
+                for (int r = 0; r < rows; r++) sum[r][q][v] += x[r][i + q] * w;
+            }
+    for (; i < k; i++)
+        for (int v = 0; v < vecs; v++)
+            for (int r = 0; r < rows; r++) sum[r][0][v] += x[r][i] * load(a + i * PANEL + v * LANES);
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vecs; v++)
+            store(h[r] + v * LANES, (sum[r][0][v] + sum[r][1][v]) + (sum[r][2][v] + sum[r][3][v]));
+}
+
 // h of `rows` rows of expert e, which begin with `row`; x[k] lies in `a`, from its beginning on
 static void lower(const Added *d, int64_t e, int64_t row, int64_t rows, int64_t k, Rows a) {
     const LowRank *u;
     for (int64_t r = 0, count; r < rows; r += count) {
-        count = run_of(d, row + r, rows - r, &u);
+        count = run_of(d, row + r, least(2, rows - r), &u);
         if (!u) continue;
-        Rows from = {a.data + (a.index ? 0 : r * a.stride), a.stride, a.index ? a.index + r : NULL};
-        for (int64_t p = 0, panels = panels_of(u->rank); p < panels; p++)
-            panel(from, count, k, u->a + (e * panels + p) * k * PANEL, p, NULL, 0, d->h + (row + r) * d->stride, d->stride);
+        const float *x[2];
+        for (int64_t p = 0, panels = panels_of(u->rank); p < panels; p++) {
+            const float *panel = u->a + (e * panels + p) * k * PANEL;
+            float *h[2];
+            for (int64_t i = 0; i < count; i++) {
+                x[i] = a.data + (a.index ? a.index[r + i] : r + i) * a.stride;
+                h[i] = d->h + (row + r + i) * d->stride + p * PANEL;
+            }
+            int wide = u->rank - p * PANEL > LANES;
+            if (count == 2) wide ? lower_few(2, 2, x, k, panel, h) : lower_few(2, 1, x, k, panel, h);
+            else wide ? lower_few(1, 2, x, k, panel, h) : lower_few(1, 1, x, k, panel, h);
+        }
     }
 }
 
@@ -64,10 +97,21 @@ static void raise_panels(const Added *d, int64_t e, int64_t row, int64_t rows, i
     for (int64_t r = 0, count; r < rows; r += count) {
         count = run_of(d, row + r, rows - r, &u);
         if (!u) continue;
-        Rows from = {d->h + (row + r) * d->stride, d->stride, NULL};
-        for (int64_t q = p; q < end; q++)
-            panel(from, count, u->rank, u->b + (e * panels_of(columns) + q) * u->rank * PANEL, q, NULL, 1,
-                  out + r * columns, columns);
+        for (int64_t i = 0, few; i < count; i += few) {
+            const float *pointers[ROWS];
+            vec sum[ROWS][2];
+            few = point((Rows){d->h + (row + r) * d->stride, d->stride, NULL}, i, count, pointers);
+            for (int64_t q = p; q < end; q++) {
+                tile(few, pointers, u->rank, u->b + (e * panels_of(columns) + q) * u->rank * PANEL, sum);
+                for (int64_t j = 0; j < few; j++) {
+                    float *to = out + (r + i + j) * columns + q * PANEL, *more = (float *)sum[j];
+                    if ((q + 1) * PANEL <= columns) {
+                        store(to, load(to) + sum[j][0]);
+                        store(to + LANES, load(to + LANES) + sum[j][1]);
+                    } else for (int64_t c = 0; c < columns - q * PANEL; c++) to[c] += more[c];
+                }
+            }
+        }
     }
 }
 

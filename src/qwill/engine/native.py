@@ -277,7 +277,7 @@ class NativeExecutor:
             layer.updates = ctypes.addressof(table)
         rank = max((adapter.rank for adapter in self._adapters.values()), default=0)
         if rank > self._work.rank:
-            self._work.rank, self._width = rank, 0
+            self._work.rank, self._width = -(-rank // self._lanes) * self._lanes, 0
 
     # -- cache
 

@@ -94,6 +94,9 @@ class Front:
         """`page(path)`: the page's own file at a path (`body`, `headers`), which needs no key; None for other paths."""
         self.app, self.service, self.page = app, service, page
         self.meters: dict[str, Any] = {}
+        self.open = 0
+        # Running and waiting replies, and those who upload or are just being told to come back.
+        self.most = max(64, 4 * service.settings.waiting)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -110,7 +113,11 @@ class Front:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
+        self.open += 1
         try:
+            if self.open > self.most and scope["path"] not in OPEN_PATHS:
+                text = f"{self.most} requests are open, the most that this server takes; try again in 1 s."
+                raise ApiError(429, text, code="too_many_requests", retry_after=1)
             await self._inside(scope, headers, receive, answer)
         except Exception as error:
             found = as_api_error(error)
@@ -120,6 +127,7 @@ class Front:
             if not status:
                 await errors.response(found, scope["path"], request_id)(scope, receive, answer)
         finally:
+            self.open -= 1
             self._log(scope, request_id, status, time.monotonic() - began)
 
     async def _inside(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -65,6 +67,8 @@ async def serve(service: Service, listener: socket.socket, ready: Callable[[str]
     except BaseException:
         await service.close()
         raise
+    with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)  # uvicorn has one of its own
     config = uvicorn.Config(
         make_app(service),
         log_config=None,

@@ -20,7 +20,7 @@ from qwill.workflow.stages import STAGES
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "pyarrow", "scipy", "transformers", "tokenizers", "rich", "numpy", "jinja2", "prompt_toolkit")
 PAGES = ("README.md", "docs/en/quickstart.md", "docs/zh/quickstart.md")
-GUIDES = ("docs/en/curation.md", "docs/zh/curation.md")
+GUIDES = ("docs/en/curation.md", "docs/zh/curation.md", "docs/en/serve.md", "docs/zh/serve.md")
 
 
 def commands(group: click.Group = qwill, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
@@ -86,8 +86,9 @@ def test_what_the_pages_say_to_type_is_understood(page: str) -> None:
     assert set(made) <= targets
 
 
-def test_both_languages_say_the_same() -> None:
-    english, chinese = ((ROOT / "docs" / code / "quickstart.md").read_text(encoding="utf-8") for code in ("en", "zh"))
+@pytest.mark.parametrize("page", ["quickstart", "serve"])
+def test_both_languages_say_the_same(page: str) -> None:
+    english, chinese = ((ROOT / "docs" / code / f"{page}.md").read_text(encoding="utf-8") for code in ("en", "zh"))
 
     def bones(text: str) -> list[str]:
         code = re.findall(r"```.*?```", text, re.S)

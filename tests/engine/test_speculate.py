@@ -222,7 +222,7 @@ def test_a_model_that_drafts_for_itself_is_always_right(size, temperature):
     prompt = list(range(30))
     for i in range(4):
         sampling = Sampling(max_tokens=15, temperature=temperature)
-        engine.add(Request(str(i), prompt[: 20 + i] + [i], sampling, seed=i, n=2))
+        engine.add(Request(str(i), [*prompt[: 20 + i], i], sampling, seed=i, n=2))
     finish(engine)
     books_are_clean(engine)
     told = engine.stats()
@@ -293,17 +293,19 @@ def test_constraints_budgets_and_stop_texts_hold_with_drafts():
 
     tokenizer = byte_tokenizer()
     model = tiny_model("dense", tokenizer.padded_vocab_size, 400)
-    schema = {"type": "object", "properties": {"some name": {"enum": ["abcabcabc", "abcabcabd"]}, "n": {"type": "null"}},
+    properties = {"some name": {"enum": ["abcabcabc", "abcabcabd"]}, "n": {"type": "null"}}
+    schema = {"type": "object", "properties": properties,
               "required": ["some name", "n"], "additionalProperties": False}  # fmt: skip
     think, a = tokenizer.specials["<think>"], ord("a")
     stops, no_spaces = frozenset(tokenizer.stop_ids), dict.fromkeys(b" \n\t\r", -99.0)
     made = Constraint("json_schema", json.dumps(schema))
     requests = [
-        Request("json", [1, 2], Sampling(max_tokens=90, temperature=1.0, logit_bias=no_spaces), n=3, stop_ids=stops, constraint=made),
-        Request("greedy", [1, 2], Sampling(max_tokens=90, temperature=0, logit_bias=no_spaces), stop_ids=stops, constraint=made, logprobs=0),
+        Request("json", [1, 2], Sampling(max_tokens=90, logit_bias=no_spaces), n=3, stop_ids=stops, constraint=made),
+        Request("greedy", [1, 2], Sampling(max_tokens=90, temperature=0, logit_bias=no_spaces), stop_ids=stops,
+                constraint=made, logprobs=0),
         Request("think", [1, think], Sampling(max_tokens=9, logit_bias={a: 99.0}), thinking_budget=4),
         Request("stop", [1, 2], Sampling(max_tokens=20, logit_bias={a: 99.0}), stop=("aaaaaaa",)),
-    ]
+    ]  # fmt: skip
     for spec, draft in ((NGRAM, None), (DraftSpec("itself"), (model, tokenizer))):
         outs = []
         for engine in engines(model, spec, draft, tokenizer, blocks=150, max_running=6):
@@ -312,6 +314,12 @@ def test_constraints_budgets_and_stop_texts_hold_with_drafts():
             outs.append(finish(engine))
             books_are_clean(engine)
         assert engine.stats().accepted > 60
+        plain = engines(model, None, None, tokenizer, blocks=150, max_running=6)[0]
+        plain._speculation = None  # what a grammar forces is drafted without being asked for
+        for request in requests:
+            plain.add(request)
+        outs[0] = finish(plain)
+        assert plain.stats().drafted == 0
         for key, (tokens, text, last) in outs[0].items():
             got, shown, end = outs[1][key]
             if spec is NGRAM or key[0] in ("greedy", "think", "stop"):

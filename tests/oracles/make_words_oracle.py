@@ -1,6 +1,6 @@
 """Words and sentence counts of made-up strings as datatrove's tokenizers give them: tests/oracles/words.json.xz.
 
-requirements: datatrove==0.10.1 spacy==3.8.18 jieba==0.42.1
+requirements: datatrove==0.10.1 spacy==3.8.18 jieba==0.42.1 nltk regex
 run: python tests/oracles/make_words_oracle.py   (with src/ on the path for word_rules.json; two minutes)
 
 The strings are put together at random from the tokenizers' special cases, marks, numbers with units, addresses and

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from qwill.serve.page_files import page_file
 
-MARKDOWN = """# A heading
+MARKDOWN = (
+    """# A heading
 
 Some **bold** and *slanted* text with `code` and a [link](https://example.org/a?b=c).
 
@@ -42,8 +43,22 @@ $$
 \\int_0^1 x^2\\,dx = \\frac{1}{3}
 $$
 
-> quoted
+> quoted, and ~~struck out~~
+
+- [x] done
+- [ ] open
+
+| the first column is long | the second as well | and a third | and a fourth that goes on |
+|---|---|---|---|
+| a_name_that_can_not_be_broken_anywhere | 1 | 2 | 3 |
+
+```
 """
+    + "a very long line of code " * 12
+    + """
+```
+"""
+)
 HOSTILE = """<script>window.broken = 1</script>
 <img src=x onerror="window.broken = 2">
 <svg onload="window.broken = 3"><a href="javascript:window.broken=4">x</a></svg>
@@ -71,7 +86,7 @@ WORDS = ["The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", 
 
 class PageServer:
     """Runs while it is used as a context. `sent` holds the bodies of chat requests; `key`, `history`, `stats`, `down`
-    and `pace` (seconds a chunk) may be changed at any time; a cleared `gate` holds every stream."""
+    and `pace` (seconds a chunk) may be changed at any time; a cleared `gate` holds streams after `before` chunks."""
 
     def __init__(self, models: tuple[str, ...] = ("tiny", "other"), files: Path | None = None) -> None:
         self.models, self.files = models, files
@@ -81,6 +96,7 @@ class PageServer:
         self.history = True
         self.stats = True
         self.pace = 0.0
+        self.before = 0
         self.gate = threading.Event()
         self.gate.set()
         self.conversations: dict[str, dict[str, Any]] = {}
@@ -164,7 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
             found = [c for c in kept.values() if wanted in json.dumps(c, ensure_ascii=False).lower()]
             found.sort(key=lambda c: -c["updated_at"])
             fields = ("id", "title", "created_at", "updated_at")
-            self.send(200, {"data": [{name: c[name] for name in fields} for c in found], "has_more": False})
+            snippet = f"… {wanted} …" if wanted else None
+            data = [{**{name: c[name] for name in fields}, "snippet": snippet} for c in found]
+            self.send(200, {"data": data, "has_more": False})
         elif not parts:
             made = {"id": str(uuid.uuid4()), **body, "created_at": now, "updated_at": now, "messages": []}
             kept[made["id"]] = made
@@ -209,7 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         tokens = 0
         try:
             for delta, finish in script(body, word):
-                self.app.gate.wait()
+                if tokens >= self.app.before:
+                    self.app.gate.wait()
                 time.sleep(self.app.pace)
                 tokens += 1
                 if delta == "error":

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from qwill.engine.engine import Engine
 from qwill.engine.engine_settings import EngineSettings
@@ -82,7 +81,7 @@ class Server:
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
-        assert self.up.wait(60) and self.failure is None, self.failure
+        assert self.up.wait(600) and self.failure is None, self.failure
 
     def _run(self) -> None:
         try:
@@ -152,11 +151,6 @@ def serving(
 
 def build_with(**fields: Any) -> Any:
     return partial(tiny_build, **fields)
-
-
-def needs(method: str) -> Any:
-    """A test of something that the engine may not do yet."""
-    return pytest.mark.skipif(not hasattr(Engine, method), reason=f"the engine has no {method}")
 
 
 def counts(usage: dict[str, Any]) -> dict[str, Any]:

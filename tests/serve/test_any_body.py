@@ -8,7 +8,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import Server, needs
+from serving import Server
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -77,9 +77,7 @@ def check(answer: httpx.Response, path: str) -> None:
         assert ("param" in found["error"]) != (path.startswith("/v1/messages"))
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=[needs("embed")] * (path == "/v1/embeddings")) for path in VALID]
-)
+@pytest.mark.parametrize("path", VALID)
 def test_changed_bodies(server: Server, path: str) -> None:
     assert server.post(path, VALID[path]).status_code == 200
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import Server, counts, needs
+from serving import Server, counts
 from tiny import chat_model
 
+from qwill.model.batch import Batch
 from qwill.serve.completions import Completion
 
 PATH = "/v1/completions"
@@ -113,7 +114,6 @@ def test_tokenizer_info(server: Server) -> None:
     assert server.client.get("/tokenizer_info?model=none").status_code == 404
 
 
-@needs("embed")
 def test_embeddings_have_length_one_in_both_encodings(server: Server) -> None:
     ask = {"model": "tiny", "input": ["one", "two", "three"] * 4}
     plain = server.post("/v1/embeddings", ask).json()
@@ -123,6 +123,10 @@ def test_embeddings_have_length_one_in_both_encodings(server: Server) -> None:
         raw = base64.b64decode(code["embedding"])
         assert struct.unpack(f"<{len(raw) // 4}f", raw) == pytest.approx(row["embedding"])
         assert sum(x * x for x in row["embedding"]) == pytest.approx(1, abs=1e-5)
+    with torch.no_grad():
+        hidden = LM.model(Batch.rows(torch.tensor([LM.tokenizer.encode("two")]))).hidden_ND[-1]
+    assert plain["data"][1]["embedding"] == pytest.approx((hidden / hidden.norm()).tolist(), abs=1e-5)
+    assert plain["usage"] == {"prompt_tokens": 44, "total_tokens": 44}
     few = server.post("/v1/embeddings", ask | {"dimensions": 8}).json()["data"][0]["embedding"]
     assert len(few) == 8 and sum(x * x for x in few) == pytest.approx(1, abs=1e-5)
     for wrong in ({"input": ""}, {"input": []}, {"dimensions": 10**6}, {"input": [["a"]]}, {"input": "x" * 3000}):

@@ -2,43 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.browser import CHROMIUM, Browser, Page
+from tests.browser import CHROMIUM, Browser
+from tests.serve.on_page import DONE, OPEN, READY, opened, reload, say
 from tests.serve.page_server import HOSTILE, PageServer
 
 from qwill.serve.page_files import FOLDER, page_file
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-READY = "document.body?.classList.contains('ready') && document.getElementById('model').value"
-DONE = "document.querySelector('.reply') && !document.querySelector('.reply.running')"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    made = Browser()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def server() -> Iterator[PageServer]:
-    with PageServer(files=Path(__file__).parent) as made:
-        yield made
-
-
-def opened(browser: Browser, server: PageServer, **how: object) -> Page:
-    page = browser.page(**how)
-    page.goto(server.url, READY)
-    return page
-
-
-def say(page: Page, text: str) -> None:
-    page.run("document.getElementById('prompt').focus()")
-    page.type(text)
-    page.press("Enter")
 
 
 def test_every_file_is_sent_under_a_strict_policy() -> None:
@@ -51,25 +23,18 @@ def test_every_file_is_sent_under_a_strict_policy() -> None:
     assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=|https?://", html)
 
 
-def test_both_languages_have_the_same_words() -> None:
-    text = (FOLDER / "i18n.js").read_text(encoding="utf-8")
-    english, chinese = text.split("\n  zh: {")[0], text.split("\n  zh: {")[1].split("\n  },")[0]
-    keys = [re.findall(r"^    (\w+): ", part, re.M) for part in (english, chinese)]
-    assert keys[0] == keys[1] and len(set(keys[0])) == len(keys[0]) > 100
-
-
 @in_browser
 @pytest.mark.parametrize(
     "name", ["markdownAtEverySplit", "markdownExamples", "mathematics", "eventsAtEverySplit", "bombs"]
 )
-def test_the_modules_by_themselves(browser: Browser, server: PageServer, name: str) -> None:
-    page = opened(browser, server)
+def test_the_modules_by_themselves(browser: Browser, scripted: PageServer, name: str) -> None:
+    page = opened(browser, scripted.url)
     page.run(f"import('/tests/page_checks.js').then((checks) => checks.{name}())")
 
 
 @in_browser
-def test_html_would_be_dead_even_if_it_got_in(browser: Browser, server: PageServer) -> None:
-    page = opened(browser, server)
+def test_html_would_be_dead_even_if_it_got_in(browser: Browser, scripted: PageServer) -> None:
+    page = opened(browser, scripted.url)
     note = "(event) => (window.seen ??= []).push(event.effectiveDirective)"
     page.run(f"addEventListener('securitypolicyviolation', {note})")
     with pytest.raises(RuntimeError, match="TrustedHTML"):
@@ -81,25 +46,23 @@ def test_html_would_be_dead_even_if_it_got_in(browser: Browser, server: PageServ
 
 
 @in_browser
-def test_a_reply_is_shown_and_kept(browser: Browser, server: PageServer) -> None:
-    page = opened(browser, server)
+def test_a_reply_is_shown_and_kept(browser: Browser, scripted: PageServer) -> None:
+    page = opened(browser, scripted.url)
     say(page, "markdown please")
-    page.wait(DONE)
     for selector in ("h2", "strong", "table td.right", "pre .c-keyword", "math mfrac", "blockquote", "li li"):
         assert page.count(f".reply {selector}"), selector
     page.wait("location.hash.length > 1 && document.querySelector('#history .chat')")
-    kept = next(iter(server.conversations.values()))
+    kept = next(iter(scripted.conversations.values()))
     assert [message["role"] for message in kept["messages"]] == ["user", "assistant"]
-    page.run("location.reload()")
+    reload(page)
     page.wait("document.querySelector('.reply table')")
     assert page.errors == []
 
 
 @in_browser
-def test_output_that_tries_to_be_html_stays_text(browser: Browser, server: PageServer) -> None:
-    page = opened(browser, server)
+def test_output_that_tries_to_be_html_stays_text(browser: Browser, scripted: PageServer) -> None:
+    page = opened(browser, scripted.url)
     say(page, "hostile")
-    page.wait(DONE)
     assert page.run("window.broken ?? null") is None
     assert page.count(".reply :is(script, img, iframe, style, object, embed, form, base, link)") == 0
     links = page.run("[...document.querySelectorAll('.reply a')].map((a) => a.href)")
@@ -111,14 +74,13 @@ def test_output_that_tries_to_be_html_stays_text(browser: Browser, server: PageS
 
 
 @in_browser
-def test_stop_edit_and_branches(browser: Browser, server: PageServer) -> None:
-    page = opened(browser, server)
-    server.pace = 0.01
-    say(page, "endless")
-    page.wait("document.querySelector('.reply .markdown p')")
+def test_stop_edit_and_branches(browser: Browser, scripted: PageServer) -> None:
+    page = opened(browser, scripted.url)
+    scripted.pace = 0.01
+    say(page, "endless", "document.querySelector('.reply > .markdown p')")
     page.press("Escape")
     page.wait(DONE)
-    server.pace = 0.0
+    scripted.pace = 0.0
     page.click(".input [data-act=edit]")
     page.run("document.querySelector('.editor textarea').value = 'hello'")
     page.press("Enter")
@@ -126,24 +88,23 @@ def test_stop_edit_and_branches(browser: Browser, server: PageServer) -> None:
     assert "2/2" in page.text(".input .branches")
     page.click(".input [data-act=previous]")
     page.wait("document.querySelector('.input .said').textContent === 'endless'")
-    assert [body["messages"][-1]["content"] for body in server.sent] == ["endless", "hello"]
+    assert [body["messages"][-1]["content"] for body in scripted.sent] == ["endless", "hello"]
 
 
 @in_browser
-def test_two_models_get_the_same_prompt(browser: Browser, server: PageServer) -> None:
-    page = opened(browser, server)
+def test_two_models_get_the_same_prompt(browser: Browser, scripted: PageServer) -> None:
+    page = opened(browser, scripted.url)
     page.click("#pair")
-    say(page, "hello")
-    page.wait(f"document.querySelectorAll('.two .reply').length === 2 && {DONE}")
-    assert sorted(body["model"] for body in server.sent) == ["other", "tiny"]
-    assert len({json.dumps(body["messages"]) for body in server.sent}) == 1
+    say(page, "hello", f"document.querySelectorAll('.two .reply').length === 2 && {DONE}")
+    assert sorted(body["model"] for body in scripted.sent) == ["other", "tiny"]
+    assert len({json.dumps(body["messages"]) for body in scripted.sent}) == 1
 
 
 @in_browser
-def test_a_key_is_asked_for_only_on_401(browser: Browser, server: PageServer) -> None:
-    server.key = "secret"
+def test_a_key_is_asked_for_only_on_401(browser: Browser, scripted: PageServer) -> None:
+    scripted.key = "secret"
     page = browser.page()
-    page.goto(server.url)
+    page.goto(scripted.url)
     page.wait("document.querySelector('dialog[open] input[type=password]')")
     page.type("secret")
     page.press("Enter")
@@ -153,22 +114,69 @@ def test_a_key_is_asked_for_only_on_401(browser: Browser, server: PageServer) ->
 
 
 @in_browser
+def test_who_has_no_key_is_asked_once_and_told_why(browser: Browser, scripted: PageServer) -> None:
+    scripted.key = "secret"
+    page = browser.page()
+    page.goto(scripted.url)
+    page.wait(OPEN)
+    page.press("Escape")
+    page.wait("document.getElementById('notice').textContent.includes('The server wants a valid key.')")
+    page.run("new Promise((done) => setTimeout(done, 300))")
+    assert not page.run(OPEN)
+    page.click("#notice button")
+    page.wait(OPEN)
+    page.type("secret")
+    page.press("Enter")
+    page.wait(f"{READY} && document.getElementById('notice').hidden")
+    say(page, "hello")
+
+
+@in_browser
+def test_a_server_that_is_gone_and_comes_back(browser: Browser, scripted: PageServer) -> None:
+    page = opened(browser, scripted.url)
+
+    def wire(cut: bool) -> None:
+        page.call(
+            "Network.emulateNetworkConditions", offline=cut, latency=0, downloadThroughput=-1, uploadThroughput=-1
+        )
+
+    wire(True)
+    say(page, "hello")
+    assert "The server can't be reached." in page.text(".fault")
+    wire(False)
+    page.click(".fault button")
+    page.wait(f"{DONE} && document.querySelector('.reply').textContent.includes('tiny heard: hello')")
+    assert page.count(".fault:not([hidden])") == 0
+
+
+@in_browser
+def test_adapters_that_come_later_are_listed_and_chosen(browser: Browser, scripted: PageServer) -> None:
+    scripted.models = ("other",)
+    page = opened(browser, scripted.url)
+    scripted.models = ("tiny", "other")
+    page.click("[data-command=models]")
+    page.wait("document.querySelectorAll('.models li').length === 3")
+    assert page.text(".models .adapter strong") == "tiny-poet" and "adapter of tiny" in page.text(".models .adapter")
+    page.click(".models .adapter button")
+    say(page, "hello")
+    assert scripted.sent[-1]["model"] == "tiny-poet" and page.text(".reply .who") == "tiny-poet"
+
+
+@in_browser
 @pytest.mark.parametrize(
     ("word", "words"),
     [("busy", "Try again in 7 s."), ("broken", "the engine has died"), ("long", "9000 tokens"),
      ("error", "the engine was restarted"), ("cut", "The connection ended before the reply did.")],
 )  # fmt: skip
-def test_what_goes_wrong_is_said(browser: Browser, server: PageServer, word: str, words: str) -> None:
-    page = opened(browser, server)
+def test_what_goes_wrong_is_said(browser: Browser, scripted: PageServer, word: str, words: str) -> None:
+    page = opened(browser, scripted.url)
     say(page, word)
-    page.wait(DONE)
     assert words in page.text(".fault")
 
 
 @in_browser
-def test_chinese_and_a_phone(browser: Browser, server: PageServer) -> None:
-    page = opened(browser, server, width=360, height=740, languages="zh-CN")
+def test_chinese_and_a_phone(browser: Browser, scripted: PageServer) -> None:
+    page = opened(browser, scripted.url, width=360, height=740, languages="zh-CN")
     assert page.text("#hello-title") == "想聊点什么？"
     say(page, "markdown")
-    page.wait(DONE)
     assert page.run("document.documentElement.scrollWidth") <= 360

@@ -217,6 +217,9 @@ def chat(model: str) -> int:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; if not here, with keys.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME=FOLDER", help="An adapter on the first MODEL.")
+@click.option("--engine", type=click.Choice(["qwill", "vllm"]), default="qwill", show_default=True, help="Who runs it.")
+@click.option("--engine-url", metavar="URL", help="A vLLM or Ray Serve that runs already; else one is started.")
+@click.option("--engine-options", default="", metavar="TEXT", help="More options of `vllm serve`, in one text.")
 @click.option("--api-key-required", is_flag=True, help="Ask for a key on this machine too (`qwill serve keys create`).")
 @click.option("--state", metavar="URL", help="The database of keys and conversations.  [default: ~/.qwill]")
 @click.option("--thinking", is_flag=True, help="Let models think unless a request says otherwise.")
@@ -225,12 +228,17 @@ def chat(model: str) -> int:
     help="auto: integers stay integers where native code runs them. int8, int4: round to groups of 32.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of floats."
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of floats.  [default: float32; vLLM's own choice]"
 )
 @click.option(
     "--kv-cache", type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
     help="How keys and values are kept.  [default: as --dtype; float16 beside integer weights]",
 )
+@click.option(
+    "--speculate", metavar="ngram|MODEL",
+    help="Check several drafted tokens a pass: found earlier in the text, or drafted by a smaller MODEL.",
+)
+@click.option("--speculate-tokens", type=click.IntRange(min=1), help="Most drafted tokens.  [default: ngram 8, MODEL 4]")
 @click.option("--device", default="cpu", show_default=True, help="Where the models run: cpu, cuda, …")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads of an engine; 0: all.")
 @click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Requests that may wait.")
@@ -242,23 +250,34 @@ def chat(model: str) -> int:
 @click.option("--log-prompts", is_flag=True, help="Put prompts and replies into the log.")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
 def serve_models(
-    models: tuple[str, ...], host: str, port: int, adapters: tuple[str, ...], api_key_required: bool, state: str | None,
-    thinking: bool, weights: str, dtype: str, kv_cache: str | None, device: str, threads: int, queue: int,
-    timeout: float, max_body: int, drain: float, origins: tuple[str, ...], allow_adapter_loading: bool,
-    log_prompts: bool, as_json: bool,
+    models: tuple[str, ...], host: str, port: int, adapters: tuple[str, ...], engine: str, engine_url: str | None,
+    engine_options: str, api_key_required: bool, state: str | None, thinking: bool, weights: str, dtype: str | None,
+    kv_cache: str | None, speculate: str | None, speculate_tokens: int | None, device: str, threads: int, queue: int,
+    timeout: float, max_body: int, drain: float,
+    origins: tuple[str, ...], allow_adapter_loading: bool, log_prompts: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Serve MODEL to OpenAI's and Anthropic's clients, and a page to talk with it.
 
     MODEL is a folder, a GGUF file, a content id (qw1-…) or smollm2; clients call it NAME, or by its last part.
     """
-    from qwill.cli.serve import run_serve
+    from qwill.base.errors import ConfigError
+    from qwill.cli.serve import run_serve, run_vllm, speculation
     from qwill.serve.settings import ServeSettings
 
     settings = ServeSettings(
         host, port, api_key_required, state, thinking, max_body << 20, queue, timeout,
         drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
     )  # fmt: skip
-    return run_serve(models, adapters, settings, dtype, device, threads, weights, {"kv_dtype": kv_cache}, as_json)
+    if engine == "vllm":
+        if weights != "auto" or kv_cache is not None or speculate is not None:
+            raise ConfigError(
+                "--weights, --kv-cache and --speculate are not vLLM's: give its own settings in --engine-options"
+            )
+        return run_vllm(models, adapters, settings, dtype, engine_url, engine_options, as_json)
+    if engine_url is not None or engine_options:
+        raise ConfigError("--engine-url and --engine-options are vLLM's: add --engine vllm, or leave them out")
+    how = {"kv_dtype": kv_cache, "speculate": speculation(speculate, speculate_tokens)}
+    return run_serve(models, adapters, settings, dtype or "float32", device, threads, weights, how, as_json)
 
 
 serve = Itself(serve_models)

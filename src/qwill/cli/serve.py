@@ -6,13 +6,18 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwill.base.errors import ConfigError, QwillError
 from qwill.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from qwill.engine.engine_settings import DraftSpec, NgramSpec
+    from qwill.serve.client import Client
 
 log = logging.getLogger("qwill.serve")
 
@@ -36,21 +41,82 @@ def run_serve(
     loras = _adapters(adapters, named)
     # A model that is not there is said before anything is started.
     places = {name: str(resolve(reference)) for name, reference in named.items()}
-    builds = {}
+    from qwill.serve.client import EngineClient
+
+    makers: dict[str, Callable[[], Client]] = {}
     for i, name in enumerate(named):
         reference = "smollm2" if named[name] == "smollm2" else places[name]
         options = EngineOptions(reference, dtype, device, threads, weights, dict(engine), loras if i == 0 else {})
-        builds[name] = partial(load_engine, options)
-    return start(builds, named, settings, as_json)
+        makers[name] = partial(EngineClient, partial(load_engine, options))
+    return start(makers, named, settings, as_json)
 
 
-def start(builds: Mapping[str, Any], named: Mapping[str, str], settings: ServeSettings, as_json: bool) -> int:
-    """Serve the models that `builds` makes in their engine processes, under the names of its keys."""
-    from qwill.serve.client import EngineClient
+def speculation(who: str | None, tokens: int | None) -> NgramSpec | DraftSpec | None:
+    """Who drafts, as --speculate and --speculate-tokens say. Raises ConfigError or ModelError for what there isn't."""
+    from qwill.engine.engine_settings import DraftSpec, NgramSpec
+
+    if who is None:
+        if tokens is not None:
+            raise ConfigError("--speculate-tokens says how many are drafted, but not by whom: add --speculate")
+        return None
+    if who == "ngram":
+        return NgramSpec() if tokens is None else NgramSpec(tokens)
+    from qwill.base.resolve import resolve
+
+    place = str(resolve(who))
+    reference = who if who == "smollm2" else place
+    return DraftSpec(reference) if tokens is None else DraftSpec(reference, tokens)
+
+
+def run_vllm(
+    references: Sequence[str],
+    adapters: Sequence[str],
+    settings: ServeSettings,
+    dtype: str | None,
+    url: str | None,
+    options: str,
+    as_json: bool,
+) -> int:
+    """As `run_serve`, vLLM making the replies: one that runs at `url`, or one that is started for each model.
+
+    `options`: more of `vllm serve`'s, as on a command line. Raises ConfigError, ModelError likewise.
+    """
+    from qwill.base.resolve import resolve
+    from qwill.serve.vllm import VllmClient
+    from qwill.serve.vllm_process import VllmOptions
+
+    named = served_names(references)
+    loras = _adapters(adapters, named)
+    if url is not None and len(named) > 1:
+        raise ConfigError("--engine-url is of one vLLM, which serves one model: give one MODEL")
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--engine-url {url}: expected http://HOST:PORT")
+    if url is not None and options:
+        raise ConfigError("--engine-options are for a vLLM that is started here: leave them or --engine-url out")
+    makers: dict[str, Callable[[], Client]] = {}
+    for i, name in enumerate(named):
+        folder = resolve(named[name])
+        if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
+            raise ConfigError(
+                f"{named[name]}: vLLM is given a Hugging Face folder here, with config.json and tokenizer.json; serve "
+                "this one without --engine vllm"
+            )
+        chosen = VllmOptions(
+            folder.absolute(), name, url, dtype, tuple(shlex.split(options)),
+            {n: str(Path(f).absolute()) for n, f in loras.items()} if i == 0 else {}, settings.adapter_loading,
+        )  # fmt: skip
+        makers[name] = partial(VllmClient, chosen)
+    return start(makers, named, settings, as_json)
+
+
+def start(
+    makers: Mapping[str, Callable[[], Client]], named: Mapping[str, str], settings: ServeSettings, as_json: bool
+) -> int:
+    """Serve the models whose engines `makers` makes, under the names of its keys."""
 
     # Nothing else is imported before the engine processes run: loading a model takes longest.
     async def everything() -> None:
-        clients = {name: EngineClient(build) for name, build in builds.items()}
+        clients = {name: make() for name, make in makers.items()}
         for client in clients.values():
             client.spawn()
         from qwill.serve.logs import log_to

@@ -41,6 +41,10 @@ def check_request(
         )
     if request.n < 1 or (request.best_of and request.best_of < request.n):
         raise DataError(f"n is {request.n} and best_of {request.best_of}: n is at least 1, best_of at least n or 0")
+    if request.embed and (request.n, request.best_of) not in ((1, 0), (1, 1)):
+        raise DataError(f"n is {request.n} and best_of {request.best_of}: there is one embedding of a prompt")
+    if request.experts and not config.num_experts:
+        raise DataError("experts were asked for, but this model has none: leave that out")
     if not has_tokenizer and (request.stop or request.constraint):
         raise DataError("stop texts and constraints need a tokenizer: give the engine one")
     if any(not text for text in request.stop):

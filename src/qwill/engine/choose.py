@@ -12,6 +12,7 @@ Shape letters: B rows of a draw, V vocabulary, W words of 32 bits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from qwill.base.errors import DataError
 from qwill.engine.edits import allow, penalise
 from qwill.engine.randomness import uniforms
 from qwill.engine.replies import Edited, Reply
-from qwill.engine.sampler import Sampled, distribution, sample, unpacked
+from qwill.engine.sampler import Sampled, distribution, sample, support, unpacked
 from qwill.engine.speculate import verify
 
 DRAWS = 64  # uniform numbers made at a time for a reply
@@ -62,8 +63,31 @@ def _draw(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, edited: Edited
     sampling = part[0].running.request.sampling
     uniforms_B = randoms(part, purpose).to(own_BV.device) if sampling.temperature else torch.zeros(len(part))
     allowed_BW = _masks(part, vocab_size) if edited not in ("", "checked") else None
-    if edited not in ("edited", "proposed"):
-        return sample(own_BV, uniforms_B, sampling, vocab_size, None, allowed_BW)
+    edited_BV = _edited(own_BV, part, vocab_size, allowed_BW) if edited in ("edited", "proposed") else None
+    if edited_BV is not None:
+        allowed_BW = None
+    if edited == "proposed" and edited_BV is not None:
+        drawn = _verified(own_BV, edited_BV, part, vocab_size, uniforms_B)
+    else:
+        drawn = sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW)
+    if part[0].running.request.support:
+        among = support(own_BV, drawn.tokens_B, sampling, vocab_size, edited_BV, allowed_BW)
+        drawn = replace(drawn, support=among)
+    return drawn
+
+
+def _verified(own_BV: Tensor, edited_BV: Tensor, part: Sequence[Reply], vocab_size: int, uniforms_B: Tensor) -> Sampled:
+    """The token of each reply beside its draft, which was drawn from a known distribution."""
+    sampling, device = part[0].running.request.sampling, own_BV.device
+    target_BV = distribution(edited_BV, sampling, vocab_size)[:, :vocab_size]
+    proposed_BV = torch.stack([reply.proposed[0] for reply in part])
+    drafts_B = torch.tensor([reply.drafts[0] for reply in part], device=device)
+    tokens_B = verify(target_BV, proposed_BV, drafts_B, randoms(part, ACCEPT).to(device), uniforms_B)
+    own_B = (own_BV / sampling.temperature).log_softmax(dim=1).gather(1, tokens_B[:, None])[:, 0]
+    return Sampled(tokens_B, own_B, target_BV.gather(1, tokens_B[:, None])[:, 0].log().float())
+
+
+def _edited(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, allowed_BW: Tensor | None) -> Tensor:
     edited_BV = own_BV.clone()
     penalise(edited_BV, [reply.running.request.sampling for reply in part], [reply.seen for reply in part])
     allowed_BV = None if allowed_BW is None else unpacked(allowed_BW, own_BV.shape[1])
@@ -71,14 +95,7 @@ def _draw(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, edited: Edited
         stops = reply.running.request.stop_ids if reply.produced < reply.running.request.sampling.min_tokens else ()
         allowed_V = allowed_BV[i] if allowed_BV is not None and reply.guide is not None else None
         allow(row_V, vocab_size, allowed_V, stops, reply.running.answer if reply.forced else None)
-    if edited == "edited":
-        return sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV)
-    target_BV = distribution(edited_BV, sampling, vocab_size)[:, :vocab_size]
-    proposed_BV = torch.stack([reply.proposed[0] for reply in part])
-    drafts_B = torch.tensor([reply.drafts[0] for reply in part], device=own_BV.device)
-    tokens_B = verify(target_BV, proposed_BV, drafts_B, randoms(part, ACCEPT).to(own_BV.device), uniforms_B)
-    own_B = (own_BV / sampling.temperature).log_softmax(dim=1).gather(1, tokens_B[:, None])[:, 0]
-    return Sampled(tokens_B, own_B, target_BV.gather(1, tokens_B[:, None])[:, 0].log().float())
+    return edited_BV
 
 
 def _masks(part: Sequence[Reply], vocab_size: int) -> Tensor | None:

@@ -132,6 +132,8 @@ class Guide:
             return True
         if token in self._stop_ids:
             return bool(self._matcher.is_accepting())
+        if forced := self._matcher.compute_ff_tokens():  # text that has to come is spelt in one way only
+            return bool(token == forced[0])
         return bool(self._matcher.validate_tokens([token]))
 
     def accept(self, token: int) -> None:

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from qwill.model.transformer import Transformer
     from qwill.text.tokenizer import Tokenizer
 
+FORCED = 16  # most tokens a pass that a grammar forces
+
 
 class Speculation:
     """Drafts of an engine's replies; `drafted` tokens so far, of which `accepted` came."""
 
-    def __init__(self, spec: NgramSpec | DraftSpec, executors: Sequence[Executor], vocab_size: int) -> None:
-        """`executors`: the draft model's, if there is one."""
+    def __init__(self, spec: NgramSpec | DraftSpec | None, executors: Sequence[Executor], vocab_size: int) -> None:
+        """Without a `spec` only what grammars force is drafted. `executors`: the draft model's, if there is one."""
         self.spec, self._vocab_size = spec, vocab_size
         self.executor = executors[0] if executors else None
         self.drafted = self.accepted = 0
@@ -47,6 +49,9 @@ class Speculation:
     def want(self, requests: Mapping[str, Running], running: Sequence[Sample]) -> None:
         """Before a pass is chosen: how many drafted tokens each reply would have in it, and which if that is known."""
         self._wanted = {}
+        if self.spec is None and not any(whose.request.constraint for whose in requests.values()):
+            return
+        tokens = 0 if self.spec is None else self.spec.tokens
         for sequence in running:
             sequence.wanted, whose = 0, requests[sequence.request]
             if not whose.forked or len(sequence.tokens) - sequence.computed != 1:
@@ -54,15 +59,15 @@ class Speculation:
             reply = whose.replies[sequence.sample]
             # After a miss as many as came, else twice as many.
             reach = max(1, reply.taken) if reply.taken < reply.tried else max(2, 2 * reply.tried)
-            most = min(reach, self.spec.tokens, whose.limit - reply.produced - 1)
-            if most < 1:
-                continue
-            guess = reply.guide.forced()[:most] if reply.guide is not None else []
-            if not guess and isinstance(self.spec, NgramSpec):
+            left = whose.limit - reply.produced - 1
+            most = min(reach, tokens, left)
+            guess = reply.guide.forced()[: min(FORCED, left)] if reply.guide is not None and left > 0 else []
+            if not guess and most > 0 and isinstance(self.spec, NgramSpec):
                 reply.history = reply.history or History()
                 guess = reply.history.propose(sequence.tokens, self.spec, most)
-            sequence.wanted = len(guess) or (most if self.executor is not None else 0)
-            self._wanted[sequence] = reply, guess
+            sequence.wanted = len(guess) or (max(0, most) if self.executor is not None else 0)
+            if sequence.wanted:
+                self._wanted[sequence] = reply, guess
 
     def draft(self, pieces: Sequence[Piece], tables: NDArray[np.int32]) -> None:
         """The drafts of a pass, as many as there is room for."""
@@ -97,7 +102,7 @@ class Speculation:
         assert self.executor is not None
         late = {piece.sequence: max(0, piece.sequence.behind) for piece in pieces}
         shadows = [Piece(p.sequence, p.start - late[p.sequence], p.count + late[p.sequence]) for p in pieces]
-        step, rows = step_of(shadows, (), False, tables)
+        step, rows = step_of(shadows, (), (), False, tables)
         logits = self.executor.run(replace(step, adapters_R=torch.full((len(pieces),), -1)))
         going: list[tuple[Piece, Reply]] = []
         at: list[int] = []

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwill.base.errors import DataError
+from qwill.base.errors import DataError, ModelError
 from qwill.engine import native
 from qwill.engine.adapters import Adapters
 from qwill.engine.blocks import BlockPool
@@ -86,7 +86,7 @@ class Engine:
             kind(m, blocks, s.block_size, states, dtype) for m, (kind, _) in zip(models, kinds, strict=True)
         ]
         self.executor: Executor = self._executors[0]
-        if s.speculate is not None:
+        if not c.has_linear:
             self._speculation = Speculation(s.speculate, self._executors[1:], self.vocab_size)
         self.pool = BlockPool(blocks, s.block_size, snapshots, s.max_running)
         # Recurrent states without a snapshot can't be shared, and then neither can what belongs to them.
@@ -94,10 +94,11 @@ class Engine:
         self.scheduler = Scheduler(self.pool, s.max_running, s.token_budget, share)
         self._tables = np.zeros((s.max_running, -(-self.context // s.block_size)), dtype=np.int32)
         self._requests: dict[str, Running] = {}
+        self._embedded: set[Sequence] = set()
         self._due: list[Event] = []
         self._adapters = Adapters(model, self.executor, self.pool, s.adapters)
         self.failure: BaseException | None = None  # why a pass was lost
-        self._prompt_tokens = self._cached = self._tokens = 0
+        self._prompt_tokens = self._cached = self._tokens = self._embeds = 0
         specials = tokenizer.specials if tokenizer is not None else {}
         self._think, self._answer = specials.get("<think>", -1), specials.get("</think>", -1)
 
@@ -128,7 +129,7 @@ class Engine:
         if request.id in self._requests:
             raise DataError(f"there is a request {request.id!r} already: give each its own id")
         adapter = None if request.adapter is None else self._adapters.find(request.adapter)
-        scored = request.prompt_logprobs is not None
+        scored = request.prompt_logprobs is not None and not request.embed
         chunk = PROMPT_CHUNK if scored else None
         sequence = Sequence(request.id, 0, list(request.prompt), reuse=not scored, chunk=chunk)
         if adapter is not None:
@@ -139,6 +140,8 @@ class Engine:
         if adapter is not None:
             running.adapter = adapter
             adapter.users += 1
+        if request.embed:
+            self._embedded.add(sequence)
         if scored:
             running.prompt_logprobs = [None]
         self._requests[request.id] = running
@@ -183,6 +186,8 @@ class Engine:
 
     def _forget(self, running: Running) -> None:
         del self._requests[running.request.id]
+        if running.request.embed:
+            self._embedded.remove(running.replies[0].sequence)
         if running.adapter is not None:
             self._adapters.leave(running.adapter)
 
@@ -198,6 +203,30 @@ class Engine:
         size, cached = len(running.request.prompt), running.replies[0].sequence.cached or 0
         for i in sorted(ended):
             events.append(Event(running.request.id, i, [], "", None, reason, None, error, size, cached))
+
+    def embed(self, prompts: Items[Items[int]], adapter: str | None = None) -> Tensor:
+        """float32 [n, D]: of each prompt the hidden state after the last norm at its last token, made length 1, as
+        Qwen3-Embedding does (arXiv 2506.05176 §2). Other requests go on meanwhile; their events come with the next
+        `step`. Raises `DataError` for a prompt that can't be served, `ModelError` when the model fails."""
+        names = [f"embed {self._embeds + i}" for i in range(len(prompts))]
+        self._embeds += len(prompts)
+        rows, others = dict[str, list[float]](), list[Event]()
+        try:
+            for name, prompt in zip(names, prompts, strict=True):
+                self.add(Request(name, list(prompt), embed=True, adapter=adapter))
+            while len(rows) < len(prompts):
+                for event in self.step():
+                    if event.request not in names:
+                        others.append(event)
+                    elif event.embedding is None:
+                        raise ModelError(event.error or "the request was cancelled")
+                    else:
+                        rows[event.request] = event.embedding
+        finally:
+            for name in names:
+                self.cancel(name)
+            self._due = others + [event for event in self._due if event.request not in names]
+        return torch.tensor([rows[name] for name in names])
 
     def grow(self, blocks: int) -> None:
         """Have so many blocks, more than now; what is cached stays."""
@@ -215,7 +244,7 @@ class Engine:
         if not pieces:
             return events
         try:
-            logits, rows = self._run(pieces)
+            logits, rows, token_rows = self._run(pieces)
         except BaseException as error:
             # The pass is lost, and with it all that it was to write.
             self.failure = error
@@ -227,10 +256,12 @@ class Engine:
                 raise
             return events
         self._score_prompts(pieces, logits, rows)
+        if self._embedded:
+            self._embed(pieces, events)
         ready, at = list[Reply](), list[int]()
-        for piece, (_, last) in zip(pieces, rows, strict=True):
+        for piece, (first, last) in zip(pieces, rows, strict=True):
             sequence = piece.sequence
-            if sequence.computed == len(sequence.tokens):
+            if sequence.computed == len(sequence.tokens) and first < last:
                 running = self._requests[sequence.request]
                 if running.forked:
                     ready.append(running.replies[sequence.sample])
@@ -238,26 +269,51 @@ class Engine:
                 else:
                     ready += self._fork(running, sequence)
                     at += [last - 1] * running.count
+        experts = self.executor.experts_LNk
+        experts_BLk = None if experts is None else experts[:, token_rows].transpose(0, 1)
         while ready:
             rows_of = dict(zip(ready, at, strict=True))
             further: list[Reply] = []
+            if experts_BLk is not None:
+                for reply in ready:
+                    if reply.running.request.experts:
+                        reply.experts = experts_BLk[rows_of[reply]].tolist()
             for part, own_BV, chosen in choose(ready, at, logits, self.vocab_size):
                 further += self._accept(part, own_BV, chosen, events)
             ready, at = further, [rows_of[reply] + 1 for reply in further]
         return events
 
-    def _run(self, pieces: list[Piece]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """The pass's logits and, for each piece, which rows of them are its own."""
+    def _run(self, pieces: list[Piece]) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
+        """The pass's logits; for each piece, which rows of them are its own; of which of the pass's tokens they are."""
         if sources := [(p.source, p.sequence.state) for p in pieces if p.source >= 0]:
             self.executor.copy_states(*map(list, zip(*sources, strict=True)))
         if self._speculation is not None:
             self._speculation.draft(pieces, self._tables)
         scored = {p.sequence for p in pieces if not p.sequence.reuse and self._scores(p)}
-        step, rows = step_of(pieces, scored, self.model.config.has_linear, self._tables)
+        step, rows = step_of(pieces, scored, self._embedded, self.model.config.has_linear, self._tables)
+        step.experts = any(running.request.experts for running in self._requests.values())
         logits = self.executor.run(step)
         if copies := self.scheduler.snapshots(pieces):
             self.executor.copy_states(list(copies.values()), list(copies))
-        return logits, rows
+        return logits, rows, step.rows
+
+    def _embed(self, pieces: list[Piece], events: list[Event]) -> None:
+        """Tell the embeddings of the prompts whose end was in this pass."""
+        here = [piece.sequence for piece in pieces if piece.sequence in self._embedded]
+        done = [sequence for sequence in here if sequence.computed == len(sequence.tokens)]
+        if not done:
+            return
+        assert self.executor.hidden_BD is not None
+        unit_BD = torch.nn.functional.normalize(self.executor.hidden_BD, dim=1)
+        for sequence, vector in zip(done, unit_BD.tolist(), strict=True):
+            running = self._requests[sequence.request]
+            self._cached += sequence.cached or 0
+            (reply,) = running.replies
+            if vector[0] != vector[0]:
+                self._broken(reply, events)
+                continue
+            reply.reason, reply.embedding = "stop", vector
+            self._finish(reply, events)
 
     def _scores(self, piece: Piece) -> bool:
         """Whether log-probabilities of the prompt are still wanted from this piece."""
@@ -307,21 +363,15 @@ class Engine:
             if reply.reason:
                 continue
             if own != own:
-                # NaN reaches whoever shares its blocks: once everyone may try again alone.
-                self.pool.forget(blocks=list(reply.sequence.blocks))
-                reply.drafts, reply.proposed = [], []
-                if not reply.retried:
-                    reply.retried, reply.sequence.reuse = True, False
-                    self.scheduler.restart(reply.sequence)
-                    continue
-                self._end(running, "error", "the model gives NaN after this prompt: its weights are broken", events)
+                self._broken(reply, events)
                 continue
-            if (count := running.request.logprobs) is not None:
+            if running.scored:
                 top: list[tuple[int, float]] = []
-                if count:
+                if count := running.request.logprobs:
                     warm = own_BV[i : i + 1] / (running.request.sampling.temperature or 1.0)
                     top = next(tops(warm.log_softmax(1), count))
-                reply.scores.append(TokenLogprob(token, own, sampled, top))
+                among = None if chosen.support is None else chosen.support[i]
+                reply.scores.append(TokenLogprob(token, own, sampled, top, among, reply.experts))
             try:
                 if reply.failure:
                     raise DataError(reply.failure)
@@ -338,6 +388,17 @@ class Engine:
             elif not running.whole:
                 events.append(reply.event(reply.sequence.sample))
         return further
+
+    def _broken(self, reply: Reply, events: list[Event]) -> None:
+        """The model gave NaN, which reaches whoever shares its blocks: once everyone may try again alone."""
+        self.pool.forget(blocks=list(reply.sequence.blocks))
+        reply.drafts, reply.proposed = [], []
+        if not reply.retried:
+            reply.retried, reply.sequence.reuse = True, False
+            self.scheduler.restart(reply.sequence)
+            return
+        why = "the model gives NaN after this prompt: its weights are broken"
+        self._end(reply.running, "error", why, events)
 
     def _finish(self, reply: Reply, events: list[Event]) -> None:
         """A reply has ended by itself."""

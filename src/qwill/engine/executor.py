@@ -3,8 +3,8 @@
 `TorchExecutor` runs the model's own definition, on any device and in any type, with adapters, codes and recurrent
 states; other executors of the same definition promise the same numbers up to rounding.
 
-Shape letters: N tokens of a pass, R sequences, M blocks of the longest one, V vocabulary, L sparse layers, k chosen
-experts.
+Shape letters: N tokens of a pass, R sequences, M blocks of the longest one, V vocabulary, D hidden, B some of the
+tokens, L sparse layers, k chosen experts.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Step:
     rows: int64, which of the N tokens want logits, rising; may be empty.
     adapters_R: int64, the number of each sequence's adapter, −1: none.
     experts: whether the chosen experts of all N tokens are to be kept (`Executor.experts_LNk`).
+    hidden_rows: int64, of which of the N tokens the hidden states after the last norm are to be kept
+        (`Executor.hidden_BD`), None: of none.
     """
 
     tokens_N: Tensor
@@ -53,12 +55,14 @@ class Step:
     rows: Tensor
     adapters_R: Tensor
     experts: bool = False
+    hidden_rows: Tensor | None = None
 
 
 class Executor(Protocol):
     block_size: int
     blocks: int
     experts_LNk: Tensor | None  # int64, of the last pass, if it was asked for
+    hidden_BD: Tensor | None  # float32, the same
 
     def run(self, step: Step) -> Tensor:
         """Append the step's tokens to their sequences; float32 logits [rows, V], valid until the next call."""
@@ -100,6 +104,7 @@ class TorchExecutor:
         self._cache = KVCache(model.config, blocks, block_size, weight.dtype, weight.device, states, kv_dtype)
         self.blocks, self.block_size = blocks, block_size
         self.experts_LNk: Tensor | None = None
+        self.hidden_BD: Tensor | None = None
         self._adapters: MixedAdapters | None = None
 
     @torch.inference_mode()
@@ -107,7 +112,15 @@ class TorchExecutor:
         batch = Batch(step.tokens_N, step.positions_N, step.cu_seqlens).to(self._device)
         self._cache.place(step.tables_RM, step.lengths_R, step.states_R)
         with self._adapted(step):
-            hidden_ND = self._model(batch, self._cache).hidden_ND
+            output = self._model(batch, self._cache)
+        hidden_ND = output.hidden_ND
+        self.experts_LNk = None
+        if step.experts:
+            chosen = [stats.chosen_Nk for stats in output.router_stats or () if stats.chosen_Nk is not None]
+            self.experts_LNk = torch.stack(chosen).cpu()
+        self.hidden_BD = None
+        if step.hidden_rows is not None:
+            self.hidden_BD = hidden_ND[step.hidden_rows.to(self._device)].float()
         return self._model.head(hidden_ND[step.rows.to(self._device)]).float()
 
     def _adapted(self, step: Step) -> AbstractContextManager[None]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from qwill.base.errors import ConfigError, DataError
-from qwill.base.files import read_json
 from qwill.base.resolve import resolve
+from qwill.engine.defaults import CAUTIOUS, NOT_THINKING, THINKING, folder_defaults
 from qwill.engine.generate import Completion, FinishReason, generate
 from qwill.engine.sampler import Sampling
 from qwill.engine.stream import Session
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     from qwill.model.transformer import Transformer
 
 Message = Mapping[str, Any]
-
-# The sampling that Qwen3's model cards recommend for each mode.
-THINKING = Sampling(max_tokens=4096, temperature=0.6, top_p=0.95, top_k=20)
-NOT_THINKING = Sampling(max_tokens=1024, temperature=0.7, top_p=0.8, top_k=20)
-# For models that bring no sampling of their own and are no Qwen3: what SmolLM2's model card recommends, with a
-# penalty, because in 4 bits it otherwise repeats a line until the limit.
-CAUTIOUS = Sampling(max_tokens=1024, temperature=0.2, top_p=0.9, repetition_penalty=1.15)
 
 
 @dataclass(frozen=True)
@@ -270,14 +263,9 @@ def _load_folder(folder: Path, dtype: str, device: str, weights: Weights) -> Lan
     stored = weights != "float" and read_config(folder).quantization_config is not None
     model, tokenizer = load_model(folder, dtype, device, quantized=stored), Tokenizer.load(folder)
     _settle(model, weights)
-    path = folder / "generation_config.json"
-    generation = read_json(path) if path.exists() else {}
-    eos = generation.get("eos_token_id")
-    sampling = {name: generation[name] for name in ("temperature", "top_p", "top_k") if generation.get(name)}
-    if generation.get("do_sample") is False:
-        sampling = {"temperature": 0.0}
-    stop_ids = [eos] if isinstance(eos, int) else eos or []
+    sampling, stop_ids = folder_defaults(folder)
     try:
         return LanguageModel(model.eval(), tokenizer, stop_ids, sampling)
     except (ConfigError, TypeError) as error:
+        path = folder / "generation_config.json"
         raise ConfigError(f"{path} can't be used ({error}); mend or remove it.") from error

@@ -132,6 +132,7 @@ class NativeExecutor:
         self._threads = torch.get_num_threads()
         self.blocks, self.block_size = blocks, block_size
         self.experts_LNk: Tensor | None = None
+        self.hidden_BD: Tensor | None = None
         self.quantized = any(isinstance(m, Quantized) for m in model.modules())
         self._kv_dtype = kv_dtype or cache_dtype(model)
         self._keep: list[Tensor] = []  # what the structures point into
@@ -379,6 +380,9 @@ class NativeExecutor:
         self._lib.forward(
             ctypes.byref(self._model), self._layers, ctypes.byref(self._work), ctypes.byref(given), threads
         )
+        self.hidden_BD = None
+        if step.hidden_rows is not None:
+            self.hidden_BD = self._space["normed"][: n * self._config.hidden_size].view(n, -1)[step.hidden_rows]
         return self._logits[:outputs]
 
 

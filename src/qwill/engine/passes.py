@@ -19,12 +19,16 @@ from qwill.engine.scheduler import Piece, Sequence
 
 
 def step_of(
-    pieces: Items[Piece], scored: Collection[Sequence], states: bool, tables: NDArray[np.int32]
+    pieces: Items[Piece],
+    scored: Collection[Sequence],
+    embedded: Collection[Sequence],
+    states: bool,
+    tables: NDArray[np.int32],
 ) -> tuple[Step, list[tuple[int, int]]]:
     """The step, and which rows of its logits each piece has: (first, last + 1). A piece whose sequence is `scored` has
-    one for each token, another one for its last token if that is its sequence's last, and for each drafted one.
-    `tables` is kept from pass to pass: in row `Sequence.state` that sequence's blocks, of which only new ones are noted
-    here."""
+    one for each token, another one for its last token if that is its sequence's last, and for each drafted one; one
+    that is `embedded` has none, but a hidden state there. `tables` is kept from pass to pass: in row `Sequence.state`
+    that sequence's blocks, of which only new ones are noted here."""
     sequences = [p.sequence for p in pieces]
     starts, slots, known = [p.start for p in pieces], [s.state for s in sequences], [len(s.blocks) for s in sequences]
     for s, now in zip(sequences, known, strict=True):
@@ -32,7 +36,7 @@ def step_of(
             tables[s.state, s.placed : now] = s.blocks[s.placed :]
             s.placed = now
     borders, tokens = [0], list[int]()
-    rows, wanted = list[tuple[int, int]](), list[int]()
+    rows, wanted, hidden = list[tuple[int, int]](), list[int](), list[int]()
     for s, p in zip(sequences, pieces, strict=True):
         if p.count == 1:
             tokens.append(s.tokens[p.start])
@@ -40,7 +44,11 @@ def step_of(
             tokens += s.tokens[p.start : p.start + p.count]
         tokens += p.drafts
         end = len(tokens)
-        first = borders[-1] if s in scored else end - (p.start + p.count == len(s.tokens)) * (1 + len(p.drafts))
+        done = p.start + p.count == len(s.tokens)
+        first = borders[-1] if s in scored else end - done * (1 + len(p.drafts))
+        if done and s in embedded:
+            hidden.append(end - 1)
+            first = end
         borders.append(end)
         rows.append((len(wanted), len(wanted) + end - first))
         wanted += range(first, end)
@@ -57,6 +65,7 @@ def step_of(
         tables_RM=torch.from_numpy(tables[:, : max(known)][slots_R]),
         states_R=torch.from_numpy(slots_R) if states else none_R,
         rows=torch.tensor(wanted, dtype=torch.int64),
+        hidden_rows=torch.tensor(hidden) if hidden else None,
         adapters_R=torch.tensor(numbers) if max(numbers) >= 0 else none_R,
     )
     return step, rows

@@ -44,7 +44,9 @@ class Running:
         self.stops = frozenset() if s.ignore_eos else r.stop_ids
         self.edits = bool(s.penalises or s.logit_bias)
         self.plain = not (self.edits or r.constraint or s.min_tokens or r.thinking_budget is not None)
-        self.draw = repr((s.temperature, s.top_k, s.top_p, s.min_p))  # replies of equal ones are drawn together
+        self.scored = r.logprobs is not None or r.support or r.experts
+        # Replies of equal ones are drawn together.
+        self.draw = repr((s.temperature, s.top_k, s.top_p, s.min_p, r.support))
 
     def start(self, sequence: Sequence) -> Reply:
         """One more reply, made in `sequence`."""
@@ -73,8 +75,9 @@ class Running:
 class Reply:
     """One reply. Of its `produced` tokens `given` are told; `unsaid` and `scores` are the text and the
     log-probabilities of the others. `reason`: why it has ended; `failure`: what is wrong with its constraint. `draws`:
-    by purpose a run of its random stream, with its number. `drafts`: what may come next, `proposed` the distributions
-    that they were drawn from (none if they are certain); `tried`: how many the last pass had, of which `taken` came."""
+    by purpose a run of its random stream, with its number. `experts`: those of its next token. `drafts`: what may come
+    next, `proposed` the distributions that they were drawn from (none if they are certain); `tried`: how many the last
+    pass had, of which `taken` came."""
 
     running: Running
     sequence: Sequence
@@ -97,6 +100,8 @@ class Reply:
     tried: int = 0
     taken: int = 0
     history: History | None = None
+    embedding: list[float] | None = None
+    experts: list[list[int]] | None = None
 
     @property
     def forced(self) -> bool:
@@ -114,7 +119,7 @@ class Reply:
             return "edited"
         if self.guide is None:
             return ""
-        exact = running.request.logprobs is None and not (sampling.temperature and sampling.truncates)
+        exact = not running.scored and not (sampling.temperature and sampling.truncates)
         return "checked" if exact else "masked"
 
     def append(self, token: int, own: float) -> None:
@@ -164,7 +169,7 @@ class Reply:
             prompt, running.prompt_logprobs = running.prompt_logprobs, None
         request = running.request
         return Event(
-            request.id, number, new, text, scores if request.logprobs is not None else None, self.reason,
+            request.id, number, new, text, scores if running.scored else None, self.reason,
             self.text.found if self.text is not None else None, None, len(request.prompt),
-            running.replies[0].sequence.cached or 0, prompt,
+            running.replies[0].sequence.cached or 0, prompt, self.embedding,
         )  # fmt: skip

@@ -17,8 +17,9 @@ class Request:
     name the random stream, as in `generate`. `stop` are texts found across token borders; they are not part of the
     reply, `stop_ids` are part of `token_ids` only. `thinking_budget`: tokens of a thinking block before `</think>` is
     forced. `logprobs`: how many alternatives are given beside each token's own (None: nothing); `prompt_logprobs` the
-    same for the prompt. With `whole` each sample is told once, when it has ended (one that is cancelled or fails has no
-    tokens then). A greater `priority` goes first.
+    same for the prompt. `support` and `experts` give these of `TokenLogprob`. With `whole` each sample is told once,
+    when it has ended (one that is cancelled or fails has no tokens then). With `embed` nothing is said after the
+    prompt, but the hidden state at its end is given. A greater `priority` goes first.
     """
 
     id: str
@@ -37,23 +38,31 @@ class Request:
     adapter: str | None = None
     priority: int = 0
     whole: bool = False
+    embed: bool = False
+    support: bool = False
+    experts: bool = False
 
 
 @dataclass(slots=True)
 class TokenLogprob:
     """`logprob`: of the full distribution at the request's temperature (1 when greedy), `sampled`: of the one that was
-    drawn from (0 when greedy), `top`: the likeliest ids of the full distribution with theirs."""
+    drawn from (0 when greedy), `top`: the likeliest ids of the full distribution with theirs. `support`: the ids that
+    could be drawn, as rising ranges (first, last + 1). `experts` [sparse layers, k]: those that the token before it
+    passed through, which made this one's distribution, the heaviest first."""
 
     token: int
     logprob: float
     sampled: float
     top: list[tuple[int, float]]
+    support: list[tuple[int, int]] | None = None
+    experts: list[list[int]] | None = None
 
 
 @dataclass(slots=True)
 class Event:
     """What a pass gave for one sample of a request. `text` is what may be shown now. `prompt_logprobs` (the first is
-    None) come with the first event of sample 0."""
+    None) come with the first event of sample 0. `embedding`: the hidden state after the last norm at the prompt's end,
+    of length 1."""
 
     request: str
     sample: int
@@ -66,6 +75,7 @@ class Event:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob | None] | None = None
+    embedding: list[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ rows, V vocabulary, C candidates, P blocks.
 """
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,7 +20,7 @@ from qwill.model import native, native_library
 
 BLOCK = 64  # the cumulative sum is searched in two levels: V/BLOCK block sums, then one block
 FIRST_CANDIDATES = 128  # enough for most top-p nuclei; rows that need more are sorted again with more
-__all__ = ["Sampled", "Sampling", "sample"]
+__all__ = ["Sampled", "Sampling", "sample", "support"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,13 @@ class Sampled:
     `logprobs` is log_softmax(logits / temperature) of the model's own logits over the whole vocabulary
     (temperature 1 when greedy), which is what a trainer recomputes. `sampled_logprobs` is that of the
     distribution really drawn from: after penalties, truncation and a vocabulary limit; it is 0 when greedy.
-    Without any of these the two are the same.
+    Without any of these the two are the same. `support`: see `support`, if it was asked for.
     """
 
     tokens_B: Tensor
     logprobs_B: Tensor
     sampled_logprobs_B: Tensor
+    support: list[list[tuple[int, int]]] | None = None
 
 
 def sample(
@@ -141,25 +143,59 @@ def _draw_truncated(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -
     """Draw among each row's best candidates after top-k, top-p and min-p: tokens and their log-probabilities
     there.
     """
-    vocab = logits_BV.shape[1]
+    tokens_B = torch.empty(logits_BV.shape[0], dtype=torch.int64, device=logits_BV.device)
+    logprobs_B = torch.empty(logits_BV.shape[0], device=logits_BV.device)
+    for rows, ids_BC, values_BC, kept_BC in _candidates(logits_BV, sampling):
+        tokens_B[rows], logprobs_B[rows] = _draw_sorted(ids_BC, values_BC, kept_BC, uniforms_B[rows])
+    return tokens_B, logprobs_B
+
+
+def support(
+    logits_BV: Tensor,
+    tokens_B: Tensor,
+    sampling: Sampling,
+    vocab_size: int | None = None,
+    edited_BV: Tensor | None = None,
+    allowed_BW: Tensor | None = None,
+) -> list[list[tuple[int, int]]]:
+    """The ids that `sample` with the same arguments draws from, each row's as rising ranges (first id, last + 1): what
+    truncation, masks and the vocabulary leave. When greedy those are `tokens_B`, which it drew, alone."""
+    if sampling.temperature == 0:
+        return [[(token, token + 1)] for token in tokens_B.tolist()]
+    drawn_BV = logits_BV if edited_BV is None else edited_BV
+    if allowed_BW is not None:
+        masked_BV = unpacked(allowed_BW.to(drawn_BV.device), drawn_BV.shape[1])
+        drawn_BV = drawn_BV.masked_fill(~masked_BV, float("-inf"))
+    drawn_BV = drawn_BV[:, :vocab_size]
+    inside_BV = drawn_BV > float("-inf")
+    if sampling.truncates:
+        chosen_BV = torch.zeros_like(inside_BV)
+        warm_BV = drawn_BV if sampling.temperature == 1 else drawn_BV / sampling.temperature
+        for rows, ids_BC, _, kept_BC in _candidates(warm_BV, sampling):
+            chosen_BV[rows] = chosen_BV[rows].scatter(1, ids_BC, kept_BC)
+        inside_BV &= chosen_BV
+    borders_BV = F.pad(inside_BV, (1, 1)).int().diff(dim=1).cpu()
+    found: list[list[tuple[int, int]]] = []
+    for borders_V in borders_BV:
+        firsts, ends = (borders_V == 1).nonzero()[:, 0].tolist(), (borders_V == -1).nonzero()[:, 0].tolist()
+        found.append(list(zip(firsts, ends, strict=True)))
+    return found
+
+
+def _candidates(logits_BV: Tensor, sampling: Sampling) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Which rows, with the ids and logits of their best candidates and which of these stay; every row once."""
+    vocab, rows = logits_BV.shape[1], torch.arange(logits_BV.shape[0], device=logits_BV.device)
     if sampling.top_k:
-        kept = _kept(logits_BV, min(sampling.top_k, vocab), None, sampling)
-        return _draw_sorted(*kept[:3], uniforms_B)
+        yield rows, *_kept(logits_BV, min(sampling.top_k, vocab), None, sampling)[:3]
+        return
     top_B1 = logits_BV.amax(dim=1, keepdim=True)
     total_B = (logits_BV - top_B1).exp_().sum(dim=1)
-    tokens_B = torch.empty(logits_BV.shape[0], dtype=torch.int64, device=logits_BV.device)
-    logprobs_B = torch.empty_like(total_B)
-    rows = torch.arange(logits_BV.shape[0], device=logits_BV.device)
     candidates = min(FIRST_CANDIDATES, vocab)
     while rows.numel():
         ids_BC, values_BC, kept_BC, complete_B = _kept(logits_BV[rows], candidates, total_B[rows], sampling)
         done = complete_B if candidates < vocab else torch.ones_like(complete_B)
-        finished = rows[done]
-        tokens_B[finished], logprobs_B[finished] = _draw_sorted(
-            ids_BC[done], values_BC[done], kept_BC[done], uniforms_B[finished]
-        )
+        yield rows[done], ids_BC[done], values_BC[done], kept_BC[done]
         rows, candidates = rows[~done], min(candidates * 8, vocab)
-    return tokens_B, logprobs_B
 
 
 def distribution(drawn_BV: Tensor, sampling: Sampling, vocab_size: int) -> Tensor:

@@ -7,7 +7,7 @@
 // Letters: K head size, s a position.
 #pragma once
 #include "rows.h"
-#if defined(__F16C__)
+#if defined(__F16C__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -79,42 +79,98 @@ INLINE vec load_kept(const int kind, const void *p, int64_t i) {
 #endif
         return out;
     }
+#if defined(__AVX512F__)  // compilers take the generic form apart
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)((const int8_t *)p + i))));
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)((const int8_t *)p + i))));
+#else
     typedef int8_t small __attribute__((vector_size(LANES), aligned(1), may_alias));
     return __builtin_convertvector(__builtin_convertvector(*(const small *)((const int8_t *)p + i), ivec), vec);
+#endif
+}
+
+// How many vectors of sums are in registers for each head: enough for the adders' latency, and no more than there are.
+#define ABREAST(heads) (LANES == 16 || (heads) <= 2 ? 4 : 2)
+#define MOST_ABREAST 4
+
+// q·k / sqrt(K) of `blocks` times LANES positions from s on; sums run over K in order, whatever stands beside them
+INLINE void score_blocks(const int heads, const int kind, const int blocks, const float *q, const Kept *c, int64_t K,
+                         int64_t s, int64_t seen, float *scores, int64_t capacity, vec best[GROUP]) {
+    float scale = 1.0f / sqrtf((float)K);
+    vec sum[GROUP][MOST_ABREAST];
+    int64_t at[MOST_ABREAST];
+#pragma GCC unroll 4
+    for (int b = 0; b < blocks; b++) {
+        at[b] = place(c, s + b * LANES);
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++) sum[h][b] = all(0);
+    }
+    for (int64_t j = 0; j < K; j++) {
+        vec key[MOST_ABREAST];
+#pragma GCC unroll 4
+        for (int b = 0; b < blocks; b++) key[b] = load_kept(kind, c->keys, at[b] * K + j * LANES);
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++)
+#pragma GCC unroll 4
+            for (int b = 0; b < blocks; b++) sum[h][b] += q[h * K + j] * key[b];
+    }
+#pragma GCC unroll 4
+    for (int b = 0; b < blocks; b++)
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++) {
+            vec score = sum[h][b] * scale;
+            if (kind == BYTE) score *= load(c->key_scale + at[b]);
+            for (int64_t i = seen - s - b * LANES; i < LANES; i++) score[i] = -INFINITY;
+            best[h] = pick(score > best[h], score, best[h]);
+            store(scores + h * capacity + s + b * LANES, score);
+        }
+}
+
+// Columns [j, j + vectors · LANES) of the weighted values; sums run over positions in order
+INLINE void weigh_values(const int heads, const int kind, const int vectors, const float *scores, int64_t capacity,
+                         const float *total, const Kept *c, int64_t K, int64_t seen, int64_t j, float *out) {
+    vec sum[GROUP][MOST_ABREAST];
+#pragma GCC unroll 4
+    for (int h = 0; h < heads; h++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sum[h][v] = all(0);
+    for (int64_t first = 0; first < seen; first += LANES) {
+        int64_t at = place(c, first) * c->value_step + j, last = least(first + LANES, seen);
+        for (int64_t s = first; s < last; s++, at += c->value_step) {
+            vec value[MOST_ABREAST];
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) value[v] = load_kept(kind, c->values, at + v * LANES);
+#pragma GCC unroll 4
+            for (int h = 0; h < heads; h++) {
+                float p = scores[h * capacity + s];
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++) sum[h][v] += p * value[v];
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int h = 0; h < heads; h++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) store(out + h * K + j + v * LANES, sum[h][v] / total[h]);
 }
 
 // softmax(q·k / sqrt(K))·v of `heads` query heads that share one key head, over positions [0, seen)
 INLINE void attend_heads(const int heads, const int kind, const float *q, const Kept *c, int64_t K, int64_t seen,
                          float *scores, int64_t capacity, float *out) {
-    float scale = 1.0f / sqrtf((float)K);
+    const int abreast = ABREAST(heads);
     vec best[GROUP];
     float total[GROUP];
 #pragma GCC unroll 4
     for (int h = 0; h < heads; h++) best[h] = all(-INFINITY);
-    for (int64_t s = 0; s < seen; s += LANES) {
-        vec sum[GROUP];
-#pragma GCC unroll 4
-        for (int h = 0; h < heads; h++) sum[h] = all(0);
-        int64_t at = place(c, s), block = at * K;
-        for (int64_t j = 0; j < K; j++) {
-            vec key = load_kept(kind, c->keys, block + j * LANES);
-#pragma GCC unroll 4
-            for (int h = 0; h < heads; h++) sum[h] += q[h * K + j] * key;
-        }
-#pragma GCC unroll 4
-        for (int h = 0; h < heads; h++) {
-            sum[h] *= scale;
-            if (kind == BYTE) sum[h] *= load(c->key_scale + at);
-            for (int64_t i = seen - s; i < LANES; i++) sum[h][i] = -INFINITY;
-            best[h] = pick(sum[h] > best[h], sum[h], best[h]);
-            store(scores + h * capacity + s, sum[h]);
-        }
-    }
+    int64_t s = 0, j = 0;
+    for (; seen - s > (abreast - 1) * LANES; s += abreast * LANES)
+        score_blocks(heads, kind, abreast, q, c, K, s, seen, scores, capacity, best);
+    for (; s < seen; s += LANES) score_blocks(heads, kind, 1, q, c, K, s, seen, scores, capacity, best);
     for (int h = 0; h < heads; h++) {
         float top = -INFINITY;
         for (int i = 0; i < LANES; i++) top = best[h][i] > top ? best[h][i] : top;
         vec sum = all(0);
-        for (int64_t s = 0; s < seen; s += LANES) {
+        for (s = 0; s < seen; s += LANES) {
             vec p = vexp(load(scores + h * capacity + s) - top);
             for (int64_t i = seen - s; i < LANES; i++) p[i] = 0;
             sum += p;
@@ -123,29 +179,9 @@ INLINE void attend_heads(const int heads, const int kind, const float *q, const 
         }
         total[h] = add_up(sum);
     }
-    for (int64_t j = 0; j < K; j += PANEL) {
-        int two = j + LANES < K;
-        vec sum[GROUP][2];
-#pragma GCC unroll 4
-        for (int h = 0; h < heads; h++) sum[h][0] = sum[h][1] = all(0);
-        for (int64_t first = 0; first < seen; first += LANES) {
-            int64_t at = place(c, first) * c->value_step + j, last = least(first + LANES, seen);
-            for (int64_t s = first; s < last; s++, at += c->value_step) {
-                vec v0 = load_kept(kind, c->values, at), v1 = two ? load_kept(kind, c->values, at + LANES) : v0;
-#pragma GCC unroll 4
-                for (int h = 0; h < heads; h++) {
-                    float p = scores[h * capacity + s];
-                    sum[h][0] += p * v0;
-                    sum[h][1] += p * v1;
-                }
-            }
-        }
-#pragma GCC unroll 4
-        for (int h = 0; h < heads; h++) {
-            store(out + h * K + j, sum[h][0] / total[h]);
-            if (two) store(out + h * K + j + LANES, sum[h][1] / total[h]);
-        }
-    }
+    for (; j + abreast * LANES <= K; j += abreast * LANES)
+        weigh_values(heads, kind, abreast, scores, capacity, total, c, K, seen, j, out);
+    for (; j < K; j += LANES) weigh_values(heads, kind, 1, scores, capacity, total, c, K, seen, j, out);
 }
 
 INLINE void attend(const int kind, int64_t heads, const float *q, const Kept *c, int64_t K, int64_t seen, float *scores,

@@ -43,10 +43,12 @@ Rope = tuple[Tensor, Tensor]
 @dataclass
 class RouterStats:
     """One sparse layer's routing of one batch: `load_E` = assignments / tokens (sums to k, no gradient),
-    `probability_E` = mean router probability (sums to 1, carries the gradient)."""
+    `probability_E` = mean router probability (sums to 1, carries the gradient), `chosen_Nk` = each token's experts (in
+    passes without gradients)."""
 
     load_E: Tensor
     probability_E: Tensor
+    chosen_Nk: Tensor | None = None
 
 
 @dataclass
@@ -208,7 +210,7 @@ class Experts(nn.Module):
         if self.shared_expert is not None and self.shared_expert_gate is not None:
             out_ND = out_ND + torch.sigmoid(self.shared_expert_gate(x_ND)) * self.shared_expert(x_ND)
         load_E = torch.bincount(chosen_Nk.flatten(), minlength=probability_NE.shape[1]) / len(x_ND)
-        return out_ND, RouterStats(load_E, probability_NE.mean(0))
+        return out_ND, RouterStats(load_E, probability_NE.mean(0), None if torch.is_grad_enabled() else chosen_Nk)
 
     def routed(self, x_ND: Tensor, weight_Nk: Tensor, chosen_Nk: Tensor) -> Tensor:
         return project.experts(x_ND, self.gate_up, self.down, weight_Nk, chosen_Nk, self.updates)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Protocol
 
 from qwill.base.errors import DataError, ModelError, QwillError
 from qwill.engine.request import EngineStats, Event, Request
@@ -53,10 +53,34 @@ class _Life:
     born: float = field(default_factory=time.monotonic)
 
 
+class Client(Protocol):
+    """What the routes ask of an engine: our own (EngineClient), or vLLM (vllm.VllmClient)."""
+
+    info: ModelInfo | None
+    restarts: int
+    adapters: dict[str, str]
+
+    @property
+    def stats(self) -> EngineStats: ...
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def process_id(self) -> int | None: ...
+    def spawn(self) -> None: ...
+    async def ready(self) -> ModelInfo: ...
+    def submit(self, request: Request) -> Stream: ...
+    async def call(self, method: str, *arguments: Any) -> Any: ...
+    async def load_adapter(self, name: str, folder: str) -> None: ...
+    async def unload_adapter(self, name: str) -> None: ...
+    async def own_metrics(self) -> str: ...
+    def forget(self, stream: Stream) -> None: ...
+    async def close(self) -> None: ...
+
+
 class Stream:
     """The events of one request; leaving it early cancels the request in the engine."""
 
-    def __init__(self, client: EngineClient, request: Request) -> None:
+    def __init__(self, client: Client, request: Request) -> None:
         self.client, self.request = client, request
         self.open = request.n
         self.inbox: asyncio.Queue[Accepted | Event | Exception] = asyncio.Queue()
@@ -97,7 +121,7 @@ class EngineClient:
         """`build` is pickled and called in the engine process: a module's function, or `functools.partial` of one."""
         self.build = build
         self.info: ModelInfo | None = None
-        self.stats = EngineStats()
+        self.stats: EngineStats = EngineStats()
         self.restarts = 0
         self.adapters: dict[str, str] = {}  # name: folder; the same after a restart
         self._life: _Life | None = None
@@ -179,6 +203,10 @@ class EngineClient:
     async def unload_adapter(self, name: str) -> None:
         await self.call("unload_adapter", name)
         self.adapters.pop(name, None)
+
+    async def own_metrics(self) -> str:
+        """Prometheus' text of metrics that only the engine knows; ours are told by `stats`."""
+        return ""
 
     def forget(self, stream: Stream) -> None:
         """The stream is over; what of it still runs in the engine is cancelled."""

@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: the last token's hidden state, of length 1."""
+"""POST /v1/embeddings: the last token's hidden state, of length 1; computed among everyone's tokens."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from starlette.responses import Response
 
-from qwill.base.errors import DataError
+from qwill.engine.request import Request as EngineRequest
+from qwill.engine.sampling import Sampling
 from qwill.serve.access import caller_of, note, service_of
-from qwill.serve.client import EngineDied
 from qwill.serve.completions import Ids
 from qwill.serve.errors import ApiError
 from qwill.serve.fields import Body, Name, check_ids, room
 from qwill.serve.routes import answers, new_router
-from qwill.serve.service import Target
-from qwill.serve.shapes import Answer
+from qwill.serve.service import Service, Target
+from qwill.serve.shapes import Answer, new_id
 from qwill.serve.sse import unless_gone
 
 router = new_router()
-AT_ONCE = 8  # texts in one call of the engine: between two calls it goes on with everyone's tokens
+AT_ONCE = 32  # texts that wait in the engine at a time, so that a long list does not fill its queue
 Text = Annotated[str, Field(min_length=1)]
 Input = Text | Ids | Annotated[list[Text], Field(min_length=1, max_length=2048)] | Annotated[
     list[Ids], Field(min_length=1, max_length=2048)
@@ -76,11 +76,7 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
     if caller is not None:
         caller.reserve(tokens)
     try:
-        vectors = await unless_gone(request, _embed(target, prompts))
-    except DataError as error:
-        raise ApiError(400, str(error), "input") from error
-    except EngineDied as error:
-        raise ApiError(503, str(error), code="engine_unavailable", retry_after=3) from error
+        vectors = await unless_gone(request, _embed(service, target, prompts))
     finally:
         if caller is not None:
             caller.finish(tokens)
@@ -105,11 +101,18 @@ def _prompts(body: EmbeddingRequest, target: Target) -> list[list[int]]:
     return prompts
 
 
-async def _embed(target: Target, prompts: list[list[int]]) -> list[list[float]]:
-    vectors: list[list[float]] = []
+async def _embed(service: Service, target: Target, prompts: list[list[int]]) -> list[list[float]]:
+    vectors: dict[int, list[float]] = {}
     for start in range(0, len(prompts), AT_ONCE):
-        vectors += await target.model.client.call("embed", prompts[start : start + AT_ONCE])
-    return vectors
+        some = [
+            EngineRequest(new_id("embd-"), prompt, Sampling(max_tokens=1), adapter=target.adapter, embed=True)
+            for prompt in prompts[start : start + AT_ONCE]
+        ]
+        async with await service.job(target, some) as job:
+            async for place, event in job.events():
+                if event.embedding is not None:
+                    vectors[start + place] = event.embedding
+    return [vectors[i] for i in range(len(prompts))]
 
 
 def _written(vector: list[float], body: EmbeddingRequest) -> list[float] | str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import reduce
 from typing import Any, Literal
 
 from fastapi import Request
@@ -10,7 +12,7 @@ from starlette.responses import Response
 
 from qwill import __version__
 from qwill.serve.access import service_of
-from qwill.serve.metrics import CONTENT_TYPE
+from qwill.serve.metrics import CONTENT_TYPE, merged
 from qwill.serve.routes import answers, new_router
 from qwill.serve.shapes import Answer
 
@@ -53,7 +55,9 @@ async def version() -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """Prometheus metrics, under vLLM's names."""
     service = service_of(request)
-    return Response(service.metrics.text(service.models.values()), media_type=CONTENT_TYPE)
+    own = await asyncio.gather(*(model.client.own_metrics() for model in service.models.values()))
+    text = service.metrics.text(service.models.values()).decode()
+    return Response(reduce(merged, own, text), media_type=CONTENT_TYPE)
 
 
 class Stats(Answer):

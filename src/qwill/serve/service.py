@@ -12,7 +12,7 @@ from typing import Any
 
 from qwill.base.errors import DataError
 from qwill.engine.request import Event, Request
-from qwill.serve.client import EngineClient, EngineDied, Stream
+from qwill.serve.client import Client, EngineDied, Stream
 from qwill.serve.errors import ApiError, unknown_model
 from qwill.serve.metrics import Metrics
 from qwill.serve.settings import ServeSettings
@@ -26,7 +26,7 @@ class ServedModel:
     """A model under the name that clients use. `reference` is what the command line said; it works as a name too."""
 
     name: str
-    client: EngineClient
+    client: Client
     reference: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     in_flight: int = 0  # samples that run or wait

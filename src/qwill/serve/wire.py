@@ -23,7 +23,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Call:
-    """A method of the engine that answers once: embed, load_adapter, unload_adapter."""
+    """A method of the engine that answers once: load_adapter, unload_adapter."""
 
     id: int
     method: str

@@ -14,6 +14,7 @@ export class ApiError extends Error {
 
 let askForKey = async () => null;
 let asking = null;
+let declined = false; // the reader would not give a key: only what the reader does next may ask again
 
 /** `ask(wrong)` shows a dialog and resolves to a key, or to null when the reader gives up. */
 export function onKeyNeeded(ask) {
@@ -32,7 +33,8 @@ async function send(path, options) {
       if (error.name === "AbortError") throw error;
       throw new ApiError(0, "errorNetwork");
     }
-    if (response.status === 401 && !options.quiet && (await newKey(key))) continue;
+    const asks = !options.quiet && (options.asks || !declined);
+    if (response.status === 401 && asks && (await newKey(key))) continue;
     if (!response.ok) throw await failure(response);
     return response;
   }
@@ -43,7 +45,8 @@ async function newKey(tried) {
   if (sessionStorage.getItem(KEY) !== tried) return true;
   asking ??= askForKey(tried !== null).finally(() => (asking = null));
   const key = await asking;
-  if (key === null) return false;
+  declined = key === null;
+  if (declined) return false;
   sessionStorage.setItem(KEY, key);
   return true;
 }
@@ -67,9 +70,12 @@ function messageOf(body) {
   return typeof text === "string" ? text : "";
 }
 
-/** JSON in, JSON out (null for 204). Raises ApiError. `quiet`: a 401 is an error, not a reason to ask for a key. */
-export async function json(path, { method = "GET", body, signal, keepalive = false, quiet = false } = {}) {
-  const options = { method, signal, keepalive, quiet, headers: body === undefined ? {} : { "Content-Type": "application/json" } };
+/**
+ * JSON in, JSON out (null for 204). Raises ApiError. `quiet`: a 401 is an error, not a reason to ask for a key;
+ * `asks`: it is one even when the reader gave none before.
+ */
+export async function json(path, { method = "GET", body, signal, keepalive = false, quiet = false, asks = false } = {}) {
+  const options = { method, signal, keepalive, quiet, asks, headers: body === undefined ? {} : { "Content-Type": "application/json" } };
   if (body !== undefined) options.body = JSON.stringify(body);
   const response = await send(path, options);
   if (response.status === 204) return null;
@@ -86,6 +92,7 @@ export async function* chat(body, signal) {
   const response = await send("/v1/chat/completions", {
     method: "POST",
     signal,
+    asks: true,
     headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
     body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
   });

@@ -15,6 +15,7 @@ export class Chat {
   constructor(store, models, settings, view) {
     Object.assign(this, { store, models, settings, view });
     this.session = this.#session(new Conversation());
+    this.#sessions.push(this.session);
   }
 
   get conversation() {

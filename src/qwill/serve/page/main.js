@@ -97,7 +97,7 @@ const act = {
 
 const composer = new Composer($("composer"), $("prompt"), {
   send(text) {
-    if (!models.all.length) loadModels();
+    if (!models.all.length) loadModels(true);
     if (!chat.send(text)) return false;
     follow.end();
     return true;
@@ -121,7 +121,13 @@ async function open(id) {
   if (NARROW.matches) showSide(false);
   sidebar.draw();
   follow.end();
-  composer.focus();
+  goToPrompt();
+}
+
+// Once something has been loaded; a reader who is elsewhere by then stays there.
+function goToPrompt() {
+  const at = document.activeElement;
+  if (at === document.body || $("history").contains(at)) composer.focus();
 }
 
 function newChat() {
@@ -207,6 +213,7 @@ function drawLanguage() {
   for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
   for (const node of document.querySelectorAll("[data-label]")) label(node, t(node.dataset.label));
   for (const node of document.querySelectorAll("[data-hint]")) node.placeholder = t(node.dataset.hint);
+  view.said(null);
   $("language").textContent = t("switchLanguage");
   $("language").setAttribute("aria-label", t("switchLanguageLabel"));
   drawTheme();
@@ -228,12 +235,13 @@ function drawTheme() {
   label($("theme"), t("theme", { name: t(name) }));
 }
 
-async function loadModels() {
+async function loadModels(asks = false) {
   try {
-    await models.load();
+    await models.load(asks);
     $("notice").hidden = true;
+    if (asks) sidebar.load();
   } catch (error) {
-    const retry = h("button", { type: "button", class: "plain", onclick: loadModels }, icon("again"), t("retry"));
+    const retry = h("button", { type: "button", class: "plain", onclick: () => loadModels(true) }, icon("again"), t("retry"));
     $("notice").replaceChildren(h("p", null, error.kind ? t(error.kind) : error.message), retry);
     $("notice").hidden = false;
   }
@@ -318,4 +326,4 @@ addEventListener("pagehide", () => chat.leave());
 const asked = location.hash.slice(1);
 await Promise.allSettled([loadModels(), sidebar.load(), store.opened.then(() => asked && store.kept && open(asked))]);
 drawShape();
-if (!NARROW.matches && !document.querySelector("dialog[open]")) composer.focus();
+if (!NARROW.matches && !document.querySelector("dialog[open]")) goToPrompt();

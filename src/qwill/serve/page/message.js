@@ -1,7 +1,7 @@
 // What a turn looks like: the reader's words, the replies to them in one or two columns, and what can be done with each.
 
 import { h, icon, iconButton } from "./dom.js";
-import { number, t } from "./i18n.js";
+import { getLanguage, number, t } from "./i18n.js";
 import { copyButton, MarkdownView } from "./render.js";
 
 /** Makes `parent`'s children be `wanted`, moving nothing that is already in place. */
@@ -38,22 +38,23 @@ export class InputView {
     this.body = h("div", { class: "said" });
     this.tools = h("div", { class: "actions" });
     this.element = h("div", { class: `input ${node.role}`, role: "article" }, this.body, this.tools);
-    if (node.role === "tool") this.#results();
-    else this.body.textContent = node.content;
+    if (node.role !== "tool") this.body.textContent = node.content;
     this.body.lang = tongue(node.content);
   }
 
   #results() {
-    for (const result of this.node.details.results ?? []) {
-      this.body.append(
-        h("details", { class: "call" }, h("summary", null, icon("tool"), t("toolResult", { name: result.name })), h("pre", null, result.content)),
-      );
-    }
+    const open = [...this.body.children].map((box) => box.open);
+    const boxes = (this.node.details.results ?? []).map(({ name, content }, i) =>
+      h("details", { class: "call", open: open[i] }, h("summary", null, icon("tool"), t("toolResult", { name })), h("pre", { tabindex: "0" }, content)),
+    );
+    this.body.replaceChildren(...boxes);
   }
 
   refresh() {
     const { node, act } = this;
     this.element.setAttribute("aria-label", t(node.role === "tool" ? "tool" : "you"));
+    if (node.role === "tool" && this.language !== getLanguage()) this.#results();
+    this.language = getLanguage();
     this.tools.replaceChildren(
       ...[
         branches(node, act),
@@ -65,7 +66,7 @@ export class InputView {
 
   edit() {
     const { node, act } = this;
-    const area = h("textarea", { "aria-label": t("editLabel"), rows: "1", value: node.content });
+    const area = h("textarea", { "aria-label": t("editLabel"), "data-label": "editLabel", rows: "1", value: node.content });
     const leave = () => {
       box.replaceWith(this.body);
       this.tools.hidden = false;
@@ -93,8 +94,8 @@ export class InputView {
       h(
         "div",
         { class: "row end" },
-        h("button", { type: "button", class: "plain", onclick: leave }, t("cancel")),
-        h("button", { type: "button", class: "main", onclick: send }, t("resend")),
+        h("button", { type: "button", class: "plain", "data-t": "cancel", onclick: leave }, t("cancel")),
+        h("button", { type: "button", class: "main", "data-t": "resend", onclick: send }, t("resend")),
       ),
     );
     this.body.replaceWith(box);
@@ -159,7 +160,7 @@ export class ReplyView {
     this.tools.replaceChildren(
       ...[
         branches(node, act),
-        node.content && copyButton(() => node.content, t("copyReply")),
+        node.content && copyButton(() => node.content, "copyReply"),
         !node.details.fault && iconButton("again", t("regenerate"), () => act.again(node), { disabled: act.busy(), "data-act": "again" }),
         h("span", { class: "figures" }, this.#figures()),
       ].filter(Boolean),
@@ -189,7 +190,7 @@ export class ReplyView {
   }
 
   #showCalls(running) {
-    const key = JSON.stringify([this.node.toolCalls, running, this.act.answerable(this.node)]);
+    const key = JSON.stringify([this.node.toolCalls, running, this.act.answerable(this.node), getLanguage()]);
     if (key === this.callsShown) return;
     this.callsShown = key;
     const boxes = this.node.toolCalls.map((call) => {
@@ -202,7 +203,10 @@ export class ReplyView {
 
   #answerForm() {
     const { toolCalls } = this.node;
-    const areas = toolCalls.map((call) => h("textarea", { rows: "2", "aria-label": `${t("toolAnswer")}: ${call.name}`, placeholder: t("toolAnswer") }));
+    const written = [...this.calls.querySelectorAll("textarea")].map((area) => area.value);
+    const areas = toolCalls.map((call, i) =>
+      h("textarea", { rows: "2", "aria-label": `${t("toolAnswer")}: ${call.name}`, placeholder: t("toolAnswer"), value: written[i] ?? "" }),
+    );
     const give = () => {
       const results = toolCalls.map((call, i) => ({ id: call.id, name: call.name, content: areas[i].value }));
       this.act.answer(this.node, results);

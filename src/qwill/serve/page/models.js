@@ -13,8 +13,9 @@ export class Models {
     selects.forEach((select, lane) => select.addEventListener("change", () => this.pick(lane, select.value)));
   }
 
-  async load() {
-    const { data } = await json("/v1/models");
+  /** `asks`: the reader asked for it, so that it may ask for a key in turn. */
+  async load(asks = false) {
+    const { data } = await json("/v1/models", { asks });
     this.all = data.filter((model) => typeof model?.id === "string");
     this.draw();
   }
@@ -61,7 +62,9 @@ export class Models {
     });
   }
 
-  show() {
+  /** Those that there are by now: adapters come and go. */
+  async show() {
+    await this.load().catch(() => {});
     return dialog(t("modelsTitle"), (close) => {
       const inUse = this.lanes();
       const use = (name) => {

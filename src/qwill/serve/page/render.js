@@ -57,7 +57,7 @@ const BLOCKS = {
   table: (block) =>
     h(
       "div",
-      { class: "table", tabindex: "0", role: "region", "aria-label": t("table") },
+      { class: "table", tabindex: "0", role: "region", "aria-label": t("table"), "data-label": "table" },
       h(
         "table",
         null,
@@ -69,7 +69,8 @@ const BLOCKS = {
 
 function task(item) {
   if (item.task === null) return null;
-  return h("input", { type: "checkbox", disabled: true, checked: item.task, "aria-label": t(item.task ? "done" : "open") });
+  const label = item.task ? "done" : "open";
+  return h("input", { type: "checkbox", disabled: true, checked: item.task, "aria-label": t(label), "data-label": label });
 }
 
 function itemContent(item, tight) {
@@ -124,16 +125,16 @@ class CodeBlock {
   }
 }
 
-/** A button that copies what `text()` gives and says so for a moment. */
-export function copyButton(text, label = t("copy")) {
-  const button = h("button", { type: "button", class: "quiet copy", title: label, "aria-label": label }, icon("copy"));
+/** A button that copies what `text()` gives and says so for a moment. `label`: the key of its words. */
+export function copyButton(text, label = "copy") {
+  const button = h("button", { type: "button", class: "quiet copy", title: t(label), "aria-label": t(label), "data-label": label }, icon("copy"));
   button.addEventListener("click", async () => {
     const copied = await copyText(text());
     button.replaceChildren(icon(copied ? "check" : "close"));
     button.setAttribute("aria-label", t(copied ? "copied" : "copyFailed"));
     setTimeout(() => {
       button.replaceChildren(icon("copy"));
-      button.setAttribute("aria-label", label);
+      button.setAttribute("aria-label", t(label));
     }, 1500);
   });
   return button;

@@ -2,7 +2,7 @@
 
 import { ask, askText } from "./dialogs.js";
 import { h, iconButton } from "./dom.js";
-import { t } from "./i18n.js";
+import { getLanguage, t } from "./i18n.js";
 
 const DAY = 86400;
 
@@ -56,15 +56,22 @@ export class Sidebar {
   }
 
   draw() {
-    const focused = document.activeElement?.closest?.("[data-chat]")?.dataset.chat;
-    const groups = byDay(this.chats).map(([key, chats]) => [h("h2", null, t(key)), h("ul", null, chats.map((chat) => this.#item(chat)))]);
+    const days = byDay(this.chats);
+    const names = days.map(([key, chats]) => [key, chats.map(({ id, title, snippet }) => [id, title, snippet])]);
+    // Nothing is replaced under the reader's hands that would look the same.
+    const shown = JSON.stringify([names, this.more, this.search.value.trim(), this.store.kept, this.act.current(), getLanguage()]);
+    if (shown === this.shown) return;
+    this.shown = shown;
+    const item = document.activeElement?.closest?.("[data-chat]");
+    const focused = item && [item.dataset.chat, [...item.children].indexOf(document.activeElement)];
+    const groups = days.map(([key, chats]) => [h("h2", null, t(key)), h("ul", null, chats.map((chat) => this.#item(chat)))]);
     const empty = this.search.value.trim() ? "historyNone" : this.store.kept ? "historyEmpty" : "historyMemory";
     this.list.replaceChildren(
       ...groups.flat(),
       ...(this.chats.length && this.store.kept ? [] : [h("p", { class: "hint" }, t(empty))]),
       ...(this.more ? [h("button", { type: "button", class: "plain", onclick: () => this.load(true) }, t("historyMore"))] : []),
     );
-    if (focused) this.list.querySelector(`[data-chat="${CSS.escape(focused)}"] .chat`)?.focus();
+    if (focused) this.list.querySelector(`[data-chat="${CSS.escape(focused[0])}"]`)?.children[focused[1]]?.focus();
   }
 
   #item(chat) {

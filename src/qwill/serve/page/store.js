@@ -126,10 +126,10 @@ export class Saver {
         const node = this.#queue[0];
         node.saved = (await store.add(conversation.id, this.#message(node))).id;
         this.#queue.shift();
+        this.changed();
       }
       if (this.failed) this.told(null);
       this.failed = false;
-      this.changed();
     } catch (error) {
       // What the server refuses outright (too large, conversation deleted elsewhere) it will refuse again.
       const { status } = error;

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from qwill.base.errors import DataError, ModelError
-from qwill.engine import native
 from qwill.engine.adapters import Adapters
 from qwill.engine.blocks import BlockPool
 from qwill.engine.checks import check_request
 from qwill.engine.choose import choose
 from qwill.engine.drafting import Speculation, check_speculation
-from qwill.engine.engine_settings import EngineSettings, blocks_in
-from qwill.engine.executor import Executor, TorchExecutor
+from qwill.engine.engine_settings import DraftSpec, EngineSettings
+from qwill.engine.executors import executors_of
 from qwill.engine.passes import prompt_scores, step_of, tops
 from qwill.engine.replies import Reply, Running
 from qwill.engine.request import EngineStats, Event, FinishReason, Request, TokenLogprob
@@ -41,16 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "EngineSettings"]
 
 PROMPT_CHUNK = 64  # tokens of a pass whose prompt wants log-probabilities: bounds the logits that are held
-
-
-def _kind(
-    model: Transformer, block_size: int, dtype: torch.dtype | None
-) -> tuple[type[native.NativeExecutor | TorchExecutor], torch.dtype]:
-    """The executor for a model, and in which type it holds keys and values. Native where it can be: it copies the
-    weights, and its blocks are whole vectors of the processor."""
-    fits = native.suits(model) and dtype in (None, *native.KINDS) and block_size % native.lanes() == 0
-    usual = native.cache_dtype(model) if fits else model.embed_tokens.weight.dtype
-    return native.NativeExecutor if fits else TorchExecutor, dtype or usual
 
 
 class Engine:
@@ -72,20 +61,15 @@ class Engine:
         if vocab_size is None and tokenizer is not None:
             vocab_size = tokenizer.vocab_size
         self.context, self.vocab_size = c.max_position_embeddings, min(c.vocab_size, vocab_size or c.vocab_size)
-        dtype = getattr(torch, s.kv_dtype) if s.kv_dtype else None
         snapshots = s.snapshots if c.has_linear else 0
         states = s.max_running + snapshots if c.has_linear else 0
         self._speculation: Speculation | None = None
         models = [model]
         if s.speculate is not None:
             check_speculation(s.speculate, c, self.vocab_size, tokenizer, draft)
-            models += [draft[0]] if draft is not None else []
-        kinds = [_kind(m, s.block_size, dtype) for m in models]
-        blocks = s.blocks or blocks_in(s, [(m.config, held) for m, (_, held) in zip(models, kinds, strict=True)])
-        self._executors = [
-            kind(m, blocks, s.block_size, states, dtype) for m, (kind, _) in zip(models, kinds, strict=True)
-        ]
-        self.executor: Executor = self._executors[0]
+            models += [draft[0]] if draft is not None and isinstance(s.speculate, DraftSpec) else []
+        self._executors = executors_of(models, s, states)
+        self.executor, blocks = self._executors[0], self._executors[0].blocks
         if not c.has_linear:
             self._speculation = Speculation(s.speculate, self._executors[1:], self.vocab_size)
         self.pool = BlockPool(blocks, s.block_size, snapshots, s.max_running)

@@ -70,7 +70,7 @@ def strings(rule: str, number: int) -> list[str]:
         kinds = [(list(HAN), 6), (LATIN, 1), (BETWEEN, 1)]
         sizes = [1, 2, 3, 5, 10, 30, 60]
     else:
-        cases = [c.replace(" ", "") for name in {rule, "spaces"} for c in sorted(RULES[name]["cases"])]
+        cases = [c.replace(" ", "") for name in sorted({rule, "spaces"}) for c in sorted(RULES[name]["cases"])]
         kinds = [(cases, 3), (MARKS, 4), (NUMBERS, 1), (ADDRESSES, 1), (LETTERS, 2)]
         sizes = [1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 12, 20]
     made = []

@@ -274,6 +274,9 @@ def script(body: dict[str, Any], word: str) -> Any:
     elif word in ("endless", "story"):
         for n in range(4000 if word == "endless" else 400):
             yield {"content": f"{WORDS[n % len(WORDS)]} " + ("\n\n" if n % 40 == 39 else "")}, None
+    elif word == "huge":
+        for n in range(60):
+            yield {"content": f"{n} 长 " * 300}, None
     elif word in ("error", "cut"):
         yield {"content": "It begins"}, None
         yield word, None

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from tests.browser import CHROMIUM, Browser
-from tests.serve.on_page import DONE, OPEN, READY, opened, reload, say
+from tests.serve.on_page import DONE, OPEN, READY, opened, reload, say, until
 from tests.serve.page_server import HOSTILE, PageServer
 
 from qwill.serve.page_files import FOLDER, page_file
@@ -53,7 +53,7 @@ def test_a_reply_is_shown_and_kept(browser: Browser, scripted: PageServer) -> No
         assert page.count(f".reply {selector}"), selector
     page.wait("location.hash.length > 1 && document.querySelector('#history .chat')")
     kept = next(iter(scripted.conversations.values()))
-    assert [message["role"] for message in kept["messages"]] == ["user", "assistant"]
+    until(lambda: [message["role"] for message in kept["messages"]] == ["user", "assistant"])
     reload(page)
     page.wait("document.querySelector('.reply table')")
     assert page.errors == []
@@ -146,7 +146,7 @@ def test_a_server_that_is_gone_and_comes_back(browser: Browser, scripted: PageSe
     wire(False)
     page.click(".fault button")
     page.wait(f"{DONE} && document.querySelector('.reply').textContent.includes('tiny heard: hello')")
-    assert page.count(".fault:not([hidden])") == 0
+    assert page.count(".fault:not([hidden])") == page.count(".branches") == 0, "what failed is gone"
 
 
 @in_browser

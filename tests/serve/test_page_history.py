@@ -150,6 +150,17 @@ def test_a_tab_closed_in_mid_reply_keeps_its_words(browser: Browser, scripted: P
     assert kept["parents"] == [messages(scripted)[0]["id"]]
 
 
+def test_of_a_reply_too_long_to_send_on_leaving_the_beginning_is_kept(browser: Browser, scripted: PageServer) -> None:
+    page = opened(browser, scripted.url)
+    scripted.before = 55
+    scripted.gate.clear()
+    say(page, "huge", "document.querySelector('.reply > .markdown').textContent.includes('53 长') && location.hash")
+    page.call("Page.close")
+    until(lambda: len(messages(scripted)) == 2)
+    content = messages(scripted)[1]["content"]
+    assert content.startswith("0 长 0 长 ") and 40_000 < len(content.encode()) < 64_000
+
+
 def test_what_could_not_be_saved_is_saved_later(browser: Browser, scripted: PageServer) -> None:
     page = opened(browser, scripted.url)
     scripted.down = True

@@ -108,8 +108,6 @@ class VllmClient:
                 task.cancel()
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        if method == "embed":
-            raise DataError("vLLM makes replies here and no embeddings; serve a model for them without --engine vllm.")
         if method == "load_adapter":
             return await self._post("/v1/load_lora_adapter", lora_name=arguments[0], lora_path=arguments[1])
         if method == "unload_adapter":
@@ -164,6 +162,8 @@ class VllmClient:
 
     async def _samples(self, stream: Stream) -> None:
         request, info = stream.request, self.info
+        if request.embed:
+            raise DataError("vLLM makes replies here and no embeddings; serve a model for them without --engine vllm.")
         assert self._http is not None and info is not None
         place = Place(self._http, request.adapter or self._model, info.tokenizer)
         told = False

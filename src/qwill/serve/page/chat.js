@@ -133,11 +133,12 @@ export class Chat {
 
   /** The page is being closed: what has been written so far is kept, as if it had been stopped here. */
   leave() {
+    const count = this.#sessions.reduce((sum, { running }) => sum + running.size, 0);
     for (const { running, saver } of this.#sessions) {
       for (const [reply, control] of running) {
         reply.details.finish = "cancel";
         reply.left = true;
-        if (reply.content || reply.reasoning) saver.leave(reply);
+        if (reply.content || reply.reasoning) saver.leave(reply, 60000 / count);
         control.abort();
       }
     }

@@ -140,10 +140,20 @@ export class Saver {
     }
   }
 
-  /** The page is being closed while `node` is written: what is there of it is sent, if what it answers has been saved. */
-  leave(node) {
+  /**
+   * The page is being closed while `node` is written: what is there of it is sent, if what it answers has been saved. Of a
+   * reply too long for what a browser still sends (64 KiB in all, `room` for this one) its beginning.
+   */
+  leave(node, room) {
     const { id, nodes } = this.conversation;
-    if (id && node.parents.every((parent) => nodes.get(parent).saved)) this.store.leave(id, this.#message(node)).catch(() => {});
+    if (!id || !node.parents.every((parent) => nodes.get(parent).saved)) return;
+    const message = this.#message(node);
+    const over = () => new TextEncoder().encode(JSON.stringify(message)).length - room;
+    while (over() > 0 && (message.content || message.reasoning)) {
+      const longer = (message.reasoning?.length ?? 0) > message.content.length ? "reasoning" : "content";
+      message[longer] = message[longer].slice(0, Math.floor(message[longer].length * 0.9));
+    }
+    this.store.leave(id, message).catch(() => {});
   }
 
   #message(node) {

@@ -241,7 +241,7 @@ def test_a_model_that_drafts_for_itself_is_always_right(size, temperature):
 )
 def test_replies_with_drawn_drafts_follow_the_models_law(sampling):
     """Every reply of four tokens, with what penalties, bias, truncation and stops do at each place."""
-    vocab, prompt, count, stop = 4, [1, 3, 3], 6000, 0
+    vocab, prompt, count, stop = 4, [1, 3, 3], 3000, 0
     model, other = tiny_model("dense", vocab, seed=1), tiny_model("dense", vocab, seed=1)
     with torch.no_grad():
         head_VD = other.head_weight_VD

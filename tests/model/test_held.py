@@ -139,8 +139,8 @@ def test_the_memory_of_the_cache_counts_what_native_code_keeps() -> None:
     settings = EngineSettings(memory=1 << 17, max_running=64)
     floats, halves = (Engine(m, None, settings).executor for m in (plain, held))
     assert isinstance(halves, native.NativeExecutor) and halves.cache[0].dtype == torch.float16
-    assert floats.blocks == blocks_in(settings, plain.config, torch.float32)
-    assert halves.blocks == blocks_in(settings, plain.config, torch.float16) == 2 * floats.blocks
+    assert floats.blocks == blocks_in(settings, [(plain.config, torch.float32)])
+    assert halves.blocks == blocks_in(settings, [(plain.config, torch.float16)]) == 2 * floats.blocks
     bytes_taken = sum(store.nbytes for store in halves.cache)
     assert bytes_taken <= settings.memory
     small = Engine(held, None, EngineSettings(memory=1 << 17, max_running=64, kv_dtype="int8")).executor

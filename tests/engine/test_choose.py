@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_schemas import random_schema
 from scipy import stats
+from test_constrain import MERGED
 from tiny import byte_tokenizer
 
 from qwill.base.errors import DataError
@@ -38,19 +39,21 @@ def replies(count, constraint, sampling, **rest):
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 3000), thinking=st.sampled_from(["none", "open", "allowed"]), data=st.data())
-def test_a_token_is_allowed_if_its_bit_is_set(seed, thinking, data):
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, MERGED], ids=["bytes", "merged"])
+def test_a_token_is_allowed_if_its_bit_is_set(tokenizer, seed, thinking, data):
+    """Where text is forced, only the tokens that it is usually made of are allowed."""
     constraint = Constraint("json_schema", json.dumps(random_schema(seed)), thinking)
     try:
         check(constraint)
     except DataError:
         return
-    ids, _ = draw(TOKENIZER, constraint, seed, 40)
-    guide = Guide(TOKENIZER, constraint)
+    ids, _ = draw(tokenizer, constraint, seed, 40)
+    guide = Guide(tokenizer, constraint)
     stop = data.draw(st.integers(0, len(ids)))
     for token in ids[:stop]:
         guide.accept(token)
     may = set(allowed(guide.mask()).tolist())
-    assert [i for i in range(-1, VOCAB + 3) if guide.allows(i)] == sorted(may)
+    assert [i for i in range(-1, tokenizer.vocab_size + 3) if guide.allows(i)] == sorted(may)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])

@@ -85,15 +85,13 @@ def through(options: VllmOptions, settings: ServeSettings | None = None) -> Any:
     return serving(settings, {"tiny": options}, VllmClient)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=["fake", "real"])
+@pytest.fixture(scope="module", params=["fake", *["real"] * ("QWILL_TEST_VLLM" in os.environ)])
 def theirs(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
     if request.param == "fake":
         options = VllmOptions(folder, "tiny", request.getfixturevalue("vllm").url)
     else:
-        program = os.environ.get("QWILL_TEST_VLLM")
-        if not program:
-            pytest.skip("QWILL_TEST_VLLM")
-        os.environ["PATH"] = f"{Path(program).parent}:{os.environ['PATH']}"
+        program = Path(os.environ["QWILL_TEST_VLLM"])
+        os.environ["PATH"] = f"{program.parent}:{os.environ['PATH']}"
         options = VllmOptions(folder, "tiny", None, "float32", ("--max-model-len", "1024", "--enforce-eager"))
     with through(options) as server:
         yield server

@@ -1,6 +1,7 @@
 """`qwill serve --weights` and `--kv-cache` reach the engine, in what they hold and in the bytes of its cache."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,16 +58,25 @@ def test_the_engine_holds_what_the_options_say(
     assert len(tokens) == 3 and info.vocab_size == 61
 
 
+def options_of(makers: dict[str, Any]) -> EngineOptions:
+    """Of the one model: what its engine's process gets."""
+    (maker,) = makers.values()
+    (build,) = maker.args
+    (options,) = build.args
+    assert isinstance(options, EngineOptions)
+    return options
+
+
 def test_the_command_passes_them_on(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {}
-    monkeypatch.setattr(serve_command, "start", lambda builds, *_: given.update(builds) or 0)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(serve_command, "start", lambda makers, *_: given.update(makers) or 0)
     result = CliRunner().invoke(qwill, ["serve", str(folders["float"]), "--weights", "int4", "--kv-cache", "int8"])
     assert result.exit_code == 0, result.output
-    (options,) = next(iter(given.values())).args[0].args
+    options = options_of(given)
     assert (options.weights, options.engine["kv_dtype"]) == ("int4", "int8")
     given.clear()
     CliRunner().invoke(qwill, ["serve", str(folders["float"])])
-    (options,) = next(iter(given.values())).args[0].args
+    options = options_of(given)
     assert (options.weights, options.engine["kv_dtype"]) == ("auto", None)
 
 

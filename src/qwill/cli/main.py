@@ -234,6 +234,11 @@ def chat(model: str) -> int:
     "--kv-cache", type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
     help="How keys and values are kept.  [default: as --dtype; float16 beside integer weights]",
 )
+@click.option(
+    "--speculate", metavar="ngram|MODEL",
+    help="Check several drafted tokens a pass: found earlier in the text, or drafted by a smaller MODEL.",
+)
+@click.option("--speculate-tokens", type=click.IntRange(min=1), help="Most drafted at once.  [default: 8; MODEL 4]")
 @click.option("--device", default="cpu", show_default=True, help="Where the models run: cpu, cuda, …")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads of an engine; 0: all.")
 @click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Requests that may wait.")
@@ -247,7 +252,8 @@ def chat(model: str) -> int:
 def serve_models(
     models: tuple[str, ...], host: str, port: int, adapters: tuple[str, ...], engine: str, engine_url: str | None,
     engine_options: str, api_key_required: bool, state: str | None, thinking: bool, weights: str, dtype: str | None,
-    kv_cache: str | None, device: str, threads: int, queue: int, timeout: float, max_body: int, drain: float,
+    kv_cache: str | None, speculate: str | None, speculate_tokens: int | None, device: str, threads: int, queue: int,
+    timeout: float, max_body: int, drain: float,
     origins: tuple[str, ...], allow_adapter_loading: bool, log_prompts: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Serve MODEL to OpenAI's and Anthropic's clients, and a page to talk with it.
@@ -255,7 +261,7 @@ def serve_models(
     MODEL is a folder, a GGUF file, a content id (qw1-…) or smollm2; clients call it NAME, or by its last part.
     """
     from qwill.base.errors import ConfigError
-    from qwill.cli.serve import run_serve, run_vllm
+    from qwill.cli.serve import run_serve, run_vllm, speculation
     from qwill.serve.settings import ServeSettings
 
     settings = ServeSettings(
@@ -263,13 +269,15 @@ def serve_models(
         drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
     )  # fmt: skip
     if engine == "vllm":
-        if weights != "auto" or kv_cache is not None:
-            raise ConfigError("--weights and --kv-cache are not vLLM's: give its own settings in --engine-options")
+        if weights != "auto" or kv_cache is not None or speculate is not None:
+            raise ConfigError(
+                "--weights, --kv-cache and --speculate are not vLLM's: give its own settings in --engine-options"
+            )
         return run_vllm(models, adapters, settings, dtype, engine_url, engine_options, as_json)
     if engine_url is not None or engine_options:
         raise ConfigError("--engine-url and --engine-options are vLLM's: add --engine vllm, or leave them out")
-    cache = {"kv_dtype": kv_cache}
-    return run_serve(models, adapters, settings, dtype or "float32", device, threads, weights, cache, as_json)
+    how = {"kv_dtype": kv_cache, "speculate": speculation(speculate, speculate_tokens)}
+    return run_serve(models, adapters, settings, dtype or "float32", device, threads, weights, how, as_json)
 
 
 serve = Itself(serve_models)

@@ -17,6 +17,7 @@ from qwill.base.errors import ConfigError, QwillError
 from qwill.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
+    from qwill.engine.engine_settings import DraftSpec, NgramSpec
     from qwill.serve.client import Client
 
 log = logging.getLogger("qwill.serve")
@@ -49,6 +50,23 @@ def run_serve(
         options = EngineOptions(reference, dtype, device, threads, weights, dict(engine), loras if i == 0 else {})
         makers[name] = partial(EngineClient, partial(load_engine, options))
     return start(makers, named, settings, as_json)
+
+
+def speculation(who: str | None, tokens: int | None) -> NgramSpec | DraftSpec | None:
+    """Who drafts, as --speculate and --speculate-tokens say. Raises ConfigError or ModelError for what there isn't."""
+    from qwill.engine.engine_settings import DraftSpec, NgramSpec
+
+    if who is None:
+        if tokens is not None:
+            raise ConfigError("--speculate-tokens says how many are drafted, but not by whom: add --speculate")
+        return None
+    if who == "ngram":
+        return NgramSpec() if tokens is None else NgramSpec(tokens)
+    from qwill.base.resolve import resolve
+
+    place = str(resolve(who))
+    reference = who if who == "smollm2" else place
+    return DraftSpec(reference) if tokens is None else DraftSpec(reference, tokens)
 
 
 def run_vllm(

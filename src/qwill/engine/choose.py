@@ -22,10 +22,11 @@ from qwill.base.errors import DataError
 from qwill.engine.edits import allow, penalise
 from qwill.engine.randomness import uniforms
 from qwill.engine.replies import Edited, Reply
-from qwill.engine.sampler import Sampled, sample, support, unpacked
+from qwill.engine.sampler import Sampled, distribution, sample, support, unpacked
+from qwill.engine.speculate import verify
 
 DRAWS = 64  # uniform numbers made at a time for a reply
-FIRST, AGAIN = 0, 1  # the purposes of a reply's random numbers
+FIRST, AGAIN, ACCEPT, DRAFT = range(4)  # the purposes of a reply's random numbers
 
 
 def choose(
@@ -37,7 +38,8 @@ def choose(
     groups: dict[tuple[str, Edited], list[int]] = {}
     for i, reply in enumerate(replies):
         running = reply.running
-        groups.setdefault((running.draw, "" if running.plain else reply.edited), []).append(i)
+        plain = running.plain and not reply.proposed
+        groups.setdefault((running.draw, "" if plain else reply.edited), []).append(i)
     for (_, edited), members in groups.items():
         part, chosen = [replies[i] for i in members], [rows[i] for i in members]
         own_BV = logits if chosen == list(range(len(logits))) else logits[chosen]
@@ -59,16 +61,30 @@ def choose(
 
 def _draw(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, edited: Edited, purpose: int) -> Sampled:
     sampling = part[0].running.request.sampling
-    uniforms_B = _uniforms(part, purpose).to(own_BV.device) if sampling.temperature else torch.zeros(len(part))
-    allowed_BW = _masks(part, vocab_size) if edited in ("masked", "edited") else None
-    edited_BV = _edited(own_BV, part, vocab_size, allowed_BW) if edited == "edited" else None
+    uniforms_B = randoms(part, purpose).to(own_BV.device) if sampling.temperature else torch.zeros(len(part))
+    allowed_BW = _masks(part, vocab_size) if edited not in ("", "checked") else None
+    edited_BV = _edited(own_BV, part, vocab_size, allowed_BW) if edited in ("edited", "proposed") else None
     if edited_BV is not None:
         allowed_BW = None
-    drawn = sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW)
+    if edited == "proposed" and edited_BV is not None:
+        drawn = _verified(own_BV, edited_BV, part, vocab_size, uniforms_B)
+    else:
+        drawn = sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW)
     if part[0].running.request.support:
         among = support(own_BV, drawn.tokens_B, sampling, vocab_size, edited_BV, allowed_BW)
         drawn = replace(drawn, support=among)
     return drawn
+
+
+def _verified(own_BV: Tensor, edited_BV: Tensor, part: Sequence[Reply], vocab_size: int, uniforms_B: Tensor) -> Sampled:
+    """The token of each reply beside its draft, which was drawn from a known distribution."""
+    sampling, device = part[0].running.request.sampling, own_BV.device
+    target_BV = distribution(edited_BV, sampling, vocab_size)[:, :vocab_size]
+    proposed_BV = torch.stack([reply.proposed[0] for reply in part])
+    drafts_B = torch.tensor([reply.drafts[0] for reply in part], device=device)
+    tokens_B = verify(target_BV, proposed_BV, drafts_B, randoms(part, ACCEPT).to(device), uniforms_B)
+    own_B = (own_BV / sampling.temperature).log_softmax(dim=1).gather(1, tokens_B[:, None])[:, 0]
+    return Sampled(tokens_B, own_B, target_BV.gather(1, tokens_B[:, None])[:, 0].log().float())
 
 
 def _edited(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, allowed_BW: Tensor | None) -> Tensor:
@@ -101,21 +117,27 @@ def _masks(part: Sequence[Reply], vocab_size: int) -> Tensor | None:
     return masks_BW
 
 
-def _uniforms(part: Sequence[Reply], purpose: int) -> Tensor:
-    fresh = [r for r in part if purpose not in r.draws or r.draws[purpose][0] != r.produced // DRAWS]
+def randoms(part: Sequence[Reply], purpose: int, ahead: int = 0) -> Tensor:
+    """A uniform number for the next token of each reply, or for the one `ahead` tokens after it; float64 [B]."""
+    places = [reply.produced + ahead for reply in part]
+    fresh = [
+        (r, i // DRAWS) for r, i in zip(part, places, strict=True)
+        if purpose not in r.draws or r.draws[purpose][0] != i // DRAWS
+    ]  # fmt: skip
     if fresh:
         seeds, streams, numbers, firsts = (
             np.array(values)[:, None]
             for values in zip(
                 *(
                     (np.uint64(r.running.request.seed % 2**64), r.running.request.stream, r.sequence.sample,
-                     r.produced // DRAWS * DRAWS)
-                    for r in fresh
+                     run * DRAWS)
+                    for r, run in fresh
                 ),
                 strict=True,
             )
         )  # fmt: skip
         made = uniforms(seeds, streams, numbers, firsts + np.arange(DRAWS), purpose).tolist()
-        for reply, draws in zip(fresh, made, strict=True):
-            reply.draws[purpose] = reply.produced // DRAWS, draws
-    return torch.tensor([r.draws[purpose][1][r.produced % DRAWS] for r in part], dtype=torch.float64)
+        for (reply, run), draws in zip(fresh, made, strict=True):
+            reply.draws[purpose] = run, draws
+    numbers_B = [r.draws[purpose][1][i % DRAWS] for r, i in zip(part, places, strict=True)]
+    return torch.tensor(numbers_B, dtype=torch.float64)

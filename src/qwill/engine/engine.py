@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from qwill.base.errors import DataError, ModelError
-from qwill.engine import native
 from qwill.engine.adapters import Adapters
 from qwill.engine.blocks import BlockPool
 from qwill.engine.checks import check_request
 from qwill.engine.choose import choose
-from qwill.engine.engine_settings import EngineSettings, blocks_in
-from qwill.engine.executor import Executor, TorchExecutor
+from qwill.engine.drafting import Speculation, check_speculation
+from qwill.engine.engine_settings import DraftSpec, EngineSettings
+from qwill.engine.executors import executors_of
 from qwill.engine.passes import prompt_scores, step_of, tops
 from qwill.engine.replies import Reply, Running
 from qwill.engine.request import EngineStats, Event, FinishReason, Request, TokenLogprob
@@ -51,23 +51,27 @@ class Engine:
         tokenizer: Tokenizer | None,
         settings: EngineSettings | None = None,
         vocab_size: int | None = None,
+        draft: tuple[Transformer, Tokenizer | None] | None = None,
     ) -> None:
         """Without a tokenizer there are no texts, stop texts and constraints. Ids from `vocab_size` on (the
-        tokenizer's unless given) are never chosen."""
+        tokenizer's unless given) are never chosen. `draft`: the model of `DraftSpec` with its tokenizer. Raises
+        ConfigError for speculation that this model can't have."""
         self.model, self.tokenizer, self.settings = model, tokenizer, settings or EngineSettings()
         s, c = self.settings, model.config
         if vocab_size is None and tokenizer is not None:
             vocab_size = tokenizer.vocab_size
         self.context, self.vocab_size = c.max_position_embeddings, min(c.vocab_size, vocab_size or c.vocab_size)
-        dtype = getattr(torch, s.kv_dtype) if s.kv_dtype else None
         snapshots = s.snapshots if c.has_linear else 0
         states = s.max_running + snapshots if c.has_linear else 0
-        # Native where it can be: it copies the weights, and its blocks are whole vectors of the processor.
-        fits = native.suits(model) and dtype in (None, *native.KINDS) and s.block_size % native.lanes() == 0
-        kind = native.NativeExecutor if fits else TorchExecutor
-        usual = native.cache_dtype(model) if fits else model.embed_tokens.weight.dtype
-        blocks = s.blocks or blocks_in(s, c, dtype or usual)
-        self.executor: Executor = kind(model, blocks, s.block_size, states, dtype)
+        self._speculation: Speculation | None = None
+        models = [model]
+        if s.speculate is not None:
+            check_speculation(s.speculate, c, self.vocab_size, tokenizer, draft)
+            models += [draft[0]] if draft is not None and isinstance(s.speculate, DraftSpec) else []
+        self._executors = executors_of(models, s, states)
+        self.executor, blocks = self._executors[0], self._executors[0].blocks
+        if not c.has_linear:
+            self._speculation = Speculation(s.speculate, self._executors[1:], self.vocab_size)
         self.pool = BlockPool(blocks, s.block_size, snapshots, s.max_running)
         # Recurrent states without a snapshot can't be shared, and then neither can what belongs to them.
         share = s.share_prefixes and (snapshots > 0 or not c.has_linear)
@@ -97,6 +101,8 @@ class Engine:
             steps=self.scheduler.passes,
             prompt_tokens=self._prompt_tokens,
             tokens=self._tokens,
+            drafted=self._speculation.drafted if self._speculation else 0,
+            accepted=self._speculation.accepted if self._speculation else 0,
         )
 
     def add(self, request: Request) -> None:
@@ -208,13 +214,16 @@ class Engine:
 
     def grow(self, blocks: int) -> None:
         """Have so many blocks, more than now; what is cached stays."""
-        self.executor.grow(blocks)
+        for executor in self._executors:
+            executor.grow(blocks)
         self.pool.grow(blocks)
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """One pass over what the scheduler chose; what it gave."""
         events, self._due = self._due, []
+        if self._speculation is not None:
+            self._speculation.want(self._requests, self.scheduler.running)
         pieces = self.scheduler.schedule()
         if not pieces:
             return events
@@ -233,26 +242,29 @@ class Engine:
         self._score_prompts(pieces, logits, rows)
         if self._embedded:
             self._embed(pieces, events)
-        ready: list[Reply] = []
-        at: list[int] = []
+        ready, at = list[Reply](), list[int]()
         for piece, (first, last) in zip(pieces, rows, strict=True):
             sequence = piece.sequence
             if sequence.computed == len(sequence.tokens) and first < last:
                 running = self._requests[sequence.request]
                 if running.forked:
                     ready.append(running.replies[sequence.sample])
-                    at.append(last - 1)
+                    at.append(last - 1 - len(piece.drafts))
                 else:
                     ready += self._fork(running, sequence)
                     at += [last - 1] * running.count
-        if self.executor.experts_LNk is not None:
-            experts_BLk = self.executor.experts_LNk[:, token_rows].transpose(0, 1)
-            for reply, row in zip(ready, at, strict=True):
-                if reply.running.request.experts:
-                    reply.experts = experts_BLk[row].tolist()
-        if ready:
+        experts = self.executor.experts_LNk
+        experts_BLk = None if experts is None else experts[:, token_rows].transpose(0, 1)
+        while ready:
+            rows_of = dict(zip(ready, at, strict=True))
+            further: list[Reply] = []
+            if experts_BLk is not None:
+                for reply in ready:
+                    if reply.running.request.experts:
+                        reply.experts = experts_BLk[rows_of[reply]].tolist()
             for part, own_BV, chosen in choose(ready, at, logits, self.vocab_size):
-                self._accept(part, own_BV, chosen, events)
+                further += self._accept(part, own_BV, chosen, events)
+            ready, at = further, [rows_of[reply] + 1 for reply in further]
         return events
 
     def _run(self, pieces: list[Piece]) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
@@ -262,6 +274,8 @@ class Engine:
         if self._adapters.names:
             # Neighbours with the same adapter are multiplied together.
             pieces.sort(key=lambda piece: piece.sequence.adapter)
+        if self._speculation is not None:
+            self._speculation.draft(pieces, self._tables)
         scored = {p.sequence for p in pieces if not p.sequence.reuse and self._scores(p)}
         step, rows = step_of(pieces, scored, self._embedded, self.model.config.has_linear, self._tables)
         step.experts = any(running.request.experts for running in self._requests.values())
@@ -321,13 +335,15 @@ class Engine:
             pairs = self.scheduler.fork(sequence, other)
             blocks += pairs[0]
             states += pairs[1]
-        if blocks:
-            self.executor.copy_blocks(*map(list, zip(*blocks, strict=True)))
+        for executor in self._executors if blocks else ():
+            executor.copy_blocks(*map(list, zip(*blocks, strict=True)))
         if states and self.model.config.has_linear:
             self.executor.copy_states(*map(list, zip(*states, strict=True)))
         return running.replies
 
-    def _accept(self, part: Items[Reply], own_BV: Tensor, chosen: Sampled, events: list[Event]) -> None:
+    def _accept(self, part: Items[Reply], own_BV: Tensor, chosen: Sampled, events: list[Event]) -> list[Reply]:
+        """Count the tokens in; the replies whose drafted token came, so that another follows in this pass."""
+        further: list[Reply] = []
         values = chosen.tokens_B.tolist(), chosen.logprobs_B.tolist(), chosen.sampled_logprobs_B.tolist()
         for i, (reply, token, own, sampled) in enumerate(zip(part, *values, strict=True)):
             running = reply.running
@@ -351,14 +367,19 @@ class Engine:
                 self._end(running, "error", str(error), events)
                 continue
             self._tokens += 1
+            came = bool(reply.drafts) and self._speculation is not None and self._speculation.came(reply, token)
             if reply.reason:
                 self._finish(reply, events)
+            elif came:
+                further.append(reply)
             elif reply.due:
                 events.append(reply.event(reply.sequence.sample))
+        return further
 
     def _broken(self, reply: Reply, events: list[Event]) -> None:
         """The model gave NaN, which reaches whoever shares its blocks: once everyone may try again alone."""
         self.pool.forget(blocks=list(reply.sequence.blocks))
+        reply.drafts, reply.proposed = [], []
         if not reply.retried:
             reply.retried, reply.sequence.reuse = True, False
             self.scheduler.restart(reply.sequence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class NgramSpec:
+    """Prompt look-up: what followed the latest earlier place of the last `shortest` to `longest` tokens, up to `tokens`
+    of it."""
+
+    tokens: int = 8
+    shortest: int = 2
+    longest: int = 4
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or not 1 <= self.shortest <= self.longest:
+            raise ConfigError(
+                f"speculation by look-up has tokens {self.tokens} and matches of {self.shortest} to {self.longest}: "
+                "at least 1 token, and 1 ≤ shortest ≤ longest"
+            )
+
+
+@dataclass(frozen=True)
+class DraftSpec:
+    """A smaller model of the same tokenizer (a reference as for any model) that drafts up to `tokens` at a time."""
+
+    model: str
+    tokens: int = 4
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ConfigError(f"speculation has tokens {self.tokens}: it must be at least 1")
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """`blocks` of the cache, or as many as fit into `memory` bytes; at most `max_running` samples at a time and
     `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given, and
     float16 beside quantised weights in native code. `snapshots`: recurrent states kept for sharing, in models that have
-    them. `adapters`: most at a time."""
+    them. `adapters`: most at a time. `speculate`: who drafts tokens that passes check; not in models with recurrent
+    states, which can't go back."""
 
     blocks: int | None = None
     memory: int = 1 << 30
@@ -29,6 +60,7 @@ class EngineSettings:
     snapshots: int = 32
     share_prefixes: bool = True
     adapters: int = 64
+    speculate: NgramSpec | DraftSpec | None = None
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_running", "token_budget", "adapters"):
@@ -43,12 +75,17 @@ class EngineSettings:
             raise ConfigError(f"engine.kv_dtype is {self.kv_dtype!r}: it must be float32, bfloat16, float16 or int8")
 
 
-def blocks_in(settings: EngineSettings, config: ModelConfig, dtype: torch.dtype) -> int:
-    """Blocks of keys and values of this type that fit into the memory, no more than can ever be used."""
-    c, size = config, float(dtype.itemsize)
+def blocks_in(settings: EngineSettings, models: Sequence[tuple[ModelConfig, torch.dtype]]) -> int:
+    """Blocks that fit into the memory, no more than can ever be used, if each has room for keys and values of these
+    models (the first one's and perhaps its draft model's) in these types."""
+    block = sum(_block_bytes(config, dtype, settings.block_size) for config, dtype in models)
+    most = settings.max_running * -(-models[0][0].max_position_embeddings // settings.block_size)
+    return max(1, min(most, int(settings.memory / block))) if block else most
+
+
+def _block_bytes(c: ModelConfig, dtype: torch.dtype, block_size: int) -> float:
+    size = float(dtype.itemsize)
     if dtype.itemsize == 1:
         size += 4 / c.head_dim  # the scales
     full = sum(not c.is_linear(i) for i in range(c.num_hidden_layers))
-    block = 2 * full * c.num_key_value_heads * c.head_dim * size * settings.block_size
-    most = settings.max_running * -(-c.max_position_embeddings // settings.block_size)
-    return max(1, min(most, int(settings.memory / block))) if block else most
+    return 2 * full * c.num_key_value_heads * c.head_dim * size * block_size

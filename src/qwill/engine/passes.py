@@ -26,9 +26,9 @@ def step_of(
     tables: NDArray[np.int32],
 ) -> tuple[Step, list[tuple[int, int]]]:
     """The step, and which rows of its logits each piece has: (first, last + 1). A piece whose sequence is `scored` has
-    one for each token, another one for its last token if that is its sequence's last; one that is `embedded` has none,
-    but a hidden state there. `tables` is kept from pass to pass: in row `Sequence.state` that sequence's blocks, of
-    which only new ones are noted here."""
+    one for each token, another one for its last token if that is its sequence's last, and for each drafted one; one
+    that is `embedded` has none, but a hidden state there. `tables` is kept from pass to pass: in row `Sequence.state`
+    that sequence's blocks, of which only new ones are noted here."""
     sequences = [p.sequence for p in pieces]
     starts, slots, known = [p.start for p in pieces], [s.state for s in sequences], [len(s.blocks) for s in sequences]
     for s, now in zip(sequences, known, strict=True):
@@ -42,9 +42,10 @@ def step_of(
             tokens.append(s.tokens[p.start])
         else:
             tokens += s.tokens[p.start : p.start + p.count]
+        tokens += p.drafts
         end = len(tokens)
         done = p.start + p.count == len(s.tokens)
-        first = borders[-1] if s in scored else end - done
+        first = borders[-1] if s in scored else end - done * (1 + len(p.drafts))
         if done and s in embedded:
             hidden.append(end - 1)
             first = end

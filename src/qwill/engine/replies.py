@@ -11,11 +11,14 @@ from qwill.engine.request import Event, FinishReason, Request, TokenLogprob
 from qwill.engine.scheduler import Sequence
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qwill.engine.adapters import Loaded
     from qwill.engine.constrain import Guide
+    from qwill.engine.speculate import History
     from qwill.text.tokenizer import Tokenizer
 
-Edited = Literal["", "checked", "masked", "edited"]
+Edited = Literal["", "checked", "masked", "edited", "proposed"]
 
 
 @dataclass(eq=False)
@@ -72,7 +75,9 @@ class Running:
 class Reply:
     """One reply. Of its `produced` tokens `given` are told; `unsaid` and `scores` are the text and the
     log-probabilities of the others. `reason`: why it has ended; `failure`: what is wrong with its constraint. `draws`:
-    by purpose a run of its random stream, with its number. `experts`: those of its next token."""
+    by purpose a run of its random stream, with its number. `experts`: those of its next token. `drafts`: what may come
+    next, `proposed` the distributions that they were drawn from (none if they are certain); `tried`: how many the last
+    pass had, of which `taken` came."""
 
     running: Running
     sequence: Sequence
@@ -90,6 +95,11 @@ class Reply:
     draws: dict[int, tuple[int, list[float]]] = field(default_factory=dict)
     retried: bool = False
     failure: str | None = None
+    drafts: list[int] = field(default_factory=list)
+    proposed: list[Tensor] = field(default_factory=list)
+    tried: int = 0
+    taken: int = 0
+    history: History | None = None
     embedding: list[float] | None = None
     experts: list[list[int]] | None = None
 
@@ -109,6 +119,8 @@ class Reply:
     def edited(self) -> Edited:
         """What but the model has a say in its next token: only a mask, or more."""
         running, sampling = self.running, self.running.request.sampling
+        if self.proposed:
+            return "proposed"
         if running.edits or self.produced < sampling.min_tokens or self.forced:
             return "edited"
         if self.guide is None:

@@ -91,3 +91,5 @@ class EngineStats:
     steps: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0

@@ -198,6 +198,24 @@ def _candidates(logits_BV: Tensor, sampling: Sampling) -> Iterator[tuple[Tensor,
         rows, candidates = rows[~done], min(candidates * 8, vocab)
 
 
+def distribution(drawn_BV: Tensor, sampling: Sampling, vocab_size: int) -> Tensor:
+    """The probabilities by which `sample` draws from these (edited) logits, float64 [B, V]; the temperature is above
+    0."""
+    warm_BV = drawn_BV / sampling.temperature
+    warm_BV[:, vocab_size:] = float("-inf")
+    weights_BV = (warm_BV - warm_BV.amax(dim=1, keepdim=True)).exp_()
+    if sampling.truncates:
+        vocab = warm_BV.shape[1]
+        first = min(sampling.top_k or FIRST_CANDIDATES, vocab)
+        total_B = None if sampling.top_k else weights_BV.sum(dim=1)
+        ids_BC, _, kept_BC, complete_B = _kept(warm_BV, first, total_B, sampling)
+        if not sampling.top_k and not bool(complete_B.all()):
+            ids_BC, _, kept_BC, _ = _kept(warm_BV, vocab, total_B, sampling)
+        weights_BV = weights_BV * torch.zeros_like(weights_BV).scatter_(1, ids_BC, kept_BC.to(weights_BV.dtype))
+    probabilities_BV = weights_BV.double()
+    return probabilities_BV / probabilities_BV.sum(dim=1, keepdim=True)
+
+
 def _kept(
     logits_BV: Tensor, candidates: int, total_B: Tensor | None, sampling: Sampling
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -3,7 +3,8 @@
 Pure logic over `blocks.py`. In each pass every sequence that has only its last token left to compute gets it; what is
 left of the budget goes to prompts, the oldest first, in chunks (Sarathi-Serve, arXiv 2403.02310). When blocks run out
 the youngest running sequence gives all of its own back and waits; later its tokens, generated ones too, are computed
-again (or found in the cache). The oldest sequence always advances, so every one ends.
+again (or found in the cache). The oldest sequence always advances, so every one ends. Drafted tokens (speculate.py)
+get what is left then.
 
 A request's rank is the pass in which it came, `PATIENCE` passes earlier for each point of priority: priority goes
 before age, but nobody waits for ever.
@@ -44,6 +45,8 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     state: int = -1
     placed: int = 0
+    wanted: int = 0  # drafted tokens that it would have computed behind its last one
+    behind: int = 0  # tokens before `computed` whose keys and values a draft model has yet to compute
     remembered: int = 0  # its first blocks that were given to the pool to remember, the last one being `parent`
     parent: Parent = ""
     trail: Parent = ""  # the block that carries the latest snapshot made while it generated
@@ -52,12 +55,15 @@ class Sequence:
 @dataclass(slots=True)
 class Piece:
     """The tokens from `start` on that a pass computes of a sequence; `source` is the slot of the snapshot that its
-    state has to be copied from before, −1: none."""
+    state has to be copied from before, −1: none. Behind its last token there is room for `ahead` drafted ones,
+    `drafts`, which don't count as computed."""
 
     sequence: Sequence
     start: int
     count: int
     source: int = -1
+    ahead: int = 0
+    drafts: list[int] = field(default_factory=list)
 
 
 class Scheduler:
@@ -105,7 +111,18 @@ class Scheduler:
                 break
             pieces[started.sequence] = started
             budget -= started.count
+        for piece in pieces.values():
+            if piece.sequence.wanted and budget:
+                budget -= self._room_ahead(piece, budget)
         return list(pieces.values())
+
+    def _room_ahead(self, piece: Piece, budget: int) -> int:
+        """Room for drafted tokens, of what nobody else needs in this pass."""
+        sequence, pool = piece.sequence, self.pool
+        blocks = len(sequence.blocks) + max(0, pool.free - len(self.running))
+        piece.ahead = min(sequence.wanted, budget, blocks * pool.block_size - sequence.computed)
+        sequence.blocks += pool.take(max(0, pool.needed(sequence.computed + piece.ahead) - len(sequence.blocks)))
+        return piece.ahead
 
     def _count(self, sequence: Sequence, budget: int) -> int:
         end = sequence.computed + min(budget, len(sequence.tokens) - sequence.computed, sequence.chunk or budget)
@@ -220,6 +237,7 @@ class Scheduler:
         self.pool.release(sequence.blocks)
         self.states.append(sequence.state)
         sequence.blocks, sequence.state, sequence.computed, sequence.placed = [], -1, 0, 0
+        sequence.wanted = sequence.behind = 0
         sequence.remembered, sequence.parent = 0, sequence.namespace
 
 

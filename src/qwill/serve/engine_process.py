@@ -163,13 +163,17 @@ def load_engine(options: EngineOptions) -> tuple[Engine, ModelInfo]:
     import torch
 
     from qwill.engine.engine import Engine as RealEngine
-    from qwill.engine.engine_settings import EngineSettings
+    from qwill.engine.engine_settings import DraftSpec, EngineSettings
     from qwill.engine.language_model import load
 
     if options.threads:
         torch.set_num_threads(options.threads)
     lm = load(options.reference, options.dtype, options.device, options.weights)  # type: ignore[arg-type]
-    engine = RealEngine(lm.model, lm.tokenizer, EngineSettings(**options.engine))
+    settings, draft = EngineSettings(**options.engine), None
+    if isinstance(settings.speculate, DraftSpec):
+        small = load(settings.speculate.model, options.dtype, options.device, options.weights)  # type: ignore[arg-type]
+        draft = (small.model, small.tokenizer)
+    engine = RealEngine(lm.model, lm.tokenizer, settings, draft=draft)
     for name, folder in options.adapters.items():
         engine.load_adapter(name, folder)
     return engine, model_info(lm, options.adapters)

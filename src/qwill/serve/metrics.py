@@ -35,6 +35,8 @@ class Metrics:
         self.restarts = gauge("qwill:engine_restarts", "How often the engine process has been started again.")
         self.process = gauge("qwill:engine_process_id", "The engine process's id; 0 while there is none.")
         self.preemptions = gauge("vllm:num_preemptions_total", "Samples that were put back for want of blocks.")
+        self.drafted = gauge("vllm:spec_decode_num_draft_tokens_total", "Tokens that were drafted.")
+        self.drafts_accepted = gauge("vllm:spec_decode_num_accepted_tokens_total", "Drafted tokens that came.")
         self.prompt_tokens = counter("vllm:prompt_tokens", "Tokens of prompts.")
         self.generation_tokens = counter("vllm:generation_tokens", "Tokens generated.")
         self.cache_queries = counter("vllm:prefix_cache_queries", "Tokens of prompts looked up in the prefix cache.")
@@ -92,6 +94,8 @@ class Metrics:
                 (self.restarts, client.restarts),
                 (self.process, client.process_id or 0),
                 (self.preemptions, stats.preemptions),
+                (self.drafted, stats.drafted),
+                (self.drafts_accepted, stats.accepted),
             ]
             for metric, value in values:
                 metric.labels(name).set(value)

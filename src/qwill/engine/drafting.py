@@ -1,0 +1,197 @@
+"""Who drafts the tokens that the engine's passes check (speculate.py says how): look-up in a reply's own tokens, what
+its grammar forces, or a smaller model.
+
+The draft model keeps its keys and values in the same blocks by number as the model (a cache of its own), and every
+token that the model computes goes through it too, so it knows all that is shared, forked or found again.
+Shape letters: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qwill.base.errors import ConfigError
+from qwill.engine.choose import DRAFT, randoms
+from qwill.engine.engine_settings import DraftSpec, NgramSpec
+from qwill.engine.executor import Executor, Step
+from qwill.engine.passes import step_of
+from qwill.engine.replies import Reply, Running
+from qwill.engine.sampler import distribution
+from qwill.engine.scheduler import Piece
+from qwill.engine.scheduler import Sequence as Sample
+from qwill.engine.speculate import History, invert
+
+if TYPE_CHECKING:
+    from qwill.model.config import ModelConfig
+    from qwill.model.transformer import Transformer
+    from qwill.text.tokenizer import Tokenizer
+
+FORCED = 16  # most tokens a pass that a grammar forces
+
+
+class Speculation:
+    """Drafts of an engine's replies; `drafted` tokens so far, of which `accepted` came."""
+
+    def __init__(self, spec: NgramSpec | DraftSpec | None, executors: Sequence[Executor], vocab_size: int) -> None:
+        """Without a `spec` only what grammars force is drafted. `executors`: the draft model's, if there is one."""
+        self.spec, self._vocab_size = spec, vocab_size
+        self.executor = executors[0] if executors else None
+        self.drafted = self.accepted = 0
+        self._wanted: dict[Sample, tuple[Reply, list[int]]] = {}
+
+    def want(self, requests: Mapping[str, Running], running: Sequence[Sample]) -> None:
+        """Before a pass is chosen: how many drafted tokens each reply would have in it, and which if that is known."""
+        self._wanted = {}
+        if self.spec is None and not any(whose.request.constraint for whose in requests.values()):
+            return
+        tokens = 0 if self.spec is None else self.spec.tokens
+        for sequence in running:
+            sequence.wanted, whose = 0, requests[sequence.request]
+            if not whose.forked or len(sequence.tokens) - sequence.computed != 1:
+                continue
+            reply = whose.replies[sequence.sample]
+            # After a miss as many as came, else twice as many.
+            reach = max(1, reply.taken) if reply.taken < reply.tried else max(2, 2 * reply.tried)
+            left = whose.limit - reply.produced - 1
+            most = min(reach, tokens, left)
+            guess = reply.guide.forced()[: min(FORCED, left)] if reply.guide is not None and left > 0 else []
+            if not guess and most > 0 and isinstance(self.spec, NgramSpec):
+                reply.history = reply.history or History()
+                guess = reply.history.propose(sequence.tokens, self.spec, most)
+            sequence.wanted = len(guess) or (max(0, most) if self.executor is not None else 0)
+            if sequence.wanted:
+                self._wanted[sequence] = reply, guess
+
+    def draft(self, pieces: Sequence[Piece], tables: NDArray[np.int32]) -> None:
+        """The drafts of a pass, as many as there is room for."""
+        for piece in pieces:
+            if piece.sequence in self._wanted:
+                piece.drafts = self._wanted[piece.sequence][1][: piece.ahead]
+        proposed = self._run(pieces, tables) if self.executor is not None else {}
+        for piece in pieces:
+            if piece.sequence in self._wanted:
+                reply = self._wanted[piece.sequence][0]
+                reply.drafts, reply.proposed = list(piece.drafts), proposed.get(piece.sequence, [])
+                reply.tried, reply.taken = len(piece.drafts), 0
+                self.drafted += len(piece.drafts)
+
+    def came(self, reply: Reply, token: int) -> bool:
+        """Whether the drafted token came, so that what was computed behind it holds."""
+        sequence, drafted = reply.sequence, reply.drafts.pop(0)
+        if reply.proposed:
+            reply.proposed.pop(0)
+        if token != drafted:
+            reply.drafts, reply.proposed = [], []
+            return False
+        reply.taken += 1
+        self.accepted += 1
+        sequence.computed += 1
+        sequence.behind += 1
+        return True
+
+    def _run(self, pieces: Sequence[Piece], tables: NDArray[np.int32]) -> dict[Sample, list[Tensor]]:
+        """The draft model over all that the pass computes, then as many tokens more as each reply may have; from what
+        distributions these were drawn, unless they are certain."""
+        assert self.executor is not None
+        late = {piece.sequence: max(0, piece.sequence.behind) for piece in pieces}
+        shadows = [Piece(p.sequence, p.start - late[p.sequence], p.count + late[p.sequence]) for p in pieces]
+        step, rows = step_of(shadows, (), (), False, tables)
+        logits = self.executor.run(replace(step, adapters_R=torch.full((len(pieces),), -1)))
+        going: list[tuple[Piece, Reply]] = []
+        at: list[int] = []
+        for piece, (_, last) in zip(pieces, rows, strict=True):
+            piece.sequence.behind = 0
+            if piece.ahead and not piece.drafts:
+                going.append((piece, self._wanted[piece.sequence][0]))
+                at.append(last - 1)
+        proposed: dict[Sample, list[Tensor]] = {}
+        logits, ahead = logits[at], 0
+        while going:
+            self._draw(going, logits, ahead, proposed)
+            ahead += 1
+            going = [(piece, reply) for piece, reply in going if len(piece.drafts) == ahead < piece.ahead]
+            if going:
+                logits = self.executor.run(_one_more([piece for piece, _ in going], tables, ahead - 1))
+        return proposed
+
+    def _draw(
+        self, going: Sequence[tuple[Piece, Reply]], logits_BV: Tensor, ahead: int, proposed: dict[Sample, list[Tensor]]
+    ) -> None:
+        """The next drafted token of each reply, by its own settings; none where the draft model gives NaN."""
+        groups: dict[str, list[int]] = {}
+        for i, (_, reply) in enumerate(going):
+            groups.setdefault(reply.running.draw, []).append(i)
+        for members in groups.values():
+            part = [going[i][1] for i in members]
+            sampling, own_BV = part[0].running.request.sampling, logits_BV[members][:, : self._vocab_size]
+            if sampling.temperature:
+                law_BV = distribution(own_BV, sampling, self._vocab_size)
+                tokens_B = invert(law_BV, randoms(part, DRAFT, ahead).to(law_BV.device))
+            else:
+                law_BV, tokens_B = own_BV, own_BV.argmax(1)
+            sound = law_BV.sum(1).isfinite().tolist()
+            for i, token, law_V, good in zip(members, tokens_B.tolist(), law_BV, sound, strict=True):
+                if good:
+                    piece, _ = going[i]
+                    piece.drafts.append(token)
+                    if sampling.temperature:
+                        proposed.setdefault(piece.sequence, []).append(law_V)
+
+
+def _one_more(pieces: Sequence[Piece], tables: NDArray[np.int32], behind: int) -> Step:
+    """A pass over the latest drafted token of each piece, `behind` of which are computed before it."""
+    sequences = [piece.sequence for piece in pieces]
+    for sequence in sequences:
+        sequence.behind -= 1
+    lengths_R = torch.tensor([sequence.computed + behind for sequence in sequences])
+    none_R = torch.full((len(pieces),), -1)
+    return Step(
+        tokens_N=torch.tensor([piece.drafts[-1] for piece in pieces]),
+        positions_N=lengths_R,
+        cu_seqlens=torch.arange(len(pieces) + 1, dtype=torch.int32),
+        lengths_R=lengths_R,
+        tables_RM=torch.from_numpy(tables[[s.state for s in sequences], : max(len(s.blocks) for s in sequences)]),
+        states_R=none_R,
+        rows=torch.arange(len(pieces)),
+        adapters_R=none_R,
+    )
+
+
+def check_speculation(
+    spec: NgramSpec | DraftSpec,
+    model: ModelConfig,
+    vocab_size: int,
+    tokenizer: Tokenizer | None,
+    draft: tuple[Transformer, Tokenizer | None] | None,
+) -> None:
+    """Raise ConfigError, one sentence, for speculation that a model can't have."""
+    if model.has_linear:
+        raise ConfigError(
+            f"speculation needs a cache that can go back, and the recurrent states of {model.model_type} can't: leave "
+            "speculate off"
+        )
+    if isinstance(spec, NgramSpec):
+        return
+    if draft is None:
+        raise ConfigError(f"speculation by the model {spec.model} needs that model: give the engine its draft")
+    other, its_tokenizer = draft
+    if other.config.has_linear:
+        raise ConfigError(f"{spec.model} can't draft: its recurrent states can't go back; take another model")
+    same = other.config.vocab_size >= vocab_size
+    if same and tokenizer is not None and its_tokenizer is not None:
+        same = its_tokenizer.specials == tokenizer.specials and its_tokenizer.vocab_size == tokenizer.vocab_size
+        same = same and all(its_tokenizer.token_bytes(i) == tokenizer.token_bytes(i) for i in range(vocab_size))
+    if not same:
+        raise ConfigError(f"{spec.model} has another tokenizer than the model: a draft model must have the same")
+    if other.config.max_position_embeddings < model.max_position_embeddings:
+        raise ConfigError(
+            f"the context of {spec.model} is {other.config.max_position_embeddings}, shorter than the model's "
+            f"{model.max_position_embeddings}: a draft model's must be at least as long"
+        )

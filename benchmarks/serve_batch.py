@@ -38,6 +38,7 @@ WORDS = [
     "people", "answer", "yellow", "travel", "number", "simple", "ocean", "forest", "cloud", "paper", "music", "kitchen",
     "horse", "bridge", "island", "mirror", "candle", "pocket", "summer",
 ]  # fmt: skip
+WAYS = [f"{dtype}+{how}" for dtype in ("float32", "bfloat16") for how in ("batching", "generate")]
 HEAT = 16  # tokens of a reply in the round before the race
 NO_END = {"ours": {"ignore_eos": True}, "llama.cpp": {"ignore_eos": True}}
 
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--llama-python", help="a Python with llama-cpp-python[server], built natively")
     parser.add_argument("--gguf", nargs="*", type=Path, help="files for llama.cpp")
     parser.add_argument("--transformers-python", help="a Python with torch and transformers[serving]")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS, help="of transformers; all take very long")
     parser.add_argument("--batches", nargs="*", type=int, default=[8, 32])
     parser.add_argument("--prompt", type=int, default=48, help="words of a prompt")
     parser.add_argument("--tokens", type=int, default=96)
@@ -220,13 +222,15 @@ def main() -> None:
                 runners.append(Runner(name, "llama.cpp", server, "m"))
         if arguments.transformers_python:
             program = str(Path(arguments.transformers_python).with_name("transformers"))
-            for dtype, folder in float_folders(Path(place)).items():
-                for how in ("--continuous-batching", "--no-continuous-batching"):
-                    command = [program, "serve", str(folder), "--device", "cpu", how, "--port", "{port}"]
-                    command += ["--dtype", dtype]
-                    name = f"transformers serve {dtype} {how}"
-                    server = stack.enter_context(peer(name, command, "/health", arguments.threads))
-                    runners.append(Runner(name, "transformers", server, str(folder)))
+            folders = float_folders(Path(place))
+            for way in arguments.ways:
+                dtype, batching = way.split("+")
+                how = "--continuous-batching" if batching == "batching" else "--no-continuous-batching"
+                command = [program, "serve", str(folders[dtype]), "--device", "cpu", how, "--port", "{port}"]
+                command += ["--dtype", dtype]
+                name = f"transformers serve {way}"
+                server = stack.enter_context(peer(name, command, "/health", arguments.threads))
+                runners.append(Runner(name, "transformers", server, str(folders[dtype])))
         parts, all_met = [], []
         for batch in arguments.batches:
             racing = heat(runners, batch, arguments.prompt, arguments.tokens)
@@ -238,7 +242,8 @@ def main() -> None:
     print(body)
     print(json.dumps({"met": all_met}))
     if not arguments.dry:
-        write_section("Batches through the server", body)
+        peers = " and ".join(dict.fromkeys(r.family for r in runners if r.family != "ours"))
+        write_section(f"Batches of {' and '.join(map(str, arguments.batches))} through the server, {peers}", body)
 
 
 if __name__ == "__main__":

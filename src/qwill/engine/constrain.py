@@ -111,6 +111,7 @@ class Guide:
         self._thinking = constraint.thinking == "open" and self._thinks[1] >= 0
         self._may_think = constraint.thinking == "allowed" and min(self._thinks) >= 0
         self._due: list[int] = []  # tokens of the template that have to come next
+        self._next: list[int] | None = None  # `_spelt`, once it was asked for
         self.finished = False
 
     def mask(self) -> Words:
@@ -132,7 +133,7 @@ class Guide:
             return True
         if token in self._stop_ids:
             return bool(self._matcher.is_accepting())
-        if forced := self._matcher.compute_ff_tokens():  # text that has to come is spelt in one way only
+        if forced := self._spelt():
             return bool(token == forced[0])
         return bool(self._matcher.validate_tokens([token]))
 
@@ -141,6 +142,7 @@ class Guide:
         out too complex to follow."""
         if self.finished:
             return
+        self._next = None
         if self._due:
             self._due = self._due[1:] if token == self._due[0] else self._refuse(token)
         elif self._thinking:
@@ -165,8 +167,8 @@ class Guide:
             return []
         if self._due:
             return list(self._due)
-        ids = self._matcher.compute_ff_tokens()
-        return ids[: self._matcher.validate_tokens(ids)]
+        ids = self._spelt()
+        return ids[: self._matcher.validate_tokens(ids)] if ids else []
 
     def draft_masks(self, draft: Sequence[int]) -> NDArray[np.int32]:
         """Masks [k + 1, W] for speculative decoding: of what may come next, and behind each drafted token. Rows behind
@@ -184,6 +186,12 @@ class Guide:
                 masks[i + 1] = guide.mask()
                 break
         return masks
+
+    def _spelt(self) -> list[int]:
+        """Text that has to come is spelt in one way only: these tokens."""
+        if self._next is None:
+            self._next = self._matcher.compute_ff_tokens()
+        return self._next
 
     def copy(self) -> Guide:
         """A guide at the same place, which then goes its own way."""

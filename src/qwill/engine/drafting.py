@@ -34,13 +34,15 @@ if TYPE_CHECKING:
     from qwill.text.tokenizer import Tokenizer
 
 FORCED = 16  # most tokens a pass that a grammar forces
+FEW = 4  # replies; beyond, one more token in a pass costs about as much as it saves
 
 
 class Speculation:
     """Drafts of an engine's replies; `drafted` tokens so far, of which `accepted` came."""
 
     def __init__(self, spec: NgramSpec | DraftSpec | None, executors: Sequence[Executor], vocab_size: int) -> None:
-        """Without a `spec` only what grammars force is drafted. `executors`: the draft model's, if there is one."""
+        """Without a `spec` only what grammars force is drafted, for few replies at a time. `executors`: the draft
+        model's, if there is one."""
         self.spec, self._vocab_size = spec, vocab_size
         self.executor = executors[0] if executors else None
         self.drafted = self.accepted = 0
@@ -49,7 +51,10 @@ class Speculation:
     def want(self, requests: Mapping[str, Running], running: Sequence[Sample]) -> None:
         """Before a pass is chosen: how many drafted tokens each reply would have in it, and which if that is known."""
         self._wanted = {}
-        if self.spec is None and not any(whose.request.constraint for whose in requests.values()):
+        few = len(running) <= FEW and any(whose.request.constraint for whose in requests.values())
+        if self.spec is None and not few:
+            for sequence in running:
+                sequence.wanted = 0
             return
         tokens = 0 if self.spec is None else self.spec.tokens
         for sequence in running:

@@ -1,7 +1,9 @@
 """Disconnects, full queues, time limits, shutdown, and an engine process that dies."""
 
+import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -15,6 +17,7 @@ from serving import Server, build_with, serving
 from qwill.engine.engine import Engine
 from qwill.engine.request import Event, Request
 from qwill.serve.client import EngineClient
+from qwill.serve.run import bind
 from qwill.serve.settings import ServeSettings
 from qwill.serve.wire import ModelInfo
 
@@ -253,3 +256,22 @@ def test_a_model_that_cannot_be_loaded_is_said_in_a_sentence() -> None:
 
     with pytest.raises(ModelError, match="no such model here"):
         asyncio.run(start())
+
+
+def test_answers_are_sent_at_once() -> None:
+    """A socket that names no protocol is left with Nagle's algorithm by asyncio: 40 ms on every answer."""
+    seen: list[int] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async def ask() -> None:
+        listener = bind("127.0.0.1", 0)
+        async with await asyncio.start_server(answer, sock=listener):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            await reader.read()
+            writer.close()
+
+    asyncio.run(ask())
+    assert seen and all(seen)

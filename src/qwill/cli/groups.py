@@ -5,6 +5,12 @@ from __future__ import annotations
 import click
 
 
+def examples(*lines: str) -> str:
+    """Of a command, for the end of its help."""
+    # \b keeps click from filling the lines up.
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 class InOrder(click.Group):
     """A group that lists its commands as a newcomer meets them, and not by the alphabet."""
 

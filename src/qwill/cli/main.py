@@ -12,7 +12,8 @@ import click
 
 from qwill import __version__
 from qwill.base.errors import QwillError
-from qwill.cli.groups import InOrder, Itself
+from qwill.cli.groups import InOrder, Itself, examples
+from qwill.cli.serve_commands import serve
 from qwill.cli.trouble import machine_trouble
 
 STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -54,11 +55,6 @@ def _fail(sentence: str) -> int:
     return 2
 
 
-def _examples(*lines: str) -> str:
-    # \b keeps click from filling the lines up.
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 def _recipe(function: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments of every command that works on a recipe."""
     as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -77,7 +73,7 @@ def qwill() -> None:
     """The whole life of a small Qwen model on your own machine."""
 
 
-@qwill.command(epilog=_examples("qwill run recipes/demo.yaml", "qwill run recipes/demo.yaml aligned.steps=20"))
+@qwill.command(epilog=examples("qwill run recipes/demo.yaml", "qwill run recipes/demo.yaml aligned.steps=20"))
 @_recipe
 def run(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     """Make every stage of a recipe, and go on where it stopped."""
@@ -91,7 +87,7 @@ def data() -> None:
     """Bring texts into the cache, train a quality classifier."""
 
 
-@data.command(epilog=_examples("qwill data fetch recipes/demo.yaml"))
+@data.command(epilog=examples("qwill data fetch recipes/demo.yaml"))
 @_recipe
 def fetch(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     """Fetch the packages that a recipe reads, and check their hashes; afterwards it runs without a network."""
@@ -100,7 +96,7 @@ def fetch(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     return fetch(recipe, overrides, as_json)
 
 
-@data.command(epilog=_examples("qwill data quality examples/curate/quality.yaml --out runs/quality"))
+@data.command(epilog=examples("qwill data quality examples/curate/quality.yaml --out runs/quality"))
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[key=value]...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
@@ -114,7 +110,7 @@ def quality(config: Path, overrides: tuple[str, ...], out: Path, as_json: bool) 
 
 def _stage_command(group: click.Group, verb: str, what: str, override: str, example: str = "demo") -> None:
     name = verb.split()[-1]
-    epilog = _examples(f"qwill {verb} recipes/{example}.yaml", f"qwill {verb} recipes/{example}.yaml {override}")
+    epilog = examples(f"qwill {verb} recipes/{example}.yaml", f"qwill {verb} recipes/{example}.yaml {override}")
 
     @group.command(name, help=what, epilog=epilog)
     @_recipe
@@ -129,7 +125,7 @@ _stage_command(qwill, "tasks", "Generate problems whose answers can be checked."
 
 @click.command(
     "curate",
-    epilog=_examples(
+    epilog=examples(
         "qwill curate examples/curate/pages --out runs/pages",
         "qwill curate examples/curate/curate.yaml",
         "qwill curate recipes/demo.yaml seed=2",
@@ -154,7 +150,7 @@ curate = Itself(own)
 qwill.add_command(curate)
 
 
-@curate.command(epilog=_examples("qwill curate inspect runs/demo/corpus boolq/0000012 --again"))
+@curate.command(epilog=examples("qwill curate inspect runs/demo/corpus boolq/0000012 --again"))
 @click.argument("corpus", metavar="CORPUS")
 @click.argument("document", metavar="ID")
 @click.option("--again", is_flag=True, help="Read it from its source again and show its text after each step.")
@@ -185,7 +181,7 @@ _stage_command(qwill, "arena", "Let the models compete in pairs; ratings with in
 _stage_command(qwill, "report", "Write one HTML file that shows the whole run.", "title=Mine")
 
 
-@qwill.command(epilog=_examples("qwill merge runs/demo/base runs/demo/sft/adapter --out merged"))
+@qwill.command(epilog=examples("qwill merge runs/demo/base runs/demo/sft/adapter --out merged"))
 @click.argument("model")
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
@@ -197,7 +193,7 @@ def merge(model: str, adapter: Path, out: Path, as_json: bool) -> int:
     return merge(model, adapter, out, as_json)
 
 
-@qwill.command(epilog=_examples("qwill chat runs/demo/aligned", "qwill chat smollm2"))
+@qwill.command(epilog=examples("qwill chat runs/demo/aligned", "qwill chat smollm2"))
 @click.argument("model")
 def chat(model: str) -> int:
     """Talk with MODEL: a folder, a content id (qw1-…), or smollm2."""
@@ -206,139 +202,10 @@ def chat(model: str) -> int:
     return run_chat(model)
 
 
-@click.command(
-    "serve",
-    epilog=_examples(
-        "qwill serve smollm2",
-        "qwill serve chat=runs/demo/aligned base=runs/demo/base --port 9000",
-    ),
-)
-@click.argument("models", nargs=-1, required=True, metavar="MODEL|NAME=MODEL...")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; if not here, with keys.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME=FOLDER", help="An adapter on the first MODEL.")
-@click.option("--engine", type=click.Choice(["qwill", "vllm"]), default="qwill", show_default=True, help="Who runs it.")
-@click.option("--engine-url", metavar="URL", help="A vLLM or Ray Serve that runs already; else one is started.")
-@click.option("--engine-options", default="", metavar="TEXT", help="More options of `vllm serve`, in one text.")
-@click.option("--api-key-required", is_flag=True, help="Ask for a key on this machine too (`qwill serve keys create`).")
-@click.option("--state", metavar="URL", help="The database of keys and conversations.  [default: ~/.qwill]")
-@click.option("--thinking", is_flag=True, help="Let models think unless a request says otherwise.")
-@click.option(
-    "--weights", type=click.Choice(["auto", "float", "int8", "int4"]), default="auto", show_default=True,
-    help="auto: integers stay integers where native code runs them. int8, int4: round to groups of 32.",
-)
-@click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of floats.  [default: float32; vLLM's own choice]"
-)
-@click.option(
-    "--kv-cache", type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
-    help="How keys and values are kept.  [default: as --dtype; float16 beside integer weights]",
-)
-@click.option(
-    "--speculate", metavar="ngram|MODEL",
-    help="Check several drafted tokens a pass: found earlier in the text, or drafted by a smaller MODEL.",
-)
-@click.option("--speculate-tokens", type=click.IntRange(min=1), help="Most drafted at once.  [default: 8; MODEL 4]")
-@click.option("--device", default="cpu", show_default=True, help="Where the models run: cpu, cuda, …")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads of an engine; 0: all.")
-@click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Requests that may wait.")
-@click.option("--timeout", type=click.FloatRange(min=1), default=900, show_default=True, help="Seconds of a request.")
-@click.option("--max-body", type=click.IntRange(min=1), default=16, show_default=True, help="MiB of a request's body.")
-@click.option("--drain", type=click.FloatRange(min=0), default=10, show_default=True, help="Seconds that streams get.")
-@click.option("--cors-origin", "origins", multiple=True, metavar="URL", help="A site whose pages may call this server.")
-@click.option("--allow-adapter-loading", is_flag=True, help="Clients may load adapters from folders here.")
-@click.option("--log-prompts", is_flag=True, help="Put prompts and replies into the log.")
-@click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
-def serve_models(
-    models: tuple[str, ...], host: str, port: int, adapters: tuple[str, ...], engine: str, engine_url: str | None,
-    engine_options: str, api_key_required: bool, state: str | None, thinking: bool, weights: str, dtype: str | None,
-    kv_cache: str | None, speculate: str | None, speculate_tokens: int | None, device: str, threads: int, queue: int,
-    timeout: float, max_body: int, drain: float,
-    origins: tuple[str, ...], allow_adapter_loading: bool, log_prompts: bool, as_json: bool,
-) -> int:  # fmt: skip
-    """Serve MODEL to OpenAI's and Anthropic's clients, and a page to talk with it.
-
-    MODEL is a folder, a GGUF file, a content id (qw1-…) or smollm2; clients call it NAME, or by its last part.
-    """
-    from qwill.base.errors import ConfigError
-    from qwill.cli.serve import run_serve, run_vllm, speculation
-    from qwill.serve.settings import ServeSettings
-
-    settings = ServeSettings(
-        host, port, api_key_required, state, thinking, max_body << 20, queue, timeout,
-        drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
-    )  # fmt: skip
-    if engine == "vllm":
-        if weights != "auto" or kv_cache is not None or speculate is not None:
-            raise ConfigError(
-                "--weights, --kv-cache and --speculate are not vLLM's: give its own settings in --engine-options"
-            )
-        return run_vllm(models, adapters, settings, dtype, engine_url, engine_options, as_json)
-    if engine_url is not None or engine_options:
-        raise ConfigError("--engine-url and --engine-options are vLLM's: add --engine vllm, or leave them out")
-    how = {"kv_dtype": kv_cache, "speculate": speculation(speculate, speculate_tokens)}
-    return run_serve(models, adapters, settings, dtype or "float32", device, threads, weights, how, as_json)
-
-
-serve = Itself(serve_models)
 qwill.add_command(serve)
 
 
-@serve.group()
-def keys() -> None:
-    """Make, list and revoke API keys."""
-
-
-def _state(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that works on the state database."""
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-    state = click.option("--state", metavar="URL", help="The database: a file or postgresql://….  [default: ~/.qwill]")
-    return state(as_json(function))
-
-
-@keys.command(
-    epilog=_examples("qwill serve keys create", "qwill serve keys create ci --requests-per-minute 60 --expires 30d")
-)
-@click.argument("name", default="default")
-@click.option("--tenant", default="local", show_default=True, help="Whose conversations the key reaches.")
-@click.option("--requests-per-minute", type=click.IntRange(min=1), metavar="N", help="At most N, unlimited by default.")
-@click.option("--tokens-per-minute", type=click.IntRange(min=1), metavar="N", help="Of prompts and replies together.")
-@click.option("--concurrent", type=click.IntRange(min=1), metavar="N", help="Requests that may run at a time.")
-@click.option("--expires", metavar="WHEN", help="12h, 30d, 4w, or the day after which it ends, such as 2027-01-31.")
-@_state
-def create(
-    name: str, tenant: str, requests_per_minute: int | None, tokens_per_minute: int | None, concurrent: int | None,
-    expires: str | None, state: str | None, as_json: bool,
-) -> int:  # fmt: skip
-    """Make a key called NAME and show its secret, this once."""
-    from qwill.cli import serve_keys
-
-    limits = requests_per_minute, tokens_per_minute, concurrent
-    return serve_keys.create(name, tenant, *limits, expires, state, as_json)
-
-
-@keys.command(epilog=_examples("qwill serve keys ls", "qwill serve keys ls --tenant acme --all"))
-@click.option("--tenant", help="The keys of this tenant only.")
-@click.option("--all", "every", is_flag=True, help="Revoked ones too.")
-@_state
-def ls(tenant: str | None, every: bool, state: str | None, as_json: bool) -> int:
-    """List the keys there are, with the beginnings of their secrets."""
-    from qwill.cli import serve_keys
-
-    return serve_keys.ls(tenant, every, state, as_json)
-
-
-@keys.command(epilog=_examples("qwill serve keys revoke ci"))
-@click.argument("key", metavar="NAME|ID")
-@_state
-def revoke(key: str, state: str | None, as_json: bool) -> int:
-    """Revoke a key for good; servers that run refuse it within 5 seconds."""
-    from qwill.cli import serve_keys
-
-    return serve_keys.revoke(key, state, as_json)
-
-
-@qwill.command(epilog=_examples("qwill export runs/demo/aligned --type q8_0", "qwill export smollm2 --type f16"))
+@qwill.command(epilog=examples("qwill export runs/demo/aligned --type q8_0", "qwill export smollm2 --type f16"))
 @click.argument("model")
 @click.option("--format", "form", type=click.Choice(["gguf"]), default="gguf", show_default=True, help="Kind of file.")
 @click.option(
@@ -355,7 +222,7 @@ def export(model: str, form: str, kind: str, out: Path | None, as_json: bool) ->
 
 
 @qwill.command(
-    epilog=_examples("qwill lineage runs/demo/aligned --documents 3", "qwill lineage runs/demo/report --verify")
+    epilog=examples("qwill lineage runs/demo/aligned --documents 3", "qwill lineage runs/demo/report --verify")
 )
 @click.argument("artifact", metavar="ARTIFACT")
 @click.option("--verify", is_flag=True, help="Hash everything again; exit code 2 if something was changed.")
@@ -380,7 +247,7 @@ def lineage(
 
 
 @qwill.command(
-    epilog=_examples(
+    epilog=examples(
         "qwill plan qwen3-30b-a3b --gpus 64 --tokens 1T",
         "qwill plan qwen3-1t-plan --gpus 1024 --gpu h100 --tokens 36T --context 32768",
         "qwill plan qwen3-8b --mesh fsdp=4,tp=2 --check",
@@ -412,7 +279,7 @@ def plan(
     return plan(config, gpus, gpu, tokens, context, batch_tokens, mesh, check, utilisation, show, as_json)
 
 
-@qwill.command(epilog=_examples("qwill doctor", "qwill doctor --json"))
+@qwill.command(epilog=examples("qwill doctor", "qwill doctor --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def doctor(as_json: bool) -> int:
     """Say what this machine can do, and how to get what is missing."""
@@ -421,7 +288,7 @@ def doctor(as_json: bool) -> int:
     return doctor(as_json)
 
 
-@qwill.command(epilog=_examples("qwill version"))
+@qwill.command(epilog=examples("qwill version"))
 def version() -> int:
     """Print the version."""
     print(f"qwill {__version__}")

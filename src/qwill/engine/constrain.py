@@ -170,23 +170,6 @@ class Guide:
         ids = self._spelt()
         return ids[: self._matcher.validate_tokens(ids)] if ids else []
 
-    def draft_masks(self, draft: Sequence[int]) -> NDArray[np.int32]:
-        """Masks [k + 1, W] for speculative decoding: of what may come next, and behind each drafted token. Rows behind
-        the first forbidden token are 0. The guide itself doesn't move."""
-        masks = np.zeros((len(draft) + 1, self._vocabulary.words(self._vocabulary.size)), dtype=np.int32)
-        guide = self.copy()
-        for i, token in enumerate([*draft, None]):
-            mask_W = masks[i]
-            mask_W[:] = guide.mask()
-            if token is None or not 0 <= token < self._vocabulary.size or not mask_W[token >> 5] >> (token & 31) & 1:
-                break
-            guide.accept(token)
-            if guide.finished:
-                # Nothing but a stop may follow, which the row behind says.
-                masks[i + 1] = guide.mask()
-                break
-        return masks
-
     def _spelt(self) -> list[int]:
         """Text that has to come is spelt in one way only: these tokens."""
         if self._next is None:

@@ -57,8 +57,7 @@ def sample(
     if plain and native.suits(logits_BV) and _library() is not None:
         return _draw_natively(logits_BV.contiguous(), uniforms_B, sampling.temperature, vocab_size, allowed_BW)
     if allowed_BW is not None:
-        masked_BV = unpacked(allowed_BW.to(logits_BV.device), logits_BV.shape[1])
-        edited_BV = (logits_BV if edited_BV is None else edited_BV).masked_fill(~masked_BV, float("-inf"))
+        edited_BV = _masked(logits_BV if edited_BV is None else edited_BV, allowed_BW)
     warm = sampling.temperature in (0, 1)
     own_BV = logits_BV if warm else logits_BV / sampling.temperature
     drawn_BV = own_BV
@@ -83,6 +82,10 @@ def unpacked(bits_BW: Tensor, vocab: int) -> Tensor:
     shifts_32 = torch.arange(32, dtype=torch.int32, device=bits_BW.device)
     allowed_BV = (bits_BW[:, :, None] >> shifts_32 & 1).bool().flatten(1)[:, :vocab]
     return F.pad(allowed_BV, (0, vocab - allowed_BV.shape[1]))
+
+
+def _masked(logits_BV: Tensor, allowed_BW: Tensor) -> Tensor:
+    return logits_BV.masked_fill(~unpacked(allowed_BW.to(logits_BV.device), logits_BV.shape[1]), float("-inf"))
 
 
 def _at(values_BV: Tensor, tokens_B: Tensor) -> Tensor:
@@ -164,16 +167,11 @@ def support(
         return [[(token, token + 1)] for token in tokens_B.tolist()]
     drawn_BV = logits_BV if edited_BV is None else edited_BV
     if allowed_BW is not None:
-        masked_BV = unpacked(allowed_BW.to(drawn_BV.device), drawn_BV.shape[1])
-        drawn_BV = drawn_BV.masked_fill(~masked_BV, float("-inf"))
+        drawn_BV = _masked(drawn_BV, allowed_BW)
     drawn_BV = drawn_BV[:, :vocab_size]
     inside_BV = drawn_BV > float("-inf")
     if sampling.truncates:
-        chosen_BV = torch.zeros_like(inside_BV)
-        warm_BV = drawn_BV if sampling.temperature == 1 else drawn_BV / sampling.temperature
-        for rows, ids_BC, _, kept_BC in _candidates(warm_BV, sampling):
-            chosen_BV[rows] = chosen_BV[rows].scatter(1, ids_BC, kept_BC)
-        inside_BV &= chosen_BV
+        inside_BV &= _truncated(drawn_BV if sampling.temperature == 1 else drawn_BV / sampling.temperature, sampling)
     borders_BV = F.pad(inside_BV, (1, 1)).int().diff(dim=1).cpu()
     found: list[list[tuple[int, int]]] = []
     for borders_V in borders_BV:
@@ -198,6 +196,14 @@ def _candidates(logits_BV: Tensor, sampling: Sampling) -> Iterator[tuple[Tensor,
         rows, candidates = rows[~done], min(candidates * 8, vocab)
 
 
+def _truncated(warm_BV: Tensor, sampling: Sampling) -> Tensor:
+    """What top-k, top-p and min-p leave, bool [B, V]."""
+    chosen_BV = torch.zeros_like(warm_BV, dtype=torch.bool)
+    for rows, ids_BC, _, kept_BC in _candidates(warm_BV, sampling):
+        chosen_BV[rows] = chosen_BV[rows].scatter(1, ids_BC, kept_BC)
+    return chosen_BV
+
+
 def distribution(drawn_BV: Tensor, sampling: Sampling, vocab_size: int) -> Tensor:
     """The probabilities by which `sample` draws from these (edited) logits, float64 [B, V]; the temperature is above
     0."""
@@ -205,13 +211,7 @@ def distribution(drawn_BV: Tensor, sampling: Sampling, vocab_size: int) -> Tenso
     warm_BV[:, vocab_size:] = float("-inf")
     weights_BV = (warm_BV - warm_BV.amax(dim=1, keepdim=True)).exp_()
     if sampling.truncates:
-        vocab = warm_BV.shape[1]
-        first = min(sampling.top_k or FIRST_CANDIDATES, vocab)
-        total_B = None if sampling.top_k else weights_BV.sum(dim=1)
-        ids_BC, _, kept_BC, complete_B = _kept(warm_BV, first, total_B, sampling)
-        if not sampling.top_k and not bool(complete_B.all()):
-            ids_BC, _, kept_BC, _ = _kept(warm_BV, vocab, total_B, sampling)
-        weights_BV = weights_BV * torch.zeros_like(weights_BV).scatter_(1, ids_BC, kept_BC.to(weights_BV.dtype))
+        weights_BV *= _truncated(warm_BV, sampling)
     probabilities_BV = weights_BV.double()
     return probabilities_BV / probabilities_BV.sum(dim=1, keepdim=True)
 

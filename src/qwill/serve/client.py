@@ -172,16 +172,6 @@ class EngineClient:
         self._streams[request.id] = stream
         return stream
 
-    async def generate(self, request: Request) -> AsyncIterator[Event]:
-        """The events of a request. Raises `DataError` for what the engine refuses, `EngineDied`."""
-        stream = self.submit(request)
-        try:
-            await stream.accepted()
-            async for event in stream:
-                yield event
-        finally:
-            stream.close()
-
     async def call(self, method: str, *arguments: Any) -> Any:
         """A method of the engine that answers once. Raises `DataError` with its sentence, `EngineDied`."""
         return await self._ask(self._living(), method, *arguments)

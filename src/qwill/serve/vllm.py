@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,15 +86,6 @@ class VllmClient:
         self._streams[request.id] = stream
         self._tasks[request.id] = asyncio.get_running_loop().create_task(self._work(stream))
         return stream
-
-    async def generate(self, request: Request) -> AsyncIterator[Event]:
-        stream = self.submit(request)
-        try:
-            await stream.accepted()
-            async for event in stream:
-                yield event
-        finally:
-            stream.close()
 
     def forget(self, stream: Stream) -> None:
         """Leaving the connection is what cancels a request in vLLM."""

@@ -43,6 +43,8 @@ class Engine(Protocol):
     def cancel(self, request_id: str) -> None: ...
     def step(self) -> list[Event]: ...
     def stats(self) -> EngineStats: ...
+    def load_adapter(self, name: str, folder: str) -> None: ...
+    def unload_adapter(self, name: str) -> None: ...
 
 
 Build = Callable[[], tuple[Engine, ModelInfo]]
@@ -113,14 +115,13 @@ def _obey(engine: Engine, command: Command) -> list[Message]:
             return [_answer(engine, number, method, arguments)]
 
 
-def _answer(engine: Any, number: int, method: str, arguments: tuple[Any, ...]) -> Result:
-    if method not in CALLS or not hasattr(engine, method):
+def _answer(engine: Engine, number: int, method: str, arguments: tuple[Any, ...]) -> Result:
+    if method not in CALLS:
         return Result(number, error=f"this engine can't {method.replace('_', ' ')}.")
     try:
-        value = getattr(engine, method)(*arguments)
+        return Result(number, getattr(engine, method)(*arguments))
     except (QwillError, OSError, ValueError) as error:
         return Result(number, error=str(error))
-    return Result(number, value.tolist() if hasattr(value, "tolist") else value)
 
 
 @dataclass(frozen=True)

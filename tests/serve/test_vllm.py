@@ -394,7 +394,7 @@ def test_adapters_are_chosen_by_name(folder: Path, program: Path, tmp_path: Path
     ],
 )
 def test_command_lines_that_cannot_be(folder: Path, arguments: list[str], words: str) -> None:
-    from qwill.cli.main import serve_models
+    from qwill.cli.serve_commands import serve_models
 
     if arguments[0] == "smollm2":
         arguments = [str(folder / "model.safetensors"), *arguments[1:]]

@@ -84,11 +84,9 @@ INLINE void keep(const float *x, int64_t from, int64_t to, const uint32_t *allow
         float *out = kept + (i - from);
         if (bits == UINT32_MAX && count == 32) memcpy(out, x + i, 32 * sizeof(float));
         else {
+            if (count < 32) bits &= (1u << count) - 1;
             for (int64_t j = 0; j < count; j++) out[j] = -INFINITY;
-            for (; bits; bits &= bits - 1) {
-                int64_t j = __builtin_ctz(bits);
-                if (j < count) out[j] = x[i + j];
-            }
+            for (; bits; bits &= bits - 1) out[__builtin_ctz(bits)] = x[i + __builtin_ctz(bits)];
         }
     }
 }

@@ -186,21 +186,30 @@ static void append(const Model *m, const Layer *l, const Pass *s, float *qkv, in
     if (m->kind == BYTE) l->key_scale[at] = k_scale, l->value_scale[at] = v_scale;
 }
 
-// What the heads that share key head g see from row i
-static void attend_from(const Model *m, const Layer *l, const Pass *s, Work *w, int64_t i, int64_t g, float *scores) {
+// How many tokens from row i on are neighbours that one task attends from: at most FEW; 0 if the task before has row i.
+static int64_t neighbours(const Pass *s, int64_t i) {
+#define NEXT(j) (s->sequence[j] == s->sequence[(j) - 1] && s->positions[j] == s->positions[(j) - 1] + 1)
+    if (i % FEW && NEXT(i)) return 0;
+    int64_t end = i + 1;
+    while (end < s->n && end % FEW && NEXT(end)) end++;
+    return end - i;
+}
+
+// What the heads that share key head g see from `tokens` rows from i on
+static void attend_from(const Model *m, const Layer *l, const Pass *s, Work *w, int64_t i, int64_t tokens, int64_t g,
+                        float *scores) {
     int64_t K = m->head_dim, H = m->heads, G = m->kv_heads, shared = H / G, C = (H + 2 * G) * K, size = 4 >> m->kind;
     int64_t from = g * m->block;
     Kept kept = {(char *)l->keys + from * K * size, (char *)l->values + from * K * size, l->key_scale + from,
                  l->value_scale + from, table_of(s, i), m->block, G * m->block, K};
-    const float *q = w->qkv + i * C + g * shared * K;
-    float *out = w->attended + (i * H + g * shared) * K;
-    int64_t seen = s->positions[i] + 1;
-    if (m->kind == SINGLE) attend(SINGLE, shared, q, &kept, K, seen, scores, w->capacity, out);
-    else if (m->kind == HALF) attend(HALF, shared, q, &kept, K, seen, scores, w->capacity, out);
-    else attend(BYTE, shared, q, &kept, K, seen, scores, w->capacity, out);
+    Heads a = {shared, tokens, w->qkv + i * C + g * shared * K, C, w->attended + (i * H + g * shared) * K, H * K, s->positions[i] + 1};
+    if (m->kind == SINGLE) attend(SINGLE, &a, &kept, K, scores, w->capacity);
+    else if (m->kind == HALF) attend(HALF, &a, &kept, K, scores, w->capacity);
+    else attend(BYTE, &a, &kept, K, scores, w->capacity);
     if (!l->out.packed && shared * K % SPAN == 0)
-        quantise_groups(w->attended + i * H * K, H * K, g * shared * K / SPAN, shared * K / SPAN,
-                        w->attended_codes + i * row_size(H * K));
+        for (int64_t t = i; t < i + tokens; t++)
+            quantise_groups(w->attended + t * H * K, H * K, g * shared * K / SPAN, shared * K / SPAN,
+                            w->attended_codes + t * row_size(H * K));
 }
 
 // Three phases
@@ -211,8 +220,9 @@ static Phase *attention(Phase *phase, const Model *m, const Layer *l, const Pass
         for (int64_t j = t * FEW; j < least(n * G, (t + 1) * FEW); j++) append(m, l, s, w->qkv + j / G * C, j / G, j % G);
     phase = finish(phase, alone ? 0 : few);
     for (int64_t t = take(phase); t < n * G; t = another(phase)) {
+        int64_t tokens = neighbours(s, t / G);
         if (alone) append(m, l, s, w->qkv, 0, t);
-        attend_from(m, l, s, w, t / G, t % G, scores);
+        if (tokens) attend_from(m, l, s, w, t / G, tokens, t % G, scores);
     }
     phase = finish(phase, n * G);
     int64_t odd = !l->out.packed && H / G * K % SPAN ? n : 0;

@@ -60,7 +60,10 @@ typedef struct {
 
 enum { PHASES = 14 };
 
-int64_t phase_bytes(int64_t layers) { return (layers * PHASES + 2) * (int64_t)sizeof(Phase); }
+INLINE int64_t phases_of(int64_t layers) { return layers * PHASES + 2; }
+int64_t phase_bytes(int64_t layers, int64_t threads) {
+    return phases_of(layers) * (int64_t)(sizeof(Phase) + threads * sizeof(atomic_long));
+}
 int64_t lanes(void) { return LANES; }
 int64_t code_row_bytes(int64_t k) { return row_size(k); }
 
@@ -127,9 +130,11 @@ static void matrix_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t
     if (d) raise_panels(d, e, row, rows, p * wide, end, out, m->columns);
 }
 
-static Phase *project(Phase *phase, const Matrix *m, Input a, int64_t rows, int add, float *out, const Added *d) {
+static Phase *project(Phase *phase, const Team *team, const Matrix *m, Input a, int64_t rows, int add, float *out,
+                      const Added *d) {
     int64_t panels = panels_in(m);
-    for (int64_t p = take(phase); p < panels; p = another(phase)) matrix_panel(m, 0, p, a, rows, add, out, d, 0);
+    for (int64_t p = take_near(team, phase, panels); p < panels; p = another_near(team, phase, panels))
+        matrix_panel(m, 0, p, a, rows, add, out, d, 0);
     return finish(phase, panels);
 }
 
@@ -294,7 +299,7 @@ static void choose_experts(const Model *m, const Layer *l, const Pass *s, Work *
 }
 
 // down(silu(gate·y) ⊙ up·y) of the dense layer, or of every token's experts, into expert_out; six phases
-static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, const Pass *s, Work *w, int64_t n) {
+static Phase *feed_forward(Phase *phase, const Team *team, const Model *m, const Layer *l, const Pass *s, Work *w, int64_t n) {
     int64_t D = m->hidden, F = l->down.k, top_k = l->experts ? m->top_k : 1, experts = l->experts ? l->experts : 1;
     int64_t few = (n + FEW - 1) / FEW, wide = l->gate_up.packed ? LANES : WIDE, up_panels = (F + wide - 1) / wide;
     int64_t stride = (F + WIDE - 1) / WIDE * WIDE;
@@ -311,7 +316,7 @@ static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, const P
     const Added *d = added(l, s, w, GATE_UP, token, &kept);
     phase = lower_rows(phase, d, (Rows){w->normed, D, token}, n * top_k, D, start);
     int64_t total = experts * up_panels;
-    for (int64_t t = take(phase); t < total; t = another(phase)) {
+    for (int64_t t = take_near(team, phase, total); t < total; t = another_near(team, phase, total)) {
         int64_t e = t / up_panels, p = t % up_panels, first = l->experts ? w->start[e] : 0;
         int64_t rows = l->experts ? w->start[e + 1] - first : n;
         const int64_t *index = l->experts ? w->token + first : NULL;
@@ -332,7 +337,7 @@ static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, const P
     phase = lower_rows(phase, d, (Rows){w->act, stride, NULL}, n * top_k, F, start);
     int64_t down_panels = panels_in(&l->down);
     total = experts * down_panels;
-    for (int64_t t = take(phase); t < total; t = another(phase)) {
+    for (int64_t t = take_near(team, phase, total); t < total; t = another_near(team, phase, total)) {
         int64_t e = t / down_panels, first = l->experts ? w->start[e] : 0;
         int64_t rows = l->experts ? w->start[e + 1] - first : n;
         Input a = {w->act + first * stride, stride, w->act_codes + first * row_size(F), NULL};
@@ -357,6 +362,8 @@ static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s,
     int64_t D = m->hidden, HK = m->heads * m->head_dim, n = s->n, few = (n + FEW - 1) / FEW, sparse = 0;
     Work mine = *work, *w = &mine;
     Phase *phase = w->phases;
+    int64_t phases = phases_of(m->layers);
+    Team team = {phase, (atomic_long *)(phase + phases), phases, omp_get_thread_num(), omp_get_num_threads()};
     for (int64_t t = take(phase); t < few; t = another(phase))
         for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
             memcpy(w->x + i * D, m->embedding + s->tokens[i] * D, D * sizeof(float));
@@ -370,12 +377,12 @@ static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s,
         Added kept;
         const Added *d = added(l, s, w, QKV, NULL, &kept);
         phase = lower_rows(phase, d, (Rows){w->normed, D, NULL}, n, D, NULL);
-        phase = project(phase, &l->qkv, (Input){w->normed, D, w->normed_codes, NULL}, n, 0, w->qkv, d);
+        phase = project(phase, &team, &l->qkv, (Input){w->normed, D, w->normed_codes, NULL}, n, 0, w->qkv, d);
         phase = attention(phase, m, l, s, w, scores);
         d = added(l, s, w, OUT, NULL, &kept);
         phase = lower_rows(phase, d, (Rows){w->attended, HK, NULL}, n, HK, NULL);
-        phase = project(phase, &l->out, (Input){w->attended, HK, w->attended_codes, NULL}, n, 1, w->x, d);
-        phase = feed_forward(phase, m, l, s, w, n);
+        phase = project(phase, &team, &l->out, (Input){w->attended, HK, w->attended_codes, NULL}, n, 1, w->x, d);
+        phase = feed_forward(phase, &team, m, l, s, w, n);
         for (int64_t t = take(phase); t < few; t = another(phase))
             for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
                 if (l->experts) combine(w, D, m->top_k, i);
@@ -383,12 +390,12 @@ static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s,
             }
         phase = finish(phase, few);
     }
-    project(phase, &m->head, (Input){w->normed, D, w->normed_codes, s->output_rows}, s->outputs, 0, s->logits, NULL);
+    project(phase, &team, &m->head, (Input){w->normed, D, w->normed_codes, s->output_rows}, s->outputs, 0, s->logits, NULL);
 }
 
 // Append the pass's tokens to their sequences and give the logits [outputs, V] after the rows named by `output_rows`.
 void forward(const Model *m, const Layer *layers, Work *w, const Pass *s, int threads) {
-    memset(w->phases, 0, phase_bytes(m->layers));
+    memset(w->phases, 0, phase_bytes(m->layers, threads));
 #pragma omp parallel num_threads(threads)
     walk(m, layers, w, s, w->scores + omp_get_thread_num() * GROUP * w->capacity);
 }

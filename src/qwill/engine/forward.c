@@ -14,6 +14,7 @@
 #include "codes.h"
 #include "low_rank.h"
 
+#define BEGINNING 16384  // bytes of keys, and of values
 #define FEW 4  // token rows a task, where a row is little work
 
 typedef struct {
@@ -200,6 +201,20 @@ static int64_t neighbours(const Pass *s, int64_t i) {
     return end - i;
 }
 
+// Ask for the beginning of what this thread will attend to, while weights are streamed: to meet it cold, page by page, takes
+// three times as long as to attend.
+static void ask_for_kept(const Model *m, const Layer *l, const Pass *s, const Team *team) {
+    int64_t G = m->kv_heads, size = m->block * m->head_dim * (4 >> m->kind), total = s->n * G;
+    for (int64_t t = total * team->thread / team->threads; t < total * (team->thread + 1) / team->threads && s->n <= FEW; t++) {
+        const int32_t *table = table_of(s, t / G);
+        for (int64_t page = 0; page * m->block <= s->positions[t / G] && page * size < BEGINNING; page++)
+            for (int64_t line = 0, at = (table[page] * G + t % G) * size; line < size; line += 64) {
+                __builtin_prefetch((char *)l->keys + at + line);
+                __builtin_prefetch((char *)l->values + at + line);
+            }
+    }
+}
+
 // What the heads that share key head g see from `tokens` rows from i on
 static void attend_from(const Model *m, const Layer *l, const Pass *s, Work *w, int64_t i, int64_t tokens, int64_t g,
                         float *scores) {
@@ -218,13 +233,13 @@ static void attend_from(const Model *m, const Layer *l, const Pass *s, Work *w, 
 }
 
 // Three phases
-static Phase *attention(Phase *phase, const Model *m, const Layer *l, const Pass *s, Work *w, float *scores) {
+static Phase *attention(Phase *phase, const Team *team, const Model *m, const Layer *l, const Pass *s, Work *w, float *scores) {
     int64_t K = m->head_dim, H = m->heads, G = m->kv_heads, C = (H + 2 * G) * K, n = s->n;
     int64_t few = (n * G + FEW - 1) / FEW, alone = n == 1;  // one token sees nothing that another task writes
     for (int64_t t = alone ? few : take(phase); t < few; t = another(phase))
         for (int64_t j = t * FEW; j < least(n * G, (t + 1) * FEW); j++) append(m, l, s, w->qkv + j / G * C, j / G, j % G);
     phase = finish(phase, alone ? 0 : few);
-    for (int64_t t = take(phase); t < n * G; t = another(phase)) {
+    for (int64_t t = take_near(team, phase, n * G); t < n * G; t = another_near(team, phase, n * G)) {
         int64_t tokens = neighbours(s, t / G);
         if (alone) append(m, l, s, w->qkv, 0, t);
         if (tokens) attend_from(m, l, s, w, t / G, tokens, t % G, scores);
@@ -377,8 +392,9 @@ static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s,
         Added kept;
         const Added *d = added(l, s, w, QKV, NULL, &kept);
         phase = lower_rows(phase, d, (Rows){w->normed, D, NULL}, n, D, NULL);
+        ask_for_kept(m, l, s, &team);
         phase = project(phase, &team, &l->qkv, (Input){w->normed, D, w->normed_codes, NULL}, n, 0, w->qkv, d);
-        phase = attention(phase, m, l, s, w, scores);
+        phase = attention(phase, &team, m, l, s, w, scores);
         d = added(l, s, w, OUT, NULL, &kept);
         phase = lower_rows(phase, d, (Rows){w->attended, HK, NULL}, n, HK, NULL);
         phase = project(phase, &team, &l->out, (Input){w->attended, HK, w->attended_codes, NULL}, n, 1, w->x, d);

@@ -128,8 +128,7 @@ INLINE void score_blocks(const int heads, const int kind, const int blocks, cons
         for (int h = 0; h < heads; h++) {
             vec score = sum[h][b] * scale;
             if (kind == BYTE) score *= load(c->key_scale + at[b]);
-            int64_t left = a->seen[h] - s - b * LANES;
-            for (int64_t i = left < 0 ? 0 : left; i < LANES; i++) score[i] = -INFINITY;
+            score = pick(below(a->seen[h] - s - b * LANES), score, all(-INFINITY));
             best[h] = pick(score > best[h], score, best[h]);
             store(scores + h * capacity + s + b * LANES, score);
         }
@@ -191,7 +190,7 @@ INLINE void attend_heads(const int heads, const int kind, const Queries *a, cons
         vec sum = all(0);
         for (s = 0; s < a->seen[h]; s += LANES) {
             vec p = vexp(load(scores + h * capacity + s) - top);
-            for (int64_t i = a->seen[h] - s; i < LANES; i++) p[i] = 0;
+            p = pick(below(a->seen[h] - s), p, all(0));
             sum += p;
             if (kind == BYTE) p *= load(c->value_scale + place(c, s));
             store(scores + h * capacity + s, p);

@@ -131,12 +131,12 @@ static void matrix_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t
     if (d) raise_panels(d, e, row, rows, p * wide, end, out, m->columns);
 }
 
-static Phase *project(Phase *phase, const Team *team, const Matrix *m, Input a, int64_t rows, int add, float *out,
+static Phase *project(Phase *phase, Team *team, const Matrix *m, Input a, int64_t rows, int add, float *out,
                       const Added *d) {
     int64_t panels = panels_in(m);
     for (int64_t p = take_near(team, phase, panels); p < panels; p = another_near(team, phase, panels))
         matrix_panel(m, 0, p, a, rows, add, out, d, 0);
-    return finish(phase, panels);
+    return finish_near(team, phase, panels);
 }
 
 // What adapters add to a product of this layer; NULL if no row has one.
@@ -233,7 +233,7 @@ static void attend_from(const Model *m, const Layer *l, const Pass *s, Work *w, 
 }
 
 // Three phases
-static Phase *attention(Phase *phase, const Team *team, const Model *m, const Layer *l, const Pass *s, Work *w, float *scores) {
+static Phase *attention(Phase *phase, Team *team, const Model *m, const Layer *l, const Pass *s, Work *w, float *scores) {
     int64_t K = m->head_dim, H = m->heads, G = m->kv_heads, C = (H + 2 * G) * K, n = s->n;
     int64_t few = (n * G + FEW - 1) / FEW, alone = n == 1;  // one token sees nothing that another task writes
     for (int64_t t = alone ? few : take(phase); t < few; t = another(phase))
@@ -244,7 +244,7 @@ static Phase *attention(Phase *phase, const Team *team, const Model *m, const La
         if (alone) append(m, l, s, w->qkv, 0, t);
         if (tokens) attend_from(m, l, s, w, t / G, tokens, t % G, scores);
     }
-    phase = finish(phase, n * G);
+    phase = finish_near(team, phase, n * G);
     int64_t odd = !l->out.packed && H / G * K % SPAN ? n : 0;
     for (int64_t i = odd ? take(phase) : 0; i < odd; i = another(phase))
         quantise_groups(w->attended + i * H * K, H * K, 0, l->out.codes.groups, w->attended_codes + i * row_size(H * K));
@@ -314,7 +314,7 @@ static void choose_experts(const Model *m, const Layer *l, const Pass *s, Work *
 }
 
 // down(silu(gate·y) ⊙ up·y) of the dense layer, or of every token's experts, into expert_out; six phases
-static Phase *feed_forward(Phase *phase, const Team *team, const Model *m, const Layer *l, const Pass *s, Work *w, int64_t n) {
+static Phase *feed_forward(Phase *phase, Team *team, const Model *m, const Layer *l, const Pass *s, Work *w, int64_t n) {
     int64_t D = m->hidden, F = l->down.k, top_k = l->experts ? m->top_k : 1, experts = l->experts ? l->experts : 1;
     int64_t few = (n + FEW - 1) / FEW, wide = l->gate_up.packed ? LANES : WIDE, up_panels = (F + wide - 1) / wide;
     int64_t stride = (F + WIDE - 1) / WIDE * WIDE;
@@ -347,7 +347,7 @@ static Phase *feed_forward(Phase *phase, const Team *team, const Model *m, const
             for (int64_t r = 0; r < rows; r++)
                 quantise_groups(act + r * stride, F, p, 1, w->act_codes + (first + r) * row_size(F));
     }
-    phase = finish(phase, total);
+    phase = finish_near(team, phase, total);
     d = added(l, s, w, DOWN, token, &kept);
     phase = lower_rows(phase, d, (Rows){w->act, stride, NULL}, n * top_k, F, start);
     int64_t down_panels = panels_in(&l->down);
@@ -359,7 +359,7 @@ static Phase *feed_forward(Phase *phase, const Team *team, const Model *m, const
         float *out = (l->experts ? w->expert_out : w->x) + first * D;
         matrix_panel(&l->down, e, t % down_panels, a, rows, !l->experts, out, d, first);
     }
-    return finish(phase, total);
+    return finish_near(team, phase, total);
 }
 
 // x += what the experts of token i gave
@@ -378,7 +378,7 @@ static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s,
     Work mine = *work, *w = &mine;
     Phase *phase = w->phases;
     int64_t phases = phases_of(m->layers);
-    Team team = {phase, (atomic_long *)(phase + phases), phases, omp_get_thread_num(), omp_get_num_threads()};
+    Team team = {phase, (atomic_long *)(phase + phases), phases, omp_get_thread_num(), omp_get_num_threads(), 0};
     for (int64_t t = take(phase); t < few; t = another(phase))
         for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
             memcpy(w->x + i * D, m->embedding + s->tokens[i] * D, D * sizeof(float));

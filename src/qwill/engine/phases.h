@@ -24,7 +24,7 @@ INLINE int64_t another(Phase *p) {
 typedef struct {
     Phase *first;
     atomic_long *taken;  // [threads][phases], of each share
-    int64_t phases, thread, threads;
+    int64_t phases, thread, threads, did;  // did: tasks of the present phase
 } Team;
 
 INLINE int64_t take_near(const Team *a, const Phase *p, int64_t total) {
@@ -39,11 +39,6 @@ INLINE int64_t take_near(const Team *a, const Phase *p, int64_t total) {
     return total;
 }
 
-INLINE int64_t another_near(const Team *a, Phase *p, int64_t total) {
-    atomic_fetch_add_explicit(&p->done, 1, memory_order_release);
-    return take_near(a, p, total);
-}
-
 INLINE Phase *finish(Phase *p, int64_t total) {
     for (int spins = 0; atomic_load_explicit(&p->done, memory_order_acquire) < total; spins++) {
         if (spins > 10000) sched_yield();
@@ -52,4 +47,17 @@ INLINE Phase *finish(Phase *p, int64_t total) {
 #endif
     }
     return p + 1;
+}
+
+// Tasks done are counted for all at the end: a counter that threads fetch from each other after every task would halt the
+// streams.
+INLINE int64_t another_near(Team *a, const Phase *p, int64_t total) {
+    a->did++;
+    return take_near(a, p, total);
+}
+
+INLINE Phase *finish_near(Team *a, Phase *p, int64_t total) {
+    atomic_fetch_add_explicit(&p->done, a->did, memory_order_release);
+    a->did = 0;
+    return finish(p, total);
 }

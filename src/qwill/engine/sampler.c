@@ -126,19 +126,38 @@ static void draw_allowed(const float *x, Whole whole, int64_t limit, const uint3
 
 // One token a row among the first `limit` ids, and of these among those that `allowed` (unless null, `words` a row) has
 // bits for, by one uniform number a row (below 0: the likeliest token); log-probabilities as in `Sampled`. `wholes` are
-// kept for `draw_again`.
-void draw(const float *logits, int64_t rows, int64_t vocab, int64_t limit, const uint32_t *allowed, int64_t words,
-          float temperature, const double *uniforms, int64_t *tokens, float *logprobs, float *sampled, Whole *wholes,
-          int threads) {
+// kept for `draw_again`. With `edited` (unless null) those logits are drawn from, and there is no `allowed`.
+void draw(const float *logits, const float *edited, int64_t rows, int64_t vocab, int64_t limit, const uint32_t *allowed,
+          int64_t words, float temperature, const double *uniforms, int64_t *tokens, float *logprobs, float *sampled,
+          Whole *wholes, int threads) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (rows * vocab > LARGE)
     for (int64_t r = 0; r < rows; r++) {
         const float *x = logits + r * vocab;
-        if (allowed) {
-            wholes[r] = whole_of(x, vocab, temperature);
+        if (edited || allowed) wholes[r] = whole_of(x, vocab, temperature);
+        if (edited) {
+            draw_row(edited + r * vocab, limit, limit, temperature, uniforms[r], tokens + r, logprobs + r, sampled + r);
+            logprobs[r] = log_share(x, tokens[r], temperature, wholes[r].top, wholes[r].total);
+        } else if (allowed)
             draw_allowed(x, wholes[r], limit, allowed + r * words, temperature, uniforms[r], tokens + r, logprobs + r,
                          sampled + r);
-        } else
+        else
             wholes[r] = draw_row(x, vocab, limit, temperature, uniforms[r], tokens + r, logprobs + r, sampled + r);
+    }
+}
+
+// out = logits, but for the `sizes[r]` different ids of each row's sequence, which come so often in its reply: `penalties`
+// are those for repetition, presence and frequency. Rounded as edits.py does, so without fused multiply-adds.
+__attribute__((optimize("fp-contract=off"))) void penalise(const float *logits, int64_t rows, int64_t vocab,
+                                                           int64_t *const *ids, float *const *counts, const int64_t *sizes,
+                                                           const float (*penalties)[3], float *out, int threads) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (rows * vocab > LARGE)
+    for (int64_t r = 0; r < rows; r++) {
+        float *x = memcpy(out + r * vocab, logits + r * vocab, sizeof(float) * vocab);
+        for (int64_t e = 0; e < sizes[r]; e++) {
+            float value = x[ids[r][e]], count = counts[r][e];
+            value = value > 0 ? value / penalties[r][0] : value * penalties[r][0];
+            x[ids[r][e]] = value - ((count > 0 ? penalties[r][1] : 0) + penalties[r][2] * count);
+        }
     }
 }
 

@@ -5,19 +5,15 @@ on its own, so what is chosen for a sequence depends on its logits and its unifo
 rows, V vocabulary, C candidates, P blocks.
 """
 
-import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwill.base.native_build import compile_library
+from qwill.engine import native_sampler
 from qwill.engine.sampling import Sampling
-from qwill.model import native, native_library
 
 BLOCK = 64  # the cumulative sum is searched in two levels: V/BLOCK block sums, then one block
 FIRST_CANDIDATES = 128  # enough for most top-p nuclei; rows that need more are sorted again with more
@@ -56,9 +52,9 @@ def sample(
     `vocab_size` on (a padded embedding's spare rows) are never drawn, nor those without a bit in `allowed_BW` (int32,
     the least significant bit first; at least one of each row must be set). Greedy takes the lowest id among equals.
     """
-    plain = edited_BV is None and not sampling.truncates
-    if plain and native.suits(logits_BV) and _library() is not None:
-        return _draw_natively(logits_BV.contiguous(), uniforms_B, sampling.temperature, vocab_size, allowed_BW)
+    if not sampling.truncates and (edited_BV is None or allowed_BW is None) and native_sampler.suits(logits_BV):
+        found = native_sampler.draw(logits_BV, edited_BV, uniforms_B, sampling.temperature, vocab_size, allowed_BW)
+        return Sampled(*found[:3], wholes_B2=found[3])
     if allowed_BW is not None:
         edited_BV = _masked(logits_BV if edited_BV is None else edited_BV, allowed_BW)
     warm = sampling.temperature in (0, 1)
@@ -92,7 +88,8 @@ def sample_again(
     """`drawn`, which `sample` drew from the logits as they are, with these rows drawn once more, now under masks: as
     `sample` would with `logits_BV[rows]`, but nothing is copied. `drawn` itself may change."""
     if drawn.wholes_B2 is not None and logits_BV.is_contiguous():
-        _draw_again_natively(drawn, rows, logits_BV, uniforms_R, sampling.temperature, vocab_size, allowed_RW)
+        out = (drawn.tokens_B, drawn.logprobs_B, drawn.sampled_logprobs_B, drawn.wholes_B2)
+        native_sampler.draw_again(out, rows, logits_BV, uniforms_R, sampling.temperature, vocab_size, allowed_RW)
         return drawn
     again = sample(logits_BV[rows], uniforms_R, sampling, vocab_size, None, allowed_RW)
     at_R = torch.tensor(rows, device=logits_BV.device)
@@ -138,60 +135,6 @@ def _draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
     inside_B1 = (target_B1 - before_B[:, None]).minimum(inside_BC[:, -1:] * (1 - 1e-12))
     tokens_B = block_B * BLOCK + (inside_BC <= inside_B1).sum(dim=1)
     return tokens_B, _at(logits_BV, tokens_B) - top_B - total_B.log().float()
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    library = compile_library("sampler.c", "qwill.engine", native_library.ROWS)
-    if library is not None:
-        size, pointer, degrees, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float, ctypes.c_int
-        rest: list[Any] = [*[size] * 3, pointer, size, degrees, *[pointer] * 5, threads]
-        library.draw.argtypes, library.draw_again.argtypes = [pointer, *rest], [pointer, pointer, *rest]
-        library.draw.restype = library.draw_again.restype = None
-    return library
-
-
-def _draw_natively(
-    logits_BV: Tensor, uniforms_B: Tensor, temperature: float, vocab_size: int | None, allowed_BW: Tensor | None
-) -> Sampled:
-    """`_draw` and greedy choice in `sampler.c`: one sweep where PyTorch makes eight."""
-    library, (rows, vocab) = _library(), logits_BV.shape
-    assert library is not None
-    uniforms_B = uniforms_B.contiguous() if temperature else torch.full((rows,), -1.0, dtype=torch.float64)
-    own_B, sampled_B, wholes_B2 = torch.empty(rows), torch.empty(rows), torch.empty((rows, 2), dtype=torch.float64)
-    out = Sampled(torch.empty(rows, dtype=torch.int64), own_B, sampled_B, wholes_B2=wholes_B2)
-    limit = min(vocab_size or vocab, vocab)
-    words = 0 if allowed_BW is None else allowed_BW.shape[1]
-    mask_BW = None if allowed_BW is None else allowed_BW.contiguous()
-    library.draw(
-        logits_BV.data_ptr(), rows, vocab, min(limit, 32 * words) if words else limit,
-        None if mask_BW is None else mask_BW.data_ptr(), words, temperature or 1.0, uniforms_B.data_ptr(),
-        out.tokens_B.data_ptr(), own_B.data_ptr(), sampled_B.data_ptr(), wholes_B2.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    return out
-
-
-def _draw_again_natively(
-    drawn: Sampled,
-    rows: Sequence[int],
-    logits_BV: Tensor,
-    uniforms_R: Tensor,
-    temperature: float,
-    vocab_size: int | None,
-    allowed_RW: Tensor,
-) -> None:
-    library, vocab, wholes_B2 = _library(), logits_BV.shape[1], drawn.wholes_B2
-    assert library is not None and wholes_B2 is not None
-    count, words = allowed_RW.shape
-    if not temperature:
-        uniforms_R = torch.full((count,), -1.0, dtype=torch.float64)
-    places_R = torch.tensor(rows)
-    library.draw_again(
-        logits_BV.data_ptr(), places_R.data_ptr(), count, vocab, min(vocab_size or vocab, vocab, 32 * words),
-        allowed_RW.data_ptr(), words, temperature or 1.0, uniforms_R.data_ptr(), drawn.tokens_B.data_ptr(),
-        drawn.logprobs_B.data_ptr(), drawn.sampled_logprobs_B.data_ptr(), wholes_B2.data_ptr(),
-        torch.get_num_threads(),
-    )  # fmt: skip
 
 
 def _draw_truncated(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,78 @@
+"""`fitted.c` against the definition in fitted.py: the same bits, whatever the weights and however they are cut."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwill.model import native_library
+from qwill.model.fitted import RANGES, fit_minima
+from qwill.model.packed import Codes
+
+pytestmark = pytest.mark.skipif(native_library.libraries() is None, reason="no C compiler: there is no other form")
+
+EDGES = [0.0, -0.0, 1e-45, -1e-30, 6e-8, 1.5, -7.0, 65504.0, -65520.0, 1e6, 3e38, -3e38, torch.inf, -torch.inf, torch.nan]
+
+
+def defined(w: torch.Tensor) -> Codes:
+    native_library.enable(False)
+    try:
+        return fit_minima(w)
+    finally:
+        native_library.enable(True)
+
+
+def bits(codes: Codes) -> list[torch.Tensor]:
+    assert codes.zero is not None and codes.minimum is not None
+    return [codes.values, codes.zero, *(t.view(torch.int16) for t in (codes.scale, codes.minimum))]
+
+
+@given(
+    rows=st.integers(1, 40), groups=st.integers(1, 5), size=st.integers(-9, 36), offset=st.floats(-100, 100),
+    edges=st.lists(st.sampled_from(EDGES), max_size=6), rounded=st.booleans(), seed=st.integers(0, 999),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)  # fmt: skip
+def test_both_forms_give_the_same_bits(
+    rows: int, groups: int, size: int, offset: float, edges: list[float], rounded: bool, seed: int, dtype: torch.dtype
+) -> None:
+    """Of any spread and offset, with ties (whole numbers), and with what is no number or too large."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(rows, 32 * groups, generator=generator) + offset
+    w = (w.round() if rounded else w * 10.0**size).to(dtype)
+    for value in edges:
+        i, j = (int(torch.randint(n, (1,), generator=generator)) for n in w.shape)
+        w[i, j : j + int(torch.randint(1, 40, (1,), generator=generator))] = value
+    for mine, wanted in zip(bits(fit_minima(w)), bits(defined(w)), strict=True):
+        assert torch.equal(mine, wanted)
+
+
+def test_many_rows_on_two_threads_and_rows_that_lie_apart() -> None:
+    w = torch.randn(3000, 160, generator=torch.Generator().manual_seed(1))[::2, :96]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = bits(fit_minima(w))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, bits(defined(w)), strict=True))
+    pieces = [bits(fit_minima(part)) for part in w.split(7)]
+    assert all(torch.equal(a, torch.cat(b)) for a, b in zip(found, zip(*pieces, strict=True), strict=True))
+
+
+def test_the_codes_are_the_best_of_the_ranges() -> None:
+    """Worked out in float64, group by group, as the paper form says: of every range the nearest codes, the least
+    squares for them, the codes nearest to those, and again; of all that the least error."""
+    w = torch.randn(60, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    error = (fit_minima(w.float()).dense(torch.float64) - w).square().sum(1)
+    for row, got in zip(w, error.tolist(), strict=True):
+        found = []
+        for part in RANGES:
+            step = (row.max() - row.min()) * part / 15
+            start = (row.max() + row.min()) / 2 - step * 7.5
+            for _ in range(2):
+                q = ((row - start) / step).round().clamp(0, 15)
+                a = torch.stack((q, torch.ones_like(q)), 1)
+                step, start = torch.linalg.lstsq(a, row[:, None], driver="gelsd").solution[:, 0]
+                found.append(float((q * step + start - row).square().sum()))
+        # Steps and starts are halves there, which costs at most a little, and sometimes gives other codes.
+        assert got <= min(found) * 1.02

@@ -16,7 +16,7 @@ from qwill.engine import native
 from qwill.engine.executor import Step
 from qwill.engine.native import NativeExecutor
 from qwill.engine.native_weights import BYTES, SPAN, Matrix, lay_out
-from qwill.model.fitted import from_bytes
+from qwill.model.byte_scales import from_bytes
 from qwill.model.ggml_blocks import BLOCKS, CODED, codes, dequantize
 from qwill.model.packed import Codes
 from qwill.model.project import Quantized

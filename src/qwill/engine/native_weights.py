@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qwill.base.native_build import compile_library
-from qwill.model.fitted import as_bytes, from_bytes
+from qwill.model.byte_scales import as_bytes, from_bytes
 from qwill.model.packed import Codes
 from qwill.model.project import Quantized
 
@@ -82,7 +82,7 @@ def lay_out(codes: Codes, half: int, fresh: Callable[..., Tensor]) -> tuple[Code
 
 def _held(parts: list[Tensor]) -> tuple[int, list[Tensor], list[Tensor]]:
     """How scales (and minima) [E, C, G] lie, and what of them: as bytes with base and step [E, C, 1] of every row, if
-    they are such (`fitted.py`); as half floats, if those hold them; else as floats."""
+    they are such (`byte_scales.py`); as half floats, if those hold them; else as floats."""
     if len(parts) == 2 and all(part.dtype == torch.float32 for part in parts):
         found = [as_bytes(part) for part in parts]
         if all(torch.equal(from_bytes(*of), part) for of, part in zip(found, parts, strict=True)):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qwill.base.errors import ModelError
+from qwill.model.byte_scales import with_byte_scales
 from qwill.model.fitted import fit_minima
 from qwill.model.packed import Codes
 from qwill.model.project import Quantized
@@ -45,7 +46,9 @@ def hold(model: Transformer, bits: int) -> None:
 
 def round_to(weight_OI: Tensor, bits: int) -> Codes:
     """8 bits with a scale, or 4 with a scale and a minimum, for each group of 32."""
-    return fit_minima(weight_OI) if bits == 4 else quantize(weight_OI, BYTES, torch.float16)
+    if bits == 4:
+        return with_byte_scales(fit_minima(weight_OI), weight_OI)
+    return quantize(weight_OI, BYTES, torch.float16)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ SOURCES = {
     "delta.c": [ROWS, ("chunk.h", "qwill.model")],
     "gates.c": [ROWS],
     "blocks.c": [],
+    "fitted.c": [ROWS, ATTEND],
 }
 
 _enabled = os.environ.get("QWILL_NATIVE", "1") != "0"

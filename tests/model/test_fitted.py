@@ -1,4 +1,4 @@
-"""`fitted.c` against the definitions in fitted.py and byte_scales.py: the same bits, whatever the weights and their cuts."""
+"""`fitted.c` against the definitions in fitted.py and byte_scales.py: the same bits, whatever the weights."""
 
 import pytest
 import torch

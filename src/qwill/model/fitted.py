@@ -1,7 +1,8 @@
 """Four bits with a scale and a minimum for each group of 32, fitted: what `held.hold` makes of floats for computing.
 
-Like GGML's Q4_1 in what it can say (byte_scales.py makes less of it), and better than rounding to the even grid between a group's ends: several ranges
-are tried, each with the scale and the minimum of least squares for its codes (as llama.cpp's `make_qkx2_quants` does).
+Like GGML's Q4_1 in what it can say (byte_scales.py makes less of it), and better than rounding to the even grid between
+a group's ends: several ranges are tried, each with the scale and the minimum of least squares for its codes (as
+llama.cpp's `make_qkx2_quants` does).
 `fitted.c` does the same on a CPU, to the same bits.
 
 Shape suffixes: O rows (outputs), I columns (inputs), S columns of a group, N groups.

@@ -132,7 +132,6 @@ class Speculation:
         assert self._model.hidden_ND is not None
         self._head.keep(step, self._model.hidden_ND)
         rest = [piece for piece in pieces if piece.sequence not in self._ahead]
-        self._ahead.clear()
         self._through(rest, tables, drafting=False)
 
     def _run(self, pieces: Sequence[Piece], tables: NDArray[np.int32]) -> dict[Sample, list[Tensor]]:

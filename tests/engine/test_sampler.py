@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from qwill.base.errors import ConfigError
-from qwill.engine.edits import Seen, penalise
+from qwill.engine import native_sampler
+from qwill.engine.edits import Seen, penalise, with_penalties
 from qwill.engine.randomness import uniforms
-from qwill.engine.sampler import Sampling, sample
-from qwill.model import ops
+from qwill.engine.sampler import Sampled, Sampling, sample, sample_again
+from qwill.model import native, ops
 
 
 @pytest.fixture(autouse=True, params=["native", "torch"])
@@ -159,9 +160,7 @@ def test_penalties_change_what_is_drawn_and_not_the_models_own_log_probability()
     seen.add(2)
 
     def draw(u, sampling):
-        edited = logits.clone()
-        penalise(edited, [sampling], [seen])
-        return sample(logits, u, sampling, None, edited)
+        return sample(logits, u, sampling, None, with_penalties(logits, [sampling], [seen]))
 
     none = torch.zeros(1, dtype=torch.float64)
     greedy = {"temperature": 0.0}
@@ -208,12 +207,15 @@ def test_penalties_and_bias_of_a_batch_are_those_of_each_row(data):
         for _ in rows
     ]  # fmt: skip
     logits = logits_like(data.draw(st.integers(0, 9)), len(rows), 20)
-    got, seen = logits.clone(), []
+    seen: list[Seen | None] = []
     for (prompt, output), sampling in zip(rows, settings, strict=True):
         seen.append(Seen(prompt) if sampling.penalises else None)
         for token in output if sampling.penalises else ():
             seen[-1].add(token)
-    penalise(got, settings, seen)
+    got, defined = with_penalties(logits, settings, seen), logits.clone()
+    penalise(defined, settings, seen)
+    if not any(s.logit_bias for s in settings):
+        assert torch.equal(got, defined)  # native or not, to the last bit
     for (prompt, output), s, before, after in zip(rows, settings, logits.tolist(), got.tolist(), strict=True):
         for i, value in enumerate(before):
             if i in prompt or i in output:
@@ -254,10 +256,33 @@ def test_masked_draws_are_those_of_logits_that_were_edited(data):
 
 def test_the_native_sampler_is_there_where_others_are():
     """A source that doesn't compile would go unnoticed: the definition does the same."""
-    from qwill.engine import sampler
     from qwill.model import native_library
 
-    assert (sampler._library() is None) == (native_library.libraries() is None)
+    assert (native_sampler.library() is None) == (native_library.libraries() is None)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_edited_logits_are_drawn_from_as_the_definition_does(data):
+    """Natively or not: the same tokens and log-probabilities, with ids beyond the vocabulary and some forbidden."""
+    vocab = data.draw(st.sampled_from([1, 255, 256, 700]))
+    logits = logits_like(vocab, 5, vocab + data.draw(st.sampled_from([0, 40])))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    edited = logits - 3 * torch.rand(logits.shape, generator=generator)
+    edited[torch.rand(logits.shape, generator=generator) < data.draw(st.sampled_from([0.0, 0.6]))] = float("-inf")
+    edited[:, 0] = 0.0
+    u = torch.rand(5, generator=generator, dtype=torch.float64)
+    sampling = Sampling(temperature=data.draw(st.sampled_from([0.0, 0.7, 1.0])))
+    got = sample(logits, u, sampling, vocab, edited)
+    native.enable(False)
+    try:
+        expected = sample(logits, u, sampling, vocab, edited)
+    finally:
+        native.enable(True)
+    same = got.tokens_B == expected.tokens_B  # but for a uniform within rounding of a border
+    assert int((~same).sum()) <= 1
+    for name in ("logprobs_B", "sampled_logprobs_B"):
+        torch.testing.assert_close(getattr(got, name)[same], getattr(expected, name)[same], atol=1e-5, rtol=0)
 
 
 def test_a_mask_narrower_than_the_row_forbids_the_rest():
@@ -266,3 +291,45 @@ def test_a_mask_narrower_than_the_row_forbids_the_rest():
         u = torch.tensor([0.99], dtype=torch.float64)
         got = sample(logits, u, sampling, None, None, bits(torch.ones(1, 64) > 0))
         assert int(got.tokens_B) in range(59, 64)
+
+
+def test_a_mask_that_forbids_nothing_changes_nothing_to_the_last_bit():
+    """Both ways sum the whole vocabulary; ids behind its end count in the full distribution, likely or not."""
+    for vocab, size, beyond in ((3000, 3000, 0), (3000, 2900, -3), (3000, 2900, 9), (1000, 13, 0), (512, 256, 0)):
+        logits = logits_like(vocab + size, 50, vocab)
+        logits[:, size:] += beyond
+        u = torch.from_numpy(uniforms(size, 0, np.arange(50), 0))
+        all_BW = bits(torch.ones(50, size + 32) > 0)
+        for sampling in (Sampling(), Sampling(temperature=0.7), Sampling(temperature=0)):
+            free, masked = sample(logits, u, sampling, size), sample(logits, u, sampling, size, None, all_BW)
+            assert torch.equal(free.tokens_B, masked.tokens_B)
+            if free.wholes_B2 is not None:  # the definition sums what may be drawn, then everything
+                assert torch.equal(free.wholes_B2, masked.wholes_B2)
+                assert torch.equal(free.logprobs_B, masked.logprobs_B)
+                assert torch.equal(free.sampled_logprobs_B, masked.sampled_logprobs_B)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    seed=st.integers(0, 1000), vocab=st.integers(1, 700), spare=st.integers(0, 300), share=st.sampled_from([0, 0.3, 1]),
+    temperature=st.sampled_from([0.0, 0.7, 1.0]), padded=st.booleans(), data=st.data(),
+)  # fmt: skip
+def test_rows_drawn_again_are_drawn_as_if_they_were_alone_and_the_others_stay(
+    seed, vocab, spare, share, temperature, padded, data
+):
+    generator = torch.Generator().manual_seed(seed)
+    logits = logits_like(seed, 7, vocab + spare)
+    u, again_u = torch.rand(2, 7, generator=generator, dtype=torch.float64)
+    rows = sorted(data.draw(st.sets(st.integers(0, 6), min_size=1)))
+    allowed = torch.rand(len(rows), vocab, generator=generator) < share
+    allowed[torch.arange(len(rows)), torch.randint(vocab, (len(rows),), generator=generator)] = True
+    mask_RW = torch.nn.functional.pad(bits(allowed), (0, int(padded)), value=-1)
+    sampling = Sampling(temperature=temperature)
+    first = sample(logits, u, sampling, vocab)
+    kept = Sampled(first.tokens_B.clone(), first.logprobs_B.clone(), first.sampled_logprobs_B.clone())
+    got = sample_again(first, rows, logits, again_u[rows], sampling, vocab, mask_RW)
+    alone = sample(logits[rows], again_u[rows], sampling, vocab, None, mask_RW)
+    for name in ("tokens_B", "logprobs_B", "sampled_logprobs_B"):
+        expected = getattr(kept, name).clone()
+        expected[rows] = getattr(alone, name)
+        assert torch.equal(getattr(got, name), expected), name

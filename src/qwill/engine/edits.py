@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qwill.engine import native_sampler
 from qwill.engine.sampling import Sampling
 
 
@@ -40,8 +41,21 @@ class Seen:
         return self._counts[: len(self._place)]
 
 
+def with_penalties(logits_BV: Tensor, settings: Sequence[Sampling], seen: Sequence[Seen | None]) -> Tensor:
+    """A copy with penalties for what each row's sequence holds, and its bias."""
+    if native_sampler.suits(logits_BV):
+        edited_BV = native_sampler.penalised(logits_BV, settings, seen)
+    else:
+        edited_BV = logits_BV.clone()
+        penalise(edited_BV, settings, seen)
+    for row_V, sampling in zip(edited_BV, settings, strict=True):
+        for token, bias in sampling.logit_bias.items():
+            row_V[token] += bias
+    return edited_BV
+
+
 def penalise(logits_BV: Tensor, settings: Sequence[Sampling], seen: Sequence[Seen | None]) -> None:
-    """Penalties for what each row's sequence holds, then its bias; in place."""
+    """Penalties for what each row's sequence holds; in place."""
     rows = [(i, settings[i], s) for i, s in enumerate(seen) if s is not None]
     if rows:
         sizes = [len(s.ids) for _, _, s in rows]
@@ -60,9 +74,6 @@ def penalise(logits_BV: Tensor, settings: Sequence[Sampling], seen: Sequence[See
         values_E = logits_BV[row_E, id_E]
         values_E = torch.where(values_E > 0, values_E / repetition_E, values_E * repetition_E)
         logits_BV[row_E, id_E] = values_E - less_E
-    for row_V, sampling in zip(logits_BV, settings, strict=True):
-        for token, bias in sampling.logit_bias.items():
-            row_V[token] += bias
 
 
 def allow(

@@ -5,22 +5,19 @@ on its own, so what is chosen for a sequence depends on its logits and its unifo
 rows, V vocabulary, C candidates, P blocks.
 """
 
-import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwill.base.native_build import compile_library
+from qwill.engine import native_sampler
 from qwill.engine.sampling import Sampling
-from qwill.model import native, native_library
 
 BLOCK = 64  # the cumulative sum is searched in two levels: V/BLOCK block sums, then one block
 FIRST_CANDIDATES = 128  # enough for most top-p nuclei; rows that need more are sorted again with more
-__all__ = ["Sampled", "Sampling", "sample", "support"]
+__all__ = ["Sampled", "Sampling", "sample", "sample_again", "support"]
 
 
 @dataclass(frozen=True)
@@ -30,13 +27,15 @@ class Sampled:
     `logprobs` is log_softmax(logits / temperature) of the model's own logits over the whole vocabulary
     (temperature 1 when greedy), which is what a trainer recomputes. `sampled_logprobs` is that of the
     distribution really drawn from: after penalties, truncation and a vocabulary limit; it is 0 when greedy.
-    Without any of these the two are the same. `support`: see `support`, if it was asked for.
+    Without any of these the two are the same. `support`: see `support`, if it was asked for. `wholes_B2`: what
+    `sample_again` needn't sum again, if there is something.
     """
 
     tokens_B: Tensor
     logprobs_B: Tensor
     sampled_logprobs_B: Tensor
     support: list[list[tuple[int, int]]] | None = None
+    wholes_B2: Tensor | None = None
 
 
 def sample(
@@ -53,9 +52,10 @@ def sample(
     `vocab_size` on (a padded embedding's spare rows) are never drawn, nor those without a bit in `allowed_BW` (int32,
     the least significant bit first; at least one of each row must be set). Greedy takes the lowest id among equals.
     """
-    plain = edited_BV is None and not sampling.truncates
-    if plain and native.suits(logits_BV) and _library() is not None:
-        return _draw_natively(logits_BV.contiguous(), uniforms_B, sampling.temperature, vocab_size, allowed_BW)
+    whole = sampling.temperature == 0 or not sampling.truncates  # truncation keeps the likeliest token
+    if whole and (edited_BV is None or allowed_BW is None) and native_sampler.suits(logits_BV):
+        found = native_sampler.draw(logits_BV, edited_BV, uniforms_B, sampling.temperature, vocab_size, allowed_BW)
+        return Sampled(*found[:3], wholes_B2=found[3])
     if allowed_BW is not None:
         edited_BV = _masked(logits_BV if edited_BV is None else edited_BV, allowed_BW)
     warm = sampling.temperature in (0, 1)
@@ -75,6 +75,30 @@ def sample(
         if drawn_BV is own_BV:
             return Sampled(tokens_B, sampled_B, sampled_B)
     return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
+
+
+def sample_again(
+    drawn: Sampled,
+    rows: Sequence[int],
+    logits_BV: Tensor,
+    uniforms_R: Tensor,
+    sampling: Sampling,
+    vocab_size: int | None,
+    allowed_RW: Tensor,
+) -> Sampled:
+    """`drawn`, which `sample` drew from the logits as they are, with these rows drawn once more, now under masks: as
+    `sample` would with `logits_BV[rows]`, but nothing is copied. `drawn` itself may change."""
+    if drawn.wholes_B2 is not None and logits_BV.is_contiguous():
+        out = (drawn.tokens_B, drawn.logprobs_B, drawn.sampled_logprobs_B, drawn.wholes_B2)
+        native_sampler.draw_again(out, rows, logits_BV, uniforms_R, sampling.temperature, vocab_size, allowed_RW)
+        return drawn
+    again = sample(logits_BV[rows], uniforms_R, sampling, vocab_size, None, allowed_RW)
+    at_R = torch.tensor(rows, device=logits_BV.device)
+    return Sampled(
+        drawn.tokens_B.index_copy(0, at_R, again.tokens_B),
+        drawn.logprobs_B.index_copy(0, at_R, again.logprobs_B),
+        drawn.sampled_logprobs_B.index_copy(0, at_R, again.sampled_logprobs_B),
+    )
 
 
 def unpacked(bits_BW: Tensor, vocab: int) -> Tensor:
@@ -112,34 +136,6 @@ def _draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
     inside_B1 = (target_B1 - before_B[:, None]).minimum(inside_BC[:, -1:] * (1 - 1e-12))
     tokens_B = block_B * BLOCK + (inside_BC <= inside_B1).sum(dim=1)
     return tokens_B, _at(logits_BV, tokens_B) - top_B - total_B.log().float()
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    return compile_library("sampler.c", "qwill.engine", native_library.ROWS)
-
-
-def _draw_natively(
-    logits_BV: Tensor, uniforms_B: Tensor, temperature: float, vocab_size: int | None, allowed_BW: Tensor | None
-) -> Sampled:
-    """`_draw` and greedy choice in `sampler.c`: one sweep where PyTorch makes eight."""
-    library, (rows, vocab) = _library(), logits_BV.shape
-    assert library is not None
-    uniforms_B = uniforms_B.contiguous() if temperature else torch.full((rows,), -1.0, dtype=torch.float64)
-    out = Sampled(torch.empty(rows, dtype=torch.int64), torch.empty(rows), torch.empty(rows))
-    limit = min(vocab_size or vocab, vocab)
-    words = 0 if allowed_BW is None else allowed_BW.shape[1]
-    if allowed_BW is not None and 32 * words < limit:
-        limit = 32 * words
-    sizes = [ctypes.c_int64(size) for size in (rows, vocab, limit)]
-    mask = None if allowed_BW is None else allowed_BW.contiguous()
-    pointers = [uniforms_B, out.tokens_B, out.logprobs_B, out.sampled_logprobs_B]
-    library.draw(
-        ctypes.c_void_p(logits_BV.data_ptr()), *sizes, ctypes.c_void_p(None if mask is None else mask.data_ptr()),
-        ctypes.c_int64(words), ctypes.c_float(temperature or 1.0),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in pointers), torch.get_num_threads(),
-    )  # fmt: skip
-    return out
 
 
 def _draw_truncated(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -161,8 +161,9 @@ def test_drafts_are_the_definitions_after_all_that_can_happen(kind):
 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_a_head_that_is_right_gives_several_tokens_a_pass(kind, temperature):
-    model, outs = knowing(kind), []
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_that_is_right_gives_several_tokens_a_pass(kind, temperature, dtype):
+    model, outs = knowing(kind).to(dtype), []
     sampling = Sampling(max_tokens=41, temperature=temperature)
     for engine in (engine_of(model, 0), engine_of(model, 4)):
         engine.add(Request("a", [1, 2, 3], sampling))

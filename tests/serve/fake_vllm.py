@@ -36,6 +36,9 @@ vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.25
 # HELP vllm:cache_config_info Information of the LLMEngine CacheConfig
 # TYPE vllm:cache_config_info gauge
 vllm:cache_config_info{block_size="128",num_gpu_blocks="64"} 1.0
+# HELP vllm:spec_decode_num_accepted_tokens_total Number of accepted tokens.
+# TYPE vllm:spec_decode_num_accepted_tokens_total counter
+vllm:spec_decode_num_accepted_tokens_total{engine="0",model_name="tiny"} 30.0
 # HELP vllm:request_queue_time_seconds_sum Histogram of time spent in WAITING phase for request.
 # TYPE vllm:request_queue_time_seconds_sum untyped
 vllm:request_queue_time_seconds_sum{engine="0",model_name="tiny"} 1.5

@@ -202,6 +202,8 @@ def test_metrics_are_ours_and_vllms(theirs: Server) -> None:
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]
     assert len(names) == len(set(names))
     assert {"vllm:prompt_tokens_total", "vllm:request_queue_time_seconds_sum"} & set(names) or "queue_time" in text
+    accepted = 'vllm:spec_decode_num_accepted_tokens_total{model_name="tiny"} 30.0'  # what it drafted is ours to tell
+    until(lambda: accepted in theirs.client.get("/metrics").text.splitlines())
 
 
 def test_merged_metrics_keep_one_of_each() -> None:

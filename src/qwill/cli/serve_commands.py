@@ -39,10 +39,13 @@ from qwill.cli.groups import Itself, examples
     help="How keys and values are kept.  [default: as --dtype; float16 beside integer weights]",
 )
 @click.option(
-    "--speculate", metavar="ngram|MODEL",
-    help="Check several drafted tokens a pass: found earlier in the text, or drafted by a smaller MODEL.",
+    "--speculate", metavar="ngram|mtp|MODEL",
+    help="Check several drafted tokens a pass: found earlier in the text, from the model's own MTP head, or from a "
+    "smaller MODEL.",
 )
-@click.option("--speculate-tokens", type=click.IntRange(min=1), help="Most drafted at once.  [default: 8; MODEL 4]")
+@click.option(
+    "--speculate-tokens", type=click.IntRange(min=1), help="Most drafted at once.  [default: 8; mtp 3; MODEL 4]"
+)
 @click.option("--device", default="cpu", show_default=True, help="Where the models run: cpu, cuda, …")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads of an engine; 0: all.")
 @click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Requests that may wait.")

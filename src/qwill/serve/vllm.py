@@ -324,12 +324,17 @@ class VllmClient:
         if used is None or blocks is None:
             return
         total = int(blocks[1])
-        preempted = float(found.get("vllm:num_preemptions_total", ("", "0"))[1])
-        hits = float(found.get("vllm:prefix_cache_hits_total", ("", "0"))[1])
+        counts = (
+            "num_preemptions", "prefix_cache_hits", "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens",
+        )  # fmt: skip
+        preempted, hits, drafted, accepted = (
+            int(float(found.get(f"vllm:{name}_total", ("", "0"))[1])) for name in counts
+        )
         free = total - round(float(used[1]) * total)
         self._cache = EngineStats(
-            blocks_free=free, blocks_total=total, preemptions=int(preempted), cached_tokens=int(hits)
-        )
+            blocks_free=free, blocks_total=total, preemptions=preempted, cached_tokens=hits,
+            drafted=drafted, accepted=accepted,
+        )  # fmt: skip
 
     def _fail_all(self, error: EngineDied) -> None:
         streams, self._streams = list(self._streams.values()), {}

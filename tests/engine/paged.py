@@ -14,8 +14,10 @@ class Paged:
         shuffled = torch.randperm(sequences * width, generator=torch.Generator().manual_seed(1))
         self.tables = shuffled.int().view(sequences, width)
 
-    def append(self, pieces):
-        """Sequence → its next tokens; logits after the last token of each, in the order given."""
+    def append(self, pieces, drafted=None):
+        """Sequence → its next tokens; logits after the last token of each, in the order given. `drafted` of them may
+        yet not count; those that do are told to `settle`."""
+        drafted = drafted or {}
         lengths = torch.tensor([self.lengths[i] for i in pieces])
         sizes = [0, *map(len, pieces.values())]
         borders = torch.tensor(sizes).cumsum(0, dtype=torch.int32)
@@ -25,10 +27,17 @@ class Paged:
             cu_seqlens=borders, lengths_R=lengths, tables_RM=self.tables[list(pieces)],
             states_R=torch.tensor([i if self.has_states else -1 for i in pieces]),
             rows=borders[1:].long() - 1, adapters_R=torch.tensor([self.adapters[i] for i in pieces]),
+            drafts_R=torch.tensor([drafted.get(i, 0) for i in pieces]) if drafted else None,
         )  # fmt: skip
         for i, piece in pieces.items():
-            self.lengths[i] += len(piece)
+            self.lengths[i] += len(piece) - drafted.get(i, 0)
         return self.executor.run(step).clone()
+
+    def settle(self, taken):
+        """So many of the drafted tokens of these sequences count."""
+        self.executor.settle({i: count for i, count in taken.items() if count})
+        for i, count in taken.items():
+            self.lengths[i] += count
 
     def copy(self, source, target):
         self.executor.copy_blocks(self.tables[source].tolist(), self.tables[target].tolist())

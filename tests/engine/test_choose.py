@@ -14,12 +14,14 @@ from test_constrain import MERGED
 from tiny import byte_tokenizer
 
 from qwill.base.errors import DataError
-from qwill.engine.choose import choose
+from qwill.engine.choose import AGAIN, DRAWS, FIRST, choose, randoms
 from qwill.engine.constraint import Constraint, check
+from qwill.engine.randomness import uniforms
 from qwill.engine.replies import Running
 from qwill.engine.request import Request
-from qwill.engine.sampler import Sampling
+from qwill.engine.sampler import Sampling, sample
 from qwill.engine.scheduler import Sequence
+from qwill.model import ops
 
 pytest.importorskip("llguidance")
 from qwill.engine.constrain import Guide
@@ -99,3 +101,46 @@ def test_a_constraint_that_fails_is_one_replys_own_matter():
     assert not broken._matcher.consume_token(ord("0"))  # the matcher is in its error state now
     list(choose(group, [0, 0, 0], torch.zeros(1, VOCAB), VOCAB))
     assert [bool(reply.failure) for reply in group] == [False, True, False]
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("spare", [0, 90])
+def test_checked_draws_are_those_of_the_definition(native, temperature, spare):
+    """Drawn among all with a stream's first number; where that may not come, under the mask with another: the same
+    tokens and log-probabilities to the last bit, whoever else is refused."""
+    ops.use_native(native)
+    try:
+        generator = torch.Generator().manual_seed(spare)
+        logits = torch.randn(30, VOCAB + spare, generator=generator) * 2
+        sampling = Sampling(temperature=temperature)
+        letters, most = Constraint("regex", "[a-z ]+"), Constraint("regex", "[^a]")
+        group = [*replies(15, letters, sampling), *replies(15, most, sampling)]
+        rows = torch.randperm(30, generator=generator).tolist()
+        numbers = [randoms(group, purpose) for purpose in (FIRST, AGAIN)]
+        masks = torch.from_numpy(np.stack([reply.guide.mask() for reply in group]))
+        first = sample(logits[rows], numbers[0], sampling, VOCAB)
+        again = sample(logits[rows], numbers[1], sampling, VOCAB, None, masks)
+        may = torch.tensor([reply.guide.allows(t) for reply, t in zip(group, first.tokens_B.tolist(), strict=True)])
+        assert 5 < int(may.sum()) < 25
+        ((part, own_BV, drawn),) = choose(group, rows, logits, VOCAB)
+        assert part == group and torch.equal(own_BV, logits[rows])
+        for name in ("tokens_B", "logprobs_B", "sampled_logprobs_B"):
+            assert torch.equal(getattr(drawn, name), torch.where(may, getattr(first, name), getattr(again, name))), name
+    finally:
+        ops.use_native(True)
+
+
+def uniform(reply, purpose, place=0):
+    request = reply.running.request
+    return float(uniforms(request.seed, request.stream, reply.sequence.sample, place, purpose))
+
+
+def test_a_replys_random_numbers_are_its_own_in_every_order():
+    group = [*replies(3, Constraint("regex", "[a-z ]+"), Sampling()), *replies(2, None, Sampling())]
+    for produced in ([0, 5, 63, 64, 200], [DRAWS, 7, 64, 64, 201], [1, 8, 65, 2 * DRAWS, 0]):
+        for reply, place in zip(group, produced, strict=True):
+            reply.produced = place
+        for part, purpose in ((group[1:2], AGAIN), (group, FIRST), (group, AGAIN), (group[::-1], FIRST)):
+            assert randoms(part, purpose).tolist() == [uniform(r, purpose, r.produced) for r in part]
+        assert randoms(group, AGAIN, 3).tolist() == [uniform(r, AGAIN, r.produced + 3) for r in group]

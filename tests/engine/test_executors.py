@@ -91,6 +91,47 @@ def test_logits_are_those_of_the_definition(kind, name):
         assert float(difference) <= 1e-5 * float(expected.abs().max())
 
 
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_states_are_those_behind_the_drafted_tokens_that_count(data):
+    """Wrong and right drafts, of some sequences in any company: states, and all that is computed from them, are those
+    of an executor that never computed any other token. Up to a pass's end they are those before the drafts."""
+    model = redrawn(OTHERS[data.draw(st.sampled_from(["qwen3_next", "qwen3_5_text"]))], seed=1)
+    if data.draw(st.booleans()):
+        model = model.double()
+    count, vocab = data.draw(st.integers(1, 4)), model.config.vocab_size
+    true = [ids_like(i, 60, vocab) for i in range(count)]
+    drafting, plain = (Paged(TorchExecutor, model, count, 60, block_size=4) for _ in range(2))
+    for turn in range(data.draw(st.integers(1, 4))):
+        chosen = data.draw(st.lists(st.integers(0, count - 1), min_size=1, unique=True))
+        pieces, drafts, taken = {}, {}, {}
+        for i in chosen:
+            start, own = drafting.lengths[i], data.draw(st.sampled_from([1, 1, 3]))
+            drafts[i] = data.draw(st.integers(0, 5))
+            taken[i] = data.draw(st.integers(0, drafts[i]))
+            wrong = ids_like(99 + turn, drafts[i] - taken[i], vocab)
+            pieces[i] = true[i][start : start + own + taken[i]] + wrong
+        got = drafting.append(pieces, drafts)
+        before = {i: true[i][plain.lengths[i] : drafting.lengths[i]] for i in chosen}
+        plain.append(before)
+        held = [paged.executor._cache for paged in (drafting, plain)]
+
+        def apart(held=held):
+            kinds = [(kind[n][:count].double() for kind in (c.states, c.inputs) for n in c.states) for c in held]
+            return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*kinds, strict=True))
+
+        assert apart() <= 1e-5
+        if any(taken.values()):
+            drafting.settle(taken)
+            plain.append({i: true[i][plain.lengths[i] : drafting.lengths[i]] for i in chosen if taken[i]})
+        assert apart() <= 1e-5 and drafting.lengths == plain.lengths
+        with torch.inference_mode():
+            for row, i in zip(got, chosen, strict=True):
+                whole = true[i][: drafting.lengths[i]] + pieces[i][len(pieces[i]) - drafts[i] + taken[i] :]
+                expected = model.logits(torch.tensor([whole]))[0, -1]
+                assert float((row - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_samples_of_one_prompt_share_its_state(name):
     """Fewer slots than samples, so that some start from a snapshot of the prompt: every one is the greedy reply."""

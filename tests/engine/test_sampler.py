@@ -8,7 +8,7 @@ from scipy import stats
 from qwill.base.errors import ConfigError
 from qwill.engine.edits import Seen, penalise
 from qwill.engine.randomness import uniforms
-from qwill.engine.sampler import Sampling, sample
+from qwill.engine.sampler import Sampled, Sampling, sample, sample_again
 from qwill.model import ops
 
 
@@ -266,3 +266,45 @@ def test_a_mask_narrower_than_the_row_forbids_the_rest():
         u = torch.tensor([0.99], dtype=torch.float64)
         got = sample(logits, u, sampling, None, None, bits(torch.ones(1, 64) > 0))
         assert int(got.tokens_B) in range(59, 64)
+
+
+def test_a_mask_that_forbids_nothing_changes_nothing_to_the_last_bit():
+    """Both ways sum the whole vocabulary; ids behind its end count in the full distribution, likely or not."""
+    for vocab, size, beyond in ((3000, 3000, 0), (3000, 2900, -3), (3000, 2900, 9), (1000, 13, 0), (512, 256, 0)):
+        logits = logits_like(vocab + size, 50, vocab)
+        logits[:, size:] += beyond
+        u = torch.from_numpy(uniforms(size, 0, np.arange(50), 0))
+        all_BW = bits(torch.ones(50, size + 32) > 0)
+        for sampling in (Sampling(), Sampling(temperature=0.7), Sampling(temperature=0)):
+            free, masked = sample(logits, u, sampling, size), sample(logits, u, sampling, size, None, all_BW)
+            assert torch.equal(free.tokens_B, masked.tokens_B)
+            if free.wholes_B2 is not None:  # the definition sums what may be drawn, then everything
+                assert torch.equal(free.wholes_B2, masked.wholes_B2)
+                assert torch.equal(free.logprobs_B, masked.logprobs_B)
+                assert torch.equal(free.sampled_logprobs_B, masked.sampled_logprobs_B)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    seed=st.integers(0, 1000), vocab=st.integers(1, 700), spare=st.integers(0, 300), share=st.sampled_from([0, 0.3, 1]),
+    temperature=st.sampled_from([0.0, 0.7, 1.0]), padded=st.booleans(), data=st.data(),
+)  # fmt: skip
+def test_rows_drawn_again_are_drawn_as_if_they_were_alone_and_the_others_stay(
+    seed, vocab, spare, share, temperature, padded, data
+):
+    generator = torch.Generator().manual_seed(seed)
+    logits = logits_like(seed, 7, vocab + spare)
+    u, again_u = torch.rand(2, 7, generator=generator, dtype=torch.float64)
+    rows = sorted(data.draw(st.sets(st.integers(0, 6), min_size=1)))
+    allowed = torch.rand(len(rows), vocab, generator=generator) < share
+    allowed[torch.arange(len(rows)), torch.randint(vocab, (len(rows),), generator=generator)] = True
+    mask_RW = torch.nn.functional.pad(bits(allowed), (0, int(padded)), value=-1)
+    sampling = Sampling(temperature=temperature)
+    first = sample(logits, u, sampling, vocab)
+    kept = Sampled(first.tokens_B.clone(), first.logprobs_B.clone(), first.sampled_logprobs_B.clone())
+    got = sample_again(first, rows, logits, again_u[rows], sampling, vocab, mask_RW)
+    alone = sample(logits[rows], again_u[rows], sampling, vocab, None, mask_RW)
+    for name in ("tokens_B", "logprobs_B", "sampled_logprobs_B"):
+        expected = getattr(kept, name).clone()
+        expected[rows] = getattr(alone, name)
+        assert torch.equal(getattr(got, name), expected), name

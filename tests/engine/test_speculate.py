@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from test_engine import MODELS, books_are_clean, collect, finish, same_or_near_tie
+from test_executors import OTHERS
 from test_sampler import SETTINGS, logits_like, reference
-from tiny import byte_tokenizer, tiny_model
+from tiny import byte_tokenizer, redrawn, tiny_model
 
 from qwill.base.errors import ConfigError
 from qwill.engine.engine import Engine, EngineSettings
@@ -145,14 +146,15 @@ def engines(model, speculate, draft=None, tokenizer=None, **rest):
 def test_replies_with_certain_drafts_are_those_without(data):
     """By look-up and by a draft model's likeliest: any company, few blocks, small budgets; greedy and drawn, with
     edits, stops and several samples. Tokens, log-probabilities and reasons are the same."""
-    model = MODELS[data.draw(st.sampled_from(["dense", "moe"]))]
+    model = MODELS[data.draw(st.sampled_from(["dense", "moe", "hybrid", "hybrid"]))]
     size = data.draw(st.sampled_from([1, 3, 4, 16]))
     by_model = data.draw(st.booleans())
     spec = DraftSpec("x", data.draw(st.integers(1, 4))) if by_model else NGRAM
-    draft = (MODELS[data.draw(st.sampled_from(["dense", "moe"]))], None) if by_model else None
+    draft = (MODELS[data.draw(st.sampled_from(["dense", "moe", "hybrid"]))], None) if by_model else None
     blocks = data.draw(st.integers(-(-40 // size), -(-60 // size) + 4))
     pair = engines(model, spec, draft, blocks=blocks, block_size=size, max_running=data.draw(st.integers(1, 5)),
-                   token_budget=data.draw(st.integers(5, 30)))  # fmt: skip
+                   token_budget=data.draw(st.integers(5, 30)),
+                   snapshots=data.draw(st.sampled_from([0, 1, 3, 32])))  # fmt: skip
     stem = data.draw(st.lists(st.integers(0, 96), min_size=1, max_size=5))
     requests = []
     for i in range(data.draw(st.integers(1, 5))):
@@ -212,11 +214,12 @@ def test_drafts_save_passes_and_their_scores_are_those_of_a_whole_pass():
         assert [t for t, _ in score.top] == row.topk(2).indices.tolist()
 
 
+@pytest.mark.parametrize("kind", ["dense", "hybrid"])
 @pytest.mark.parametrize("size", [4, 16])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_model_that_drafts_for_itself_is_always_right(size, temperature):
+def test_a_model_that_drafts_for_itself_is_always_right(kind, size, temperature):
     """Its cache is in step then: prompts that share a prefix, samples that fork, preemption, drafts of a grammar."""
-    model = MODELS["dense"]
+    model = MODELS[kind]
     engine = engines(model, DraftSpec("itself", 3), (model, None), block_size=size, blocks=-(-56 // size),
                      token_budget=12, max_running=4)[1]  # fmt: skip
     prompt = list(range(30))
@@ -230,19 +233,26 @@ def test_a_model_that_drafts_for_itself_is_always_right(size, temperature):
     assert told.accepted >= told.drafted - (1 if temperature else 0)  # a ratio of 1 − rounding may refuse
 
 
+def tiny_sample(kind):
+    """A model of four tokens."""
+    return tiny_model(kind, 4, seed=1) if kind == "dense" else redrawn(OTHERS["qwen3_next"].with_(vocab_size=4), seed=1)
+
+
 @pytest.mark.parametrize(
-    "sampling",
+    ("kind", "sampling"),
     [
-        Sampling(max_tokens=4, temperature=2.0),
-        Sampling(max_tokens=4, temperature=3.0, top_k=3, presence_penalty=0.9, logit_bias={2: 1.0}),
-        Sampling(max_tokens=4, temperature=2.5, top_p=0.8, frequency_penalty=-0.5, min_tokens=2),
+        ("dense", Sampling(max_tokens=4, temperature=2.0)),
+        ("dense", Sampling(max_tokens=4, temperature=3.0, top_k=3, presence_penalty=0.9, logit_bias={2: 1.0})),
+        ("dense", Sampling(max_tokens=4, temperature=2.5, top_p=0.8, frequency_penalty=-0.5, min_tokens=2)),
+        ("hybrid", Sampling(max_tokens=4, temperature=2.5)),
+        ("hybrid", Sampling(max_tokens=4, temperature=3.5, top_p=0.9, presence_penalty=0.9)),
     ],
     ids=str,
 )
-def test_replies_with_drawn_drafts_follow_the_models_law(sampling):
+def test_replies_with_drawn_drafts_follow_the_models_law(kind, sampling):
     """Every reply of four tokens, with what penalties, bias, truncation and stops do at each place."""
     vocab, prompt, count, stop = 4, [1, 3, 3], 3000, 0
-    model, other = tiny_model("dense", vocab, seed=1), tiny_model("dense", vocab, seed=1)
+    model, other = tiny_sample(kind), tiny_sample(kind)
     with torch.no_grad():
         head_VD = other.head_weight_VD
         head_VD.add_(torch.randn(head_VD.shape, generator=torch.Generator().manual_seed(4)) / 8)
@@ -315,7 +325,7 @@ def test_constraints_budgets_and_stop_texts_hold_with_drafts():
             books_are_clean(engine)
         assert engine.stats().accepted > 60
         plain = engines(model, None, None, tokenizer, blocks=150, max_running=6)[0]
-        plain._speculation = None  # what a grammar forces is drafted without being asked for
+        plain._speculation.want = lambda *all: None  # what a grammar forces is drafted without being asked for
         for request in requests:
             plain.add(request)
         outs[0] = finish(plain)
@@ -348,9 +358,7 @@ def test_speculation_that_cannot_be_had_is_refused():
     tokenizer, dense = byte_tokenizer(), MODELS["dense"]
     sized = tiny_model("dense", tokenizer.padded_vocab_size)
     for model, spec, draft, says in (
-        (MODELS["hybrid"], NGRAM, None, "recurrent states"),
         (dense, DraftSpec("m"), None, "needs that model"),
-        (dense, DraftSpec("m"), (MODELS["hybrid"], None), "m can't draft"),
         (dense, DraftSpec("m"), (tiny_model("dense", 50), None), "another tokenizer"),
         (dense, DraftSpec("m"), (tiny_model("dense", context=32), None), "context of m is 32"),
     ):

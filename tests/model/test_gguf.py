@@ -266,6 +266,13 @@ def test_a_value_of_another_type_is_one_sentence(key: str, tmp_path: Path) -> No
         assert "\n" not in str(caught.value)
 
 
+def test_an_end_of_another_type_is_one_sentence(tmp_path: Path) -> None:
+    for value in (1, "yes", [1]):
+        with pytest.raises(CheckpointError, match=r"add_eos_token is .*expected true or false") as caught:
+            load_gguf(written(tmp_path, LLAMA[0] | {"tokenizer.ggml.add_eos_token": value}, LLAMA[1]))
+        assert "\n" not in str(caught.value)
+
+
 def raw_files() -> Iterator[tuple[str, bytes]]:
     whole = gguf_bytes(*LLAMA)
     yield "cut off or not a GGUF file", b""

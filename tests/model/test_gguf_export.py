@@ -20,6 +20,7 @@ from qwill.model.gguf_file import GGUFFile, read_gguf
 from qwill.model.rope import RopeScaling
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
+from qwill.text.vocabulary import ended
 
 from .gguf_models import AWKWARD, CASES, tiny
 from .gguf_weights import awkward_weights
@@ -202,6 +203,22 @@ def test_a_tokenizer_that_splits_otherwise(tmp_path: Path) -> None:
     document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\s+"
     with pytest.raises(ModelError, match=r"^m: its tokenizer splits text neither as Qwen's"):
         save_gguf(model, Tokenizer(document), tmp_path / "m.gguf", "F32", "m")
+
+
+def test_an_end_that_the_tokenizer_gives_every_text_stays(tmp_path: Path) -> None:
+    """Qwen3-Embedding's, in llama.cpp's words: add_eos_token, and that end as the eos."""
+    model, tokenizer = tiny("qwen3")
+    document = json.loads(json.dumps(tokenizer._document))
+    end = tokenizer.special("<|endoftext|>")
+    document["post_processor"] = ended(document["post_processor"], "<|endoftext|>", end)
+    save_gguf(model, Tokenizer(document), tmp_path / "m.gguf", "F32")
+    said = read_gguf(tmp_path / "m.gguf").metadata
+    assert said["tokenizer.ggml.add_eos_token"] is True and said["tokenizer.ggml.eos_token_id"] == end
+    _, back = load_gguf(tmp_path / "m.gguf")
+    assert back.around == ([], [end]) and back.encode("ab") == tokenizer.encode("ab")
+    assert back.stop_ids == tokenizer.stop_ids
+    back.save(tmp_path / "folder")
+    assert Tokenizer.load(tmp_path / "folder").around == ([], [end])
 
 
 @pytest.mark.parametrize(("value", "kind", "says"), [

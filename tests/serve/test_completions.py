@@ -7,11 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import Server, counts
+from serving import Server, counts, serving
 from tiny import chat_model
 
+from qwill.engine.engine import Engine, EngineSettings
+from qwill.engine.language_model import LanguageModel
 from qwill.model.batch import Batch
 from qwill.serve.completions import Completion
+from qwill.serve.engine_process import model_info
+from qwill.text.tokenizer import Tokenizer
+from qwill.text.vocabulary import ended
 
 PATH = "/v1/completions"
 LM = chat_model()
@@ -131,3 +136,26 @@ def test_embeddings_have_length_one_in_both_encodings(server: Server) -> None:
     assert len(few) == 8 and sum(x * x for x in few) == pytest.approx(1, abs=1e-5)
     for wrong in ({"input": ""}, {"input": []}, {"dimensions": 10**6}, {"input": [["a"]]}, {"input": "x" * 3000}):
         assert server.post("/v1/embeddings", ask | wrong).status_code == 400
+
+
+def test_a_text_gets_the_end_that_its_tokenizer_gives_it() -> None:
+    """Qwen3-Embedding's post-processor puts `<|endoftext|>` behind a text; ids are taken as they are."""
+    document, end = LM.tokenizer._document, LM.tokenizer.special("<|endoftext|>")
+    processor = ended(document["post_processor"], "<|endoftext|>", end)
+    lm = LanguageModel(LM.model, Tokenizer(document | {"post_processor": processor}))
+
+    def build() -> tuple[Engine, object]:
+        return Engine(lm.model, lm.tokenizer, EngineSettings(memory=64 << 20)), model_info(lm, None)
+
+    ids = LM.tokenizer.encode("two")
+    with serving(models={"tiny": build}) as server:
+        for given, wanted in (("two", [*ids, end]), (ids, ids), (["one", "two"], [*ids, end]), ([ids], ids)):
+            answer = server.post("/v1/embeddings", {"model": "tiny", "input": given}).json()
+            with torch.no_grad():
+                hidden = lm.model(Batch.rows(torch.tensor([wanted]))).hidden_ND[-1]
+            found = answer["data"][-1]["embedding"]
+            assert found == pytest.approx((hidden / hidden.norm()).tolist(), abs=1e-5)
+            assert answer["usage"]["prompt_tokens"] == len(wanted) * len(answer["data"])
+        for add, wanted in ((True, [*ids, end]), (False, ids)):
+            asked = {"model": "tiny", "prompt": "two", "add_special_tokens": add}
+            assert server.post("/tokenize", asked).json()["tokens"] == wanted

@@ -14,7 +14,15 @@ from text_support import FIXTURE, IMITATIONS, ORACLES, fixture_tokenizer, newer_
 
 from qwill.base.errors import ArtifactError, DataError, QwillError
 from qwill.text.tokenizer import StreamDecoder, Tokenizer, released_chat_template
-from qwill.text.vocabulary import QWEN3_SPECIALS, QWEN_PATTERN, merges_from_ranks, read_ranks, to_bytes, to_characters
+from qwill.text.vocabulary import (
+    QWEN3_SPECIALS,
+    QWEN_PATTERN,
+    ended,
+    merges_from_ranks,
+    read_ranks,
+    to_bytes,
+    to_characters,
+)
 
 RECORD = json.loads((ORACLES / "text_tokenizer.json").read_text(encoding="utf-8"))
 # Characters of which NFC says the same in Python and in `tokenizers`: assigned ones, but a hundred recent marks.
@@ -232,3 +240,26 @@ def test_a_template_inside_tokenizer_config_is_found(tmp_path: Path) -> None:
     assert Tokenizer.load(tmp_path).chat_template == "{{ 1 }}"
     (tmp_path / "tokenizer_config.json").unlink()
     assert Tokenizer.load(tmp_path).chat_template == released_chat_template()
+
+
+def test_a_post_processor_says_what_comes_around_a_text(tmp_path: Path) -> None:
+    """As Qwen3-Embedding's file, read by transformers 5.23: [97, 98] becomes [97, 98, 256]. `encode` adds nothing."""
+    plain = Tokenizer.from_trained({to_characters(bytes([b])): b for b in range(256)}, [])
+    plain.save(tmp_path)
+    assert plain.around == ([], []) == Tokenizer.load(tmp_path).around
+    document = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    byte_level = document["post_processor"]
+    for way in (ended(byte_level, "<|endoftext|>", 256), ended(byte_level, "<|endoftext|>", 256)["processors"][1]):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(document | {"post_processor": way}), encoding="utf-8")
+        tokenizer = Tokenizer.load(tmp_path)
+        assert tokenizer.around == ([], [256])
+        for text in ("", "ab", "<|endoftext|>", " é\n"):
+            assert tokenizer.encode(text) == plain.encode(text) == tokenizer.encode_batch([text])[0]
+            assert tokenizer.encode_with_starts(text) == plain.encode_with_starts(text)
+        tokenizer.save(tmp_path / "again")
+        assert Tokenizer.load(tmp_path / "again").around == ([], [256])
+    both = {"type": "BertProcessing", "sep": ["<|im_end|>", 258], "cls": ["<|im_start|>", 257]}
+    assert Tokenizer(document | {"post_processor": both}).around == ([257], [258])
+    for broken, says in ((ended(byte_level, "x", 999), "adds id 999"), ({"type": "none"}, "not a tokenizer that can")):
+        with pytest.raises(ArtifactError, match=says):
+            Tokenizer(document | {"post_processor": broken})

@@ -22,7 +22,7 @@ from qwill.base.errors import DataError
 from qwill.engine.edits import allow, penalise
 from qwill.engine.randomness import uniforms
 from qwill.engine.replies import Edited, Reply
-from qwill.engine.sampler import Sampled, distribution, sample, support, unpacked
+from qwill.engine.sampler import Sampled, Sampling, distribution, sample, sample_again, support, unpacked
 from qwill.engine.speculate import verify
 
 DRAWS = 64  # uniform numbers made at a time for a reply
@@ -43,25 +43,15 @@ def choose(
     for (_, edited), members in groups.items():
         part, chosen = [replies[i] for i in members], [rows[i] for i in members]
         own_BV = logits if chosen == list(range(len(logits))) else logits[chosen]
-        drawn = _draw(own_BV, part, vocab_size, edited, FIRST)
+        drawn = _draw(own_BV, part, vocab_size, edited)
         if edited == "checked":
-            tokens = drawn.tokens_B.tolist()
-            # The guide is there: without one a reply isn't "checked".
-            wrong = [i for i, (r, t) in enumerate(zip(part, tokens, strict=True)) if r.guide and not r.guide.allows(t)]
-            if wrong:
-                again = _draw(own_BV[wrong], [part[i] for i in wrong], vocab_size, "masked", AGAIN)
-                at = torch.tensor(wrong, device=own_BV.device)
-                drawn = Sampled(
-                    drawn.tokens_B.index_copy(0, at, again.tokens_B),
-                    drawn.logprobs_B.index_copy(0, at, again.logprobs_B),
-                    drawn.sampled_logprobs_B.index_copy(0, at, again.sampled_logprobs_B),
-                )
+            drawn = _checked(drawn, own_BV, part, vocab_size)
         yield part, own_BV, drawn
 
 
-def _draw(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, edited: Edited, purpose: int) -> Sampled:
+def _draw(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, edited: Edited) -> Sampled:
     sampling = part[0].running.request.sampling
-    uniforms_B = randoms(part, purpose).to(own_BV.device) if sampling.temperature else torch.zeros(len(part))
+    uniforms_B = _uniforms(part, sampling, FIRST, own_BV.device)
     allowed_BW = _masks(part, vocab_size) if edited not in ("", "checked") else None
     edited_BV = _edited(own_BV, part, vocab_size, allowed_BW) if edited in ("edited", "proposed") else None
     if edited_BV is not None:
@@ -74,6 +64,24 @@ def _draw(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, edited: Edited
         among = support(own_BV, drawn.tokens_B, sampling, vocab_size, edited_BV, allowed_BW)
         drawn = replace(drawn, support=among)
     return drawn
+
+
+def _checked(drawn: Sampled, own_BV: Tensor, part: Sequence[Reply], vocab_size: int) -> Sampled:
+    """What was drawn among all tokens, where it may come; else drawn again among those that may."""
+    tokens = drawn.tokens_B.tolist()
+    # The guide is there: without one a reply isn't "checked".
+    wrong = [i for i, reply in enumerate(part) if reply.guide and not reply.guide.allows(tokens[i])]
+    if not wrong:
+        return drawn
+    refused = [part[i] for i in wrong]
+    sampling, allowed_RW = part[0].running.request.sampling, _masks(refused, vocab_size)
+    assert allowed_RW is not None
+    uniforms_R = _uniforms(refused, sampling, AGAIN, own_BV.device)
+    return sample_again(drawn, wrong, own_BV, uniforms_R, sampling, vocab_size, allowed_RW)
+
+
+def _uniforms(part: Sequence[Reply], sampling: Sampling, purpose: int, device: torch.device) -> Tensor:
+    return randoms(part, purpose).to(device) if sampling.temperature else torch.zeros(len(part))
 
 
 def _verified(own_BV: Tensor, edited_BV: Tensor, part: Sequence[Reply], vocab_size: int, uniforms_B: Tensor) -> Sampled:
@@ -105,7 +113,7 @@ def _masks(part: Sequence[Reply], vocab_size: int) -> Tensor | None:
         return None
     from qwill.engine.constrain import fill_masks
 
-    masks_BW = torch.empty((len(part), -(-vocab_size // 32)), dtype=torch.int32)
+    masks_BW = np.empty((len(part), vocab_size // 32 + 1), dtype=np.int32)
     try:
         fill_masks(guides, masks_BW)
     except DataError:  # whose?
@@ -114,7 +122,7 @@ def _masks(part: Sequence[Reply], vocab_size: int) -> Tensor | None:
                 fill_masks([guide], masks_BW[i : i + 1])
             except DataError as error:
                 reply.failure = str(error)
-    return masks_BW
+    return torch.from_numpy(masks_BW)
 
 
 def randoms(part: Sequence[Reply], purpose: int, ahead: int = 0) -> Tensor:
@@ -125,19 +133,17 @@ def randoms(part: Sequence[Reply], purpose: int, ahead: int = 0) -> Tensor:
         if purpose not in r.draws or r.draws[purpose][0] != i // DRAWS
     ]  # fmt: skip
     if fresh:
-        seeds, streams, numbers, firsts = (
-            np.array(values)[:, None]
-            for values in zip(
-                *(
-                    (np.uint64(r.running.request.seed % 2**64), r.running.request.stream, r.sequence.sample,
-                     run * DRAWS)
-                    for r, run in fresh
-                ),
-                strict=True,
-            )
-        )  # fmt: skip
-        made = uniforms(seeds, streams, numbers, firsts + np.arange(DRAWS), purpose).tolist()
-        for (reply, run), draws in zip(fresh, made, strict=True):
-            reply.draws[purpose] = run, draws
+        # A reply that is checked is likely to be drawn again: that costs hardly more than the first numbers alone.
+        both = purpose == FIRST and any(reply.guide for reply, _ in fresh)
+        purposes = (FIRST, AGAIN) if both else (purpose,)
+        names = [
+            (np.uint64(r.running.request.seed % 2**64), r.running.request.stream, r.sequence.sample, run * DRAWS)
+            for r, run in fresh
+        ]
+        seeds, streams, numbers, firsts = (np.array(values)[:, None, None] for values in zip(*names, strict=True))
+        steps = firsts + np.arange(DRAWS)
+        made = uniforms(seeds, streams, numbers, steps, np.array(purposes)[:, None]).tolist()
+        for (reply, run), of_purposes in zip(fresh, made, strict=True):
+            reply.draws.update((p, (run, draws)) for p, draws in zip(purposes, of_purposes, strict=True))
     numbers_B = [r.draws[purpose][1][i % DRAWS] for r, i in zip(part, places, strict=True)]
     return torch.tensor(numbers_B, dtype=torch.float64)

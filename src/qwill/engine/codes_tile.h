@@ -62,11 +62,12 @@ TARGET ALWAYS NAME(floats) NAME(scales)(const void *from, int64_t at, int narrow
 
 TARGET ALWAYS void NAME(rows)(const int R, const int bits, const Codes *m, int64_t p, const int8_t *const *a,
                               float (*out)[WIDE]) {
+    // Arrays of constant size stay in registers; of size R they are memory, a quarter slower.
     const int offset = m->minimum ? 0 : (bits == 8 ? 7 : 3);  // as a shift: 128 or 8
     const int64_t groups = m->groups, step = WIDE * 4, bytes = panel_bytes(m) / groups;
     const int narrow = (int)m->narrow;
     const uint8_t *codes = m->codes + p * panel_bytes(m);
-    NAME(floats) total[R][VECTORS];
+    NAME(floats) total[MOST_ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -75,7 +76,7 @@ TARGET ALWAYS void NAME(rows)(const int R, const int bits, const Codes *m, int64
         for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(codes + AHEAD + line);
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v += AT_ONCE) {
-            NAME(ints) sum[R][AT_ONCE];
+            NAME(ints) sum[MOST_ROWS][AT_ONCE];
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
                 int32_t all = ((const int32_t *)(a[r] + groups * (SPAN + 4)))[g];
@@ -128,7 +129,9 @@ TARGET ALWAYS void NAME(rows)(const int R, const int bits, const Codes *m, int64
         if (--left == 0) left = m->per_scale, at += WIDE;
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) memcpy(out[r], total[r], sizeof(float) * WIDE);
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) *(NAME(floats) *)(out[r] + v * LANES_OF) = total[r][v];
 }
 
 #define CASE(R)                                                  \
@@ -145,9 +148,11 @@ TARGET static void NAME(tile)(int64_t rows, const Codes *m, int64_t p, const int
         CASE(4)
 #endif
 #if WIDTH == 64
+        CASE(3)
+        CASE(5)
+        CASE(6)
+        CASE(7)
         CASE(8)
-    case 3: some = 2; break;
-    default: some = 4;
 #else
     default: some = WIDTH == 16 ? 1 : rows > 4 ? 4 : 2;
 #endif

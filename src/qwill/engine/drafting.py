@@ -2,7 +2,9 @@
 its grammar forces, or a smaller model.
 
 The draft model keeps its keys and values in the same blocks by number as the model (a cache of its own), and every
-token that the model computes goes through it too, so it knows all that is shared, forked or found again.
+token that the model computes goes through it too, so it knows all that is shared, forked or found again. Recurrent
+states can't go back: the model's stay before the drafts until it is known how many of these count; a draft model looks
+ahead in copies of its own, and computes the drafts that count once more.
 Shape letters: B rows, V vocabulary.
 """
 
@@ -19,8 +21,8 @@ from torch import Tensor
 
 from qwill.base.errors import ConfigError
 from qwill.engine.choose import DRAFT, randoms
-from qwill.engine.engine_settings import DraftSpec, NgramSpec
-from qwill.engine.executor import Executor, Step
+from qwill.engine.engine_settings import DraftSpec, EngineSettings, NgramSpec
+from qwill.engine.executor import Executor, Step, TorchExecutor
 from qwill.engine.passes import step_of
 from qwill.engine.replies import Reply, Running
 from qwill.engine.sampler import distribution
@@ -40,11 +42,21 @@ FEW = 4  # replies; beyond, one more token in a pass costs about as much as it s
 class Speculation:
     """Drafts of an engine's replies; `drafted` tokens so far, of which `accepted` came."""
 
-    def __init__(self, spec: NgramSpec | DraftSpec | None, executors: Sequence[Executor], vocab_size: int) -> None:
-        """Without a `spec` only what grammars force is drafted, for few replies at a time. `executors`: the draft
-        model's, if there is one."""
-        self.spec, self._vocab_size = spec, vocab_size
-        self.executor = executors[0] if executors else None
+    def __init__(
+        self,
+        settings: EngineSettings,
+        models: Sequence[Transformer],
+        executors: Sequence[Executor],
+        vocab_size: int,
+    ) -> None:
+        """Without a `speculate` only what grammars force is drafted, for few replies at a time. `models` and
+        `executors`: the model, and the draft model if there is one."""
+        self.spec, self._vocab_size = settings.speculate, vocab_size
+        self.executor = executors[1] if len(executors) > 1 else None
+        self._recurrent = executors[0] if models[0].config.has_linear else None
+        # A draft model with recurrent states looks ahead in the slots from this one on.
+        has_copies = len(models) > 1 and models[1].config.has_linear
+        self._copies = settings.max_running + settings.snapshots if has_copies else None
         self.drafted = self.accepted = 0
         self._wanted: dict[Sample, tuple[Reply, list[int]]] = {}
 
@@ -101,13 +113,22 @@ class Speculation:
         sequence.behind += 1
         return True
 
+    def settle(self, pieces: Sequence[Piece]) -> None:
+        """After a pass whose tokens are drawn: the recurrent states of sequences that go on, behind what they have."""
+        if not isinstance(self._recurrent, TorchExecutor):
+            return
+        taken = {p.sequence.state: p.sequence.computed - p.start - p.count for p in pieces if p.drafts}
+        taken = {slot: count for slot, count in taken.items() if slot >= 0 and count > 0}
+        if taken:
+            self._recurrent.settle(taken)
+
     def _run(self, pieces: Sequence[Piece], tables: NDArray[np.int32]) -> dict[Sample, list[Tensor]]:
         """The draft model over all that the pass computes, then as many tokens more as each reply may have; from what
         distributions these were drawn, unless they are certain."""
         assert self.executor is not None
         late = {piece.sequence: max(0, piece.sequence.behind) for piece in pieces}
         shadows = [Piece(p.sequence, p.start - late[p.sequence], p.count + late[p.sequence]) for p in pieces]
-        step, rows = step_of(shadows, (), (), False, tables)
+        step, rows = step_of(shadows, (), (), self._copies is not None, tables)
         logits = self.executor.run(replace(step, adapters_R=torch.full((len(pieces),), -1)))
         going: list[tuple[Piece, Reply]] = []
         at: list[int] = []
@@ -116,6 +137,9 @@ class Speculation:
             if piece.ahead and not piece.drafts:
                 going.append((piece, self._wanted[piece.sequence][0]))
                 at.append(last - 1)
+        if going and self._copies is not None:
+            slots = [piece.sequence.state for piece, _ in going]
+            self.executor.copy_states(slots, [self._copies + slot for slot in slots])
         proposed: dict[Sample, list[Tensor]] = {}
         logits, ahead = logits[at], 0
         while going:
@@ -123,7 +147,7 @@ class Speculation:
             ahead += 1
             going = [(piece, reply) for piece, reply in going if len(piece.drafts) == ahead < piece.ahead]
             if going:
-                logits = self.executor.run(_one_more([piece for piece, _ in going], tables, ahead - 1))
+                logits = self.executor.run(_one_more([piece for piece, _ in going], tables, ahead - 1, self._copies))
         return proposed
 
     def _draw(
@@ -150,11 +174,13 @@ class Speculation:
                         proposed.setdefault(piece.sequence, []).append(law_V)
 
 
-def _one_more(pieces: Sequence[Piece], tables: NDArray[np.int32], behind: int) -> Step:
-    """A pass over the latest drafted token of each piece, `behind` of which are computed before it."""
+def _one_more(pieces: Sequence[Piece], tables: NDArray[np.int32], behind: int, copies: int | None) -> Step:
+    """A pass over the latest drafted token of each piece, `behind` of which are computed before it. Recurrent states
+    are in the slots from `copies` on; what is computed so is computed again if it counts."""
     sequences = [piece.sequence for piece in pieces]
-    for sequence in sequences:
-        sequence.behind -= 1
+    if copies is None:
+        for sequence in sequences:
+            sequence.behind -= 1
     lengths_R = torch.tensor([sequence.computed + behind for sequence in sequences])
     none_R = torch.full((len(pieces),), -1)
     return Step(
@@ -163,7 +189,7 @@ def _one_more(pieces: Sequence[Piece], tables: NDArray[np.int32], behind: int) -
         cu_seqlens=torch.arange(len(pieces) + 1, dtype=torch.int32),
         lengths_R=lengths_R,
         tables_RM=torch.from_numpy(tables[[s.state for s in sequences], : max(len(s.blocks) for s in sequences)]),
-        states_R=none_R,
+        states_R=none_R if copies is None else torch.tensor([copies + s.state for s in sequences]),
         rows=torch.arange(len(pieces)),
         adapters_R=none_R,
     )
@@ -177,18 +203,11 @@ def check_speculation(
     draft: tuple[Transformer, Tokenizer | None] | None,
 ) -> None:
     """Raise ConfigError, one sentence, for speculation that a model can't have."""
-    if model.has_linear:
-        raise ConfigError(
-            f"speculation needs a cache that can go back, and the recurrent states of {model.model_type} can't: leave "
-            "speculate off"
-        )
     if isinstance(spec, NgramSpec):
         return
     if draft is None:
         raise ConfigError(f"speculation by the model {spec.model} needs that model: give the engine its draft")
     other, its_tokenizer = draft
-    if other.config.has_linear:
-        raise ConfigError(f"{spec.model} can't draft: its recurrent states can't go back; take another model")
     same = other.config.vocab_size >= vocab_size
     if same and tokenizer is not None and its_tokenizer is not None:
         same = its_tokenizer.specials == tokenizer.specials and its_tokenizer.vocab_size == tokenizer.vocab_size

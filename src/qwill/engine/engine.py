@@ -23,7 +23,7 @@ from qwill.engine.choose import choose
 from qwill.engine.drafting import Speculation, check_speculation
 from qwill.engine.engine_settings import DraftSpec, EngineSettings
 from qwill.engine.executors import executors_of
-from qwill.engine.passes import prompt_scores, step_of, tops
+from qwill.engine.passes import score_prompts, scores, step_of, tops
 from qwill.engine.replies import Reply, Running
 from qwill.engine.request import EngineStats, Event, FinishReason, Request, TokenLogprob
 from qwill.engine.sampler import Sampled
@@ -61,20 +61,18 @@ class Engine:
         if vocab_size is None and tokenizer is not None:
             vocab_size = tokenizer.vocab_size
         self.context, self.vocab_size = c.max_position_embeddings, min(c.vocab_size, vocab_size or c.vocab_size)
-        snapshots = s.snapshots if c.has_linear else 0
-        states = s.max_running + snapshots if c.has_linear else 0
-        self._speculation: Speculation | None = None
         models = [model]
         if s.speculate is not None:
             check_speculation(s.speculate, c, self.vocab_size, tokenizer, draft)
             models += [draft[0]] if draft is not None and isinstance(s.speculate, DraftSpec) else []
-        self._executors = executors_of(models, s, states)
+        recurrent = any(m.config.has_linear for m in models)
+        snapshots = s.snapshots if recurrent else 0
+        self._executors = executors_of(models, s, s.max_running + snapshots if recurrent else 0)
         self.executor, blocks = self._executors[0], self._executors[0].blocks
-        if not c.has_linear:
-            self._speculation = Speculation(s.speculate, self._executors[1:], self.vocab_size)
+        self._speculation = Speculation(s, models, self._executors, self.vocab_size)
         self.pool = BlockPool(blocks, s.block_size, snapshots, s.max_running)
         # Recurrent states without a snapshot can't be shared, and then neither can what belongs to them.
-        share = s.share_prefixes and (snapshots > 0 or not c.has_linear)
+        share = s.share_prefixes and (snapshots > 0 or not recurrent)
         self.scheduler = Scheduler(self.pool, s.max_running, s.token_budget, share)
         self._tables = np.zeros((s.max_running, -(-self.context // s.block_size)), dtype=np.int32)
         self._requests: dict[str, Running] = {}
@@ -101,8 +99,8 @@ class Engine:
             steps=self.scheduler.passes,
             prompt_tokens=self._prompt_tokens,
             tokens=self._tokens,
-            drafted=self._speculation.drafted if self._speculation else 0,
-            accepted=self._speculation.accepted if self._speculation else 0,
+            drafted=self._speculation.drafted,
+            accepted=self._speculation.accepted,
         )
 
     def add(self, request: Request) -> None:
@@ -222,8 +220,7 @@ class Engine:
     def step(self) -> list[Event]:
         """One pass over what the scheduler chose; what it gave."""
         events, self._due = self._due, []
-        if self._speculation is not None:
-            self._speculation.want(self._requests, self.scheduler.running)
+        self._speculation.want(self._requests, self.scheduler.running)
         pieces = self.scheduler.schedule()
         if not pieces:
             return events
@@ -239,7 +236,7 @@ class Engine:
             if not isinstance(error, Exception):
                 raise
             return events
-        self._score_prompts(pieces, logits, rows)
+        score_prompts(pieces, logits, rows, self._requests)
         if self._embedded:
             self._embed(pieces, events)
         ready, at = list[Reply](), list[int]()
@@ -265,23 +262,23 @@ class Engine:
             for part, own_BV, chosen in choose(ready, at, logits, self.vocab_size):
                 further += self._accept(part, own_BV, chosen, events)
             ready, at = further, [rows_of[reply] + 1 for reply in further]
+        self._speculation.settle(pieces)
         return events
 
     def _run(self, pieces: list[Piece]) -> tuple[Tensor, list[tuple[int, int]], Tensor]:
         """The pass's logits; for each piece, which rows of them are its own; of which of the pass's tokens they are."""
-        if sources := [(p.source, p.sequence.state) for p in pieces if p.source >= 0]:
-            self.executor.copy_states(*map(list, zip(*sources, strict=True)))
+        self._copy_states([(p.source, p.sequence.state) for p in pieces if p.source >= 0])
         if self._adapters.names:
             # Neighbours with the same adapter are multiplied together.
             pieces.sort(key=lambda piece: piece.sequence.adapter)
-        if self._speculation is not None:
-            self._speculation.draft(pieces, self._tables)
-        scored = {p.sequence for p in pieces if not p.sequence.reuse and self._scores(p)}
+        self._speculation.draft(pieces, self._tables)
+        scored = {
+            p.sequence for p in pieces if not p.sequence.reuse and scores(p, self._requests[p.sequence.request])
+        }
         step, rows = step_of(pieces, scored, self._embedded, self.model.config.has_linear, self._tables)
         step.experts = any(running.request.experts for running in self._requests.values())
         logits = self.executor.run(step)
-        if copies := self.scheduler.snapshots(pieces):
-            self.executor.copy_states(list(copies.values()), list(copies))
+        self._copy_states([(source, slot) for slot, source in self.scheduler.snapshots(pieces).items()])
         return logits, rows, step.rows
 
     def _embed(self, pieces: list[Piece], events: list[Event]) -> None:
@@ -302,26 +299,6 @@ class Engine:
             reply.reason, reply.embedding = "stop", vector
             self._finish(reply, events)
 
-    def _scores(self, piece: Piece) -> bool:
-        """Whether log-probabilities of the prompt are still wanted from this piece."""
-        s = piece.sequence
-        return piece.start < s.prompt and self._requests[s.request].prompt_logprobs is not None
-
-    def _score_prompts(self, pieces: list[Piece], logits: Tensor, rows: list[tuple[int, int]]) -> None:
-        for piece, (first, last) in zip(pieces, rows, strict=True):
-            s = piece.sequence
-            if s.reuse or not self._scores(piece):
-                continue
-            running = self._requests[s.request]
-            assert running.prompt_logprobs is not None
-            warm = running.request.sampling.temperature or 1.0
-            known, count = running.prompt_logprobs, running.request.prompt_logprobs or 0
-            known += prompt_scores(
-                logits[first:last], s.tokens[: s.prompt], piece.start, len(known), warm, count
-            )
-            if len(running.prompt_logprobs) == s.prompt:
-                s.reuse, s.chunk = True, None
-
     def _fork(self, running: Running, sequence: Sequence) -> list[Reply]:
         """A prompt is done: all replies to it."""
         request = running.request
@@ -337,9 +314,12 @@ class Engine:
             states += pairs[1]
         for executor in self._executors if blocks else ():
             executor.copy_blocks(*map(list, zip(*blocks, strict=True)))
-        if states and self.model.config.has_linear:
-            self.executor.copy_states(*map(list, zip(*states, strict=True)))
+        self._copy_states(states)
         return running.replies
+
+    def _copy_states(self, pairs: Items[tuple[int, int]]) -> None:
+        for executor in self._executors if pairs else ():
+            executor.copy_states(*map(list, zip(*pairs, strict=True)))
 
     def _accept(self, part: Items[Reply], own_BV: Tensor, chosen: Sampled, events: list[Event]) -> list[Reply]:
         """Count the tokens in; the replies whose drafted token came, so that another follows in this pass."""
@@ -367,7 +347,7 @@ class Engine:
                 self._end(running, "error", str(error), events)
                 continue
             self._tokens += 1
-            came = bool(reply.drafts) and self._speculation is not None and self._speculation.came(reply, token)
+            came = bool(reply.drafts) and self._speculation.came(reply, token)
             if reply.reason:
                 self._finish(reply, events)
             elif came:

@@ -48,8 +48,7 @@ class EngineSettings:
     """`blocks` of the cache, or as many as fit into `memory` bytes; at most `max_running` samples at a time and
     `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given, and
     float16 beside quantised weights in native code. `snapshots`: recurrent states kept for sharing, in models that have
-    them. `adapters`: most at a time. `speculate`: who drafts tokens that passes check; not in models with recurrent
-    states, which can't go back."""
+    them. `adapters`: most at a time. `speculate`: who drafts tokens that passes check."""
 
     blocks: int | None = None
     memory: int = 1 << 30

@@ -9,7 +9,7 @@ tokens, L sparse layers, k chosen experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -44,6 +44,9 @@ class Step:
     experts: whether the chosen experts of all N tokens are to be kept (`Executor.experts_LNk`).
     hidden_rows: int64, of which of the N tokens the hidden states after the last norm are to be kept
         (`Executor.hidden_BD`), None: of none.
+    drafts_R: int64, how many of each sequence's new tokens, fewer than all, are drafted, None: no one's. In a model
+        with recurrent states these stay those before the drafts until `TorchExecutor.settle`; keys and values of drafts
+        that weren't taken are written over.
     """
 
     tokens_N: Tensor
@@ -56,6 +59,7 @@ class Step:
     adapters_R: Tensor
     experts: bool = False
     hidden_rows: Tensor | None = None
+    drafts_R: Tensor | None = None
 
 
 class Executor(Protocol):
@@ -110,7 +114,7 @@ class TorchExecutor:
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:
         batch = Batch(step.tokens_N, step.positions_N, step.cu_seqlens).to(self._device)
-        self._cache.place(step.tables_RM, step.lengths_R, step.states_R)
+        self._cache.place(step.tables_RM, step.lengths_R, step.states_R, step.drafts_R)
         with self._adapted(step):
             output = self._model(batch, self._cache)
         hidden_ND = output.hidden_ND
@@ -122,6 +126,12 @@ class TorchExecutor:
         if step.hidden_rows is not None:
             self.hidden_BD = hidden_ND[step.hidden_rows.to(self._device)].float()
         return self._model.head(hidden_ND[step.rows.to(self._device)]).float()
+
+    @torch.inference_mode()
+    def settle(self, taken: Mapping[int, int]) -> None:
+        """Take the recurrent states in these slots on: so many, at least one, of the tokens that were drafted for their
+        sequences in the last pass count."""
+        self._model.settle(self._cache, taken)
 
     def _adapted(self, step: Step) -> AbstractContextManager[None]:
         if self._adapters is None or not bool((step.adapters_R >= 0).any()):

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 
 def executors_of(models: Sequence[Transformer], settings: EngineSettings, states: int) -> list[Executor]:
-    """An executor for each model, all with the same number of blocks; `states` slots for recurrent states."""
+    """An executor for each model, all with the same number of blocks; `states` slots for recurrent states. A draft
+    model has `max_running` more behind them, in which it looks ahead."""
     dtype = getattr(torch, settings.kv_dtype) if settings.kv_dtype else None
     kinds = [_kind(model, settings.block_size, dtype) for model in models]
     held = [(model.config, usual) for model, (_, usual) in zip(models, kinds, strict=True)]
     blocks = settings.blocks or blocks_in(settings, held)
+    slots = [states + settings.max_running * i if model.config.has_linear else 0 for i, model in enumerate(models)]
     return [
-        kind(model, blocks, settings.block_size, states, dtype) for model, (kind, _) in zip(models, kinds, strict=True)
+        kind(model, blocks, settings.block_size, count, dtype)
+        for model, count, (kind, _) in zip(models, slots, kinds, strict=True)
     ]
 
 

@@ -14,6 +14,7 @@
 #include "codes.h"
 #include "low_rank.h"
 
+#define BEGINNING 16384  // bytes of keys, and of values
 #define FEW 4  // token rows a task, where a row is little work
 
 typedef struct {
@@ -60,7 +61,10 @@ typedef struct {
 
 enum { PHASES = 14 };
 
-int64_t phase_bytes(int64_t layers) { return (layers * PHASES + 2) * (int64_t)sizeof(Phase); }
+INLINE int64_t phases_of(int64_t layers) { return layers * PHASES + 2; }
+int64_t phase_bytes(int64_t layers, int64_t threads) {
+    return phases_of(layers) * (int64_t)(sizeof(Phase) + threads * sizeof(atomic_long));
+}
 int64_t lanes(void) { return LANES; }
 int64_t code_row_bytes(int64_t k) { return row_size(k); }
 
@@ -127,10 +131,12 @@ static void matrix_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t
     if (d) raise_panels(d, e, row, rows, p * wide, end, out, m->columns);
 }
 
-static Phase *project(Phase *phase, const Matrix *m, Input a, int64_t rows, int add, float *out, const Added *d) {
+static Phase *project(Phase *phase, Team *team, const Matrix *m, Input a, int64_t rows, int add, float *out,
+                      const Added *d) {
     int64_t panels = panels_in(m);
-    for (int64_t p = take(phase); p < panels; p = another(phase)) matrix_panel(m, 0, p, a, rows, add, out, d, 0);
-    return finish(phase, panels);
+    for (int64_t p = take_near(team, phase, panels); p < panels; p = another_near(team, phase, panels))
+        matrix_panel(m, 0, p, a, rows, add, out, d, 0);
+    return finish_near(team, phase, panels);
 }
 
 // What adapters add to a product of this layer; NULL if no row has one.
@@ -186,35 +192,59 @@ static void append(const Model *m, const Layer *l, const Pass *s, float *qkv, in
     if (m->kind == BYTE) l->key_scale[at] = k_scale, l->value_scale[at] = v_scale;
 }
 
-// What the heads that share key head g see from row i
-static void attend_from(const Model *m, const Layer *l, const Pass *s, Work *w, int64_t i, int64_t g, float *scores) {
+// How many tokens from row i on are neighbours that one task attends from: at most FEW; 0 if the task before has row i.
+static int64_t neighbours(const Pass *s, int64_t i) {
+#define NEXT(j) (s->sequence[j] == s->sequence[(j) - 1] && s->positions[j] == s->positions[(j) - 1] + 1)
+    if (i % FEW && NEXT(i)) return 0;
+    int64_t end = i + 1;
+    while (end < s->n && end % FEW && NEXT(end)) end++;
+    return end - i;
+}
+
+// Ask for the beginning of what this thread will attend to, while weights are streamed: to meet it cold, page by page, takes
+// three times as long as to attend.
+static void ask_for_kept(const Model *m, const Layer *l, const Pass *s, const Team *team) {
+    int64_t G = m->kv_heads, size = m->block * m->head_dim * (4 >> m->kind), total = s->n * G;
+    for (int64_t t = total * team->thread / team->threads; t < total * (team->thread + 1) / team->threads && s->n <= FEW; t++) {
+        const int32_t *table = table_of(s, t / G);
+        for (int64_t page = 0; page * m->block <= s->positions[t / G] && page * size < BEGINNING; page++)
+            for (int64_t line = 0, at = (table[page] * G + t % G) * size; line < size; line += 64) {
+                __builtin_prefetch((char *)l->keys + at + line);
+                __builtin_prefetch((char *)l->values + at + line);
+            }
+    }
+}
+
+// What the heads that share key head g see from `tokens` rows from i on
+static void attend_from(const Model *m, const Layer *l, const Pass *s, Work *w, int64_t i, int64_t tokens, int64_t g,
+                        float *scores) {
     int64_t K = m->head_dim, H = m->heads, G = m->kv_heads, shared = H / G, C = (H + 2 * G) * K, size = 4 >> m->kind;
     int64_t from = g * m->block;
     Kept kept = {(char *)l->keys + from * K * size, (char *)l->values + from * K * size, l->key_scale + from,
                  l->value_scale + from, table_of(s, i), m->block, G * m->block, K};
-    const float *q = w->qkv + i * C + g * shared * K;
-    float *out = w->attended + (i * H + g * shared) * K;
-    int64_t seen = s->positions[i] + 1;
-    if (m->kind == SINGLE) attend(SINGLE, shared, q, &kept, K, seen, scores, w->capacity, out);
-    else if (m->kind == HALF) attend(HALF, shared, q, &kept, K, seen, scores, w->capacity, out);
-    else attend(BYTE, shared, q, &kept, K, seen, scores, w->capacity, out);
+    Heads a = {shared, tokens, w->qkv + i * C + g * shared * K, C, w->attended + (i * H + g * shared) * K, H * K, s->positions[i] + 1};
+    if (m->kind == SINGLE) attend(SINGLE, &a, &kept, K, scores, w->capacity);
+    else if (m->kind == HALF) attend(HALF, &a, &kept, K, scores, w->capacity);
+    else attend(BYTE, &a, &kept, K, scores, w->capacity);
     if (!l->out.packed && shared * K % SPAN == 0)
-        quantise_groups(w->attended + i * H * K, H * K, g * shared * K / SPAN, shared * K / SPAN,
-                        w->attended_codes + i * row_size(H * K));
+        for (int64_t t = i; t < i + tokens; t++)
+            quantise_groups(w->attended + t * H * K, H * K, g * shared * K / SPAN, shared * K / SPAN,
+                            w->attended_codes + t * row_size(H * K));
 }
 
 // Three phases
-static Phase *attention(Phase *phase, const Model *m, const Layer *l, const Pass *s, Work *w, float *scores) {
+static Phase *attention(Phase *phase, Team *team, const Model *m, const Layer *l, const Pass *s, Work *w, float *scores) {
     int64_t K = m->head_dim, H = m->heads, G = m->kv_heads, C = (H + 2 * G) * K, n = s->n;
     int64_t few = (n * G + FEW - 1) / FEW, alone = n == 1;  // one token sees nothing that another task writes
     for (int64_t t = alone ? few : take(phase); t < few; t = another(phase))
         for (int64_t j = t * FEW; j < least(n * G, (t + 1) * FEW); j++) append(m, l, s, w->qkv + j / G * C, j / G, j % G);
     phase = finish(phase, alone ? 0 : few);
-    for (int64_t t = take(phase); t < n * G; t = another(phase)) {
+    for (int64_t t = take_near(team, phase, n * G); t < n * G; t = another_near(team, phase, n * G)) {
+        int64_t tokens = neighbours(s, t / G);
         if (alone) append(m, l, s, w->qkv, 0, t);
-        attend_from(m, l, s, w, t / G, t % G, scores);
+        if (tokens) attend_from(m, l, s, w, t / G, tokens, t % G, scores);
     }
-    phase = finish(phase, n * G);
+    phase = finish_near(team, phase, n * G);
     int64_t odd = !l->out.packed && H / G * K % SPAN ? n : 0;
     for (int64_t i = odd ? take(phase) : 0; i < odd; i = another(phase))
         quantise_groups(w->attended + i * H * K, H * K, 0, l->out.codes.groups, w->attended_codes + i * row_size(H * K));
@@ -284,7 +314,7 @@ static void choose_experts(const Model *m, const Layer *l, const Pass *s, Work *
 }
 
 // down(silu(gate·y) ⊙ up·y) of the dense layer, or of every token's experts, into expert_out; six phases
-static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, const Pass *s, Work *w, int64_t n) {
+static Phase *feed_forward(Phase *phase, Team *team, const Model *m, const Layer *l, const Pass *s, Work *w, int64_t n) {
     int64_t D = m->hidden, F = l->down.k, top_k = l->experts ? m->top_k : 1, experts = l->experts ? l->experts : 1;
     int64_t few = (n + FEW - 1) / FEW, wide = l->gate_up.packed ? LANES : WIDE, up_panels = (F + wide - 1) / wide;
     int64_t stride = (F + WIDE - 1) / WIDE * WIDE;
@@ -301,7 +331,7 @@ static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, const P
     const Added *d = added(l, s, w, GATE_UP, token, &kept);
     phase = lower_rows(phase, d, (Rows){w->normed, D, token}, n * top_k, D, start);
     int64_t total = experts * up_panels;
-    for (int64_t t = take(phase); t < total; t = another(phase)) {
+    for (int64_t t = take_near(team, phase, total); t < total; t = another_near(team, phase, total)) {
         int64_t e = t / up_panels, p = t % up_panels, first = l->experts ? w->start[e] : 0;
         int64_t rows = l->experts ? w->start[e + 1] - first : n;
         const int64_t *index = l->experts ? w->token + first : NULL;
@@ -317,19 +347,19 @@ static Phase *feed_forward(Phase *phase, const Model *m, const Layer *l, const P
             for (int64_t r = 0; r < rows; r++)
                 quantise_groups(act + r * stride, F, p, 1, w->act_codes + (first + r) * row_size(F));
     }
-    phase = finish(phase, total);
+    phase = finish_near(team, phase, total);
     d = added(l, s, w, DOWN, token, &kept);
     phase = lower_rows(phase, d, (Rows){w->act, stride, NULL}, n * top_k, F, start);
     int64_t down_panels = panels_in(&l->down);
     total = experts * down_panels;
-    for (int64_t t = take(phase); t < total; t = another(phase)) {
+    for (int64_t t = take_near(team, phase, total); t < total; t = another_near(team, phase, total)) {
         int64_t e = t / down_panels, first = l->experts ? w->start[e] : 0;
         int64_t rows = l->experts ? w->start[e + 1] - first : n;
         Input a = {w->act + first * stride, stride, w->act_codes + first * row_size(F), NULL};
         float *out = (l->experts ? w->expert_out : w->x) + first * D;
         matrix_panel(&l->down, e, t % down_panels, a, rows, !l->experts, out, d, first);
     }
-    return finish(phase, total);
+    return finish_near(team, phase, total);
 }
 
 // x += what the experts of token i gave
@@ -347,6 +377,8 @@ static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s,
     int64_t D = m->hidden, HK = m->heads * m->head_dim, n = s->n, few = (n + FEW - 1) / FEW, sparse = 0;
     Work mine = *work, *w = &mine;
     Phase *phase = w->phases;
+    int64_t phases = phases_of(m->layers);
+    Team team = {phase, (atomic_long *)(phase + phases), phases, omp_get_thread_num(), omp_get_num_threads(), 0};
     for (int64_t t = take(phase); t < few; t = another(phase))
         for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
             memcpy(w->x + i * D, m->embedding + s->tokens[i] * D, D * sizeof(float));
@@ -360,12 +392,13 @@ static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s,
         Added kept;
         const Added *d = added(l, s, w, QKV, NULL, &kept);
         phase = lower_rows(phase, d, (Rows){w->normed, D, NULL}, n, D, NULL);
-        phase = project(phase, &l->qkv, (Input){w->normed, D, w->normed_codes, NULL}, n, 0, w->qkv, d);
-        phase = attention(phase, m, l, s, w, scores);
+        ask_for_kept(m, l, s, &team);
+        phase = project(phase, &team, &l->qkv, (Input){w->normed, D, w->normed_codes, NULL}, n, 0, w->qkv, d);
+        phase = attention(phase, &team, m, l, s, w, scores);
         d = added(l, s, w, OUT, NULL, &kept);
         phase = lower_rows(phase, d, (Rows){w->attended, HK, NULL}, n, HK, NULL);
-        phase = project(phase, &l->out, (Input){w->attended, HK, w->attended_codes, NULL}, n, 1, w->x, d);
-        phase = feed_forward(phase, m, l, s, w, n);
+        phase = project(phase, &team, &l->out, (Input){w->attended, HK, w->attended_codes, NULL}, n, 1, w->x, d);
+        phase = feed_forward(phase, &team, m, l, s, w, n);
         for (int64_t t = take(phase); t < few; t = another(phase))
             for (int64_t i = t * FEW; i < least(n, (t + 1) * FEW); i++) {
                 if (l->experts) combine(w, D, m->top_k, i);
@@ -373,12 +406,12 @@ static void walk(const Model *m, const Layer *layers, Work *work, const Pass *s,
             }
         phase = finish(phase, few);
     }
-    project(phase, &m->head, (Input){w->normed, D, w->normed_codes, s->output_rows}, s->outputs, 0, s->logits, NULL);
+    project(phase, &team, &m->head, (Input){w->normed, D, w->normed_codes, s->output_rows}, s->outputs, 0, s->logits, NULL);
 }
 
 // Append the pass's tokens to their sequences and give the logits [outputs, V] after the rows named by `output_rows`.
 void forward(const Model *m, const Layer *layers, Work *w, const Pass *s, int threads) {
-    memset(w->phases, 0, phase_bytes(m->layers));
+    memset(w->phases, 0, phase_bytes(m->layers, threads));
 #pragma omp parallel num_threads(threads)
     walk(m, layers, w, s, w->scores + omp_get_thread_num() * GROUP * w->capacity);
 }

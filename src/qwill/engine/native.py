@@ -342,7 +342,8 @@ class NativeExecutor:
         }
         codes = {"normed_codes": (n, c.hidden_size), "attended_codes": (n, query), "act_codes": (n * top_k, ff)}
         indices = dict.fromkeys(("chosen", "place", "token"), n * top_k) | {"start": experts + 1}
-        indices["phases"] = self._lib.phase_bytes(ctypes.c_int64(c.num_hidden_layers)) // 8 + 8
+        sizes = (ctypes.c_int64(c.num_hidden_layers), ctypes.c_int64(self._threads))
+        indices["phases"] = self._lib.phase_bytes(*sizes) // 8 + 8
         self._space = {name: self._fresh((size,)) for name, size in floats.items()}
         for name, (rows, k) in codes.items():
             self._space[name] = self._fresh((rows * self._lib.code_row_bytes(ctypes.c_int64(k)),), torch.int8)

@@ -5,7 +5,7 @@ Shape letters as in executor.py; B rows of logits.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as Items
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qwill.engine.executor import Step
+from qwill.engine.replies import Running
 from qwill.engine.request import TokenLogprob
 from qwill.engine.scheduler import Piece, Sequence
 
@@ -57,6 +58,7 @@ def step_of(
     each = len(tokens) == len(pieces)
     numbers = [s.adapter for s in sequences]
     none_R = torch.full((len(pieces),), -1)
+    drafts = [len(p.drafts) for p in pieces]
     step = Step(
         tokens_N=torch.tensor(tokens),
         positions_N=torch.from_numpy(lengths_R if each else np.arange(end) + shift_R.repeat(np.diff(cu_seqlens))),
@@ -67,8 +69,31 @@ def step_of(
         rows=torch.tensor(wanted, dtype=torch.int64),
         hidden_rows=torch.tensor(hidden) if hidden else None,
         adapters_R=torch.tensor(numbers) if max(numbers) >= 0 else none_R,
+        drafts_R=torch.tensor(drafts) if any(drafts) else None,
     )
     return step, rows
+
+
+def score_prompts(
+    pieces: Items[Piece], logits: Tensor, rows: Items[tuple[int, int]], requests: Mapping[str, Running]
+) -> None:
+    """Add what a pass says of the prompts whose log-probabilities are wanted."""
+    for piece, (first, last) in zip(pieces, rows, strict=True):
+        s = piece.sequence
+        running = requests[s.request]
+        if s.reuse or not scores(piece, running):
+            continue
+        assert running.prompt_logprobs is not None
+        warm = running.request.sampling.temperature or 1.0
+        known, count = running.prompt_logprobs, running.request.prompt_logprobs or 0
+        known += prompt_scores(logits[first:last], s.tokens[: s.prompt], piece.start, len(known), warm, count)
+        if len(running.prompt_logprobs) == s.prompt:
+            s.reuse, s.chunk = True, None
+
+
+def scores(piece: Piece, running: Running) -> bool:
+    """Whether log-probabilities of the prompt are still wanted from this piece."""
+    return piece.start < piece.sequence.prompt and running.prompt_logprobs is not None
 
 
 def prompt_scores(

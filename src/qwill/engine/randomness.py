@@ -32,10 +32,10 @@ def philox(counter: NDArray[np.uint32], key: tuple[Word, Word]) -> NDArray[np.ui
 
 
 def uniforms(
-    seed: Word, prompt: ArrayLike, sample: ArrayLike, step: ArrayLike, purpose: int = 0
+    seed: Word, prompt: ArrayLike, sample: ArrayLike, step: ArrayLike, purpose: ArrayLike = 0
 ) -> NDArray[np.float64]:
     """Uniform numbers strictly inside (0, 1) with 52 random bits, one for each broadcast (seed, prompt, sample,
-    step); for another `purpose` others that are independent of these.
+    step, purpose); for another `purpose` others that are independent of these.
 
     The indices are taken modulo 2^32 and the seed modulo 2^64.
     """

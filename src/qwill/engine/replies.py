@@ -43,8 +43,10 @@ class Running:
         self.whole = r.whole or self.chooses
         self.stops = frozenset() if s.ignore_eos else r.stop_ids
         self.edits = bool(s.penalises or s.logit_bias)
-        self.plain = not (self.edits or r.constraint or s.min_tokens or r.thinking_budget is not None)
+        self.late = bool(s.min_tokens) or r.thinking_budget is not None
         self.scored = r.logprobs is not None or r.support or r.experts
+        self.plain = not (self.edits or self.late or r.constraint)
+        self.guided: Edited = "masked" if self.scored or (s.temperature and s.truncates) else "checked"
         # Replies of equal ones are drawn together.
         self.draw = repr((s.temperature, s.top_k, s.top_p, s.min_p, r.support))
 
@@ -118,15 +120,12 @@ class Reply:
     @property
     def edited(self) -> Edited:
         """What but the model has a say in its next token: only a mask, or more."""
-        running, sampling = self.running, self.running.request.sampling
+        running = self.running
         if self.proposed:
             return "proposed"
-        if running.edits or self.produced < sampling.min_tokens or self.forced:
+        if running.edits or (running.late and (self.produced < running.request.sampling.min_tokens or self.forced)):
             return "edited"
-        if self.guide is None:
-            return ""
-        exact = not running.scored and not (sampling.temperature and sampling.truncates)
-        return "checked" if exact else "masked"
+        return "" if self.guide is None else running.guided
 
     def append(self, token: int, own: float) -> None:
         """Count a new token in, `own` its log-probability. Raises `DataError` if its constraint fails."""

@@ -33,11 +33,19 @@ static int64_t find(const float *x, int64_t limit, const double *sums, float tem
     return from + find_inside(x + from, least(BLOCK, limit - from), temperature, top, below, target);
 }
 
-static void draw_row(const float *x, int64_t vocab, int64_t limit, float temperature, double uniform, int64_t *token,
-                     float *logprob, float *sampled) {
-    int64_t chosen = 0;
+// The greatest logit / temperature of the whole vocabulary, and the sum of all odds below it.
+typedef struct { double top, total; } Whole;
+
+static Whole whole_of(const float *x, int64_t vocab, float temperature) {
+    float top = largest(x, 0, vocab) / temperature;
+    return (Whole){top, total_odds(x, vocab, temperature, top)};
+}
+
+static Whole draw_row(const float *x, int64_t vocab, int64_t limit, float temperature, double uniform, int64_t *token,
+                      float *logprob, float *sampled) {
+    int64_t chosen = 0, shared = limit / BLOCK;
     double sums[(limit + BLOCK - 1) / BLOCK], total = 0;
-    float highest = largest(x, 0, limit), top = highest / temperature, all = top;
+    float highest = largest(x, 0, limit), top = highest / temperature;
     for (int64_t i = 0; i < limit; i += BLOCK)
         total += sums[i / BLOCK] = sum_of_odds(x, i, least(i + BLOCK, limit), temperature, top);
     if (uniform < 0)
@@ -46,12 +54,17 @@ static void draw_row(const float *x, int64_t vocab, int64_t limit, float tempera
         chosen = find(x, limit, sums, temperature, top, uniform * total);
     *token = chosen;
     *sampled = uniform < 0 ? 0 : log_share(x, chosen, temperature, top, total);
-    if (limit < vocab) {
-        float beyond = largest(x, limit, vocab) / temperature;
-        all = beyond > top ? beyond : top;
-        total = total_odds(x, vocab, temperature, all);
+    Whole whole = {top, total};
+    if (limit < vocab && largest(x, limit, vocab) / temperature > top)
+        whole = whole_of(x, vocab, temperature);
+    else if (limit < vocab) {  // the same blocks, but for those with ids that are never drawn
+        whole.total = 0;
+        for (int64_t b = 0; b < shared; b++) whole.total += sums[b];
+        for (int64_t i = shared * BLOCK; i < vocab; i += BLOCK)
+            whole.total += sum_of_odds(x, i, least(i + BLOCK, vocab), temperature, top);
     }
-    *logprob = log_share(x, chosen, temperature, all, total);
+    *logprob = log_share(x, chosen, temperature, whole.top, whole.total);
+    return whole;
 }
 
 INLINE int may(const uint32_t *allowed, int64_t i) { return allowed[i >> 5] >> (i & 31) & 1; }
@@ -63,13 +76,22 @@ INLINE int any(const uint32_t *allowed, int64_t from, int64_t to) {
     return bits != 0;
 }
 
-// A block's logits, minus infinity where they aren't allowed.
+// A block's logits, minus infinity where they aren't allowed. A word at a time: most have all bits or none.
 INLINE void keep(const float *x, int64_t from, int64_t to, const uint32_t *allowed, float *kept) {
-#pragma omp simd
-    for (int64_t i = from; i < to; i++) kept[i - from] = may(allowed, i) ? x[i] : -INFINITY;
+    for (int64_t i = from; i < to; i += 32) {
+        uint32_t bits = allowed[i / 32];
+        int64_t count = least(32, to - i);
+        float *out = kept + (i - from);
+        if (bits == UINT32_MAX && count == 32) memcpy(out, x + i, 32 * sizeof(float));
+        else {
+            if (count < 32) bits &= (1u << count) - 1;
+            for (int64_t j = 0; j < count; j++) out[j] = -INFINITY;
+            for (; bits; bits &= bits - 1) out[__builtin_ctz(bits)] = x[i + __builtin_ctz(bits)];
+        }
+    }
 }
 
-static void draw_allowed(const float *x, int64_t vocab, int64_t limit, const uint32_t *allowed, float temperature,
+static void draw_allowed(const float *x, Whole whole, int64_t limit, const uint32_t *allowed, float temperature,
                          double uniform, int64_t *token, float *logprob, float *sampled) {
     float kept[BLOCK], highest = -INFINITY;
     int64_t chosen = 0, blocks = (limit + BLOCK - 1) / BLOCK;
@@ -80,8 +102,6 @@ static void draw_allowed(const float *x, int64_t vocab, int64_t limit, const uin
         float here = largest(kept, 0, end - i);
         if (here > highest) highest = here, chosen = i;
     }
-    float all = largest(x, 0, vocab) / temperature;
-    double everything = total_odds(x, vocab, temperature, all);
     if (uniform < 0) {
         while (chosen < limit - 1 && !(may(allowed, chosen) && x[chosen] == highest)) chosen++;
         *sampled = 0;
@@ -101,20 +121,35 @@ static void draw_allowed(const float *x, int64_t vocab, int64_t limit, const uin
         *sampled = log_share(x, chosen, temperature, top, total);
     }
     *token = chosen;
-    *logprob = log_share(x, chosen, temperature, all, everything);
+    *logprob = log_share(x, chosen, temperature, whole.top, whole.total);
 }
 
 // One token a row among the first `limit` ids, and of these among those that `allowed` (unless null, `words` a row) has
-// bits for, by one uniform number a row (below 0: the likeliest token); log-probabilities as in `Sampled`.
+// bits for, by one uniform number a row (below 0: the likeliest token); log-probabilities as in `Sampled`. `wholes` are
+// kept for `draw_again`.
 void draw(const float *logits, int64_t rows, int64_t vocab, int64_t limit, const uint32_t *allowed, int64_t words,
-          float temperature, const double *uniforms, int64_t *tokens, float *logprobs, float *sampled, int threads) {
+          float temperature, const double *uniforms, int64_t *tokens, float *logprobs, float *sampled, Whole *wholes,
+          int threads) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (rows * vocab > LARGE)
     for (int64_t r = 0; r < rows; r++) {
         const float *x = logits + r * vocab;
-        if (allowed)
-            draw_allowed(x, vocab, limit, allowed + r * words, temperature, uniforms[r], tokens + r, logprobs + r,
+        if (allowed) {
+            wholes[r] = whole_of(x, vocab, temperature);
+            draw_allowed(x, wholes[r], limit, allowed + r * words, temperature, uniforms[r], tokens + r, logprobs + r,
                          sampled + r);
-        else
-            draw_row(x, vocab, limit, temperature, uniforms[r], tokens + r, logprobs + r, sampled + r);
+        } else
+            wholes[r] = draw_row(x, vocab, limit, temperature, uniforms[r], tokens + r, logprobs + r, sampled + r);
+    }
+}
+
+// Draws `count` of the rows once more, now under masks: mask and number i are those of row places[i].
+void draw_again(const float *logits, const int64_t *places, int64_t count, int64_t vocab, int64_t limit,
+                const uint32_t *allowed, int64_t words, float temperature, const double *uniforms, int64_t *tokens,
+                float *logprobs, float *sampled, const Whole *wholes, int threads) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (count * vocab > LARGE)
+    for (int64_t i = 0; i < count; i++) {
+        int64_t r = places[i];
+        draw_allowed(logits + r * vocab, wholes[r], limit, allowed + i * words, temperature, uniforms[i], tokens + r,
+                     logprobs + r, sampled + r);
     }
 }

@@ -6,9 +6,10 @@ rows, V vocabulary, C candidates, P blocks.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from qwill.model import native, native_library
 
 BLOCK = 64  # the cumulative sum is searched in two levels: V/BLOCK block sums, then one block
 FIRST_CANDIDATES = 128  # enough for most top-p nuclei; rows that need more are sorted again with more
-__all__ = ["Sampled", "Sampling", "sample", "support"]
+__all__ = ["Sampled", "Sampling", "sample", "sample_again", "support"]
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,15 @@ class Sampled:
     `logprobs` is log_softmax(logits / temperature) of the model's own logits over the whole vocabulary
     (temperature 1 when greedy), which is what a trainer recomputes. `sampled_logprobs` is that of the
     distribution really drawn from: after penalties, truncation and a vocabulary limit; it is 0 when greedy.
-    Without any of these the two are the same. `support`: see `support`, if it was asked for.
+    Without any of these the two are the same. `support`: see `support`, if it was asked for. `wholes_B2`: what
+    `sample_again` needn't sum again, if there is something.
     """
 
     tokens_B: Tensor
     logprobs_B: Tensor
     sampled_logprobs_B: Tensor
     support: list[list[tuple[int, int]]] | None = None
+    wholes_B2: Tensor | None = None
 
 
 def sample(
@@ -75,6 +78,29 @@ def sample(
         if drawn_BV is own_BV:
             return Sampled(tokens_B, sampled_B, sampled_B)
     return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
+
+
+def sample_again(
+    drawn: Sampled,
+    rows: Sequence[int],
+    logits_BV: Tensor,
+    uniforms_R: Tensor,
+    sampling: Sampling,
+    vocab_size: int | None,
+    allowed_RW: Tensor,
+) -> Sampled:
+    """`drawn`, which `sample` drew from the logits as they are, with these rows drawn once more, now under masks: as
+    `sample` would with `logits_BV[rows]`, but nothing is copied. `drawn` itself may change."""
+    if drawn.wholes_B2 is not None and logits_BV.is_contiguous():
+        _draw_again_natively(drawn, rows, logits_BV, uniforms_R, sampling.temperature, vocab_size, allowed_RW)
+        return drawn
+    again = sample(logits_BV[rows], uniforms_R, sampling, vocab_size, None, allowed_RW)
+    at_R = torch.tensor(rows, device=logits_BV.device)
+    return Sampled(
+        drawn.tokens_B.index_copy(0, at_R, again.tokens_B),
+        drawn.logprobs_B.index_copy(0, at_R, again.logprobs_B),
+        drawn.sampled_logprobs_B.index_copy(0, at_R, again.sampled_logprobs_B),
+    )
 
 
 def unpacked(bits_BW: Tensor, vocab: int) -> Tensor:
@@ -116,7 +142,13 @@ def _draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    return compile_library("sampler.c", "qwill.engine", native_library.ROWS)
+    library = compile_library("sampler.c", "qwill.engine", native_library.ROWS)
+    if library is not None:
+        size, pointer, degrees, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float, ctypes.c_int
+        rest: list[Any] = [*[size] * 3, pointer, size, degrees, *[pointer] * 5, threads]
+        library.draw.argtypes, library.draw_again.argtypes = [pointer, *rest], [pointer, pointer, *rest]
+        library.draw.restype = library.draw_again.restype = None
+    return library
 
 
 def _draw_natively(
@@ -126,20 +158,40 @@ def _draw_natively(
     library, (rows, vocab) = _library(), logits_BV.shape
     assert library is not None
     uniforms_B = uniforms_B.contiguous() if temperature else torch.full((rows,), -1.0, dtype=torch.float64)
-    out = Sampled(torch.empty(rows, dtype=torch.int64), torch.empty(rows), torch.empty(rows))
+    own_B, sampled_B, wholes_B2 = torch.empty(rows), torch.empty(rows), torch.empty((rows, 2), dtype=torch.float64)
+    out = Sampled(torch.empty(rows, dtype=torch.int64), own_B, sampled_B, wholes_B2=wholes_B2)
     limit = min(vocab_size or vocab, vocab)
     words = 0 if allowed_BW is None else allowed_BW.shape[1]
-    if allowed_BW is not None and 32 * words < limit:
-        limit = 32 * words
-    sizes = [ctypes.c_int64(size) for size in (rows, vocab, limit)]
-    mask = None if allowed_BW is None else allowed_BW.contiguous()
-    pointers = [uniforms_B, out.tokens_B, out.logprobs_B, out.sampled_logprobs_B]
+    mask_BW = None if allowed_BW is None else allowed_BW.contiguous()
     library.draw(
-        ctypes.c_void_p(logits_BV.data_ptr()), *sizes, ctypes.c_void_p(None if mask is None else mask.data_ptr()),
-        ctypes.c_int64(words), ctypes.c_float(temperature or 1.0),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in pointers), torch.get_num_threads(),
+        logits_BV.data_ptr(), rows, vocab, min(limit, 32 * words) if words else limit,
+        None if mask_BW is None else mask_BW.data_ptr(), words, temperature or 1.0, uniforms_B.data_ptr(),
+        out.tokens_B.data_ptr(), own_B.data_ptr(), sampled_B.data_ptr(), wholes_B2.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out
+
+
+def _draw_again_natively(
+    drawn: Sampled,
+    rows: Sequence[int],
+    logits_BV: Tensor,
+    uniforms_R: Tensor,
+    temperature: float,
+    vocab_size: int | None,
+    allowed_RW: Tensor,
+) -> None:
+    library, vocab, wholes_B2 = _library(), logits_BV.shape[1], drawn.wholes_B2
+    assert library is not None and wholes_B2 is not None
+    count, words = allowed_RW.shape
+    if not temperature:
+        uniforms_R = torch.full((count,), -1.0, dtype=torch.float64)
+    places_R = torch.tensor(rows)
+    library.draw_again(
+        logits_BV.data_ptr(), places_R.data_ptr(), count, vocab, min(vocab_size or vocab, vocab, 32 * words),
+        allowed_RW.data_ptr(), words, temperature or 1.0, uniforms_R.data_ptr(), drawn.tokens_B.data_ptr(),
+        drawn.logprobs_B.data_ptr(), drawn.sampled_logprobs_B.data_ptr(), wholes_B2.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
 
 
 def _draw_truncated(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-// Attention of one query row, whose keys and values lie in one piece (training) or in the pages of a cache (generation);
+// Attention of query rows, whose keys and values lie in one piece (training) or in the pages of a cache (generation);
 // float32 on a CPU. The sums run in the same order whatever the layout, so that both come to the same bits.
 //
 // Keys lie as [block of LANES positions][K][LANES], LANES positions side by side. A cache holds them, and values, as
@@ -89,13 +89,21 @@ INLINE vec load_kept(const int kind, const void *p, int64_t i) {
 #endif
 }
 
+// Query heads that share one key head, of one token or of neighbouring ones: up to GROUP are done together, so that keys
+// and values are read and widened once for them. What comes of one doesn't depend on the others, to the last bit.
+typedef struct {
+    const float *q[GROUP];
+    float *out[GROUP];
+    int64_t seen[GROUP];  // positions [0, seen); none less than the one before
+} Queries;
+
 // How many vectors of sums are in registers for each head: enough for the adders' latency, and no more than there are.
 #define ABREAST(heads) (LANES == 16 || (heads) <= 2 ? 4 : 2)
 #define MOST_ABREAST 4
 
 // q·k / sqrt(K) of `blocks` times LANES positions from s on; sums run over K in order, whatever stands beside them
-INLINE void score_blocks(const int heads, const int kind, const int blocks, const float *q, const Kept *c, int64_t K,
-                         int64_t s, int64_t seen, float *scores, int64_t capacity, vec best[GROUP]) {
+INLINE void score_blocks(const int heads, const int kind, const int blocks, const Queries *a, const Kept *c, int64_t K,
+                         int64_t s, float *scores, int64_t capacity, vec best[GROUP]) {
     float scale = 1.0f / sqrtf((float)K);
     vec sum[GROUP][MOST_ABREAST];
     int64_t at[MOST_ABREAST];
@@ -112,7 +120,7 @@ INLINE void score_blocks(const int heads, const int kind, const int blocks, cons
 #pragma GCC unroll 4
         for (int h = 0; h < heads; h++)
 #pragma GCC unroll 4
-            for (int b = 0; b < blocks; b++) sum[h][b] += q[h * K + j] * key[b];
+            for (int b = 0; b < blocks; b++) sum[h][b] += a->q[h][j] * key[b];
     }
 #pragma GCC unroll 4
     for (int b = 0; b < blocks; b++)
@@ -120,7 +128,7 @@ INLINE void score_blocks(const int heads, const int kind, const int blocks, cons
         for (int h = 0; h < heads; h++) {
             vec score = sum[h][b] * scale;
             if (kind == BYTE) score *= load(c->key_scale + at[b]);
-            for (int64_t i = seen - s - b * LANES; i < LANES; i++) score[i] = -INFINITY;
+            score = pick(below(a->seen[h] - s - b * LANES), score, all(-INFINITY));
             best[h] = pick(score > best[h], score, best[h]);
             store(scores + h * capacity + s + b * LANES, score);
         }
@@ -128,14 +136,15 @@ INLINE void score_blocks(const int heads, const int kind, const int blocks, cons
 
 // Columns [j, j + vectors · LANES) of the weighted values; sums run over positions in order
 INLINE void weigh_values(const int heads, const int kind, const int vectors, const float *scores, int64_t capacity,
-                         const float *total, const Kept *c, int64_t K, int64_t seen, int64_t j, float *out) {
+                         const float *total, const Queries *a, const Kept *c, int64_t j) {
     vec sum[GROUP][MOST_ABREAST];
 #pragma GCC unroll 4
     for (int h = 0; h < heads; h++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) sum[h][v] = all(0);
-    for (int64_t first = 0; first < seen; first += LANES) {
-        int64_t at = place(c, first) * c->value_step + j, last = least(first + LANES, seen);
+    int64_t by_all = a->seen[0], most = a->seen[heads - 1];
+    for (int64_t first = 0; first < by_all; first += LANES) {
+        int64_t at = place(c, first) * c->value_step + j, last = least(first + LANES, by_all);
         for (int64_t s = first; s < last; s++, at += c->value_step) {
             vec value[MOST_ABREAST];
 #pragma GCC unroll 4
@@ -148,31 +157,40 @@ INLINE void weigh_values(const int heads, const int kind, const int vectors, con
             }
         }
     }
+    for (int64_t s = by_all; s < most; s++) {
+        int64_t at = place(c, s) * c->value_step + j;
+#pragma GCC unroll 4
+        for (int h = 0; h < heads; h++)
+            if (s < a->seen[h])
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++)
+                    sum[h][v] += scores[h * capacity + s] * load_kept(kind, c->values, at + v * LANES);
+    }
 #pragma GCC unroll 4
     for (int h = 0; h < heads; h++)
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) store(out + h * K + j + v * LANES, sum[h][v] / total[h]);
+        for (int v = 0; v < vectors; v++) store(a->out[h] + j + v * LANES, sum[h][v] / total[h]);
 }
 
-// softmax(q·k / sqrt(K))·v of `heads` query heads that share one key head, over positions [0, seen)
-INLINE void attend_heads(const int heads, const int kind, const float *q, const Kept *c, int64_t K, int64_t seen,
-                         float *scores, int64_t capacity, float *out) {
+// softmax(q·k / sqrt(K))·v
+INLINE void attend_heads(const int heads, const int kind, const Queries *a, const Kept *c, int64_t K, float *scores,
+                         int64_t capacity) {
     const int abreast = ABREAST(heads);
     vec best[GROUP];
     float total[GROUP];
 #pragma GCC unroll 4
     for (int h = 0; h < heads; h++) best[h] = all(-INFINITY);
-    int64_t s = 0, j = 0;
-    for (; seen - s > (abreast - 1) * LANES; s += abreast * LANES)
-        score_blocks(heads, kind, abreast, q, c, K, s, seen, scores, capacity, best);
-    for (; s < seen; s += LANES) score_blocks(heads, kind, 1, q, c, K, s, seen, scores, capacity, best);
+    int64_t s = 0, j = 0, most = a->seen[heads - 1];
+    for (; most - s > (abreast - 1) * LANES; s += abreast * LANES)
+        score_blocks(heads, kind, abreast, a, c, K, s, scores, capacity, best);
+    for (; s < most; s += LANES) score_blocks(heads, kind, 1, a, c, K, s, scores, capacity, best);
     for (int h = 0; h < heads; h++) {
         float top = -INFINITY;
         for (int i = 0; i < LANES; i++) top = best[h][i] > top ? best[h][i] : top;
         vec sum = all(0);
-        for (s = 0; s < seen; s += LANES) {
+        for (s = 0; s < a->seen[h]; s += LANES) {
             vec p = vexp(load(scores + h * capacity + s) - top);
-            for (int64_t i = seen - s; i < LANES; i++) p[i] = 0;
+            p = pick(below(a->seen[h] - s), p, all(0));
             sum += p;
             if (kind == BYTE) p *= load(c->value_scale + place(c, s));
             store(scores + h * capacity + s, p);
@@ -180,20 +198,34 @@ INLINE void attend_heads(const int heads, const int kind, const float *q, const 
         total[h] = add_up(sum);
     }
     for (; j + abreast * LANES <= K; j += abreast * LANES)
-        weigh_values(heads, kind, abreast, scores, capacity, total, c, K, seen, j, out);
-    for (; j < K; j += LANES) weigh_values(heads, kind, 1, scores, capacity, total, c, K, seen, j, out);
+        weigh_values(heads, kind, abreast, scores, capacity, total, a, c, j);
+    for (; j < K; j += LANES) weigh_values(heads, kind, 1, scores, capacity, total, a, c, j);
 }
 
-INLINE void attend(const int kind, int64_t heads, const float *q, const Kept *c, int64_t K, int64_t seen, float *scores,
-                   int64_t capacity, float *out) {
-    for (int64_t h = 0; h < heads; h += GROUP) {
-        const float *from = q + h * K;
-        float *to = out + h * K;
-        switch (least(GROUP, heads - h)) {
-        case 1: attend_heads(1, kind, from, c, K, seen, scores, capacity, to); break;
-        case 2: attend_heads(2, kind, from, c, K, seen, scores, capacity, to); break;
-        case 3: attend_heads(3, kind, from, c, K, seen, scores, capacity, to); break;
-        default: attend_heads(4, kind, from, c, K, seen, scores, capacity, to);
+// `heads` query heads that share a key head, K floats apart, of each of `tokens` neighbouring tokens
+typedef struct {
+    int64_t heads, tokens;
+    const float *q;
+    int64_t q_step;  // floats from one token to the next
+    float *out;
+    int64_t out_step, seen;  // of the first token: positions [0, seen)
+} Heads;
+
+INLINE void attend(const int kind, const Heads *all_of, const Kept *c, int64_t K, float *scores, int64_t capacity) {
+    for (int64_t first = 0, rows = all_of->heads * all_of->tokens; first < rows; first += GROUP) {
+        Queries a;
+        int64_t count = least(GROUP, rows - first);
+        for (int64_t i = 0; i < count; i++) {
+            int64_t token = (first + i) / all_of->heads, head = (first + i) % all_of->heads;
+            a.q[i] = all_of->q + token * all_of->q_step + head * K;
+            a.out[i] = all_of->out + token * all_of->out_step + head * K;
+            a.seen[i] = all_of->seen + token;
+        }
+        switch (count) {
+        case 1: attend_heads(1, kind, &a, c, K, scores, capacity); break;
+        case 2: attend_heads(2, kind, &a, c, K, scores, capacity); break;
+        case 3: attend_heads(3, kind, &a, c, K, scores, capacity); break;
+        default: attend_heads(4, kind, &a, c, K, scores, capacity);
         }
     }
 }

@@ -1,5 +1,5 @@
 // Causal attention inside packed sequences, for training: float32 on a CPU. Definition: ops.py.
-// The forward pass attends row by row as generation does (attend.h) and comes to the same bits; the backward pass makes
+// The forward pass attends as generation does (attend.h) and comes to the same bits; the backward pass makes
 // the whole triangle of one head and is matrix products. A (sequence, key head) is one thread's work.
 // Letters: T length of a sequence, H query heads, G key/value heads, K head size.
 #include <omp.h>
@@ -28,9 +28,10 @@ void attention_forward(const float *q, const float *k, const float *v, const int
             int64_t first = borders[t / G], length = borders[t / G + 1] - first, g = t % G;
             block_keys(k + (first * G + g) * K, G * K, length, K, blocks);
             Kept kept = {.keys = blocks, .values = v + (first * G + g) * K, .value_step = G * K};
-            for (int64_t i = 0; i < length; i++) {
+            for (int64_t i = 0; i < length; i += GROUP) {
                 int64_t row = ((first + i) * H + g * shared) * K;
-                attend(SINGLE, shared, q + row, &kept, K, i + 1, scores, capacity, out + row);
+                Heads a = {shared, least(GROUP, length - i), q + row, H * K, out + row, H * K, i + 1};
+                attend(SINGLE, &a, &kept, K, scores, capacity);
             }
         }
         free(blocks);

@@ -7,13 +7,16 @@ share blocks that another one fills in the same pass.
 
 Keys and values can be held in another float type than the model's, or as int8 with a scale for each token and head.
 
+A sequence's last new tokens may be drafted: perhaps they don't count. Their keys and values are then written over; its
+state stays that before them, and `settle` takes it on through those that do count, from their kept inputs.
+
 Shape suffixes as in transformer.py; R sequences of a pass, M blocks of the longest one, J = T·(H/Hkv): query heads that
 share a key head are folded into query positions, so grouped-query attention reads each cached key once, copying none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +78,15 @@ class _Group:
     mask_R1JS: Tensor | None
 
 
+@dataclass
+class Part:
+    """Some of a pass's tokens: `token_M` of them, a few of each of the sequences `row_R`, between `cu_seqlens`."""
+
+    token_M: Tensor
+    row_R: Tensor
+    cu_seqlens: Tensor
+
+
 class KVCache:
     def __init__(
         self,
@@ -103,19 +115,25 @@ class KVCache:
         self.states = {i: torch.zeros(slots, *state, dtype=wide, device=device) for i in linear}
         self.blocks, self.block_size, self.dtype, self.device = blocks, block_size, dtype, device
         self.group = c.num_attention_heads // c.num_key_value_heads
-        self._placed: tuple[Tensor, Tensor, Tensor] | None = None
+        self._placed: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
+        self.certain: Part | None = None  # the tokens of this pass that count, if there are others:
+        self.drafted: Part | None = None
+        self._inputs: dict[int, tuple[Tensor, ...]] = {}  # by layer, of the drafted tokens
+        self._slots: list[int] = []  # of the sequences that have them
 
     def place(
         self,
         tables_RM: Tensor | Sequence[Sequence[int]],
         lengths_R: Tensor | Sequence[int],
         states_R: Tensor | Sequence[int] | None = None,
+        drafts_R: Tensor | None = None,
     ) -> KVCache:
         """Say where the next batch's sequences are: their blocks in order (behind the last one anything), how many
-        tokens each has cached, and the slot of its recurrent state (its first block's number unless given)."""
+        tokens each has cached, the slot of its recurrent state (its first block's number unless given), and how many of
+        its new tokens, fewer than all, are drafted (none unless given)."""
         tables = torch.as_tensor(tables_RM, dtype=torch.int64)
         states = tables[:, 0] if states_R is None else torch.as_tensor(states_R, dtype=torch.int64)
-        self._placed = tables, torch.as_tensor(lengths_R, dtype=torch.int64), states
+        self._placed = tables, torch.as_tensor(lengths_R, dtype=torch.int64), states, drafts_R
         return self
 
     def grow(self, blocks: int) -> None:
@@ -144,15 +162,14 @@ class KVCache:
         """Work out once a forward pass, for all layers, where new keys go and what each query may see."""
         if self._placed is None:
             raise ModelError("the cache was not told where this batch's sequences are: call `place` before each pass")
-        (tables, old_R, states_R), self._placed = self._placed, None
+        (tables, old_R, states_R, drafts_R), self._placed = self._placed, None
         new_R, count = batch.lengths.long(), len(old_R)
         if len(new_R) != count:
             raise ModelError(f"the batch holds {len(new_R)} sequences, but {count} are placed in the cache")
         total_R, room = old_R + new_R, tables.shape[1] * self.block_size
         if int(total_R.max()) > room:
             raise ModelError(f"a sequence of {int(total_R.max())} tokens does not fit its {room} places in the cache")
-        row_N = torch.repeat_interleave(torch.arange(count), new_R)
-        within_N = torch.arange(len(row_N)) - batch.cu_seqlens[:-1].long()[row_N]
+        row_N, within_N = _rows(batch.cu_seqlens)
         at_N = old_R[row_N] + within_N
         block_N = tables[row_N, at_N // self.block_size]
         if int(block_N.min()) < 0 or int(block_N.max()) >= self.blocks:
@@ -161,6 +178,15 @@ class KVCache:
         self.states_R, self.fresh_R = states_R.to(self.device), (old_R == 0).to(self.device)
         parts = _groups(new_R, total_R) if self.keys else []
         self.groups = [self._group(part, tables, old_R, new_R, row_N, within_N) for part in parts]
+        self.certain = self.drafted = None
+        if drafts_R is not None and self.states and bool(drafts_R.any()):
+            ahead_N = within_N >= (new_R - drafts_R)[row_N]
+            self.certain, self.drafted = (self._part(some_N, row_N) for some_N in (~ahead_N, ahead_N))
+            self._slots = states_R[self.drafted.row_R.cpu()].tolist()
+
+    def _part(self, some_N: Tensor, row_N: Tensor) -> Part:
+        row_R, count_R = row_N[some_N].unique_consecutive(return_counts=True)
+        return Part(some_N.nonzero()[:, 0].to(self.device), row_R.to(self.device), _borders(count_R))
 
     def _group(
         self, rows: Tensor, tables: Tensor, old_R: Tensor, new_R: Tensor, row_N: Tensor, within_N: Tensor
@@ -217,9 +243,39 @@ class KVCache:
             state.masked_fill(self.fresh_R[:, None, None, None], 0),
         )
 
-    def remember(self, layer: int, inputs_RCP: Tensor, state_RHKV: Tensor) -> None:
+    def remember(self, layer: int, inputs_RCP: Tensor | None, state_RHKV: Tensor | None) -> None:
         """Keep what `recall` will give for the next tokens."""
+        assert inputs_RCP is not None and state_RHKV is not None
         self.inputs[layer][self.states_R], self.states[layer][self.states_R] = inputs_RCP, state_RHKV
+
+    def keep(self, layer: int, inputs: tuple[Tensor, ...]) -> None:
+        """Hold a layer's inputs at the drafted tokens for `settle`."""
+        self._inputs[layer] = inputs
+
+    def settle(self, taken: Mapping[int, int]) -> None:
+        """Place the sequences of these slots once more: so many of their drafted tokens count, at least one of each."""
+        assert self.drafted is not None
+        count_R = torch.tensor([taken.get(slot, 0) for slot in self._slots])
+        row_M, within_M = _rows(self.drafted.cu_seqlens)
+        chosen_R = count_R.nonzero()[:, 0]
+        self._kept = (within_M < count_R[row_M]).nonzero()[:, 0].to(self.device), _borders(count_R[chosen_R])
+        self.states_R = torch.tensor(self._slots)[chosen_R].to(self.device)
+        self.fresh_R = torch.zeros(len(chosen_R), dtype=torch.bool, device=self.device)
+
+    def kept(self, layer: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The layer's inputs at the drafted tokens that count, and their borders."""
+        token_M, cu_seqlens = self._kept
+        return tuple(x[token_M] for x in self._inputs[layer]), cu_seqlens
+
+
+def _borders(count_R: Tensor) -> Tensor:
+    return torch.cat([count_R.new_zeros(1), count_R.cumsum(0)]).int()
+
+
+def _rows(cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each token: its sequence, and its place among that one's."""
+    row_N = torch.repeat_interleave(torch.arange(len(cu_seqlens) - 1), cu_seqlens.diff())
+    return row_N, torch.arange(len(row_N)) - cu_seqlens[:-1].long()[row_N]
 
 
 def _groups(new_R: Tensor, total_R: Tensor) -> list[Tensor]:

@@ -41,8 +41,12 @@ def read_gguf_tokenizer(file: GGUFFile, config: ModelConfig) -> Tokenizer:
         tokens = tokens[:-1]
     template = text(file, "tokenizer.chat_template")
     special = [i for i, kind in enumerate(types[: len(tokens)]) if kind in (CONTROL, USER_DEFINED)]
+    ends = meta.get("tokenizer.ggml.add_eos_token", False)
+    if not isinstance(ends, bool):
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.add_eos_token is {str(ends)[:60]}; expected true or false.")
+    end = token_id(file, "eos", len(tokens)) if ends else None
     try:
-        tokenizer = Tokenizer.from_bpe(tokens, merges, special, SPLITS[split], template)
+        tokenizer = Tokenizer.from_bpe(tokens, merges, special, SPLITS[split], template, end)
     except ArtifactError as error:
         raise CheckpointError(f"{file.path}: its tokenizer can't be built: {error}") from None
     for role, name in ROLES.items():
@@ -99,4 +103,6 @@ def write_gguf_tokenizer(tokenizer: Tokenizer, config: ModelConfig, where: str) 
         token = said.get(short) if token is None else token
         if token is not None and 0 <= token < config.vocab_size:
             out[f"tokenizer.ggml.{role}_token_id"] = token
+    if after := tokenizer.around[1]:  # there only the eos can come after a text, whatever ends a reply
+        out |= {"tokenizer.ggml.add_eos_token": True, "tokenizer.ggml.eos_token_id": after[0]}
     return out | {"tokenizer.chat_template": tokenizer.chat_template}

@@ -33,6 +33,13 @@ INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE void store(float *p, vec v) { *(vec *)p = v; }
 INLINE vec pick(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 
+// All bits of the first `count` lanes
+INLINE ivec below(int64_t count) {
+    ivec lane;
+    for (int l = 0; l < LANES; l++) lane[l] = l;
+    return lane < (int32_t)(count < LANES ? count : LANES);
+}
+
 INLINE float add_up(vec v) {
     float sum = 0;
     for (int i = 0; i < LANES; i++) sum += v[i];

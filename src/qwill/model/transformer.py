@@ -20,6 +20,7 @@ feed-forward.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Output", "RouterStats", "Transformer", "balancing_loss", "pooled_balancing_loss"]
 
 Rope = tuple[Tensor, Tensor]
+Past = tuple[Tensor | None, ...]  # what sequences leave behind in a Gated DeltaNet: conv_RCP, state_RHKV
 
 
 @dataclass
@@ -151,10 +153,37 @@ class GatedDeltaNet(nn.Module):
         self.out_proj = Linear(values, c.hidden_size, bias=False)
 
     def forward(self, x_ND: Tensor, cu_seqlens: Tensor, cache: KVCache | None, layer: int) -> Tensor:
-        conv_RCP, state_RHKV = (None, None) if cache is None else cache.recall(layer)
-        asked = cache is not None
         qkv_NC, z_NC, b_NH, a_NH = self.in_proj(x_ND).split(self.widths, dim=1)
-        qkv_NC, conv_RCP = delta.causal_conv_silu(qkv_NC, self.conv1d[:, 0], cu_seqlens, conv_RCP, asked)
+        inputs = qkv_NC, b_NH, a_NH
+        if cache is None:
+            o_NHV, _ = self._recur(inputs, cu_seqlens, (None, None), False)
+        elif cache.certain is None or cache.drafted is None:
+            o_NHV, past = self._recur(inputs, cu_seqlens, cache.recall(layer))
+            cache.remember(layer, *past)
+        else:  # what is remembered is the state before the drafted tokens
+            certain, drafted = cache.certain, cache.drafted
+            first_MHV, past = self._recur(_at(certain.token_M, inputs), certain.cu_seqlens, cache.recall(layer))
+            cache.remember(layer, *past)
+            kept = _at(drafted.token_M, inputs)
+            cache.keep(layer, kept)
+            before = tuple(x[drafted.row_R] for x in past if x is not None)
+            then_MHV, _ = self._recur(kept, drafted.cu_seqlens, before, False)
+            o_NHV = first_MHV.new_empty(len(x_ND), *first_MHV.shape[1:])
+            o_NHV[certain.token_M], o_NHV[drafted.token_M] = first_MHV, then_MHV
+        gated_NHV = delta.gated_rms_norm(o_NHV, z_NC.view_as(o_NHV), self.norm.weight, self.norm.eps)
+        return self.out_proj(gated_NHV.flatten(1))
+
+    def settle(self, cache: KVCache, layer: int) -> None:
+        """Take states on through the drafted tokens that count."""
+        _, past = self._recur(*cache.kept(layer), cache.recall(layer))
+        cache.remember(layer, *past)
+
+    def _recur(
+        self, inputs: tuple[Tensor, ...], cu_seqlens: Tensor, past: Past, asked: bool = True
+    ) -> tuple[Tensor, Past]:
+        """The rule's output at each token, and if `asked` what each sequence leaves behind."""
+        qkv_NC, b_NH, a_NH = inputs
+        qkv_NC, conv_RCP = delta.causal_conv_silu(qkv_NC, self.conv1d[:, 0], cu_seqlens, past[0], asked)
         q_NC, k_NC, v_NC = qkv_NC.split(self.conv_widths, dim=1)
         o_NHV, state_RHKV = delta.gated_delta(
             q_NC.unflatten(1, (self.key_heads, -1)),
@@ -163,14 +192,14 @@ class GatedDeltaNet(nn.Module):
             delta.decay(a_NH, self.A_log, self.dt_bias),
             torch.sigmoid(b_NH),
             cu_seqlens,
-            state_RHKV,
+            past[1],
             asked,
         )
-        if cache is not None:
-            assert conv_RCP is not None and state_RHKV is not None
-            cache.remember(layer, conv_RCP, state_RHKV)
-        gated_NHV = delta.gated_rms_norm(o_NHV, z_NC.view_as(o_NHV), self.norm.weight, self.norm.eps)
-        return self.out_proj(gated_NHV.flatten(1))
+        return o_NHV, (conv_RCP, state_RHKV)
+
+
+def _at(token_M: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x[token_M] for x in inputs)
 
 
 class FeedForward(nn.Module):
@@ -285,6 +314,14 @@ class Transformer(nn.Module):
         """Hidden states after the last norm, one row a packed token; with a cache, tokens are appended to
         the sequences that were placed in it."""
         return self._run(self.layers, self.norm, self.embed_tokens(batch.tokens_N), batch, cache)
+
+    def settle(self, cache: KVCache, taken: Mapping[int, int]) -> None:
+        """Take recurrent states on through drafted tokens of the last pass that count: so many, at least one, of each
+        sequence whose state is in one of these slots."""
+        cache.settle(taken)
+        for layer in self.layers:
+            if isinstance(layer, Layer) and layer.linear_attn is not None:
+                layer.linear_attn.settle(cache, layer.index)
 
     def predict_ahead(self, hidden_ND: Tensor, batch: Batch, cache: KVCache | None = None) -> Output:
         """Hidden states that predict one token further, from `forward`'s and the tokens after them.

@@ -18,6 +18,7 @@ from qwill.serve.access import caller_of, note, service_of
 from qwill.serve.completions import Ids
 from qwill.serve.errors import ApiError
 from qwill.serve.fields import Body, Name, check_ids, room
+from qwill.serve.raw_text import framed
 from qwill.serve.routes import answers, new_router
 from qwill.serve.service import Service, Target
 from qwill.serve.shapes import Answer, new_id
@@ -94,7 +95,9 @@ def _prompts(body: EmbeddingRequest, target: Target) -> list[list[int]]:
     prompts = []
     for i, text in enumerate([given] if single else given):
         param = "input" if single else f"input[{i}]"
-        ids = target.info.tokenizer.encode(text) if isinstance(text, str) else list(text)
+        tokenizer = target.info.tokenizer
+        # A model made for this has an end of its own, at which the vector is taken.
+        ids = framed(tokenizer, tokenizer.encode(text)) if isinstance(text, str) else list(text)
         check_ids(ids, target.info, param)
         room(ids, target.info, param)
         prompts.append(ids)

@@ -12,20 +12,28 @@ from qwill.text.tokenizer import Tokenizer
 
 
 def encode_raw(tokenizer: Tokenizer, text: str, add_special_tokens: bool = True) -> list[int]:
-    """Ids of a text; `add_special_tokens` puts the mark of the beginning in front where the model's files say so."""
+    """Ids of a text; `add_special_tokens` puts those around it that the model's files say."""
     ids: list[int] = []
+    if not tokenizer.specials:
+        ids = tokenizer.encode(text)
+    else:
+        for i, piece in enumerate(_pattern(tuple(tokenizer.specials)).split(text)):
+            if i % 2:
+                ids.append(tokenizer.special(piece))
+            elif piece:
+                ids += tokenizer.encode(piece)
+    return framed(tokenizer, ids) if add_special_tokens else ids
+
+
+def framed(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """A text's ids with what the model's files put around it: the mark of the beginning, what its post-processor adds
+    (transformers adds the same)."""
+    before, after = tokenizer.around
     bos = tokenizer.config.get("bos_token")
     name = bos.get("content") if isinstance(bos, dict) else bos
-    if add_special_tokens and tokenizer.config.get("add_bos_token") and name in tokenizer.specials:
-        ids.append(tokenizer.special(name))
-    if not tokenizer.specials:
-        return ids + tokenizer.encode(text)
-    for i, piece in enumerate(_pattern(tuple(tokenizer.specials)).split(text)):
-        if i % 2:
-            ids.append(tokenizer.special(piece))
-        elif piece:
-            ids += tokenizer.encode(piece)
-    return ids
+    if not before and tokenizer.config.get("add_bos_token") and name in tokenizer.specials:
+        before = [tokenizer.special(name)]
+    return [*before, *ids, *after]
 
 
 @lru_cache(maxsize=8)

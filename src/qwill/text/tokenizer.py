@@ -22,6 +22,7 @@ from qwill.text.vocabulary import (
     QWEN3_SPECIALS,
     Family,
     added_tokens,
+    ended,
     merges_from_ranks,
     read_ranks,
     split_family,
@@ -57,7 +58,8 @@ class Tokenizer:
     Text is put into NFC first, as far as the tables of `tokenizers` go (Unicode 9): ids are those of transformers.
 
     Attributes: `specials` {name: id}; `chat_template` the Jinja text that is saved with it; `config` the
-    tokenizer_config.json that is saved with it.
+    tokenizer_config.json that is saved with it; `around` the ids that its post-processor puts before and after a text
+    on its own, as Qwen3-Embedding's puts `<|endoftext|>` at the end (`encode` leaves them out).
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class Tokenizer:
         if chat_template is None:
             chat_template = template if isinstance(template, str) else released_chat_template()
         self.chat_template = chat_template
-        self._bpe = _text_only_encoder(document)
+        self._bpe, self.around = _text_only_encoder(document)
         vocabulary: dict[str, int] = document["model"]["vocab"]
         added = document.get("added_tokens") or []
         self.specials: dict[str, int] = {token["content"]: int(token["id"]) for token in added}
         self._hidden = frozenset(int(token["id"]) for token in added if token.get("special"))
         self._vocab_size = 1 + max([-1, *vocabulary.values(), *self.specials.values()])
+        if outside := [i for ids in self.around for i in ids if i >= self._vocab_size]:
+            raise ArtifactError(f"its post_processor adds id {outside[0]}, which no token has; fetch it again.")
         self._bytes: list[bytes] | None = None
 
     # -- where tokenizers come from
@@ -125,17 +129,20 @@ class Tokenizer:
         special_ids: Collection[int],
         family: Family = "qwen",
         chat_template: str | None = None,
+        end: int | None = None,
     ) -> "Tokenizer":
         """From the lists that a GGUF file carries: tokens by id, merges as "left right", ids of special tokens.
 
         Special are the token types control (3) and user-defined (4). `family` is `smollm` where the file's
-        tokenizer.ggml.pre says so.
+        tokenizer.ggml.pre says so. `end`: what comes after a text on its own (`around`).
         """
         vocabulary = {token: i for i, token in enumerate(tokens)}
         pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
         specials = {tokens[i]: i for i in sorted(special_ids)}
         added = added_tokens(specials, hidden=[name for name in specials if name not in QWEN3_SPECIALS[14:]])
         document = tokenizer_document(vocabulary, pairs, added, family)
+        if end is not None:
+            document["post_processor"] = ended(document["post_processor"], tokens[end], end)
         config = _released_config(document)
         if family != "qwen":
             # transformers rebuilds a Qwen2Tokenizer with Qwen's own split; this class takes the file's.
@@ -251,7 +258,8 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
-def _text_only_encoder(document: dict[str, Any]) -> tokenizers.Tokenizer:
+def _text_only_encoder(document: dict[str, Any]) -> tuple[tokenizers.Tokenizer, tuple[list[int], list[int]]]:
+    """The encoder, and the ids that the post-processor adds, which it is relieved of."""
     model = document.get("model")
     if (
         not isinstance(model, dict)
@@ -260,11 +268,16 @@ def _text_only_encoder(document: dict[str, Any]) -> tokenizers.Tokenizer:
     ):
         raise ArtifactError("expected a byte-level BPE tokenizer, which every Qwen model has; use such a folder.")
     # The added tokens are left out, and so can never be recognised inside a text.
-    plain = document | {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    plain = document | {"added_tokens": [], "truncation": None, "padding": None}
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
+        bpe = tokenizers.Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
+        example = bpe.encode("a")
+        bpe.post_processor = None
     except Exception as error:  # `tokenizers` raises bare Exception for every kind of broken document
         raise ArtifactError(f"not a tokenizer that can be built ({error}); fetch or train it again.") from error
+    own = [i for i, sequence in enumerate(example.sequence_ids) if sequence is not None]
+    first, last = (own[0], own[-1] + 1) if own else (0, 0)
+    return bpe, (example.ids[:first], example.ids[last:])
 
 
 def without_surrogates(text: str) -> str:

@@ -201,3 +201,16 @@ def tokenizer_document(
             "merges": [list(pair) for pair in merges],
         },
     }
+
+
+def ended(post_processor: Mapping[str, Any], name: str, token_id: int) -> dict[str, Any]:
+    """A post-processor that besides puts a special token after every text, as Qwen3-Embedding's file has it."""
+    end = {"SpecialToken": {"id": name, "type_id": 0}}
+    texts = [{"Sequence": {"id": letter, "type_id": 0}} for letter in "AB"]
+    template = {
+        "type": "TemplateProcessing",
+        "single": [texts[0], end],
+        "pair": [texts[0], end, texts[1], end],
+        "special_tokens": {name: {"id": name, "ids": [token_id], "tokens": [name]}},
+    }
+    return {"type": "Sequence", "processors": [dict(post_processor), template]}

@@ -36,7 +36,7 @@ SMALL = ("--max-model-len", "1024", "--enforce-eager", "--kv-cache-memory-bytes"
 REAL = [name for name in ("QWILL_TEST_VLLM", "QWILL_TEST_RAY_SERVE") if name in os.environ]
 
 
-def until(condition: Any, seconds: float = 300 if REAL else 30) -> None:
+def until(condition: Any, seconds: float = 600 if REAL else 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came to that"

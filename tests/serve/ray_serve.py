@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,7 +18,7 @@ from qwill.serve.vllm_process import free_port
 EXAMPLE = Path(__file__).parents[2] / "examples/serve/ray-serve.yaml"
 
 
-@contextmanager
+@contextlib.contextmanager
 def ray_serving(program: Path, folder: Path, place: Path, **engine: object) -> Iterator[str]:
     """The URL of a deployment which the command `program` (`serve`) runs; `engine`: more of its engine_kwargs."""
     config = yaml.safe_load(EXAMPLE.read_text())
@@ -43,8 +43,12 @@ def ray_serving(program: Path, folder: Path, place: Path, **engine: object) -> I
             assert process.poll() is None, (place / "ray-serve.log").read_text()[-3000:]
             yield url
         finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(120)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def lists(url: str) -> bool:

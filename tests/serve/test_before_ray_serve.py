@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from before_vllm import CHAT, IDS, TEXT, TURN, Running, check_same, through, until
+from fake_vllm import Fake
 from serving import Server
 
 from qwill.base.errors import ModelError
@@ -124,3 +125,22 @@ def test_which_of_several_models_is_meant_has_to_be_plain() -> None:
     assert (found.model, found.context, found.adapters, found.folders) == ("a", None, {"x": "a:x"}, {"x": "s3://x"})
     with pytest.raises(ModelError, match="has a, b, and none is called c"):
         read_listing(two, "c", "http://x")
+    more = [{"id": "x", "root": "/x", "parent": "tiny"}, {"id": "tiny:y", "parent": "tiny"}]
+    plain = [{"id": "tiny", "max_model_len": 7}, *more]
+    found = read_listing(plain, "other", "http://x")
+    assert (found.model, found.context, found.ray) == ("tiny", 7, False)
+    assert found.adapters == {"x": "x", "tiny:y": "tiny:y"} and found.folders["x"] == "/x"
+
+
+@pytest.mark.parametrize("entries", [[], [{}], ["tiny"], [{"id": "tiny", "metadata": "?"}, {"id": "two"}]])
+def test_what_is_no_list_of_models_is_said_to_be_none(reciting: Path, monkeypatch: Any, entries: list[Any]) -> None:
+    class Other(Fake):
+        async def models(self) -> dict[str, Any]:
+            return {"data": entries}
+
+    monkeypatch.setattr("before_vllm.Fake", Other)
+    running = Running(reciting)
+    options = VllmOptions(reciting, "third", running.url)
+    with pytest.raises(AssertionError, match="none is called third"), through(options):
+        pass
+    running.stop()

@@ -305,7 +305,9 @@ class VllmClient:
             answer = await self._http.get("/v1/models", timeout=LISTING)
             if answer.status_code in (401, 403):
                 raise ModelError(str(refusal(answer.status_code, "{}")))
-            return list(answer.json()["data"]) if answer.status_code == 200 else None
+            if answer.status_code != 200:
+                return None
+            return [entry for entry in answer.json()["data"] if isinstance(entry, dict) and "id" in entry]
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return None
 

@@ -32,8 +32,7 @@ def read_listing(listed: Sequence[Mapping[str, Any]], name: str, url: str) -> Li
         there = ", ".join(entry["id"] for entry in own) or "no model"
         raise ModelError(f"the server at {url} has {there}, and none is called {name}; give it as NAME=FOLDER.")
     model = str(named[0]["id"])
-    more = named[0].get("metadata")
-    context = named[0].get("max_model_len") or (more or {}).get("max_request_context_length")
+    context = named[0].get("max_model_len") or _metadata(named[0]).get("max_request_context_length")
     adapters, folders = {}, {}
     for entry in listed:
         if (parent := _parent(entry)) is None or (parent != model and len(own) > 1):
@@ -41,10 +40,16 @@ def read_listing(listed: Sequence[Mapping[str, Any]], name: str, url: str) -> Li
         there = str(entry["id"])
         here = there if entry.get("parent") else there.removeprefix(f"{parent}:")
         adapters[here] = there
-        folders[here] = str(entry.get("root") or (entry.get("metadata") or {}).get("bucket_uri") or there)
-    return Listing(model, context, adapters, folders, ray=more is not None)
+        folders[here] = str(entry.get("root") or _metadata(entry).get("bucket_uri") or there)
+    return Listing(model, context, adapters, folders, ray=bool(_metadata(named[0])))
 
 
 def _parent(entry: Mapping[str, Any]) -> str | None:
     """The model that an adapter belongs to."""
-    return entry.get("parent") or (entry.get("metadata") or {}).get("base_model_id")
+    return entry.get("parent") or _metadata(entry).get("base_model_id")
+
+
+def _metadata(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What Ray Serve tells of a model, which vLLM does not."""
+    found = entry.get("metadata")
+    return found if isinstance(found, dict) else {}

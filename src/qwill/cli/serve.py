@@ -94,6 +94,8 @@ def run_vllm(
         raise ConfigError("--engine-url is of one vLLM, which serves one model: give one MODEL")
     if url is not None and not url.startswith(("http://", "https://")):
         raise ConfigError(f"--engine-url {url}: expected http://HOST:PORT")
+    if url is not None and dtype is not None:
+        raise ConfigError("--dtype is for a vLLM that is started here: leave it or --engine-url out")
     if url is not None and options:
         raise ConfigError("--engine-options are for a vLLM that is started here: leave them or --engine-url out")
     makers: dict[str, Callable[[], Client]] = {}

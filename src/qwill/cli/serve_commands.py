@@ -15,6 +15,7 @@ from qwill.cli.groups import Itself, examples
     epilog=examples(
         "qwill serve smollm2",
         "qwill serve chat=runs/demo/aligned base=runs/demo/base --port 9000",
+        "qwill serve runs/demo/aligned --engine vllm --engine-options '--tensor-parallel-size 8'",
     ),
 )
 @click.argument("models", nargs=-1, required=True, metavar="MODEL|NAME=MODEL...")
@@ -76,9 +77,13 @@ def serve_models(
         drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
     )  # fmt: skip
     if engine == "vllm":
-        if weights != "auto" or kv_cache is not None or speculate is not None:
+        ours = {
+            "--weights": weights != "auto", "--kv-cache": kv_cache is not None, "--speculate": speculate is not None,
+            "--speculate-tokens": speculate_tokens is not None, "--device": device != "cpu", "--threads": threads != 0,
+        }  # fmt: skip
+        if given := [option for option, is_given in ours.items() if is_given]:
             raise ConfigError(
-                "--weights, --kv-cache and --speculate are not vLLM's: give its own settings in --engine-options"
+                f"{' and '.join(given)}: not of vLLM, whose own settings go into --engine-options; leave it out"
             )
         return run_vllm(models, adapters, settings, dtype, engine_url, engine_options, as_json)
     if engine_url is not None or engine_options:

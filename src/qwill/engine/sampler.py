@@ -52,7 +52,8 @@ def sample(
     `vocab_size` on (a padded embedding's spare rows) are never drawn, nor those without a bit in `allowed_BW` (int32,
     the least significant bit first; at least one of each row must be set). Greedy takes the lowest id among equals.
     """
-    if not sampling.truncates and (edited_BV is None or allowed_BW is None) and native_sampler.suits(logits_BV):
+    whole = sampling.temperature == 0 or not sampling.truncates  # truncation keeps the likeliest token
+    if whole and (edited_BV is None or allowed_BW is None) and native_sampler.suits(logits_BV):
         found = native_sampler.draw(logits_BV, edited_BV, uniforms_B, sampling.temperature, vocab_size, allowed_BW)
         return Sampled(*found[:3], wholes_B2=found[3])
     if allowed_BW is not None:

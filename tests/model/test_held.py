@@ -1,5 +1,7 @@
 """Projections rounded after loading: what `load(weights=…)` holds, and that nothing else is touched."""
 
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,13 @@ from qwill.engine import native
 from qwill.engine.engine import Engine
 from qwill.engine.engine_settings import EngineSettings, blocks_in
 from qwill.engine.language_model import load
+from qwill.engine.native_weights import round_head
 from qwill.model.files import load_model, save_model
 from qwill.model.fitted import fit_minima
-from qwill.model.held import hold, multiply_out, round_to
+from qwill.model.held import hold, load_held, multiply_out, round_to
 from qwill.model.project import Quantized
 from qwill.model.quantize import Scheme, quantize, quantize_folder
+from qwill.model.stored import StoredTensors
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.text.vocabulary import to_characters
@@ -112,6 +116,55 @@ def test_what_is_stored_as_integers_stays_so_and_the_rest_becomes_what_is_asked(
                 assert float((model.logits(TOKENS) - exact).detach().abs().max()) <= 1e-5 * float(exact.abs().max())
 
 
+FORMS = {"float32": None, "bfloat16": None, "int8": Scheme(8), "bytes": Scheme(8, 32, "int-quantized"),
+         "int4": Scheme(4, 32)}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", MODELS)
+def test_rounding_while_reading_is_rounding_what_was_read(
+    kind: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, whatever is stored and computed with, and with the floats of one tensor at a time."""
+    scheme, live = FORMS[form], []
+    save_model(tiny(kind, "bfloat16" if form == "bfloat16" else "float32"), tmp_path / "float")
+    folder = tmp_path / ("float" if scheme is None else "codes")
+    if scheme is not None:
+        quantize_folder(tmp_path / "float", folder, scheme=scheme)
+    read = StoredTensors.read
+
+    def watched(stored: StoredTensors, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        tensor = read(stored, name, shape)
+        live.append((name, weakref.ref(tensor)))
+        assert sum(ref() is not None for name, ref in live if name.endswith("_proj.weight")) <= 2
+        return tensor
+
+    for bits in (8, 4):
+        for dtype in ("float32", "bfloat16"):
+            wanted = load_model(folder, dtype, quantized=scheme is not None)
+            hold(wanted, bits)
+            with monkeypatch.context() as patch:
+                patch.setattr(StoredTensors, "read", watched)
+                model = load_held(folder, bits, dtype)
+            live.clear()
+            found, state = model.state_dict(), wanted.state_dict()
+            assert list(found) == list(state) and model.config == wanted.config and not model.training
+            for name, tensor in state.items():
+                assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+            for name, module in wanted.named_modules():
+                other = model.get_submodule(name)
+                assert type(other) is type(module)
+                if isinstance(module, Quantized):
+                    assert (other.bits, other.columns) == (module.bits, module.columns)
+
+
+def test_rows_that_do_not_divide_are_named_before_anything_is_read(tmp_path: Path) -> None:
+    config = replace(MODELS["dense"], intermediate_size=40)
+    save_model(Transformer(config), tmp_path)
+    with pytest.raises(ModelError, match=r"layers\.0\.mlp\.down_proj: rows of 40 weights do not divide"):
+        load_held(tmp_path, 4)
+
+
 def test_integers_that_native_code_does_not_know_are_multiplied_out(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +182,13 @@ def test_rows_that_do_not_divide_are_named() -> None:
     model.layers[0].mlp.down_proj.weight = torch.nn.Parameter(torch.ones(64, 40))  # type: ignore[union-attr]
     with pytest.raises(ModelError, match=r"layers\.0\.mlp\.down_proj: rows of 40 weights do not divide"):
         hold(model, 4)
+
+
+def test_a_head_rounded_in_pieces_is_the_head_rounded_at_once() -> None:
+    w = torch.randn(70_000, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    codes, wanted = round_head(w), quantize(w.float(), Scheme(8, 32))
+    assert torch.equal(codes.values, wanted.values) and torch.equal(codes.scale, wanted.scale)
+    assert codes.scale.dtype == torch.float32 and (codes.bits, codes.columns) == (8, 64) and codes.minimum is None
 
 
 @pytest.mark.skipif(native.library() is None, reason="no C compiler: there is no native executor")

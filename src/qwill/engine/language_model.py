@@ -259,10 +259,15 @@ def _settle(model: Transformer, weights: Weights) -> None:
 
 def _load_folder(folder: Path, dtype: str, device: str, weights: Weights) -> LanguageModel:
     from qwill.model.files import load_model, read_config
+    from qwill.model.held import load_held
 
-    stored = weights != "float" and read_config(folder).quantization_config is not None
-    model, tokenizer = load_model(folder, dtype, device, quantized=stored), Tokenizer.load(folder)
-    _settle(model, weights)
+    if weights in ("int8", "int4"):
+        model = load_held(folder, 8 if weights == "int8" else 4, dtype, device)
+    else:
+        stored = weights == "auto" and read_config(folder).quantization_config is not None
+        model = load_model(folder, dtype, device, quantized=stored)
+        _settle(model, weights)
+    tokenizer = Tokenizer.load(folder)
     sampling, stop_ids = folder_defaults(folder)
     try:
         return LanguageModel(model.eval(), tokenizer, stop_ids, sampling)

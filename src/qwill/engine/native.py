@@ -19,13 +19,12 @@ from torch import Tensor
 
 from qwill.base.native_build import compile_library
 from qwill.engine.native_adapters import COUNT, LowRankStruct, NativeAdapter
-from qwill.engine.native_weights import SPAN, Matrix, lay_out, suits_codes
+from qwill.engine.native_weights import SPAN, Matrix, lay_out, round_head, suits_codes
 from qwill.model import native as model_native
 from qwill.model import native_library, ops
 from qwill.model.config import HYBRID
 from qwill.model.packed import Codes
 from qwill.model.project import Quantized
-from qwill.model.quantize import Scheme, quantize
 from qwill.model.transformer import Experts
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ GROUP = 4  # as in forward.c: query heads that share a pass over the keys
 SMALL = 1_000_000  # weights · tokens of a pass; below, a second thread costs more than it brings
 PACKED = 4  # dimensions of what is laid out here; the model's own tensors have fewer
 KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}  # how keys and values are held, as in attend.h
-HEAD = Scheme(bits=8, group_size=32)  # of a quantised model's head, where the files hold floats
 HEADERS = [
     native_library.ROWS, native_library.ATTEND, ("codes.h", "qwill.engine"), ("codes_tile.h", "qwill.engine"),
     ("phases.h", "qwill.engine"), ("low_rank.h", "qwill.engine"),
@@ -202,7 +200,7 @@ class NativeExecutor:
             return self._matrix(weight)
         codes = getattr(model, "head_codes", None)
         if codes is None and weight.shape[1] % SPAN == 0:
-            codes = quantize(weight.detach().float(), HEAD)
+            codes = round_head(weight.detach())
         return self._matrix(weight if codes is None else codes)
 
     def _matrix(self, weight: Tensor | Quantized | Codes, bias: Tensor | None = None, half: int = 0) -> Matrix:

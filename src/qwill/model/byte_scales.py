@@ -20,9 +20,10 @@ MOVES = (0, -1, 1)
 
 
 def as_bytes(x_EOG: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(bytes [..., O, G], base, step [..., O, 1]) with x ≈ base + bytes · step. A step has 16 bits, so that its
-    products with bytes are exact, and is found again from what `from_bytes` gives (unless a row's range is below a hundredth
-    of its numbers)."""
+    """(bytes [..., O, G], base, step [..., O, 1]) with x ≈ base + bytes · step.
+
+    A step has 16 bits, so that its products with bytes are exact, and is found again from what `from_bytes` gives
+    (unless a row's range is below a hundredth of its numbers)."""
     base_EO1 = x_EOG.amin(-1, keepdim=True)
     step_EO1 = (x_EOG.amax(-1, keepdim=True) - base_EO1) / 255
     step_EO1 = ((step_EO1.view(torch.int32) + 128) & -256).view(torch.float32)

@@ -150,20 +150,27 @@ def load_model(
     config = read_config(folder)
     with StoredTensors(folder) as stored:
         config, slots = fit(stored, config)
-        model = _described(config)
+        model = described(config)
         codes = hold_codes(model, stored, slots, device) if quantized else {}
-        _give_memory(model, wanted, device)
-        parameters = {name: p.detach() for name, p in model.named_parameters()}
-        straight: list[tuple[str, Tensor]] = []
-        for name, slot in slots.items():
-            if (weight := codes.get(slot.parameter)) is not None:
-                weight.write(slot, stored.codes(name, slot.shape))
-            elif slot.groups:
-                slot.write(parameters[slot.parameter], stored.read(name, slot.shape))
-            else:
-                straight.append((name, parameters[slot.parameter][slot.index]))
-        stored.fill(straight)
+        give_memory(model, wanted, device)
+        read_into(model, stored, slots, codes)
     return model.eval()
+
+
+def read_into(
+    model: Transformer, stored: StoredTensors, slots: Mapping[str, Slot], codes: Mapping[str, Quantized]
+) -> None:
+    """Fill the places of these slots: parameters, or the codes that stand there, which are stored as integers, too."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    straight: list[tuple[str, Tensor]] = []
+    for name, slot in slots.items():
+        if (weight := codes.get(slot.parameter)) is not None:
+            weight.write(slot, stored.codes(name, slot.shape))
+        elif slot.groups:
+            slot.write(parameters[slot.parameter], stored.read(name, slot.shape))
+        else:
+            straight.append((name, parameters[slot.parameter][slot.index]))
+    stored.fill(straight)
 
 
 class _Undrawn(TorchFunctionMode):
@@ -180,18 +187,18 @@ class _Undrawn(TorchFunctionMode):
 
 def unfilled(config: ModelConfig, dtype: torch.dtype, device: str) -> Transformer:
     """A model whose parameters have memory but no values yet."""
-    model = _described(config)
-    _give_memory(model, dtype, device)
+    model = described(config)
+    give_memory(model, dtype, device)
     return model
 
 
-def _described(config: ModelConfig) -> Transformer:
+def described(config: ModelConfig) -> Transformer:
     """A model on the meta device."""
     with torch.device("meta"), _Undrawn():
         return Transformer(config)
 
 
-def _give_memory(model: Transformer, dtype: torch.dtype, device: str) -> None:
+def give_memory(model: Transformer, dtype: torch.dtype, device: str) -> None:
     """`Module.to_empty` would do, but imports torch's compiler too, seconds of it."""
     for module in model.modules():
         for name, p in list(module.named_parameters(recurse=False)):

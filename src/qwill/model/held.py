@@ -6,20 +6,24 @@ Embedding, head, norms, routers and the input projections of Gated DeltaNet stay
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from qwill.base.errors import ModelError
 from qwill.model.byte_scales import with_byte_scales
+from qwill.model.files import described, fit, float_dtype, give_memory, hold_codes, read_config, read_into
 from qwill.model.fitted import fit_minima
-from qwill.model.packed import Codes
+from qwill.model.packed import Codes, Kind, empty_codes
 from qwill.model.project import Quantized
 from qwill.model.quantize import Scheme, quantize
+from qwill.model.stored import StoredTensors
 from qwill.model.transformer import Experts, Linear, Transformer
 
 ATTENTION, FEED_FORWARD = ("qkv_proj", "o_proj", "out_proj"), ("gate_up_proj", "down_proj")
-BYTES = Scheme(8, 32)
+SIZE = 32  # columns of a group
+BYTES = Scheme(8, SIZE)
 
 
 @torch.no_grad()
@@ -29,19 +33,45 @@ def hold(model: Transformer, bits: int) -> None:
     Beside experts attention is little, and its errors cost as much as theirs: it keeps 8 bits then. Raises ModelError,
     naming the projection, where rows do not divide into groups.
     """
-    for name, module, attribute in _projections(model):
+    for _, module, attribute, wanted in list(_to_round(model, bits)):
         weight = getattr(module, attribute)
-        wanted = 8 if model.config.num_experts and name.endswith(ATTENTION) else bits
-        if isinstance(weight, Quantized):
-            if weight.bits <= wanted:
-                continue
-            weight = weight.dense(torch.float32)
-        try:
-            matrices = [round_to(matrix, wanted) for matrix in weight.reshape(-1, *weight.shape[-2:])]
-        except ModelError as error:
-            raise ModelError(f"{name}: {error}") from None
+        codes = _round_all(weight.dense(torch.float32) if isinstance(weight, Quantized) else weight, wanted)
         delattr(module, attribute)
-        setattr(module, attribute, Quantized(matrices[0] if weight.dim() == 2 else _stacked(matrices)))
+        setattr(module, attribute, Quantized(codes))
+
+
+@torch.no_grad()
+def load_held(
+    folder: str | Path, bits: int, dtype: str | torch.dtype = "float32", device: str = "cpu"
+) -> Transformer:
+    """`hold` of what `files.load_model` reads (what is stored as integers as such), without ever having its floats.
+
+    Each matrix of the files is rounded when it is read. Raises what the two raise, before any memory is taken.
+    """
+    kind, folder = float_dtype(dtype), Path(folder)
+    config = read_config(folder)
+    with StoredTensors(folder) as stored:
+        quantized = config.quantization_config is not None
+        config, slots = fit(stored, config)
+        model = described(config)
+        codes = hold_codes(model, stored, slots, device) if quantized else {}
+        rounded: dict[str, Quantized] = {}
+        for name, module, attribute, wanted in list(_to_round(model, bits)):
+            shape, minima = getattr(module, attribute).shape, wanted == 4
+            scale = torch.float32 if minima else torch.float16  # as `round_to` gives them
+            empty = empty_codes(Kind(wanted, shape[-1] // SIZE, scale, minima, minima), shape, device)
+            delattr(module, attribute)
+            setattr(module, attribute, Quantized(empty))
+            rounded[f"{name}.{attribute}"] = getattr(module, attribute)
+        give_memory(model, kind, device)
+        read_into(model, stored, {name: slot for name, slot in slots.items() if slot.parameter not in rounded}, codes)
+        for name, slot in slots.items():
+            if (weight := rounded.get(slot.parameter)) is not None:
+                tensor = stored.read(name, slot.shape)
+                if slot.parameter not in codes:
+                    tensor = tensor.to(kind)  # as it would be held
+                weight.write(slot, _round_all(tensor.to(device), weight.bits))
+    return model.eval()
 
 
 def round_to(weight_OI: Tensor, bits: int) -> Codes:
@@ -67,6 +97,27 @@ def _projections(model: Transformer) -> Iterator[tuple[str, nn.Module, str]]:
             yield from ((name, module, "gate_up"), (name, module, "down"))
         elif isinstance(module, Linear) and name.endswith(ATTENTION + FEED_FORWARD):
             yield name, module, "weight"
+
+
+def _to_round(model: Transformer, bits: int) -> Iterator[tuple[str, nn.Module, str, int]]:
+    """The projections that `hold` has to round, and to how many bits."""
+    for name, module, attribute in _projections(model):
+        weight = getattr(module, attribute)
+        wanted = 8 if model.config.num_experts and name.endswith(ATTENTION) else bits
+        if isinstance(weight, Quantized) and weight.bits <= wanted:
+            continue
+        if weight.shape[-1] % SIZE:
+            raise ModelError(
+                f"{name}: rows of {weight.shape[-1]} weights do not divide into groups of {SIZE}; load them as floats."
+            )
+        yield name, module, attribute, wanted
+
+
+def _round_all(weight: Tensor, bits: int) -> Codes:
+    """`round_to` of a matrix, or of each of a stack."""
+    if weight.dim() == 2:
+        return round_to(weight, bits)
+    return _stacked([round_to(matrix, bits) for matrix in weight])
 
 
 def _stacked(matrices: list[Codes]) -> Codes:

@@ -4,8 +4,8 @@
 
 Decoding with one sequence, prefill of 512 tokens, and decoding with 8 and 32 sequences; 4 and 8 bits. SmolLM2-135M from
 its own Q4_1 file and as Q8_0, both sides from the same file; a random model of Qwen3-0.6B's shape, in 8 bits from the
-same Q8_0, in 4 bits as `qwill serve --weights int4` holds it (5 bits a weight; its quality is what quantised_quality.py
-measures) against Q4_0 (4.5 bits, llama.cpp's quickest). Both decode greedily, each its own tokens.
+same Q8_0, in 4 bits as `qwill serve --weights int4` holds it (4.5 bits a weight; its quality is what
+quantised_quality.py measures) against Q4_0 (4.5 bits, llama.cpp's quickest). Both decode greedily, each its own tokens.
 Rounds alternate in one process tree; those with more than 10 % of the CPU stolen are thrown away. Claims: 1.3 times in
 decoding, 2 times in prefill, 2.5 times with 8 and 32 sequences.
 """

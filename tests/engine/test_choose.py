@@ -54,8 +54,11 @@ def test_a_token_is_allowed_if_its_bit_is_set(tokenizer, seed, thinking, data):
     stop = data.draw(st.integers(0, len(ids)))
     for token in ids[:stop]:
         guide.accept(token)
-    may = set(allowed(guide.mask()).tolist())
+    parsed = guide.copy()
+    parsed._next = None  # the parser's own mask, also where the guide knows what is forced
+    may = set(allowed(parsed.mask()).tolist())
     assert [i for i in range(-1, tokenizer.vocab_size + 3) if guide.allows(i)] == sorted(may)
+    assert set(allowed(guide.mask()).tolist()) == may
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])

@@ -15,7 +15,8 @@ from tiny import redrawn
 from qwill.engine import native
 from qwill.engine.executor import Step
 from qwill.engine.native import NativeExecutor
-from qwill.engine.native_weights import SPAN, Matrix, lay_out
+from qwill.engine.native_weights import BYTES, SPAN, Matrix, lay_out
+from qwill.model.byte_scales import from_bytes
 from qwill.model.ggml_blocks import BLOCKS, CODED, codes, dequantize
 from qwill.model.packed import Codes
 from qwill.model.project import Quantized
@@ -84,9 +85,10 @@ def multiplied(x_RI, weight: Codes):
     return out
 
 
-def native_product(x_RI, weight: Codes):
+def native_product(x_RI, weight: Codes, kind: int | None = None):
     lib, (rows, width) = native.library(), x_RI.shape
     struct, kept = lay_out(weight, 0, lambda shape, dtype=torch.float32: torch.empty(shape, dtype=dtype))
+    assert kind is None or struct.kind == kind
     matrix = Matrix(struct, None, None, struct.columns, struct.k)
     x = torch.from_numpy(np.ascontiguousarray(x_RI))
     row_bytes = lib.code_row_bytes(ctypes.c_int64(width))
@@ -96,6 +98,29 @@ def native_product(x_RI, weight: Codes):
     lib.multiply_codes(ctypes.byref(matrix), at, ctypes.c_int64(rows), ctypes.c_void_p(out.data_ptr()))
     assert kept
     return out.numpy()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=st.integers(1, 9), columns=st.integers(1, 70), width=st.integers(2, 6), path=st.integers(0, 2),
+    seed=st.integers(0, 999),
+)  # fmt: skip
+def test_scales_and_minima_in_bytes_are_those_of_floats_to_the_last_bit(rows, columns, width, path, seed):
+    draw = np.random.default_rng(seed)
+    values = torch.from_numpy(draw.integers(-8, 8, (columns, 32 * width)).astype(np.int8))
+    made = []
+    for centre, size in ((0.02, 0.01), (-0.15, 0.05)):
+        bytes_ = draw.integers(0, 256, (columns, width))
+        bytes_[:, 0], bytes_[:, 1] = 0, 255
+        base = torch.from_numpy(draw.normal(centre, size, (columns, 1)).astype(F))
+        step = torch.from_numpy((np.abs(draw.normal(0, size, (columns, 1))) + size).astype(F) / 255)
+        step = (step.view(torch.int32) & -256).view(torch.float32)
+        made.append(from_bytes(torch.from_numpy(bytes_), base, step))
+    weight = Codes.of(values, made[0], 4, torch.full(made[0].shape, -8, dtype=torch.int8))
+    weight.minimum = made[1]
+    x_RI = draw.normal(0, 1, (rows, 32 * width)).astype(F)
+    native.library().choose_path(path)
+    np.testing.assert_array_equal(native_product(x_RI, weight, BYTES), multiplied(x_RI, weight))
 
 
 @settings(deadline=None, max_examples=60)

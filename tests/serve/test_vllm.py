@@ -1,16 +1,13 @@
-"""vLLM in our engine's place: the same replies, errors and limits. Before a stand-in for vLLM (fake_vllm.py); with
-QWILL_TEST_VLLM=PATH of a `vllm` command also before the real one, which takes minutes to start."""
+"""vLLM in our engine's place: the same replies, errors and limits; conftest.py says before what."""
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
+import re
 import signal
-import stat
-import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,84 +15,16 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from before_vllm import CHAT, IDS, TEXT, THINK, TOOL, TURN, Running, check_same, through, until
 from fake_vllm import Fake
-from serving import Server, ThreadClient, serving
+from serving import Server, ThreadClient
 
 from qwill.base.errors import ConfigError, ModelError
-from qwill.engine.constraint import Constraint
 from qwill.serve.engine_process import EngineOptions, load_engine
 from qwill.serve.metrics import merged
 from qwill.serve.run import bind
 from qwill.serve.settings import ServeSettings
-from qwill.serve.vllm import VllmClient
 from qwill.serve.vllm_process import VllmOptions, command
-from qwill.serve.vllm_request import lark_of
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-TURN = {"role": "user", "content": "Hi there"}
-IDS = list(range(10, 40))
-PLACE = {"type": "object", "properties": {"location": {"enum": ["Paris", "London"]}}, "required": ["location"]}
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": PLACE}}
-THINK = {"chat_template_kwargs": {"enable_thinking": True}}
-ONE = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
-SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": ONE}}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that thinks, talks and calls tools, by heart."""
-    from serve_models import write_reciting
-
-    return write_reciting(tmp_path_factory.mktemp("models") / "recite", 1024)
-
-
-class Running:
-    """A fake vLLM in a thread, at `url`."""
-
-    def __init__(self, folder: Path, **more: Any) -> None:
-        client = ThreadClient(partial(load_engine, EngineOptions(str(folder), threads=1)))
-        self.fake = Fake(client, "tiny", **more)
-        listener = bind("127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(self.fake.app(), log_config=None))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, daemon=True)
-        self.thread.start()
-        until(lambda: self.server.started)
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(20)
-
-
-@pytest.fixture(scope="module")
-def vllm(folder: Path) -> Iterator[Running]:
-    running = Running(folder)
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def ours(folder: Path) -> Iterator[Server]:
-    with serving(models={"tiny": partial(load_engine, EngineOptions(str(folder), threads=1))}) as server:
-        yield server
-
-
-def through(options: VllmOptions, settings: ServeSettings | None = None) -> Any:
-    return serving(settings, {"tiny": options}, VllmClient)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module", params=["fake", *["real"] * ("QWILL_TEST_VLLM" in os.environ)])
-def theirs(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
-    if request.param == "fake":
-        options = VllmOptions(folder, "tiny", request.getfixturevalue("vllm").url)
-    else:
-        program = Path(os.environ["QWILL_TEST_VLLM"])
-        os.environ["PATH"] = f"{program.parent}:{os.environ['PATH']}"
-        options = VllmOptions(folder, "tiny", None, "float32", ("--max-model-len", "1024", "--enforce-eager"))
-    with through(options) as server:
-        yield server
-
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": (CHAT, {"messages": [TURN]}),
@@ -107,16 +36,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "thinking cut off": (CHAT, {"messages": [TURN], **THINK, "thinking_budget": 100, "max_tokens": 4}),
     "thinking then nothing left": (CHAT, {"messages": [TURN], **THINK, "thinking_budget": 3, "max_tokens": 4}),
     "tools": (CHAT, {"messages": [TURN], "tools": [TOOL]}),
-    "tools required": (CHAT, {"messages": [TURN], "tools": [TOOL], "tool_choice": "required"}),
-    "tools, thinking": (CHAT, {"messages": [TURN], "tools": [TOOL], "tool_choice": "required", **THINK}),
-    "tools, budget": (CHAT, {"messages": [TURN], "tools": [TOOL], "tool_choice": "required", "thinking_budget": 4}),
-    "schema": (CHAT, {"messages": [TURN], "response_format": SCHEMA}),
-    "schema, thinking": (CHAT, {"messages": [TURN], "response_format": SCHEMA, **THINK}),
-    "choice, thinking": (CHAT, {"messages": [TURN], "guided_choice": ["yes", "no"], **THINK}),
-    "choice, budget": (CHAT, {"messages": [TURN], "guided_choice": ["yes", "no"], "thinking_budget": 3}),
-    "json": (CHAT, {"messages": [TURN], "response_format": {"type": "json_object"}}),
-    "regex": (TEXT, {"prompt": IDS, "guided_regex": "[ab]{3}c/d"}),
-    "lark": (TEXT, {"prompt": IDS, "guided_grammar": 'start: "x" y\ny: /[0-9]{2}/'}),
     "echo": (TEXT, {"prompt": [IDS, IDS[:3]], "echo": True, "logprobs": 2, "max_tokens": 1}),
     "echo alone": (TEXT, {"prompt": "Hello wörld 你好", "echo": True, "logprobs": 1, "max_tokens": 0}),
     "several": (TEXT, {"prompt": [IDS, IDS[:5]], "n": 2, "max_tokens": 6}),
@@ -133,51 +52,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "messages": ("/v1/messages", {"messages": [TURN], "stop_sequences": ["很高"]}),
     "priority": (CHAT, {"messages": [TURN], "priority": 5}),
 }
-CHANGING = {"id", "created", "created_at", "completed_at", "call_id", "usage", "signature"}
-
-
-def plain(value: Any) -> Any:
-    """Without what differs from call to call, numbers to three places."""
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items() if name not in CHANGING}
-    return (
-        [plain(item) for item in value]
-        if isinstance(value, list)
-        else round(value, 3)
-        if isinstance(value, float)
-        else value
-    )
-
-
-def joined(events: list[Any]) -> dict[int, list[str]]:
-    """What a stream said for each choice: content, thinking, arguments, the reason of its end."""
-    said: dict[int, list[str]] = {}
-    for event in events[:-1]:
-        assert "error" not in event, event
-        for choice in event["choices"]:
-            delta = choice.get("delta") or {"content": choice.get("text")}
-            kept = said.setdefault(choice["index"], ["", "", "", ""])
-            kept[0] += delta.get("content") or ""
-            kept[1] += delta.get("reasoning_content") or ""
-            kept[2] += "".join(call["function"]["arguments"] for call in delta.get("tool_calls") or ())
-            kept[3] += choice["finish_reason"] or ""
-    return said
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_replies_are_those_of_our_engine(ours: Server, theirs: Server, case: str) -> None:
-    path, fields = CASES[case]
-    body = {"model": "tiny", "temperature": 0, "max_tokens": 40, **fields}
-    answers = [server.post(path, body) for server in (ours, theirs)]
-    assert [answer.status_code for answer in answers] == [200, 200], answers[1].text
-    assert plain(answers[1].json()) == plain(answers[0].json())
-    if path in (CHAT, TEXT):  # where a constraint is fulfilled our engine ends at once, vLLM with a token for it
-        used = [answer.json()["usage"] for answer in answers]
-        assert used[0]["prompt_tokens"] == used[1]["prompt_tokens"]
-        assert 0 <= used[1]["completion_tokens"] - used[0]["completion_tokens"] <= 1
-    if path in (CHAT, TEXT) and case != "best of":
-        want, got = (joined(server.events(path, body | {"stream": True})) for server in (ours, theirs))
-        assert got == want
+    check_same(ours, theirs, *CASES[case], streams=case != "best of")
 
 
 def test_seeds_name_replies(theirs: Server) -> None:
@@ -201,7 +80,21 @@ def test_metrics_are_ours_and_vllms(theirs: Server) -> None:
     text = theirs.client.get("/metrics").text
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]
     assert len(names) == len(set(names))
-    assert {"vllm:prompt_tokens_total", "vllm:request_queue_time_seconds_sum"} & set(names) or "queue_time" in text
+    assert "vllm:prompt_tokens_total" in names
+    assert "vllm:request_queue_time_seconds_sum" in text or not told(theirs)
+    if "spec_decode_num_accepted_tokens" in told(theirs):  # what it drafted is ours to tell
+        accepted = 'vllm:spec_decode_num_accepted_tokens_total{model_name="tiny"} 30.0'
+        until(lambda: accepted in theirs.client.get("/metrics").text.splitlines())
+
+
+def told(server: Server) -> str:
+    """What vLLM itself tells of itself."""
+    (model,) = server.service.models.values()
+    return str(asyncio.run_coroutine_threadsafe(model.client.own_metrics(), server.loop).result(10))
+
+
+def count(server: Server, name: str) -> float:
+    return float(re.findall(rf"^vllm:{name}(?:\{{.*\}})? (\S+)", told(server), re.M)[0])
 
 
 def test_merged_metrics_keep_one_of_each() -> None:
@@ -211,38 +104,30 @@ def test_merged_metrics_keep_one_of_each() -> None:
     assert merged(ours, "") == ours
 
 
-def until(condition: Any, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.02)
+def test_a_client_that_leaves_is_no_longer_worked_for(theirs: Server) -> None:
+    (model,) = theirs.service.models.values()
+    before = count(theirs, "generation_tokens_total") if told(theirs) else 0
+    body = {"model": "tiny", "prompt": IDS, "max_tokens": 900, "ignore_eos": True, "stream": True, "n": 2}
+    with httpx.Client(base_url=theirs.url) as client, client.stream("POST", TEXT, json=body) as response:
+        next(response.iter_lines())
+    until(lambda: model.in_flight == 0 and model.client.stats.running == model.client.stats.waiting == 0)
+    if told(theirs):  # which Ray Serve does elsewhere
+        until(lambda: count(theirs, "num_requests_running") == 0)
+        assert 0 < count(theirs, "generation_tokens_total") - before < 2 * 900
 
 
-def test_a_client_that_leaves_is_no_longer_worked_for(vllm: Running, folder: Path) -> None:
-    with through(VllmOptions(folder, "tiny", vllm.url)) as server:
-        (model,) = server.service.models.values()
-        body = {"model": "tiny", "prompt": IDS, "max_tokens": 900, "ignore_eos": True, "stream": True, "n": 2}
-        with httpx.Client(base_url=server.url) as client, client.stream("POST", TEXT, json=body) as response:
-            lines = response.iter_lines()
-            next(lines)
-            until(lambda: model.client.stats.running == 2)
-            assert vllm.fake.client.stats.running == 2
-        until(lambda: vllm.fake.client.stats.running == 0 and not vllm.fake.client._streams)
-        until(lambda: model.in_flight == 0 and model.client.stats.running == model.client.stats.waiting == 0)
-
-
-def test_the_cache_is_told_as_vllm_has_it(vllm: Running, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_told_as_vllm_has_it(vllm: Running, reciting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qwill.serve.vllm.WATCH", 0.05)
-    with through(VllmOptions(folder, "tiny", vllm.url)) as server:
+    with through(VllmOptions(reciting, "tiny", vllm.url)) as server:
         until(lambda: server.client.get("/qwill/stats").json()["cache_total"] == 64)
         assert server.client.get("/qwill/stats").json()["cache_used"] == 16
 
 
-def test_a_vllm_that_goes_away_and_comes_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vllm_that_goes_away_and_comes_back(reciting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was attached to: 503 while it is away, and served again when it is there."""
     monkeypatch.setattr("qwill.serve.vllm.WATCH", 0.05)
-    first = Running(folder)
-    with through(VllmOptions(folder, "tiny", first.url)) as server:
+    first = Running(reciting)
+    with through(VllmOptions(reciting, "tiny", first.url)) as server:
         ask = {"model": "tiny", "prompt": IDS, "max_tokens": 2}
         assert server.post(TEXT, ask).status_code == 200
         first.stop()
@@ -251,7 +136,7 @@ def test_a_vllm_that_goes_away_and_comes_back(folder: Path, monkeypatch: pytest.
         assert away.status_code == 503 and away.json()["error"]["code"] == "engine_unavailable"
         assert int(away.headers["retry-after"]) >= 1
         listener = bind("127.0.0.1", int(first.url.rsplit(":", 1)[1]))
-        client = ThreadClient(partial(load_engine, EngineOptions(str(folder), threads=1)))
+        client = ThreadClient(partial(load_engine, EngineOptions(str(reciting), threads=1)))
         again = uvicorn.Server(uvicorn.Config(Fake(client, "tiny").app(), log_config=None))
         thread = threading.Thread(target=again.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -261,23 +146,23 @@ def test_a_vllm_that_goes_away_and_comes_back(folder: Path, monkeypatch: pytest.
         thread.join(20)
 
 
-def test_vllms_that_cannot_be_used_are_said_at_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllms_that_cannot_be_used_are_said_at_the_start(reciting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qwill.serve.vllm.FIRST", 0.3)
     nobody = bind("127.0.0.1", 0)
     with (
         pytest.raises(AssertionError, match="nothing answers at"),
-        through(VllmOptions(folder, "tiny", f"http://127.0.0.1:{nobody.getsockname()[1]}")),
+        through(VllmOptions(reciting, "tiny", f"http://127.0.0.1:{nobody.getsockname()[1]}")),
     ):
         pass
-    guarded = Running(folder, key="secret")
-    with pytest.raises(AssertionError, match="VLLM_API_KEY"), through(VllmOptions(folder, "tiny", guarded.url)):
+    guarded = Running(reciting, key="secret")
+    with pytest.raises(AssertionError, match="VLLM_API_KEY"), through(VllmOptions(reciting, "tiny", guarded.url)):
         pass
     monkeypatch.setenv("VLLM_API_KEY", "secret")
-    with through(VllmOptions(folder, "tiny", guarded.url + "/v1/")) as server:
+    with through(VllmOptions(reciting, "tiny", guarded.url + "/v1/")) as server:
         assert server.post(TEXT, {"model": "tiny", "prompt": "x", "max_tokens": 1}).status_code == 200
     guarded.stop()
-    old = Running(folder, tells_ids=False)
-    with through(VllmOptions(folder, "tiny", old.url)) as server:
+    old = Running(reciting, tells_ids=False)
+    with through(VllmOptions(reciting, "tiny", old.url)) as server:
         answer = server.post(TEXT, {"model": "tiny", "prompt": "x", "max_tokens": 1})
         assert answer.status_code in (500, 503) and "0.11 or later" in answer.json()["error"]["message"]
     old.stop()
@@ -286,35 +171,26 @@ def test_vllms_that_cannot_be_used_are_said_at_the_start(folder: Path, monkeypat
 # -- vLLM as a process of ours
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a command `vllm`, the fake one."""
-    place = tmp_path_factory.mktemp("bin")
-    script = place / "vllm"
-    paths = os.pathsep.join(filter(None, sys.path))
-    fake = Path(__file__).with_name("fake_vllm.py")
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{paths}" exec "{sys.executable}" "{fake}" "$@"\n')
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    return place
-
-
-def test_without_vllm_it_is_said_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_vllm_it_is_said_what_to_install(reciting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ModelError, match=r"pip install vllm.*--engine-url"):
-        command(VllmOptions(folder, "tiny"), 1)
+        command(VllmOptions(reciting, "tiny"), 1)
 
 
-def test_vllm_is_told_what_the_command_line_said(folder: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_is_told_what_the_command_line_said(reciting: Path, program: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("PATH", str(program))
-    plain = command(VllmOptions(folder, "tiny"), 7)
-    assert plain[1:3] == ["serve", str(folder)] and "--enable-lora" not in plain and "--dtype" not in plain
-    more = command(VllmOptions(folder, "tiny", dtype="bfloat16", more=("-tp", "2"), adapter_loading=True), 7)
+    plain = command(VllmOptions(reciting, "tiny"), 7)
+    assert plain[1:3] == ["serve", str(reciting)] and "--enable-lora" not in plain and "--dtype" not in plain
+    more = command(VllmOptions(reciting, "tiny", dtype="bfloat16", more=("-tp", "2"), adapter_loading=True), 7)
     assert more[-2:] == ["-tp", "2"] and "--enable-lora" in more and more[more.index("--dtype") + 1] == "bfloat16"
 
 
-def test_a_process_that_dies_is_started_again(folder: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{program}{os.pathsep}{os.environ['PATH']}")
-    with through(VllmOptions(folder, "tiny")) as server:
+@pytest.mark.parametrize("victim", ["server", "engine"])
+def test_a_process_that_dies_is_started_again(reciting: Path, startable: Callable[..., Any], victim: str) -> None:
+    options = startable(reciting, "tiny")
+    if victim == "engine" and not options.more:
+        pytest.skip("the stand-in has one process")
+    with through(options) as server:
         (model,) = server.service.models.values()
         ask = {"model": "tiny", "prompt": IDS, "max_tokens": 900, "ignore_eos": True}
         found: dict[str, Any] = {}
@@ -329,25 +205,41 @@ def test_a_process_that_dies_is_started_again(folder: Path, program: Path, monke
         for thread in threads:
             thread.start()
         until(lambda: model.client.stats.running == 2)
-        pid = model.client.process_id
-        os.kill(pid, signal.SIGKILL)
+        pids = below(model.client.process_id)
+        os.kill(next(pid for pid in pids if victim == "server" or b"EngineCore" in cmdline(pid)), signal.SIGKILL)
         for thread in threads:
-            thread.join(20)
-        assert found["stream"][-1] == "[DONE]" and found["stream"][-2]["error"]["code"] == "engine_died"
-        assert found["whole"].status_code == 500 and found["whole"].json()["error"]["code"] == "engine_died"
+            thread.join(30)
+        assert found["stream"][-1] == "[DONE]" and found["stream"][-2]["error"]["type"] == "server_error"
+        assert found["whole"].status_code == 500 and found["whole"].json()["error"]["type"] == "server_error"
+        if victim == "server":
+            assert found["stream"][-2]["error"]["code"] == found["whole"].json()["error"]["code"] == "engine_died"
         assert server.post(TEXT, ask).status_code == 503
-        until(lambda: server.client.get("/health").status_code == 200)
-        assert server.post(TEXT, ask | {"max_tokens": 2}).status_code == 200 and model.client.restarts == 1
-        pid = model.client.process_id
-    until(lambda: not alive(pid))
+        until(lambda: model.client.restarts == 1 and server.client.get("/health").status_code == 200)
+        assert server.post(TEXT, ask | {"max_tokens": 2}).status_code == 200
+        until(lambda: not any(alive(pid) for pid in pids))
+        pids = below(model.client.process_id)
+    until(lambda: not any(alive(pid) for pid in pids))
+
+
+def cmdline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def below(pid: int) -> list[int]:
+    """The process and those that it started, and so on."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += [int(child) for child in task.read_text().split()]
+    return found
 
 
 def alive(pid: int) -> bool:
+    """Not gone, nor waiting for its parent to look at how it ended."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
         return False
-    return True
 
 
 def test_a_process_that_never_answers_ends_the_start(tmp_path: Path, program: Path, monkeypatch: Any) -> None:
@@ -356,12 +248,11 @@ def test_a_process_that_never_answers_ends_the_start(tmp_path: Path, program: Pa
         pass
 
 
-def test_adapters_are_chosen_by_name(folder: Path, program: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_adapters_are_chosen_by_name(reciting: Path, startable: Callable[..., Any], tmp_path: Path) -> None:
     from serve_models import write_adapters
 
-    monkeypatch.setenv("PATH", f"{program}{os.pathsep}{os.environ['PATH']}")
-    one, two = (str(path) for path in write_adapters(folder, tmp_path, 2))
-    options = VllmOptions(folder, "tiny", adapters={"one": one}, adapter_loading=True)
+    one, two = (str(path) for path in write_adapters(reciting, tmp_path, 2))
+    options = startable(reciting, "tiny", adapters={"one": one}, adapter_loading=True)
     with through(options, ServeSettings(adapter_loading=True)) as server:
         ask = {"prompt": IDS, "max_tokens": 12, "temperature": 0}
 
@@ -391,36 +282,16 @@ def test_adapters_are_chosen_by_name(folder: Path, program: Path, tmp_path: Path
         (["FOLDER", "a=FOLDER", "--engine", "vllm", "--engine-url", "http://127.0.0.1:1"], "give one MODEL"),
         (["FOLDER", "--engine", "vllm", "--engine-url", "127.0.0.1:1"], "http://HOST:PORT"),
         (["FOLDER", "--engine", "vllm", "--engine-url", "http://x", "--engine-options", "-tp 2"], "started here"),
+        (["FOLDER", "--engine", "vllm", "--engine-url", "http://x", "--dtype", "bfloat16"], "started here"),
+        (["FOLDER", "--engine", "vllm", "--threads", "4", "--weights", "int8"], "--weights and --threads: not of"),
+        (["FOLDER", "--engine", "vllm", "--device", "cuda"], "--device: not of vLLM"),
     ],
 )
-def test_command_lines_that_cannot_be(folder: Path, arguments: list[str], words: str) -> None:
+def test_command_lines_that_cannot_be(reciting: Path, arguments: list[str], words: str) -> None:
     from qwill.cli.serve_commands import serve_models
 
     if arguments[0] == "smollm2":
-        arguments = [str(folder / "model.safetensors"), *arguments[1:]]
-    given = [argument.replace("FOLDER", str(folder)) for argument in arguments]
+        arguments = [str(reciting / "model.safetensors"), *arguments[1:]]
+    given = [argument.replace("FOLDER", str(reciting)) for argument in arguments]
     with pytest.raises(ConfigError, match=words):
         serve_models.main(given, standalone_mode=False)
-
-
-# -- grammars
-
-
-@pytest.mark.parametrize("thinking", ["none", "allowed", "open", "closed"])
-@pytest.mark.parametrize(
-    "constraint",
-    [
-        Constraint("regex", "[ab]c/d"),
-        Constraint("json_schema", json.dumps(ONE)),
-        Constraint("json_object"),
-        Constraint("choice", '["start: x", "no"]'),
-        Constraint("lark", 'start: "x" start | y\ny[capture]: /start/'),
-        Constraint("lark", '%llguidance {}\nstart[max_tokens=5]: "x"\nrestart: "start"'),
-    ],
-)
-def test_grammars_with_thinking_are_one_that_compiles(constraint: Constraint, thinking: Any) -> None:
-    from llguidance import LLMatcher
-
-    marks = {"<think>": 342, "</think>": 343, "<tool_call>": 332, "</tool_call>": 333}
-    text = lark_of(constraint, marks, thinking)
-    assert LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(text)) == "", text

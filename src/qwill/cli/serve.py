@@ -17,7 +17,7 @@ from qwill.base.errors import ConfigError, QwillError
 from qwill.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from qwill.engine.engine_settings import DraftSpec, NgramSpec
+    from qwill.engine.engine_settings import DraftSpec, MtpSpec, NgramSpec
     from qwill.serve.client import Client
 
 log = logging.getLogger("qwill.serve")
@@ -52,9 +52,9 @@ def run_serve(
     return start(makers, named, settings, as_json)
 
 
-def speculation(who: str | None, tokens: int | None) -> NgramSpec | DraftSpec | None:
+def speculation(who: str | None, tokens: int | None) -> NgramSpec | DraftSpec | MtpSpec | None:
     """Who drafts, as --speculate and --speculate-tokens say. Raises ConfigError or ModelError for what there isn't."""
-    from qwill.engine.engine_settings import DraftSpec, NgramSpec
+    from qwill.engine.engine_settings import DraftSpec, MtpSpec, NgramSpec
 
     if who is None:
         if tokens is not None:
@@ -62,6 +62,8 @@ def speculation(who: str | None, tokens: int | None) -> NgramSpec | DraftSpec | 
         return None
     if who == "ngram":
         return NgramSpec() if tokens is None else NgramSpec(tokens)
+    if who == "mtp":
+        return MtpSpec() if tokens is None else MtpSpec(tokens)
     from qwill.base.resolve import resolve
 
     place = str(resolve(who))
@@ -92,6 +94,8 @@ def run_vllm(
         raise ConfigError("--engine-url is of one vLLM, which serves one model: give one MODEL")
     if url is not None and not url.startswith(("http://", "https://")):
         raise ConfigError(f"--engine-url {url}: expected http://HOST:PORT")
+    if url is not None and dtype is not None:
+        raise ConfigError("--dtype is for a vLLM that is started here: leave it or --engine-url out")
     if url is not None and options:
         raise ConfigError("--engine-options are for a vLLM that is started here: leave them or --engine-url out")
     makers: dict[str, Callable[[], Client]] = {}

@@ -15,6 +15,7 @@ from qwill.cli.groups import Itself, examples
     epilog=examples(
         "qwill serve smollm2",
         "qwill serve chat=runs/demo/aligned base=runs/demo/base --port 9000",
+        "qwill serve runs/demo/aligned --engine vllm --engine-options '--tensor-parallel-size 8'",
     ),
 )
 @click.argument("models", nargs=-1, required=True, metavar="MODEL|NAME=MODEL...")
@@ -39,10 +40,13 @@ from qwill.cli.groups import Itself, examples
     help="How keys and values are kept.  [default: as --dtype; float16 beside integer weights]",
 )
 @click.option(
-    "--speculate", metavar="ngram|MODEL",
-    help="Check several drafted tokens a pass: found earlier in the text, or drafted by a smaller MODEL.",
+    "--speculate", metavar="ngram|mtp|MODEL",
+    help="Check several drafted tokens a pass: found earlier in the text, from the model's own MTP head, or from a "
+    "smaller MODEL.",
 )
-@click.option("--speculate-tokens", type=click.IntRange(min=1), help="Most drafted at once.  [default: 8; MODEL 4]")
+@click.option(
+    "--speculate-tokens", type=click.IntRange(min=1), help="Most drafted at once.  [default: 8; mtp 3; MODEL 4]"
+)
 @click.option("--device", default="cpu", show_default=True, help="Where the models run: cpu, cuda, …")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads of an engine; 0: all.")
 @click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Requests that may wait.")
@@ -73,9 +77,13 @@ def serve_models(
         drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
     )  # fmt: skip
     if engine == "vllm":
-        if weights != "auto" or kv_cache is not None or speculate is not None:
+        ours = {
+            "--weights": weights != "auto", "--kv-cache": kv_cache is not None, "--speculate": speculate is not None,
+            "--speculate-tokens": speculate_tokens is not None, "--device": device != "cpu", "--threads": threads != 0,
+        }  # fmt: skip
+        if given := [option for option, is_given in ours.items() if is_given]:
             raise ConfigError(
-                "--weights, --kv-cache and --speculate are not vLLM's: give its own settings in --engine-options"
+                f"{' and '.join(given)}: not of vLLM, whose own settings go into --engine-options; leave it out"
             )
         return run_vllm(models, adapters, settings, dtype, engine_url, engine_options, as_json)
     if engine_url is not None or engine_options:

@@ -9,7 +9,7 @@
 //
 // Weights lie in panels of WIDE outputs: [panel][group][step][WIDE][4], four neighbours of a row in a word of 32 bits;
 // with 4 bits a byte holds the code of one step in its low half and that of the next in its high half. Scales and
-// minima lie as [panel][scale][WIDE].
+// minima lie as [panel][scale][WIDE], as floats, half floats or bytes.
 //
 // Letters: R rows of a tile, g groups, c outputs, k inputs.
 #pragma once
@@ -25,10 +25,13 @@
 #define ALWAYS static inline __attribute__((always_inline))
 
 typedef struct {
-    int64_t columns, k, groups, bits, narrow, per_scale, scales;  // narrow: scales are half floats; `scales` in a row
+    int64_t columns, k, groups, bits, kind, per_scale, scales;  // kind: how scales and minima are held; `scales` in a row
     const uint8_t *codes;
     const void *scale, *minimum;  // minimum may be NULL
+    const float *lines;           // BYTES: [panel][4][WIDE], base and step of a row's scales and of its minima
 } Codes;
+
+enum { FLOATS, HALVES, BYTES };  // a byte b of a row stands for base + b · step, which float32 rounds once
 
 // A row of activations is one piece of memory: codes [groups·SPAN], then scale, sum, shift, [groups] each.
 ALWAYS int64_t row_size(int64_t k) { return (k + SPAN - 1) / SPAN * (SPAN + 12); }

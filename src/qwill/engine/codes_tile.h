@@ -17,6 +17,9 @@ TARGET ALWAYS NAME(ints) NAME(dot)(NAME(ints) sum, NAME(bytes) u, int32_t a, int
 TARGET ALWAYS NAME(floats) NAME(halves)(const uint16_t *p) {
     return (NAME(floats))_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
+TARGET ALWAYS NAME(floats) NAME(wide)(const uint8_t *p) {
+    return (NAME(floats))_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 TARGET ALWAYS NAME(floats) NAME(fused)(NAME(floats) a, NAME(floats) b, NAME(floats) c) {
     return (NAME(floats))_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
@@ -32,6 +35,9 @@ TARGET ALWAYS NAME(ints) NAME(dot)(NAME(ints) sum, NAME(bytes) u, int32_t a, int
 }
 TARGET ALWAYS NAME(floats) NAME(halves)(const uint16_t *p) {
     return (NAME(floats))_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+TARGET ALWAYS NAME(floats) NAME(wide)(const uint8_t *p) {
+    return (NAME(floats))_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 TARGET ALWAYS NAME(floats) NAME(fused)(NAME(floats) a, NAME(floats) b, NAME(floats) c) {
     return (NAME(floats))_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
@@ -49,15 +55,23 @@ ALWAYS NAME(floats) NAME(halves)(const uint16_t *p) {
     for (int i = 0; i < LANES_OF; i++) out[i] = half_to_float(p[i]);
     return out;
 }
+ALWAYS NAME(floats) NAME(wide)(const uint8_t *p) {
+    NAME(floats) out;
+    for (int i = 0; i < LANES_OF; i++) out[i] = p[i];
+    return out;
+}
 ALWAYS NAME(floats) NAME(fused)(NAME(floats) a, NAME(floats) b, NAME(floats) c) {
     for (int i = 0; i < LANES_OF; i++) c[i] = fmaf(a[i], b[i], c[i]);
     return c;
 }
 #endif
 
-// LANES_OF scales (or minima), of number `at` on
-TARGET ALWAYS NAME(floats) NAME(scales)(const void *from, int64_t at, int narrow) {
-    return narrow ? NAME(halves)((const uint16_t *)from + at) : *(const NAME(floats) *)((const float *)from + at);
+// LANES_OF scales (or minima), of number `at` on; `line`: base and step of these rows, WIDE apart
+TARGET ALWAYS NAME(floats) NAME(scales)(const void *from, int64_t at, int64_t kind, const float *line) {
+    if (kind == HALVES) return NAME(halves)((const uint16_t *)from + at);
+    if (kind == FLOATS) return *(const NAME(floats) *)((const float *)from + at);
+    // The product is exact: 8 bits by 16.
+    return NAME(wide)((const uint8_t *)from + at) * *(const NAME(floats) *)(line + WIDE) + *(const NAME(floats) *)line;
 }
 
 TARGET ALWAYS void NAME(rows)(const int R, const int bits, const Codes *m, int64_t p, const int8_t *const *a,
@@ -65,7 +79,8 @@ TARGET ALWAYS void NAME(rows)(const int R, const int bits, const Codes *m, int64
     // Arrays of constant size stay in registers; of size R they are memory, a quarter slower.
     const int offset = m->minimum ? 0 : (bits == 8 ? 7 : 3);  // as a shift: 128 or 8
     const int64_t groups = m->groups, step = WIDE * 4, bytes = panel_bytes(m) / groups;
-    const int narrow = (int)m->narrow;
+    const int64_t kind = m->kind;
+    const float *line = m->lines + (kind == BYTES ? p * 4 * WIDE : 0);
     const uint8_t *codes = m->codes + p * panel_bytes(m);
     NAME(floats) total[MOST_ROWS][VECTORS];
 #pragma GCC unroll 8
@@ -109,7 +124,7 @@ TARGET ALWAYS void NAME(rows)(const int R, const int bits, const Codes *m, int64
             }
 #pragma GCC unroll 2
             for (int w = 0; w < AT_ONCE; w++) {
-                NAME(floats) scale = NAME(scales)(m->scale, at + (v + w) * LANES_OF, narrow);
+                NAME(floats) scale = NAME(scales)(m->scale, at + (v + w) * LANES_OF, kind, line + (v + w) * LANES_OF);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; r++) {
                     float mine = ((const float *)(a[r] + groups * SPAN))[g];
@@ -117,7 +132,8 @@ TARGET ALWAYS void NAME(rows)(const int R, const int bits, const Codes *m, int64
                     total[r][v + w] = NAME(fused)(whole, scale * mine, total[r][v + w]);
                 }
                 if (m->minimum) {
-                    NAME(floats) minimum = NAME(scales)(m->minimum, at + (v + w) * LANES_OF, narrow);
+                    NAME(floats) minimum =
+                        NAME(scales)(m->minimum, at + (v + w) * LANES_OF, kind, line + 2 * WIDE + (v + w) * LANES_OF);
 #pragma GCC unroll 8
                     for (int r = 0; r < R; r++) {
                         float shift = ((const float *)(a[r] + groups * (SPAN + 8)))[g];

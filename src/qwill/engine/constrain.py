@@ -160,6 +160,8 @@ class Guide:
             if not 0 <= token < self._vocabulary.size or not self._matcher.consume_token(token):
                 self._refuse(token)
             self.finished = self._matcher.is_stopped()
+            if not self.finished:
+                self._spelt()  # now that the matcher is in the processor's cache
 
     def forced(self) -> list[int]:
         """Ids that have to come next, whatever the model says: they need no sampling. Often none."""
@@ -192,13 +194,15 @@ class Guide:
 
     def _fill_own(self, mask_W: Words) -> bool:
         """Writes the mask where the matcher isn't needed; says whether it was."""
-        if not (self.finished or self._due or self._thinking):
+        # Text is forced only where the reply can't end.
+        due = self._due or ([] if self._thinking or self._may_think else self._next)
+        if not (self.finished or due or self._thinking):
             return False
         mask_W[:] = 0
         if self.finished:
             self._change(mask_W, self._stop_ids, ())
-        elif self._due:
-            self._change(mask_W, self._due[:1], ())
+        elif due:
+            self._change(mask_W, due[:1], ())
         else:
             mask_W[: len(self._vocabulary.free_W)] = self._vocabulary.free_W
             self._change(mask_W, self._thinks[1:], self._stop_ids)

@@ -1,17 +1,17 @@
 """Who drafts the tokens that the engine's passes check (speculate.py says how): look-up in a reply's own tokens, what
-its grammar forces, or a smaller model.
+its grammar forces, a smaller model, or the model's own head (ahead.py).
 
 The draft model keeps its keys and values in the same blocks by number as the model (a cache of its own), and every
 token that the model computes goes through it too, so it knows all that is shared, forked or found again. Recurrent
 states can't go back: the model's stay before the drafts until it is known how many of these count; a draft model looks
-ahead in copies of its own, and computes the drafts that count once more.
+ahead in copies of its own, and computes the drafts that count once more. So does the head, which drafts from its own
+hidden states: the model's come with the pass, and the head goes through all other tokens only then.
 Shape letters: B rows, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qwill.base.errors import ConfigError
+from qwill.engine.ahead import HeadExecutor
 from qwill.engine.choose import DRAFT, randoms
-from qwill.engine.engine_settings import DraftSpec, EngineSettings, NgramSpec
+from qwill.engine.engine_settings import DraftSpec, EngineSettings, MtpSpec, NgramSpec
 from qwill.engine.executor import Executor, Step, TorchExecutor
 from qwill.engine.passes import step_of
 from qwill.engine.replies import Reply, Running
@@ -50,13 +51,15 @@ class Speculation:
         vocab_size: int,
     ) -> None:
         """Without a `speculate` only what grammars force is drafted, for few replies at a time. `models` and
-        `executors`: the model, and the draft model if there is one."""
+        `executors`: the model, and the draft model if there is one; an executor more if the model's own head drafts."""
         self.spec, self._vocab_size = settings.speculate, vocab_size
-        self.executor = executors[1] if len(executors) > 1 else None
-        self._recurrent = executors[0] if models[0].config.has_linear else None
+        self._model, self.executor = executors[0], executors[1] if len(executors) > 1 else None
+        self._recurrent = models[0].config.has_linear
         # A draft model with recurrent states looks ahead in the slots from this one on.
         has_copies = len(models) > 1 and models[1].config.has_linear
         self._copies = settings.max_running + settings.snapshots if has_copies else None
+        self._head = self.executor if isinstance(self.executor, HeadExecutor) else None
+        self._ahead: set[Sample] = set()  # those that the head drafted for in this pass
         self.drafted = self.accepted = 0
         self._wanted: dict[Sample, tuple[Reply, list[int]]] = {}
 
@@ -115,40 +118,68 @@ class Speculation:
 
     def settle(self, pieces: Sequence[Piece]) -> None:
         """After a pass whose tokens are drawn: the recurrent states of sequences that go on, behind what they have."""
-        if not isinstance(self._recurrent, TorchExecutor):
+        if not self._recurrent or not isinstance(self._model, TorchExecutor):
             return
         taken = {p.sequence.state: p.sequence.computed - p.start - p.count for p in pieces if p.drafts}
         taken = {slot: count for slot, count in taken.items() if slot >= 0 and count > 0}
         if taken:
-            self._recurrent.settle(taken)
+            self._model.settle(taken)
+
+    def follow(self, pieces: Sequence[Piece], step: Step, tables: NDArray[np.int32]) -> None:
+        """After the model's pass: its head over what it hasn't gone through, so that it knows all that is cached."""
+        if self._head is None or not isinstance(self._model, TorchExecutor):
+            return
+        assert self._model.hidden_ND is not None
+        self._head.keep(step, self._model.hidden_ND)
+        rest = [piece for piece in pieces if piece.sequence not in self._ahead]
+        self._through(rest, tables, drafting=False)
 
     def _run(self, pieces: Sequence[Piece], tables: NDArray[np.int32]) -> dict[Sample, list[Tensor]]:
         """The draft model over all that the pass computes, then as many tokens more as each reply may have; from what
-        distributions these were drawn, unless they are certain."""
+        distributions these were drawn, unless they are certain. The head goes through only those that it drafts for."""
         assert self.executor is not None
-        late = {piece.sequence: max(0, piece.sequence.behind) for piece in pieces}
-        shadows = [Piece(p.sequence, p.start - late[p.sequence], p.count + late[p.sequence]) for p in pieces]
-        step, rows = step_of(shadows, (), (), self._copies is not None, tables)
-        logits = self.executor.run(replace(step, adapters_R=torch.full((len(pieces),), -1)))
-        going: list[tuple[Piece, Reply]] = []
-        at: list[int] = []
-        for piece, (_, last) in zip(pieces, rows, strict=True):
-            piece.sequence.behind = 0
-            if piece.ahead and not piece.drafts:
-                going.append((piece, self._wanted[piece.sequence][0]))
-                at.append(last - 1)
+        going = [(p, self._wanted[p.sequence][0]) for p in pieces if p.ahead and not p.drafts]
+        if self._head is not None:
+            self._ahead = {piece.sequence for piece, _ in going}
+            pieces = [piece for piece, _ in going]
+        logits, last = self._through(pieces, tables)
         if going and self._copies is not None:
             slots = [piece.sequence.state for piece, _ in going]
             self.executor.copy_states(slots, [self._copies + slot for slot in slots])
         proposed: dict[Sample, list[Tensor]] = {}
-        logits, ahead = logits[at], 0
+        logits, ahead = logits[[last[piece.sequence] for piece, _ in going]], 0
         while going:
             self._draw(going, logits, ahead, proposed)
             ahead += 1
             going = [(piece, reply) for piece, reply in going if len(piece.drafts) == ahead < piece.ahead]
             if going:
-                logits = self.executor.run(_one_more([piece for piece, _ in going], tables, ahead - 1, self._copies))
+                step = _one_more([piece for piece, _ in going], tables, ahead - 1, self._copies)
+                if self._copies is None and self._head is None:
+                    for piece, _ in going:
+                        piece.sequence.behind -= 1
+                logits = self.executor.run(step)
         return proposed
+
+    def _through(
+        self, pieces: Sequence[Piece], tables: NDArray[np.int32], drafting: bool = True
+    ) -> tuple[Tensor, dict[Sample, int]]:
+        """The draft model over these pieces and what it has yet to compute before them: its logits, and which row is
+        behind each one's last token."""
+        shadows: list[Piece] = []
+        for p in pieces:
+            first = max(0 if self._head is None else 1, p.start - max(0, p.sequence.behind))
+            p.sequence.behind = 0
+            if p.start + p.count > first:
+                shadows.append(Piece(p.sequence, first, p.start + p.count - first))
+        if not shadows:
+            return torch.empty(0, 0), {}
+        assert self.executor is not None
+        step, rows = step_of(shadows, (), (), self._copies is not None, tables)
+        if not drafting:
+            step.rows = step.rows[:0]
+        step.adapters_R = torch.full((len(shadows),), -1)
+        last = {shadow.sequence: end - 1 for shadow, (_, end) in zip(shadows, rows, strict=True)}
+        return self.executor.run(step), last
 
     def _draw(
         self, going: Sequence[tuple[Piece, Reply]], logits_BV: Tensor, ahead: int, proposed: dict[Sample, list[Tensor]]
@@ -176,11 +207,8 @@ class Speculation:
 
 def _one_more(pieces: Sequence[Piece], tables: NDArray[np.int32], behind: int, copies: int | None) -> Step:
     """A pass over the latest drafted token of each piece, `behind` of which are computed before it. Recurrent states
-    are in the slots from `copies` on; what is computed so is computed again if it counts."""
+    are in the slots from `copies` on."""
     sequences = [piece.sequence for piece in pieces]
-    if copies is None:
-        for sequence in sequences:
-            sequence.behind -= 1
     lengths_R = torch.tensor([sequence.computed + behind for sequence in sequences])
     none_R = torch.full((len(pieces),), -1)
     return Step(
@@ -196,7 +224,7 @@ def _one_more(pieces: Sequence[Piece], tables: NDArray[np.int32], behind: int, c
 
 
 def check_speculation(
-    spec: NgramSpec | DraftSpec,
+    spec: NgramSpec | DraftSpec | MtpSpec,
     model: ModelConfig,
     vocab_size: int,
     tokenizer: Tokenizer | None,
@@ -204,6 +232,13 @@ def check_speculation(
 ) -> None:
     """Raise ConfigError, one sentence, for speculation that a model can't have."""
     if isinstance(spec, NgramSpec):
+        return
+    if isinstance(spec, MtpSpec):
+        if not model.mtp_layers:
+            raise ConfigError(
+                f"speculation by mtp needs a multi-token-prediction head, and this {model.model_type} has none (no "
+                "tensors mtp.*): speculate by ngram or a smaller model"
+            )
         return
     if draft is None:
         raise ConfigError(f"speculation by the model {spec.model} needs that model: give the engine its draft")

@@ -278,6 +278,7 @@ class Engine:
         step, rows = step_of(pieces, scored, self._embedded, self.model.config.has_linear, self._tables)
         step.experts = any(running.request.experts for running in self._requests.values())
         logits = self.executor.run(step)
+        self._speculation.follow(pieces, step, self._tables)
         self._copy_states([(source, slot) for slot, source in self.scheduler.snapshots(pieces).items()])
         return logits, rows, step.rows
 

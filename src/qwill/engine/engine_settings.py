@@ -44,6 +44,17 @@ class DraftSpec:
 
 
 @dataclass(frozen=True)
+class MtpSpec:
+    """The model's own multi-token-prediction head drafts up to `tokens` at a time, going on from its own guesses."""
+
+    tokens: int = 3
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ConfigError(f"speculation has tokens {self.tokens}: it must be at least 1")
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """`blocks` of the cache, or as many as fit into `memory` bytes; at most `max_running` samples at a time and
     `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given, and
@@ -59,7 +70,7 @@ class EngineSettings:
     snapshots: int = 32
     share_prefixes: bool = True
     adapters: int = 64
-    speculate: NgramSpec | DraftSpec | None = None
+    speculate: NgramSpec | DraftSpec | MtpSpec | None = None
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_running", "token_budget", "adapters"):
@@ -74,10 +85,13 @@ class EngineSettings:
             raise ConfigError(f"engine.kv_dtype is {self.kv_dtype!r}: it must be float32, bfloat16, float16 or int8")
 
 
-def blocks_in(settings: EngineSettings, models: Sequence[tuple[ModelConfig, torch.dtype]]) -> int:
+def blocks_in(
+    settings: EngineSettings, models: Sequence[tuple[ModelConfig, torch.dtype]], more: int = 0
+) -> int:
     """Blocks that fit into the memory, no more than can ever be used, if each has room for keys and values of these
-    models (the first one's and perhaps its draft model's) in these types."""
+    models (the first one's and perhaps its draft model's) in these types, and `more` bytes a token."""
     block = sum(_block_bytes(config, dtype, settings.block_size) for config, dtype in models)
+    block += more * settings.block_size
     most = settings.max_running * -(-models[0][0].max_position_embeddings // settings.block_size)
     return max(1, min(most, int(settings.memory / block))) if block else most
 

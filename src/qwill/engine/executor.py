@@ -109,6 +109,7 @@ class TorchExecutor:
         self.blocks, self.block_size = blocks, block_size
         self.experts_LNk: Tensor | None = None
         self.hidden_BD: Tensor | None = None
+        self.hidden_ND: Tensor | None = None  # after the last norm, of all tokens of the last pass
         self._adapters: MixedAdapters | None = None
 
     @torch.inference_mode()
@@ -117,7 +118,7 @@ class TorchExecutor:
         self._cache.place(step.tables_RM, step.lengths_R, step.states_R, step.drafts_R)
         with self._adapted(step):
             output = self._model(batch, self._cache)
-        hidden_ND = output.hidden_ND
+        hidden_ND = self.hidden_ND = output.hidden_ND
         self.experts_LNk = None
         if step.experts:
             chosen = [stats.chosen_Nk for stats in output.router_stats or () if stats.chosen_Nk is not None]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qwill.base.native_build import compile_library
+from qwill.model.byte_scales import as_bytes, from_bytes
 from qwill.model.packed import Codes, Kind, empty_codes
 from qwill.model.project import Quantized
 from qwill.model.quantize import Scheme, quantize
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WIDE, SPAN = 32, 32  # as in codes.h
+FLOATS, HALVES, BYTES = range(3)
 HALF_WIDE = WIDE // 2
 HEAD = Scheme(8, SPAN)  # of a quantised model's head, where the files hold floats
 AT_ONCE = 1 << 21  # weights of a head that are rounded together: each takes some 16 bytes meanwhile
@@ -32,8 +34,8 @@ def library() -> ctypes.CDLL | None:
 
 
 class CodesStruct(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_int64) for n in ("columns", "k", "groups", "bits", "narrow", "per_scale", "scales")]
-    _fields_ += [(n, ctypes.c_void_p) for n in ("codes", "scale", "minimum")]
+    _fields_ = [(n, ctypes.c_int64) for n in ("columns", "k", "groups", "bits", "kind", "per_scale", "scales")]
+    _fields_ += [(n, ctypes.c_void_p) for n in ("codes", "scale", "minimum", "lines")]
 
 
 class Matrix(ctypes.Structure):
@@ -70,8 +72,6 @@ def lay_out(codes: Codes, half: int, fresh: Callable[..., Tensor]) -> tuple[Code
     width = codes.columns
     scale_ECG = codes.scale.reshape(experts, columns, -1)
     minimum_ECG = _minimum(codes, 128 if codes.bits == 8 else 8)
-    narrow = all(_fits_half(t) for t in (scale_ECG, minimum_ECG) if t is not None)
-    kind = torch.float16 if narrow else torch.float32
     groups = -(-width // SPAN)
     panels = 2 * -(-half // WIDE) if half else -(-columns // WIDE)
     packed = fresh((experts, panels, groups * SPAN * codes.bits // 32, WIDE), torch.int32)
@@ -79,16 +79,31 @@ def lay_out(codes: Codes, half: int, fresh: Callable[..., Tensor]) -> tuple[Code
         sizes = [ctypes.c_int64(size) for size in (columns, width, codes.bits, half, panels)]
         pointers = [ctypes.c_void_p(t.data_ptr()) for t in (source, target)]
         lib.lay_codes(pointers[0], *sizes, pointers[1], torch.get_num_threads())
-    kept = [packed, _scales(scale_ECG, half, panels, kind, fresh)]
-    if minimum_ECG is not None:
-        kept.append(_scales(minimum_ECG.expand_as(scale_ECG), half, panels, kind, fresh))
+    parts = [scale_ECG] if minimum_ECG is None else [scale_ECG, minimum_ECG.expand_as(scale_ECG)]
+    kind, made, line = _held(parts)
+    kept = [packed, *(_scales(part, half, panels, part.dtype, fresh) for part in made)]
+    if kind == BYTES:
+        lines = [_scales(part, half, panels, torch.float32, fresh) for part in line]
+        kept.append(fresh((experts, panels, 4, WIDE)).copy_(torch.cat(lines, dim=2)))
     scales = scale_ECG.shape[-1]
     struct = CodesStruct(
-        columns=columns, k=width, groups=groups, bits=codes.bits, narrow=int(narrow), per_scale=-(-groups // scales),
+        columns=columns, k=width, groups=groups, bits=codes.bits, kind=kind, per_scale=-(-groups // scales),
         scales=scales, codes=packed.data_ptr(), scale=kept[1].data_ptr(),
-        minimum=kept[2].data_ptr() if len(kept) > 2 else None,
+        minimum=kept[2].data_ptr() if len(parts) > 1 else None, lines=kept[3].data_ptr() if kind == BYTES else None,
     )  # fmt: skip
     return struct, kept
+
+
+def _held(parts: list[Tensor]) -> tuple[int, list[Tensor], list[Tensor]]:
+    """How scales (and minima) [E, C, G] lie, and what of them: as bytes with base and step [E, C, 1] of every row, if
+    they are such (`byte_scales.py`); as half floats, if those hold them; else as floats."""
+    if len(parts) == 2 and all(part.dtype == torch.float32 for part in parts):
+        found = [as_bytes(part) for part in parts]
+        if all(torch.equal(from_bytes(*of), part) for of, part in zip(found, parts, strict=True)):
+            return BYTES, [of[0] for of in found], [of[i] for of in found for i in (1, 2)]
+    if all(_fits_half(part) for part in parts):
+        return HALVES, [part.half() for part in parts], []
+    return FLOATS, [part.float() for part in parts], []
 
 
 def _minimum(codes: Codes, offset: int) -> Tensor | None:

@@ -97,9 +97,11 @@ class KVCache:
         device: torch.device | str = "cpu",
         states: int | None = None,
         kv_dtype: torch.dtype | None = None,
+        first: int = 0,
     ) -> None:
         """`states` slots for recurrent states (as many as blocks unless given); `kv_dtype` is the model's unless given;
-        torch.int8 takes a scale for each vector."""
+        torch.int8 takes a scale for each vector. Tokens before number `first` of a sequence are never there: they count
+        in lengths, but nothing looks at them."""
         c = config
         layers = c.num_hidden_layers
         linear = [i for i in range(layers) if c.is_linear(i)]
@@ -114,7 +116,7 @@ class KVCache:
         self.inputs = {i: torch.zeros(slots, channels, past, dtype=dtype, device=device) for i in linear}
         self.states = {i: torch.zeros(slots, *state, dtype=wide, device=device) for i in linear}
         self.blocks, self.block_size, self.dtype, self.device = blocks, block_size, dtype, device
-        self.group = c.num_attention_heads // c.num_key_value_heads
+        self.group, self.first = c.num_attention_heads // c.num_key_value_heads, first
         self._placed: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
         self.certain: Part | None = None  # the tokens of this pass that count, if there are others:
         self.drafted: Part | None = None
@@ -194,7 +196,7 @@ class KVCache:
         """The group of the sequences `rows`."""
         new, total = new_R[rows], (old_R + new_R)[rows]
         width, span = int(new.max()), int(total.max())
-        key_S = torch.arange(span)
+        key_S = torch.arange(self.first, span)
         # Behind its end a row repeats its last key: what another sequence holds, NaN perhaps, is never read.
         key_RS = torch.minimum(key_S, total[:, None] - 1)
         place_RS = tables[rows].gather(1, key_RS // self.block_size) * self.block_size + key_RS % self.block_size

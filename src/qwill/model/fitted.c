@@ -1,5 +1,5 @@
-// Four bits with a scale and a minimum for each group of 32 weights: the arithmetic of fitted.py operation by operation
-// and in its order, so that both come to the same bits. LANES groups lie side by side, one a lane.
+// Four bits with a scale and a minimum for each group of 32 weights: the arithmetic of fitted.py and byte_scales.py,
+// operation by operation and in their order, so that both come to the same bits. LANES groups lie side by side, one a lane.
 #if defined(__clang__)
 #pragma clang fp contract(off)
 #elif defined(__GNUC__)
@@ -105,5 +105,77 @@ void fit_minima(const float *w, int64_t groups, uint8_t *values, uint16_t *scale
         memcpy(values + g * SIZE / 2, codes, left * SIZE / 2);
         memcpy(scales + g, scale, left * 2);
         memcpy(minima + g, minimum, left * 2);
+    }
+}
+
+// ---- scales and minima as bytes: byte_scales.py
+
+// The byte moved, unless it is an end of its row
+INLINE vec moved(const uint8_t *bytes, int by, vec base, vec step) {
+    vec out;
+    for (int l = 0; l < LANES; l++) {
+        int b = bytes[l];
+        out[l] = (float)(b == 0 || b == 255 ? b : b + by < 1 ? 1 : b + by > 254 ? 254 : b + by);
+    }
+    return out * step + base;
+}
+
+static void refit(const float *w, const uint8_t *scale_bytes, const uint8_t *minimum_bytes, const vec line[4],
+                  uint8_t *values, float *scales, float *minima) {
+    static const int moves[] = {0, -1, 1};
+    vec x[SIZE], term[SIZE], best = all(INFINITY), scale = all(0), minimum = all(0);
+    vec best_start = all(INFINITY);  // of the best codes; at first those are all 0
+    for (int i = 0; i < SIZE; i++)
+        for (int l = 0; l < LANES; l++) x[i][l] = w[l * SIZE + i];
+    for (int up = 0; up < 3; up++)
+        for (int aside = 0; aside < 3; aside++) {
+            vec step = moved(scale_bytes, moves[up], line[0], line[1]);
+            vec start = moved(minimum_bytes, moves[aside], line[2], line[3]);
+            vec inverse = 1.0f / pick(step > 1e-30f, step, all(1e-30f));
+            for (int i = 0; i < SIZE; i++) {
+                vec e = code_of(x[i], start, inverse) * step + start - x[i];
+                term[i] = e * e;
+            }
+            vec error = sum_of(term);
+            ivec better = error < best;
+            best = pick(better, error, best);
+            scale = pick(better, step, scale);
+            minimum = pick(better, start, minimum);
+            best_start = pick(better, start, best_start);
+        }
+    vec inverse = 1.0f / pick(scale > 1e-30f, scale, all(1e-30f));
+    for (int i = 0; i < SIZE; i += 2) {
+        vec pair = code_of(x[i], best_start, inverse) + 16.0f * code_of(x[i + 1], best_start, inverse);
+        ivec bytes = __builtin_convertvector(pair, ivec);
+        for (int l = 0; l < LANES; l++) values[(l * SIZE + i) / 2] = (uint8_t)bytes[l];
+    }
+    memcpy(scales, &scale, sizeof scale);
+    memcpy(minima, &minimum, sizeof minimum);
+}
+
+// weights [rows, groups · 32] and bytes with base and step of each row → two codes a byte, and the scales and
+// minima that were taken
+void round_scales(const float *w, int64_t rows, int64_t groups, const uint8_t *scale_bytes, const float *scale_base,
+                  const float *scale_step, const uint8_t *minimum_bytes, const float *minimum_base,
+                  const float *minimum_step, uint8_t *values, float *scales, float *minima, int threads) {
+    int64_t total = rows * groups;
+#pragma omp parallel for schedule(static) num_threads(threads) if (total > 4096)
+    for (int64_t g = 0; g < total; g += LANES) {
+        float rest[LANES * SIZE] = {0}, scale[LANES], minimum[LANES];
+        uint8_t codes[LANES * SIZE / 2], bytes[2][LANES] = {{0}};
+        int64_t left = least(LANES, total - g);
+        vec line[4] = {all(0), all(0), all(0), all(0)};
+        for (int64_t l = 0; l < left; l++) {
+            int64_t row = (g + l) / groups;
+            line[0][l] = scale_base[row], line[1][l] = scale_step[row];
+            line[2][l] = minimum_base[row], line[3][l] = minimum_step[row];
+        }
+        memcpy(rest, w + g * SIZE, left * SIZE * sizeof(float));
+        memcpy(bytes[0], scale_bytes + g, left);
+        memcpy(bytes[1], minimum_bytes + g, left);
+        refit(rest, bytes[0], bytes[1], line, codes, scale, minimum);
+        memcpy(values + g * SIZE / 2, codes, left * SIZE / 2);
+        memcpy(scales + g, scale, left * sizeof(float));
+        memcpy(minima + g, minimum, left * sizeof(float));
     }
 }

@@ -1,7 +1,8 @@
 """Four bits with a scale and a minimum for each group of 32, fitted: what `held.hold` makes of floats for computing.
 
-Like GGML's Q4_1 in what it can say, and better than rounding to the even grid between a group's ends: several ranges
-are tried, each with the scale and the minimum of least squares for its codes (as llama.cpp's `make_qkx2_quants` does).
+Like GGML's Q4_1 in what it can say (byte_scales.py makes less of it), and better than rounding to the even grid between
+a group's ends: several ranges are tried, each with the scale and the minimum of least squares for its codes (as
+llama.cpp's `make_qkx2_quants` does).
 `fitted.c` does the same on a CPU, to the same bits.
 
 Shape suffixes: O rows (outputs), I columns (inputs), S columns of a group, N groups.
@@ -46,7 +47,7 @@ def fit_minima(weight_OI: Tensor) -> Codes:
 
 def _fit(w_SN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Codes from 0 to 15, scale and minimum; half floats, held as floats."""
-    low, high, total = w_SN.amin(0), w_SN.amax(0), _sum(w_SN)
+    low, high, total = w_SN.amin(0), w_SN.amax(0), sum_of(w_SN)
     best = torch.full_like(low, torch.inf)
     codes, scale, minimum = torch.zeros_like(w_SN), torch.zeros_like(low), torch.zeros_like(low)
     for part in RANGES:
@@ -54,12 +55,12 @@ def _fit(w_SN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         start = (high + low) / 2 - step * (TOP / 2)
         for _ in range(2):  # the codes of a range, and those of what was fitted to them
             q = ((w_SN - start) * (1 / step.clamp(min=1e-30))).round_().clamp_(0, TOP)
-            sum_q, sum_qq, sum_wq = q.sum(0), (q * q).sum(0), _sum(q * w_SN)
+            sum_q, sum_qq, sum_wq = q.sum(0), (q * q).sum(0), sum_of(q * w_SN)
             spread = SIZE * sum_qq - sum_q * sum_q
             slope = (SIZE * sum_wq - sum_q * total) / spread.clamp(min=1)
             step = torch.where(spread > 0, slope, step).half().float()
             start = ((total - step * sum_q) / SIZE).half().float()
-            error = _sum((q * step + start - w_SN).square_())
+            error = sum_of((q * step + start - w_SN).square_())
             better = error < best
             best = torch.where(better, error, best)
             codes, scale, minimum = (
@@ -68,7 +69,7 @@ def _fit(w_SN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return codes, scale, minimum
 
 
-def _sum(t_SN: Tensor) -> Tensor:
+def sum_of(t_SN: Tensor) -> Tensor:
     """Over a group's columns in an order of its own: neighbours, then the sums of neighbours, and so on."""
     while len(t_SN) > 1:
         t_SN = t_SN[::2] + t_SN[1::2]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qwill.base.errors import ModelError
+from qwill.model.byte_scales import with_byte_scales
 from qwill.model.files import described, fit, float_dtype, give_memory, hold_codes, read_config, read_into
 from qwill.model.fitted import fit_minima
 from qwill.model.packed import Codes, Kind, empty_codes
@@ -56,8 +57,8 @@ def load_held(
         codes = hold_codes(model, stored, slots, device) if quantized else {}
         rounded: dict[str, Quantized] = {}
         for name, module, attribute, wanted in list(_to_round(model, bits)):
-            shape, minima = getattr(module, attribute).shape, wanted == 4
-            empty = empty_codes(Kind(wanted, shape[-1] // SIZE, torch.float16, minima, minima), shape, device)
+            shape = getattr(module, attribute).shape
+            empty = empty_codes(_kind(shape[-1], wanted), shape, device)
             delattr(module, attribute)
             setattr(module, attribute, Quantized(empty))
             rounded[f"{name}.{attribute}"] = getattr(module, attribute)
@@ -74,7 +75,15 @@ def load_held(
 
 def round_to(weight_OI: Tensor, bits: int) -> Codes:
     """8 bits with a scale, or 4 with a scale and a minimum, for each group of 32."""
-    return fit_minima(weight_OI) if bits == 4 else quantize(weight_OI, BYTES, torch.float16)
+    if bits == 4:
+        return with_byte_scales(fit_minima(weight_OI), weight_OI)
+    return quantize(weight_OI, BYTES, torch.float16)
+
+
+def _kind(columns: int, bits: int) -> Kind:
+    """Of what `round_to` makes."""
+    four = bits == 4
+    return Kind(bits, columns // SIZE, torch.float32 if four else torch.float16, zeros=four, minima=four)
 
 
 @torch.no_grad()

@@ -34,9 +34,9 @@ class Metrics:
         self.blocks_total = gauge("qwill:kv_cache_blocks", "Blocks of the KV cache.")
         self.restarts = gauge("qwill:engine_restarts", "How often the engine process has been started again.")
         self.process = gauge("qwill:engine_process_id", "The engine process's id; 0 while there is none.")
-        self.preemptions = gauge("vllm:num_preemptions_total", "Samples that were put back for want of blocks.")
-        self.drafted = gauge("vllm:spec_decode_num_draft_tokens_total", "Tokens that were drafted.")
-        self.drafts_accepted = gauge("vllm:spec_decode_num_accepted_tokens_total", "Drafted tokens that came.")
+        self.preemptions = counter("vllm:num_preemptions", "Samples that were put back for want of blocks.")
+        self.drafted = counter("vllm:spec_decode_num_draft_tokens", "Tokens that were drafted.")
+        self.drafts_accepted = counter("vllm:spec_decode_num_accepted_tokens", "Drafted tokens that came.")
         self.prompt_tokens = counter("vllm:prompt_tokens", "Tokens of prompts.")
         self.generation_tokens = counter("vllm:generation_tokens", "Tokens generated.")
         self.cache_queries = counter("vllm:prefix_cache_queries", "Tokens of prompts looked up in the prefix cache.")
@@ -50,6 +50,8 @@ class Metrics:
             "http_requests", "Answers by route and status.", ["method", "handler", "status"], registry=self.registry
         )
 
+        # What engines had counted when we last looked, by (model, how many times started again).
+        self._counted: dict[tuple[str, int], list[int]] = {}
         # (second, model, generated, prompt tokens) of the last few seconds, for the page.
         self._recent: deque[tuple[float, str, int, int]] = deque(maxlen=20_000)
 
@@ -93,12 +95,15 @@ class Metrics:
                 (self.blocks_total, stats.blocks_total),
                 (self.restarts, client.restarts),
                 (self.process, client.process_id or 0),
-                (self.preemptions, stats.preemptions),
-                (self.drafted, stats.drafted),
-                (self.drafts_accepted, stats.accepted),
             ]
             for metric, value in values:
                 metric.labels(name).set(value)
+            now = [stats.preemptions, stats.drafted, stats.accepted]
+            before = self._counted.get((name, client.restarts), [0] * len(now))
+            counters = self.preemptions, self.drafted, self.drafts_accepted
+            for counted, value, known in zip(counters, now, before, strict=True):
+                counted.labels(name).inc(value - known if value >= known else value)  # less: it began anew
+            self._counted[name, client.restarts] = now
         return generate_latest(self.registry)
 
 

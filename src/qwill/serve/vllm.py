@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from qwill.base.errors import DataError, ModelError, QwillError
 from qwill.engine.request import EngineStats, Event, Request
 from qwill.serve.client import LONGEST_PAUSE, STEADY, EngineDied, Stream
+from qwill.serve.vllm_listing import Listing, read_listing
 from qwill.serve.vllm_model import folder_info
 from qwill.serve.vllm_process import VllmOptions, end, free_port, start
 from qwill.serve.vllm_reply import Place, Reply, ReplyFailed, refusal
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 WATCH = 2.0  # seconds between two looks at vLLM
 FIRST = 20.0  # seconds that a vLLM which should run already may take to answer
+LISTING = 10.0  # seconds for one answer about its models
 log = logging.getLogger("qwill.serve")
 _SAMPLE = re.compile(r"^(vllm:[a-z_]+)(?:\{([^}]*)\})? (\S+)", re.M)
 
@@ -46,7 +48,7 @@ class VllmClient:
         self._life: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._http: httpx.AsyncClient | None = None
-        self._model = options.name  # as vLLM calls it
+        self._listing = Listing(options.name, None, {}, {}, False)
         self._up = self._closed = False
         self._streams: dict[str, Stream] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -155,7 +157,10 @@ class VllmClient:
         if request.embed:
             raise DataError("vLLM makes replies here and no embeddings; serve a model for them without --engine vllm.")
         assert self._http is not None and info is not None
-        place = Place(self._http, request.adapter or self._model, info.tokenizer)
+        model = self._listing.model
+        if request.adapter is not None:
+            model = self._listing.adapters.get(request.adapter, request.adapter)
+        place = Place(self._http, model, info.tokenizer)
         told = False
 
         def accepted() -> None:
@@ -197,6 +202,10 @@ class VllmClient:
         except httpx.HTTPError as error:
             raise EngineDied("vLLM does not answer; try again soon.") from error
         if answer.status_code == 404 and "does not exist" not in answer.text:
+            if self._listing.ray:
+                raise DataError(
+                    f"Ray Serve finds adapters by itself: put {body['lora_name']} into its dynamic_lora_loading_path."
+                )
             raise DataError(
                 "this vLLM does not change its adapters while it runs; start it with --enable-lora and "
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
@@ -250,17 +259,8 @@ class VllmClient:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             trust_env=False,
         )
-        listed = await self._until_listed()
-        own = [model for model in listed if not model.get("parent")]
-        named = [model for model in own if model["id"] == options.name] or own
-        if len(named) != 1:
-            there = ", ".join(model["id"] for model in own) or "no model"
-            raise ModelError(
-                f"vLLM at {url} serves {there}, and none is called {options.name}; give it as NAME=FOLDER."
-            )
-        self._model = named[0]["id"]
-        self.info = self.info or folder_info(options.folder, named[0].get("max_model_len"))
-        self.adapters = {m["id"]: str(m.get("root") or m["id"]) for m in listed if m.get("parent")}
+        self._read_listing(await self._until_listed(), url)
+        self.info = self.info or folder_info(options.folder, self._listing.context)
         self._up = True
         for name, folder in list(self._wanted.items()):
             if name not in self.adapters:
@@ -268,6 +268,10 @@ class VllmClient:
         assert self._ready is not None
         if not self._ready.done():
             self._ready.set_result(self.info)
+
+    def _read_listing(self, listed: list[dict[str, Any]], url: str) -> None:
+        self._listing = read_listing(listed, self.options.name, url)
+        self.adapters = dict(self._listing.folders)
 
     async def _until_listed(self) -> list[dict[str, Any]]:
         """The models that vLLM serves, as soon as it answers."""
@@ -279,21 +283,31 @@ class VllmClient:
                 code = self._process.returncode
                 raise ModelError(f"vLLM ended with status {code} before it could answer; what it said stands above.")
             if self._process is None and time.monotonic() - began > FIRST:
-                raise ModelError(
-                    f"nothing answers at {self.options.url}: start vLLM there, or leave --engine-url out to have it "
-                    "started."
-                )
+                raise ModelError(await self._why_silent())
             await asyncio.sleep(0.2)
+
+    async def _why_silent(self) -> str:
+        """Ray Serve's proxy lets requests wait as long as no replica is there, but tells of itself."""
+        import httpx
+
+        assert self._http is not None
+        url = self.options.url
+        with contextlib.suppress(httpx.HTTPError):
+            if (await self._http.get(self._http.base_url.join("/-/healthz"), timeout=5.0)).status_code == 200:
+                return f"Ray Serve at {url} has no replica that answers yet: wait until `serve status` says RUNNING."
+        return f"nothing answers at {url}: start vLLM there, or leave --engine-url out to have it started."
 
     async def _listed(self) -> list[dict[str, Any]] | None:
         import httpx
 
         assert self._http is not None
         try:
-            answer = await self._http.get("/v1/models", timeout=10.0)
+            answer = await self._http.get("/v1/models", timeout=LISTING)
             if answer.status_code in (401, 403):
                 raise ModelError(str(refusal(answer.status_code, "{}")))
-            return list(answer.json()["data"]) if answer.status_code == 200 else None
+            if answer.status_code != 200:
+                return None
+            return [entry for entry in answer.json()["data"] if isinstance(entry, dict) and "id" in entry]
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return None
 
@@ -309,9 +323,12 @@ class VllmClient:
                 else:
                     await asyncio.sleep(WATCH)
                     # A server that answers nothing for some seconds is gone; busy ones answer late.
-                    missed = 0 if await self._listed() is not None else missed + 1
+                    listed = await self._listed()
+                    missed = 0 if listed is not None else missed + 1
                     if missed == 3:
                         return
+                    if listed is not None and self._listing.ray:  # where adapters come and go by themselves
+                        self._read_listing(listed, self.options.url or "")
                 self._read_cache(await self.own_metrics())
         finally:
             if ending is not None:
@@ -324,12 +341,17 @@ class VllmClient:
         if used is None or blocks is None:
             return
         total = int(blocks[1])
-        preempted = float(found.get("vllm:num_preemptions_total", ("", "0"))[1])
-        hits = float(found.get("vllm:prefix_cache_hits_total", ("", "0"))[1])
+        counts = (
+            "num_preemptions", "prefix_cache_hits", "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens",
+        )  # fmt: skip
+        preempted, hits, drafted, accepted = (
+            int(float(found.get(f"vllm:{name}_total", ("", "0"))[1])) for name in counts
+        )
         free = total - round(float(used[1]) * total)
         self._cache = EngineStats(
-            blocks_free=free, blocks_total=total, preemptions=int(preempted), cached_tokens=int(hits)
-        )
+            blocks_free=free, blocks_total=total, preemptions=preempted, cached_tokens=hits,
+            drafted=drafted, accepted=accepted,
+        )  # fmt: skip
 
     def _fail_all(self, error: EngineDied) -> None:
         streams, self._streams = list(self._streams.values()), {}

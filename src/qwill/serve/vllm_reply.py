@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from qwill.text.tokenizer import Tokenizer
 
 FORBIDDEN = -100.0  # the bias of a token that may not come
+_WRAPPED = re.compile(r"Message: (.*?), Internal exception: .*")  # Ray Serve says the same in three ways
+_REQUEST_ID = re.compile(r" \(Request ID: [^)]*\)")
 Thinking = Literal["none", "allowed", "open", "closed"]
 
 
@@ -176,7 +179,7 @@ class Reply:
         if not body["stream"]:
             answer = await place.http.post("/v1/completions", json=body)
             if answer.status_code != 200:
-                raise refusal(answer.status_code, answer.text)
+                raise refusal(answer.status_code, answer.text, lark is not None)
             self.accepted()
             found = answer.json()
             (choice,) = found["choices"]
@@ -188,17 +191,24 @@ class Reply:
             return
         async with place.http.stream("POST", "/v1/completions", json=body) as response:
             if response.status_code != 200:
-                raise refusal(response.status_code, (await response.aread()).decode("utf-8", "replace"))
-            self.accepted()
+                text = (await response.aread()).decode("utf-8", "replace")
+                raise refusal(response.status_code, text, lark is not None)
+            if lark is None:
+                self.accepted()
+            ended = False
             async for line in response.aiter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
                 found = json.loads(line[6:])
                 if "error" in found:
-                    raise ReplyFailed(_message(found))
+                    raise _failure(found, begun=bool(self.tokens), grammar=lark is not None)
+                self.accepted()  # grammars are refused late, behind the status
                 self._count(found.get("usage"))
                 for choice in found["choices"]:
+                    ended = ended or choice.get("finish_reason") is not None
                     yield _chunk(choice, request)
+            if not ended:
+                raise EngineDied("vLLM broke off while it worked on this; try again soon.")
 
     def _count(self, usage: Mapping[str, Any] | None) -> None:
         details = (usage or {}).get("prompt_tokens_details") or {}
@@ -216,21 +226,35 @@ def _chunk(choice: Mapping[str, Any], request: Request) -> Chunk:
     return Chunk(list(ids), scores_of(choice.get("logprobs"), request.logprobs or 0), reason)
 
 
-def refusal(status: int, text: str) -> QwillError:
-    """What vLLM's answer with an error means for the one who asked."""
+def refusal(status: int, text: str, grammar: bool = False) -> QwillError:
+    """What vLLM's answer with an error means for the one who asked. `grammar`: whether one was sent."""
     try:
         message = _message(json.loads(text))
     except ValueError:
         message = text[:300]
     if status in (400, 404, 413, 422):
+        if grammar and "grammar" in message.lower():  # what is malformed was refused before it got there
+            message = f"{message.removesuffix('.')}; for structured outputs it needs the back-end guidance"
         return DataError(f"vLLM refuses this: {message}")
     if status in (401, 403):
         return EngineDied("vLLM does not let this server in: give its key in the environment variable VLLM_API_KEY.")
     return EngineDied(f"vLLM can't answer now (status {status}): {message}")
 
 
+def _failure(found: Mapping[str, Any], begun: bool, grammar: bool) -> QwillError:
+    """Of an error in a stream, `begun` when there are tokens before it."""
+    if begun:
+        return ReplyFailed(_message(found))
+    error = found["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    return refusal(code if isinstance(code, int) else 500, json.dumps(found), grammar)
+
+
 def _message(found: Any) -> str:
-    """The sentence in an error of vLLM's, whose shape has changed over time."""
+    """The sentence in an error of vLLM's, whose shape has changed over time, or of Ray Serve's around it."""
     error = found.get("error", found) if isinstance(found, dict) else found
     said = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    return " ".join(str(said or found).split())[:500]
+    text = " ".join(str(said or found).split())
+    if wrapped := _WRAPPED.match(text):
+        text = wrapped[1]
+    return _REQUEST_ID.sub("", text)[:500]

@@ -45,14 +45,10 @@ vllm:num_requests_running{{engine="0",model_name="tiny"}} {running}
 vllm:generation_tokens_total{{engine="0",model_name="tiny"}} {tokens}
 # HELP vllm:cache_config_info Information of the LLMEngine CacheConfig
 # TYPE vllm:cache_config_info gauge
-<<<<<<< HEAD
-vllm:cache_config_info{block_size="128",num_gpu_blocks="64"} 1.0
+vllm:cache_config_info{{block_size="128",num_gpu_blocks="64"}} 1.0
 # HELP vllm:spec_decode_num_accepted_tokens_total Number of accepted tokens.
 # TYPE vllm:spec_decode_num_accepted_tokens_total counter
-vllm:spec_decode_num_accepted_tokens_total{engine="0",model_name="tiny"} 30.0
-=======
-vllm:cache_config_info{{block_size="128",num_gpu_blocks="64"}} 1.0
->>>>>>> y-vllm
+vllm:spec_decode_num_accepted_tokens_total{{engine="0",model_name="tiny"}} 30.0
 # HELP vllm:request_queue_time_seconds_sum Histogram of time spent in WAITING phase for request.
 # TYPE vllm:request_queue_time_seconds_sum untyped
 vllm:request_queue_time_seconds_sum{{engine="0",model_name="tiny"}} 1.5

@@ -78,10 +78,15 @@ def by_native(model: Transformer, windows: list[list[int]], kv: str) -> Tensor:
 
 
 def bits_of(model: Transformer) -> float:
-    """Bits a weight of what is held as integers."""
+    """Bits a weight of what native code reads of what is held as integers."""
     held = [m for m in model.modules() if isinstance(m, Quantized)]
-    # Zero points are the same number everywhere, which native code folds into the minima.
-    sizes = [b.nbytes for m in held for name, b in m.named_buffers() if name != "zero"]
+    sizes = []
+    for m in held:
+        # Zero points are the same number everywhere, which native code folds into the minima.
+        buffers = {name: b for name, b in m.named_buffers() if name != "zero"}
+        if "minimum" in buffers and buffers["minimum"].dtype == torch.float32:  # bytes there, and four floats a row
+            sizes += [buffers.pop("scale").numel(), buffers.pop("minimum").numel(), 16 * m.shape[:-1].numel()]
+        sizes += [b.nbytes for b in buffers.values()]
     return 8 * sum(sizes) / sum(m.shape.numel() for m in held)
 
 

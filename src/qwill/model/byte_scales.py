@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qwill.model import native_library
-from qwill.model.fitted import AT_ONCE, SIZE, TOP, sum_of
+from qwill.model.fitted import AT_ONCE, SIZE, TOP, importance, sum_of
 from qwill.model.packed import Codes, close_nibbles
 
 MOVES = (0, -1, 1)
@@ -62,7 +62,7 @@ def with_byte_scales(fitted: Codes, weight_OI: Tensor) -> Codes:
 def _rounded(w_SN: Tensor, scales: list[Tensor], minima: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Codes from 0 to 15, and scale and minimum [O, G]."""
     best_OG = torch.full_like(scales[0], torch.inf, dtype=torch.float32)
-    codes_SN = torch.zeros_like(w_SN)
+    codes_SN, counts_SN = torch.zeros_like(w_SN), importance(w_SN)
     best_scale_OG, best_minimum_OG = torch.zeros_like(best_OG), torch.zeros_like(best_OG)
     for up in MOVES:
         for aside in MOVES:
@@ -70,7 +70,7 @@ def _rounded(w_SN: Tensor, scales: list[Tensor], minima: list[Tensor]) -> tuple[
             minimum_OG = from_bytes(_moved(minima[0], aside), *minima[1:])
             scale_N, minimum_N = scale_OG.flatten(), minimum_OG.flatten()
             q_SN = ((w_SN - minimum_N) * (1 / scale_N.clamp(min=1e-30))).round_().clamp_(0, TOP)
-            error_N = sum_of((q_SN * scale_N + minimum_N - w_SN).square_())
+            error_N = sum_of(counts_SN * (q_SN * scale_N + minimum_N - w_SN).square_())
             error_OG = error_N.view_as(best_OG)
             better_OG = error_OG < best_OG
             best_OG = torch.where(better_OG, error_OG, best_OG)

@@ -9,6 +9,7 @@
 
 #define SIZE 32
 #define TOP 15
+#define SPREAD 1e-5f
 #define MAGIC 12582912.0f  // 1.5 · 2^23: what is added to it is rounded to an integer, ties to even
 
 static const double RANGES[] = {1.0, 0.94, 0.88, 0.82, 0.76, 0.7};
@@ -38,11 +39,20 @@ INLINE vec sum_of(const vec *t) {
     return sum[0];
 }
 
+// What an error at each weight counts
+INLINE void importance(const vec *x, vec *counts) {
+    for (int i = 0; i < SIZE; i++) counts[i] = (vec)((ivec)x[i] & INT32_MAX);
+    vec mean = sum_of(counts) / (float)SIZE;
+    for (int i = 0; i < SIZE; i++) counts[i] += mean;
+}
+
 static void fit(const float *w, uint8_t *values, uint16_t *scales, uint16_t *minima) {
-    vec x[SIZE], q[SIZE], term[SIZE];
+    vec x[SIZE], q[SIZE], counts[SIZE], term[SIZE];
     for (int i = 0; i < SIZE; i++)
         for (int l = 0; l < LANES; l++) x[i][l] = w[l * SIZE + i];
-    vec low = x[0], high = x[0], total = sum_of(x);
+    importance(x, counts);
+    for (int i = 0; i < SIZE; i++) term[i] = counts[i] * x[i];
+    vec low = x[0], high = x[0], all_counts = sum_of(counts), total = sum_of(term);
     for (int i = 1; i < SIZE; i++) {
         low = pick(x[i] < low, x[i], low);
         high = pick(x[i] > high, x[i], high);
@@ -53,20 +63,21 @@ static void fit(const float *w, uint8_t *values, uint16_t *scales, uint16_t *min
         vec step = rounded_half((high - low) * (float)(RANGES[r] / TOP));
         vec start = (high + low) / 2.0f - step * (TOP / 2.0f);
         for (int turn = 0; turn < 2; turn++) {
-            vec was = start, inverse = 1.0f / pick(step > 1e-30f, step, all(1e-30f)), sum_q = all(0), sum_qq = all(0);
+            vec was = start, inverse = 1.0f / pick(step > 1e-30f, step, all(1e-30f)), weighed[SIZE];
             for (int i = 0; i < SIZE; i++) {
                 q[i] = code_of(x[i], start, inverse);
-                sum_q += q[i];
-                sum_qq += q[i] * q[i];
-                term[i] = q[i] * x[i];
+                weighed[i] = counts[i] * q[i];
             }
-            vec spread = SIZE * sum_qq - sum_q * sum_q;
-            vec slope = (SIZE * sum_of(term) - sum_q * total) / pick(spread > 1.0f, spread, all(1));
-            step = rounded_half(pick(spread > 0.0f, slope, step));
-            start = rounded_half((total - step * sum_q) / (float)SIZE);
+            vec sum_q = sum_of(weighed);
+            for (int i = 0; i < SIZE; i++) term[i] = weighed[i] * q[i];
+            vec whole = all_counts * sum_of(term), spread = whole - sum_q * sum_q;
+            for (int i = 0; i < SIZE; i++) term[i] = weighed[i] * x[i];
+            vec slope = (all_counts * sum_of(term) - sum_q * total) / spread;
+            step = rounded_half(pick(spread > whole * SPREAD, slope, step));
+            start = rounded_half((total - step * sum_q) / pick(all_counts > 1e-30f, all_counts, all(1e-30f)));
             for (int i = 0; i < SIZE; i++) {
                 vec e = q[i] * step + start - x[i];
-                term[i] = e * e;
+                term[i] = counts[i] * (e * e);
             }
             vec error = sum_of(term);
             ivec better = error < best;
@@ -123,10 +134,11 @@ INLINE vec moved(const uint8_t *bytes, int by, vec base, vec step) {
 static void refit(const float *w, const uint8_t *scale_bytes, const uint8_t *minimum_bytes, const vec line[4],
                   uint8_t *values, float *scales, float *minima) {
     static const int moves[] = {0, -1, 1};
-    vec x[SIZE], term[SIZE], best = all(INFINITY), scale = all(0), minimum = all(0);
+    vec x[SIZE], counts[SIZE], term[SIZE], best = all(INFINITY), scale = all(0), minimum = all(0);
     vec best_start = all(INFINITY);  // of the best codes; at first those are all 0
     for (int i = 0; i < SIZE; i++)
         for (int l = 0; l < LANES; l++) x[i][l] = w[l * SIZE + i];
+    importance(x, counts);
     for (int up = 0; up < 3; up++)
         for (int aside = 0; aside < 3; aside++) {
             vec step = moved(scale_bytes, moves[up], line[0], line[1]);
@@ -134,7 +146,7 @@ static void refit(const float *w, const uint8_t *scale_bytes, const uint8_t *min
             vec inverse = 1.0f / pick(step > 1e-30f, step, all(1e-30f));
             for (int i = 0; i < SIZE; i++) {
                 vec e = code_of(x[i], start, inverse) * step + start - x[i];
-                term[i] = e * e;
+                term[i] = counts[i] * (e * e);
             }
             vec error = sum_of(term);
             ivec better = error < best;

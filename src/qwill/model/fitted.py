@@ -1,8 +1,8 @@
 """Four bits with a scale and a minimum for each group of 32, fitted: what `held.hold` makes of floats for computing.
 
 Like GGML's Q4_1 in what it can say (byte_scales.py makes less of it), and better than rounding to the even grid between
-a group's ends: several ranges are tried, each with the scale and the minimum of least squares for its codes (as
-llama.cpp's `make_qkx2_quants` does).
+a group's ends: several ranges are tried, each with the scale and the minimum of least squares for its codes, in
+which larger weights count more (as llama.cpp's `make_qkx2_quants` does).
 `fitted.c` does the same on a CPU, to the same bits.
 
 Shape suffixes: O rows (outputs), I columns (inputs), S columns of a group, N groups.
@@ -19,6 +19,7 @@ from qwill.model.packed import Codes, Kind, close_nibbles, empty_codes
 
 SIZE, TOP = 32, 15
 RANGES = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7)  # of what lies between a group's ends
+SPREAD = 1e-5  # of codes that aren't all the same, against the sum of their squares
 AT_ONCE = 1 << 17  # weights: what is tried with them stays in the processor's cache
 
 
@@ -45,9 +46,15 @@ def fit_minima(weight_OI: Tensor) -> Codes:
     return codes
 
 
+def importance(w_SN: Tensor) -> Tensor:
+    """What an error at each weight counts: |w| and its mean over the group (llama.cpp takes the root mean square)."""
+    return w_SN.abs() + sum_of(w_SN.abs()) / SIZE
+
+
 def _fit(w_SN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Codes from 0 to 15, scale and minimum; half floats, held as floats."""
-    low, high, total = w_SN.amin(0), w_SN.amax(0), sum_of(w_SN)
+    counts_SN = importance(w_SN)
+    low, high, all_counts, total = w_SN.amin(0), w_SN.amax(0), sum_of(counts_SN), sum_of(counts_SN * w_SN)
     best = torch.full_like(low, torch.inf)
     codes, scale, minimum = torch.zeros_like(w_SN), torch.zeros_like(low), torch.zeros_like(low)
     for part in RANGES:
@@ -55,12 +62,14 @@ def _fit(w_SN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         start = (high + low) / 2 - step * (TOP / 2)
         for _ in range(2):  # the codes of a range, and those of what was fitted to them
             q = ((w_SN - start) * (1 / step.clamp(min=1e-30))).round_().clamp_(0, TOP)
-            sum_q, sum_qq, sum_wq = q.sum(0), (q * q).sum(0), sum_of(q * w_SN)
-            spread = SIZE * sum_qq - sum_q * sum_q
-            slope = (SIZE * sum_wq - sum_q * total) / spread.clamp(min=1)
-            step = torch.where(spread > 0, slope, step).half().float()
-            start = ((total - step * sum_q) / SIZE).half().float()
-            error = sum_of((q * step + start - w_SN).square_())
+            weighed = counts_SN * q
+            sum_q, sum_qq, sum_wq = sum_of(weighed), sum_of(weighed * q), sum_of(weighed * w_SN)
+            whole = all_counts * sum_qq
+            spread = whole - sum_q * sum_q
+            slope = (all_counts * sum_wq - sum_q * total) / spread
+            step = torch.where(spread > whole * SPREAD, slope, step).half().float()  # less is but rounding
+            start = ((total - step * sum_q) / all_counts.clamp(min=1e-30)).half().float()
+            error = sum_of(counts_SN * (q * step + start - w_SN).square_())
             better = error < best
             best = torch.where(better, error, best)
             codes, scale, minimum = (

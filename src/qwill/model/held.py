@@ -24,7 +24,7 @@ from qwill.model.transformer import Experts, Linear, Transformer
 ATTENTION, FEED_FORWARD = ("qkv_proj", "o_proj", "out_proj"), ("gate_up_proj", "down_proj")
 SIZE = 32  # columns of a group
 BYTES = Scheme(8, SIZE)
-AT_ONCE = 1 << 19  # weights that are rounded to bytes together
+AT_ONCE = 1 << 17  # weights that are rounded to bytes together: in memory that is warm
 
 
 @torch.no_grad()

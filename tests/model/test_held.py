@@ -14,10 +14,9 @@ from qwill.engine import native
 from qwill.engine.engine import Engine
 from qwill.engine.engine_settings import EngineSettings, blocks_in
 from qwill.engine.language_model import load
-from qwill.engine.native_weights import round_head
 from qwill.model.files import load_model, save_model
 from qwill.model.fitted import fit_minima
-from qwill.model.held import hold, load_held, multiply_out, round_to
+from qwill.model.held import hold, load_held, multiply_out, round_bytes, round_to
 from qwill.model.project import Quantized
 from qwill.model.quantize import Scheme, quantize, quantize_folder
 from qwill.model.stored import StoredTensors
@@ -186,7 +185,7 @@ def test_rows_that_do_not_divide_are_named() -> None:
 
 def test_a_head_rounded_in_pieces_is_the_head_rounded_at_once() -> None:
     w = torch.randn(70_000, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
-    codes, wanted = round_head(w), quantize(w.float(), Scheme(8, 32))
+    codes, wanted = round_bytes(w, torch.float32), quantize(w.float(), Scheme(8, 32))
     assert torch.equal(codes.values, wanted.values) and torch.equal(codes.scale, wanted.scale)
     assert codes.scale.dtype == torch.float32 and (codes.bits, codes.columns) == (8, 64) and codes.minimum is None
 

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from qwill.base.native_build import compile_library
 from qwill.engine.native_adapters import COUNT, LowRankStruct, NativeAdapter
-from qwill.engine.native_weights import SPAN, Matrix, lay_out, round_head, suits_codes
+from qwill.engine.native_weights import SPAN, Matrix, lay_out, suits_codes
 from qwill.model import native as model_native
 from qwill.model import native_library, ops
 from qwill.model.config import HYBRID
+from qwill.model.held import round_bytes
 from qwill.model.packed import Codes
 from qwill.model.project import Quantized
 from qwill.model.transformer import Experts
@@ -200,7 +201,7 @@ class NativeExecutor:
             return self._matrix(weight)
         codes = getattr(model, "head_codes", None)
         if codes is None and weight.shape[1] % SPAN == 0:
-            codes = round_head(weight.detach())
+            codes = round_bytes(weight.detach(), torch.float32)
         return self._matrix(weight if codes is None else codes)
 
     def _matrix(self, weight: Tensor | Quantized | Codes, bias: Tensor | None = None, half: int = 0) -> Matrix:

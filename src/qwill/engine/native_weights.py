@@ -14,9 +14,8 @@ from torch import Tensor
 
 from qwill.base.native_build import compile_library
 from qwill.model.byte_scales import as_bytes, from_bytes
-from qwill.model.packed import Codes, Kind, empty_codes
+from qwill.model.packed import Codes
 from qwill.model.project import Quantized
-from qwill.model.quantize import Scheme, quantize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 WIDE, SPAN = 32, 32  # as in codes.h
 FLOATS, HALVES, BYTES = range(3)
 HALF_WIDE = WIDE // 2
-HEAD = Scheme(8, SPAN)  # of a quantised model's head, where the files hold floats
-AT_ONCE = 1 << 21  # weights of a head that are rounded together: each takes some 16 bytes meanwhile
 
 
 @cache
@@ -47,17 +44,6 @@ def suits_codes(codes: Codes | Quantized) -> bool:
     """Whether rows divide into scales as `codes.h` wants them: one for all of a row, or for whole groups of 32."""
     groups = codes.scale.shape[-1]
     return groups == 1 or (codes.columns // groups) % SPAN == 0
-
-
-def round_head(weight_CI: Tensor) -> Codes:
-    """A float head in 8 bits, rounded some rows at a time: of a large vocabulary all at once take gigabytes."""
-    rows, columns = weight_CI.shape
-    codes = empty_codes(Kind(8, columns // SPAN, torch.float32, zeros=False), (rows, columns))
-    for start in range(0, rows, at_once := max(1, AT_ONCE // columns)):
-        part = slice(start, start + at_once)
-        found = quantize(weight_CI[part].float(), HEAD)
-        codes.values[part], codes.scale[part] = found.values, found.scale
-    return codes
 
 
 def lay_out(codes: Codes, half: int, fresh: Callable[..., Tensor]) -> tuple[CodesStruct, list[Tensor]]:

@@ -24,6 +24,7 @@ from qwill.model.transformer import Experts, Linear, Transformer
 ATTENTION, FEED_FORWARD = ("qkv_proj", "o_proj", "out_proj"), ("gate_up_proj", "down_proj")
 SIZE = 32  # columns of a group
 BYTES = Scheme(8, SIZE)
+AT_ONCE = 1 << 17  # weights that are rounded to bytes together: in memory that is warm
 
 
 @torch.no_grad()
@@ -68,8 +69,8 @@ def load_held(
         for name, slot in slots.items():
             if (weight := rounded.get(slot.parameter)) is not None:
                 tensor = stored.read(name, slot.shape)
-                if slot.parameter not in codes:
-                    tensor = tensor.to(kind)  # as it would be held
+                if slot.parameter not in codes and kind.itemsize < 4:
+                    tensor = tensor.to(kind)  # as it would be held; what is wider changes nothing
                 weight.write(slot, _round_all(tensor.to(device), weight.bits))
     return model.eval()
 
@@ -78,7 +79,20 @@ def round_to(weight_OI: Tensor, bits: int) -> Codes:
     """8 bits with a scale, or 4 with a scale and a minimum, for each group of 32."""
     if bits == 4:
         return with_byte_scales(fit_minima(weight_OI), weight_OI)
-    return quantize(weight_OI, BYTES, torch.float16)
+    return round_bytes(weight_OI, torch.float16)
+
+
+@torch.no_grad()
+def round_bytes(weight_OI: Tensor, scale: torch.dtype) -> Codes:
+    """`quantize`, some rows at a time: all at once the head of a large vocabulary takes gigabytes on the way."""
+    rows, columns = weight_OI.shape
+    kind = Kind(8, columns // SIZE, scale, zeros=False)
+    codes = empty_codes(kind, (rows, columns), str(weight_OI.device))
+    for start in range(0, rows, at_once := max(1, AT_ONCE // columns)):
+        part = slice(start, start + at_once)
+        found = quantize(weight_OI[part].float(), BYTES, scale)
+        codes.values[part], codes.scale[part] = found.values, found.scale
+    return codes
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ log = logging.getLogger("qwill.serve")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
 # Answered without a key: whether the server lives, what it can do; the page's own files too.
+REPLIES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")  # what queues for an engine
 OPEN_PATHS = ("/health", "/ping", "/version", "/openapi.json")
 
 
@@ -143,6 +144,8 @@ class Front:
         preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         if settings.needs_key and path not in OPEN_PATHS and not preflight:
             scope["qwill.caller"] = await self._caller(headers)
+        if path in REPLIES:
+            self.service.refuse_if_full()
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > settings.body_bytes:
             raise _too_large(settings.body_bytes)

@@ -144,12 +144,16 @@ class Front:
         preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         if settings.needs_key and path not in OPEN_PATHS and not preflight:
             scope["qwill.caller"] = await self._caller(headers)
-        if path in REPLIES:
-            self.service.refuse_if_full()
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > settings.body_bytes:
             raise _too_large(settings.body_bytes)
-        await self.app(scope, _limited(receive, settings.body_bytes, settings.upload_seconds), send)
+        limited = _limited(receive, settings.body_bytes, settings.upload_seconds)
+        if path in REPLIES and (full := self.service.full()) is not None:
+            # Nothing is made of the body, but what isn't taken off a connection blocks the next request on it.
+            while (await limited()).get("more_body"):
+                pass
+            raise full
+        await self.app(scope, limited, send)
 
     async def _caller(self, headers: Headers) -> Caller:
         scheme, _, secret = headers.get("authorization", "").partition(" ")

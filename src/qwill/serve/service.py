@@ -92,10 +92,11 @@ class Service:
                 return Target(model, name, name)
         raise unknown_model(name, self.names)
 
-    def refuse_if_full(self) -> None:
-        """Before a request is read, which costs more than to turn it away: 429 where no model's queue has room."""
-        if all(model.in_flight - model.client.stats.running >= self.settings.waiting for model in self.models.values()):
-            raise self._full(max(self.models.values(), key=lambda model: model.rate), 1)
+    def full(self) -> ApiError | None:
+        """429 where no model's queue has room for another request, however small."""
+        if any(model.in_flight - model.client.stats.running < self.settings.waiting for model in self.models.values()):
+            return None
+        return self._full(max(self.models.values(), key=lambda model: model.rate), 1)
 
     def _full(self, model: ServedModel, samples: int) -> ApiError:
         waiting = model.in_flight - model.client.stats.running

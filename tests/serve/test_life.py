@@ -89,14 +89,7 @@ def test_a_full_queue_is_429_with_a_time() -> None:
             refused = server.post(CHAT, ask(n=2))
             assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
             assert refused.json()["error"]["code"] == "queue_full"
-            # One reply has room and one waits: with the queue full a request is turned away before it is read.
-            with httpx.Client(base_url=server.url) as other, other.stream("POST", CHAT, json=ask(stream=True)) as two:
-                assert two.status_code == 200
-                until(lambda: model.in_flight - model.client.stats.running == 2)
-                unread = server.post(CHAT, {"no": "request"})
-                assert unread.status_code == 429 and unread.json()["error"]["code"] == "queue_full"
         until(lambda: idle(server))
-        assert server.post(CHAT, {"no": "request"}).status_code == 400
         assert server.post(CHAT, ask(n=2, max_tokens=1)).status_code == 200
 
 

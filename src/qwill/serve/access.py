@@ -27,7 +27,6 @@ log = logging.getLogger("qwill.serve")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
 # Answered without a key: whether the server lives, what it can do; the page's own files too.
-REPLIES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")  # what queues for an engine
 OPEN_PATHS = ("/health", "/ping", "/version", "/openapi.json")
 
 
@@ -147,13 +146,7 @@ class Front:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > settings.body_bytes:
             raise _too_large(settings.body_bytes)
-        limited = _limited(receive, settings.body_bytes, settings.upload_seconds)
-        if path in REPLIES and (full := self.service.full()) is not None:
-            # Nothing is made of the body, but what isn't taken off a connection blocks the next request on it.
-            while (await limited()).get("more_body"):
-                pass
-            raise full
-        await self.app(scope, limited, send)
+        await self.app(scope, _limited(receive, settings.body_bytes, settings.upload_seconds), send)
 
     async def _caller(self, headers: Headers) -> Caller:
         scheme, _, secret = headers.get("authorization", "").partition(" ")

@@ -92,18 +92,6 @@ class Service:
                 return Target(model, name, name)
         raise unknown_model(name, self.names)
 
-    def full(self) -> ApiError | None:
-        """429 where no model's queue has room for another request, however small."""
-        if any(model.in_flight - model.client.stats.running < self.settings.waiting for model in self.models.values()):
-            return None
-        return self._full(max(self.models.values(), key=lambda model: model.rate), 1)
-
-    def _full(self, model: ServedModel, samples: int) -> ApiError:
-        waiting = model.in_flight - model.client.stats.running
-        wait = max(1, min(60, math.ceil((waiting + samples) / max(model.rate, 0.05))))
-        text = f"{model.in_flight} requests run or wait, all that the queue holds; try again in {wait} s."
-        return ApiError(429, text, code="queue_full", retry_after=wait)
-
     async def job(self, target: Target, requests: Sequence[Request], caller: Any = None) -> Job:
         """Send requests to the engine, all or none. Raises ApiError 400, 429, 503. The caller closes the job."""
         model, samples = target.model, sum(max(request.n, request.best_of) for request in requests)
@@ -113,7 +101,9 @@ class Service:
         if samples > most:
             raise ApiError(400, f"This asks for {samples} replies at once; at most {most} are made for one request.")
         if model.in_flight - running + samples > most and model.in_flight:
-            raise self._full(model, samples)
+            wait = max(1, min(60, math.ceil((model.in_flight - running + samples) / max(model.rate, 0.05))))
+            text = f"{model.in_flight} requests run or wait, all that the queue holds; try again in {wait} s."
+            raise ApiError(429, text, code="queue_full", retry_after=wait)
         job = Job(self, target, samples)
         try:
             if caller is not None:

@@ -2,18 +2,14 @@
 of the whole text, whatever was shared, refused, preempted, forked or cancelled before."""
 
 import dataclasses
-import math
-from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from reply_law import VOCAB, replies_follow_the_law
 from test_engine import books_are_clean, collect, finish, same_or_near_tie
 from test_executors import BASE, OTHERS
-from test_sampler import reference
 from tiny import redrawn, tiny_model
 
 from qwill.base.errors import ConfigError
@@ -188,45 +184,9 @@ def test_a_head_that_is_right_gives_several_tokens_a_pass(kind, temperature, dty
 )
 def test_drawn_replies_follow_the_models_law(kind, sampling):
     """Every reply of four tokens; the head is neither always right nor always wrong."""
-    vocab, prompt, count, stop = 4, [1, 3, 3], 3000, 0
-    model = knowing(kind, vocab, noise=0.8)
-    law = Counter()
-
-    def walk(reply, chance):
-        if len(reply) == 4 or reply[-1:] == (stop,):
-            law[reply] += chance
-            return
-        with torch.no_grad():
-            logits = model.logits(torch.tensor([[*prompt, *reply]]))[0, -1].double().numpy().copy()
-        for token in range(vocab):
-            times = reply.count(token)
-            logits[token] -= sampling.presence_penalty * (times > 0) + sampling.frequency_penalty * times
-            logits[token] += sampling.logit_bias.get(token, 0)
-        if len(reply) < sampling.min_tokens:
-            logits[stop] = -1e9
-        for token, p in enumerate(reference(logits, sampling)):
-            if p > 1e-12:
-                walk((*reply, token), chance * p)
-
-    walk((), 1.0)
+    model = knowing(kind, VOCAB, noise=0.8)
     engine = engine_of(model, 2, blocks=400, max_running=60, token_budget=400)
-    out = {}
-    for i in range(count // 60):
-        engine.add(Request(str(i), prompt, sampling, n=60, seed=i, stop_ids=frozenset({stop}), whole=True, logprobs=0))
-        finish(engine, out)
-    counts = Counter()
-    for tokens, _, last in out.values():
-        counts[tuple(tokens)] += 1
-        if len(tokens) == 1:
-            assert abs(last.logprobs[0].sampled - math.log(law[tuple(tokens)])) < 1e-4
-    told = engine.stats()
-    assert 0.1 < told.accepted / told.drafted < 0.97 and set(counts) <= set(law)
-    common = [reply for reply in law if law[reply] * count >= 5]
-    observed = [counts[reply] for reply in common] + [count - sum(counts[reply] for reply in common)]
-    expected = [law[reply] * count for reply in common] + [count - sum(law[reply] for reply in common) * count]
-    if expected[-1] < 5:
-        observed, expected = observed[:-1], np.array(expected[:-1]) * sum(observed[:-1]) / sum(expected[:-1])
-    assert stats.chisquare(observed, expected).pvalue > 1e-3
+    replies_follow_the_law(engine, model, sampling)
 
 
 def test_a_broken_head_only_costs_time():

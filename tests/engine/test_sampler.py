@@ -7,7 +7,7 @@ from scipy import stats
 
 from qwill.base.errors import ConfigError
 from qwill.engine import native_sampler
-from qwill.engine.edits import Seen, penalise, with_penalties
+from qwill.engine.edits import Seen, adjusted, penalise
 from qwill.engine.randomness import uniforms
 from qwill.engine.sampler import Sampled, Sampling, sample, sample_again
 from qwill.model import native, ops
@@ -160,7 +160,7 @@ def test_penalties_change_what_is_drawn_and_not_the_models_own_log_probability()
     seen.add(2)
 
     def draw(u, sampling):
-        return sample(logits, u, sampling, None, with_penalties(logits, [sampling], [seen]))
+        return sample(logits, u, sampling, None, adjusted(logits, [sampling], [seen]))
 
     none = torch.zeros(1, dtype=torch.float64)
     greedy = {"temperature": 0.0}
@@ -212,7 +212,7 @@ def test_penalties_and_bias_of_a_batch_are_those_of_each_row(data):
         seen.append(Seen(prompt) if sampling.penalises else None)
         for token in output if sampling.penalises else ():
             seen[-1].add(token)
-    got, defined = with_penalties(logits, settings, seen), logits.clone()
+    got, defined = adjusted(logits, settings, seen), logits.clone()
     penalise(defined, settings, seen)
     if not any(s.logit_bias for s in settings):
         assert torch.equal(got, defined)  # native or not, to the last bit

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from qwill.base.errors import DataError
-from qwill.engine.edits import allow, with_penalties
+from qwill.engine.edits import adjusted, allow
 from qwill.engine.randomness import uniforms
 from qwill.engine.replies import Edited, Reply
 from qwill.engine.sampler import Sampled, Sampling, distribution, sample, sample_again, support, unpacked
@@ -97,7 +97,7 @@ def _verified(own_BV: Tensor, edited_BV: Tensor, part: Sequence[Reply], vocab_si
 
 def _edited(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, allowed_BW: Tensor | None) -> Tensor:
     settings = [reply.running.request.sampling for reply in part]
-    edited_BV = with_penalties(own_BV, settings, [reply.seen for reply in part])
+    edited_BV = adjusted(own_BV, settings, [reply.seen for reply in part])
     allowed_BV = None if allowed_BW is None else unpacked(allowed_BW, own_BV.shape[1])
     for i, (row_V, reply) in enumerate(zip(edited_BV, part, strict=True)):
         stops = reply.running.request.stop_ids if reply.produced < reply.running.request.sampling.min_tokens else ()

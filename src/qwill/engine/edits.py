@@ -41,7 +41,7 @@ class Seen:
         return self._counts[: len(self._place)]
 
 
-def with_penalties(logits_BV: Tensor, settings: Sequence[Sampling], seen: Sequence[Seen | None]) -> Tensor:
+def adjusted(logits_BV: Tensor, settings: Sequence[Sampling], seen: Sequence[Seen | None]) -> Tensor:
     """A copy with penalties for what each row's sequence holds, and its bias."""
     if native_sampler.suits(logits_BV):
         edited_BV = native_sampler.penalised(logits_BV, settings, seen)

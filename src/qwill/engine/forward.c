@@ -192,12 +192,15 @@ static void append(const Model *m, const Layer *l, const Pass *s, float *qkv, in
     if (m->kind == BYTE) l->key_scale[at] = k_scale, l->value_scale[at] = v_scale;
 }
 
+INLINE int follows(const Pass *s, int64_t i) {
+    return s->sequence[i] == s->sequence[i - 1] && s->positions[i] == s->positions[i - 1] + 1;
+}
+
 // How many tokens from row i on are neighbours that one task attends from: at most FEW; 0 if the task before has row i.
 static int64_t neighbours(const Pass *s, int64_t i) {
-#define NEXT(j) (s->sequence[j] == s->sequence[(j) - 1] && s->positions[j] == s->positions[(j) - 1] + 1)
-    if (i % FEW && NEXT(i)) return 0;
+    if (i % FEW && follows(s, i)) return 0;
     int64_t end = i + 1;
-    while (end < s->n && end % FEW && NEXT(end)) end++;
+    while (end < s->n && end % FEW && follows(s, end)) end++;
     return end - i;
 }
 
@@ -205,7 +208,8 @@ static int64_t neighbours(const Pass *s, int64_t i) {
 // three times as long as to attend.
 static void ask_for_kept(const Model *m, const Layer *l, const Pass *s, const Team *team) {
     int64_t G = m->kv_heads, size = m->block * m->head_dim * (4 >> m->kind), total = s->n * G;
-    for (int64_t t = total * team->thread / team->threads; t < total * (team->thread + 1) / team->threads && s->n <= FEW; t++) {
+    if (s->n > FEW) return;  // with more to do, waiting and computing overlap by themselves
+    for (int64_t t = share_start(total, team->thread, team); t < share_start(total, team->thread + 1, team); t++) {
         const int32_t *table = table_of(s, t / G);
         for (int64_t page = 0; page * m->block <= s->positions[t / G] && page * size < BEGINNING; page++)
             for (int64_t line = 0, at = (table[page] * G + t % G) * size; line < size; line += 64) {

@@ -27,10 +27,12 @@ typedef struct {
     int64_t phases, thread, threads, did;  // did: tasks of the present phase
 } Team;
 
+INLINE int64_t share_start(int64_t total, int64_t thread, const Team *a) { return total * thread / a->threads; }
+
 INLINE int64_t take_near(const Team *a, const Phase *p, int64_t total) {
     for (int64_t i = 0; i < a->threads; i++) {
         int64_t owner = (a->thread + i) % a->threads;
-        int64_t from = total * owner / a->threads, size = total * (owner + 1) / a->threads - from;
+        int64_t from = share_start(total, owner, a), size = share_start(total, owner + 1, a) - from;
         atomic_long *taken = a->taken + owner * a->phases + (p - a->first);
         if (i && atomic_load_explicit(taken, memory_order_relaxed) >= size) continue;
         int64_t task = atomic_fetch_add_explicit(taken, 1, memory_order_relaxed);

@@ -39,6 +39,20 @@ INLINE vec sum_of(const vec *t) {
     return sum[0];
 }
 
+INLINE void side_by_side(const float *w, vec *x) {
+    for (int i = 0; i < SIZE; i++)
+        for (int l = 0; l < LANES; l++) x[i][l] = w[l * SIZE + i];
+}
+
+// Two codes a byte
+INLINE void store_codes(const vec *x, vec start, vec inverse, uint8_t *values) {
+    for (int i = 0; i < SIZE; i += 2) {
+        vec pair = code_of(x[i], start, inverse) + 16.0f * code_of(x[i + 1], start, inverse);
+        ivec bytes = __builtin_convertvector(pair, ivec);
+        for (int l = 0; l < LANES; l++) values[(l * SIZE + i) / 2] = (uint8_t)bytes[l];
+    }
+}
+
 // What an error at each weight counts
 INLINE void importance(const vec *x, vec *counts) {
     for (int i = 0; i < SIZE; i++) counts[i] = (vec)((ivec)x[i] & INT32_MAX);
@@ -48,8 +62,7 @@ INLINE void importance(const vec *x, vec *counts) {
 
 static void fit(const float *w, uint8_t *values, uint16_t *scales, uint16_t *minima) {
     vec x[SIZE], q[SIZE], counts[SIZE], term[SIZE];
-    for (int i = 0; i < SIZE; i++)
-        for (int l = 0; l < LANES; l++) x[i][l] = w[l * SIZE + i];
+    side_by_side(w, x);
     importance(x, counts);
     for (int i = 0; i < SIZE; i++) term[i] = counts[i] * x[i];
     vec low = x[0], high = x[0], all_counts = sum_of(counts), total = sum_of(term);
@@ -88,11 +101,7 @@ static void fit(const float *w, uint8_t *values, uint16_t *scales, uint16_t *min
             best_inverse = pick(better, inverse, best_inverse);
         }
     }
-    for (int i = 0; i < SIZE; i += 2) {
-        vec pair = code_of(x[i], best_start, best_inverse) + 16.0f * code_of(x[i + 1], best_start, best_inverse);
-        ivec bytes = __builtin_convertvector(pair, ivec);
-        for (int l = 0; l < LANES; l++) values[(l * SIZE + i) / 2] = (uint8_t)bytes[l];
-    }
+    store_codes(x, best_start, best_inverse, values);
     for (int l = 0; l < LANES; l++) {
         scales[l] = to_half(scale[l]);
         minima[l] = to_half(minimum[l]);
@@ -136,8 +145,7 @@ static void refit(const float *w, const uint8_t *scale_bytes, const uint8_t *min
     static const int moves[] = {0, -1, 1};
     vec x[SIZE], counts[SIZE], term[SIZE], best = all(INFINITY), scale = all(0), minimum = all(0);
     vec best_start = all(INFINITY);  // of the best codes; at first those are all 0
-    for (int i = 0; i < SIZE; i++)
-        for (int l = 0; l < LANES; l++) x[i][l] = w[l * SIZE + i];
+    side_by_side(w, x);
     importance(x, counts);
     for (int up = 0; up < 3; up++)
         for (int aside = 0; aside < 3; aside++) {
@@ -156,11 +164,7 @@ static void refit(const float *w, const uint8_t *scale_bytes, const uint8_t *min
             best_start = pick(better, start, best_start);
         }
     vec inverse = 1.0f / pick(scale > 1e-30f, scale, all(1e-30f));
-    for (int i = 0; i < SIZE; i += 2) {
-        vec pair = code_of(x[i], best_start, inverse) + 16.0f * code_of(x[i + 1], best_start, inverse);
-        ivec bytes = __builtin_convertvector(pair, ivec);
-        for (int l = 0; l < LANES; l++) values[(l * SIZE + i) / 2] = (uint8_t)bytes[l];
-    }
+    store_codes(x, best_start, inverse, values);
     memcpy(scales, &scale, sizeof scale);
     memcpy(minima, &minimum, sizeof minimum);
 }

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 from compare import verdict, write_section
 from serve_models import write_random
@@ -144,22 +145,32 @@ class Window:
         return self.finished / (self.end - self.begin)
 
 
-async def once(client: httpx.AsyncClient, model: str, ask: Ask, window: Window) -> None:
+async def once(client: aiohttp.ClientSession, model: str, ask: Ask, window: Window) -> None:
     """One request; its tokens count when it was finished within the window."""
-    async with client.stream("POST", "/v1/completions", json=ask.body(model)) as response:
-        if response.status_code == 429:
+    async with client.post("/v1/completions", json=ask.body(model)) as response:
+        if response.status == 429:
             window.refused += window.begin <= time.monotonic() < window.end
             return
-        expect(response.status_code == 200, response.status_code)
-        count = 0
-        async for event in events(response):
-            expect("error" not in event, event)
-            count += 1
+        expect(response.status == 200, response.status)
+        count, last = 0, b""
+        async for line in response.content:
+            if not line.startswith(b"data: "):
+                continue
+            expect(not line.startswith(b'data: {"error"'), line)
+            count, last = count + 1, line
             if count == ask.cancel_after:
                 return
+        expect(last == b"data: [DONE]\n", last)
     if window.begin <= time.monotonic() < window.end:
         window.tokens += ask.tokens
         window.finished += 1
+
+
+def load_client(server: Server) -> aiohttp.ClientSession:
+    """A client as light as there is in Python: it runs on the server's processors, and what it takes is taken from the
+    goodput. (httpx took 2.2 ms for a request that is turned away, twice as much as the server.)"""
+    time_out, connections = aiohttp.ClientTimeout(total=600), aiohttp.TCPConnector(limit=0)
+    return aiohttp.ClientSession(server.url, timeout=time_out, connector=connections)
 
 
 async def closed_loop(server: Server, clients: int, seconds: float, longest: int) -> Window:
@@ -168,7 +179,7 @@ async def closed_loop(server: Server, clients: int, seconds: float, longest: int
     window = Window(started + seconds / 4, started + seconds)
     given = asks(100_000 // longest, clients, longest)
     jobs = iter(given * 100)
-    async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+    async with load_client(server) as client:
 
         async def one_client() -> None:
             while time.monotonic() < window.end:
@@ -183,7 +194,7 @@ async def open_loop(server: Server, rate: float, seconds: float, longest: int) -
     model, started, draw = server.models()[0]["id"], time.monotonic(), random.Random(0)
     window = Window(started + seconds / 4, started + seconds)
     jobs = iter(asks(100_000 // longest, 7, longest) * 100)
-    async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+    async with load_client(server) as client:
         tasks = []
         arrival = started
         while (arrival := arrival + draw.expovariate(rate)) < window.end:

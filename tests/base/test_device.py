@@ -81,12 +81,12 @@ def test_a_system_without_proc_is_described_too(proc: Path) -> None:
     [
         ("auto", "", "float32"),
         ("auto", "avx512_bf16", "float32"),
-        ("auto", "amx_bf16", "bfloat16"),
+        ("auto", "amx_bf16", "float32"),
         ("float32", "amx_bf16", "float32"),
         ("bfloat16", "", "bfloat16"),
     ],
 )
-def test_precision_follows_the_processor_unless_it_is_wished_for(proc: Path, wish: str, extra: str, dtype: str) -> None:
+def test_precision_is_the_native_kernels_unless_it_is_wished_for(proc: Path, wish: str, extra: str, dtype: str) -> None:
     (proc / "cpuinfo").write_text(CPUINFO.format(extra=extra))
     assert training_dtype(wish) == dtype
 

@@ -23,6 +23,15 @@ from qwill.serve.wire import ModelInfo
 
 CHAT = "/v1/chat/completions"
 
+LONG = "x" * 100_000
+TOO_LONG = {
+    CHAT: {"model": "tiny", "messages": [{"role": "user", "content": LONG}]},
+    "/v1/completions": {"model": "tiny", "prompt": LONG},
+    "/v1/responses": {"model": "tiny", "input": LONG},
+    "/v1/messages": {"model": "tiny", "messages": [{"role": "user", "content": LONG}], "max_tokens": 1},
+    "/v1/embeddings": {"model": "tiny", "input": LONG},
+}
+
 
 class SlowEngine(Engine):
     """Takes its time, so that a test can act in the middle of a reply; never stops by itself."""
@@ -89,8 +98,15 @@ def test_a_full_queue_is_429_with_a_time() -> None:
             refused = server.post(CHAT, ask(n=2))
             assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
             assert refused.json()["error"]["code"] == "queue_full"
+            # Full for one more too: then nothing is made of a prompt, not even what shows that it is too long.
+            with client.stream("POST", CHAT, json=ask(stream=True)):
+                until(lambda: model.in_flight == 3)
+                for path, body in TOO_LONG.items():
+                    refused = server.post(path, body)
+                    assert refused.status_code == 429 and refused.headers["retry-after"], path
         until(lambda: idle(server))
         assert server.post(CHAT, ask(n=2, max_tokens=1)).status_code == 200
+        assert {server.post(path, body).status_code for path, body in TOO_LONG.items()} == {400}
 
 
 def test_a_reply_that_takes_too_long_ends_with_an_error() -> None:

@@ -28,7 +28,7 @@ router = new_router()
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """The next message of a conversation."""
     service = service_of(request)
-    target = service.find(body.model)
+    target = service.find_with_room(body.model)
     prepared = await prepare(service, target, as_chat(body), new_id("chatcmpl-"))
     job = await service.job(target, [prepared.request], caller_of(request))
     if body.stream:

@@ -83,7 +83,7 @@ class Completion(Answer):
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """How prompts go on."""
     service = service_of(request)
-    target = service.find(body.model)
+    target = service.find_with_room(body.model)
     n = body.n or 1
     best_of = max(body.best_of or n, n)
     if body.suffix:

@@ -66,7 +66,7 @@ class EmbeddingList(Answer):
 async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
     """Vectors of texts."""
     service = service_of(request)
-    target = service.find(body.model)
+    target = service.find_with_room(body.model)
     width = target.info.dimensions
     if body.dimensions is not None and body.dimensions > width:
         raise ApiError(400, f"dimensions is {body.dimensions}, but this model's vectors have {width}.", "dimensions")

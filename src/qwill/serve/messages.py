@@ -41,7 +41,7 @@ router = new_router()
 async def create_message(body: MessagesRequest, request: Request) -> Response:
     """The next message of a conversation, in Anthropic's protocol."""
     service = service_of(request)
-    target = service.find(body.model)
+    target = service.find_with_room(body.model)
     fields = SamplingFields(
         temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, stop=body.stop_sequences or None
     )

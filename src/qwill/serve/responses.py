@@ -42,7 +42,7 @@ PREFIXES = {"thinking": "rs_", "text": "msg_", "call": "fc_"}
 async def responses(body: ResponsesRequest, request: Request) -> Response:
     """A reply as items: thinking, messages, function calls."""
     service = service_of(request)
-    target = service.find(body.model)
+    target = service.find_with_room(body.model)
     if body.previous_response_id is not None:
         text = "previous_response_id is not supported: nothing is stored here; send the whole conversation as input."
         raise ApiError(400, text, "previous_response_id")

@@ -92,9 +92,15 @@ class Service:
                 return Target(model, name, name)
         raise unknown_model(name, self.names)
 
-    async def job(self, target: Target, requests: Sequence[Request], caller: Any = None) -> Job:
-        """Send requests to the engine, all or none. Raises ApiError 400, 429, 503. The caller closes the job."""
-        model, samples = target.model, sum(max(request.n, request.best_of) for request in requests)
+    def find_with_room(self, name: str) -> Target:
+        """`find` for a request that is going to ask for replies: turned away here when the queue is full, before its
+        prompt costs anything; of what is more than the server can do most is turned away."""
+        target = self.find(name)
+        self.admit(target.model, 1)
+        return target
+
+    def admit(self, model: ServedModel, samples: int) -> None:
+        """Raises ApiError 400 for more than is ever taken, 429 when the queue has no room for so many, 503."""
         if self.stopping:
             raise ApiError(503, "The server is shutting down; try another one or come back.", retry_after=5)
         running, most = model.client.stats.running, self.settings.waiting
@@ -104,6 +110,11 @@ class Service:
             wait = max(1, min(60, math.ceil((model.in_flight - running + samples) / max(model.rate, 0.05))))
             text = f"{model.in_flight} requests run or wait, all that the queue holds; try again in {wait} s."
             raise ApiError(429, text, code="queue_full", retry_after=wait)
+
+    async def job(self, target: Target, requests: Sequence[Request], caller: Any = None) -> Job:
+        """Send requests to the engine, all or none. Raises ApiError 400, 429, 503. The caller closes the job."""
+        model, samples = target.model, sum(max(request.n, request.best_of) for request in requests)
+        self.admit(model, samples)
         job = Job(self, target, samples)
         try:
             if caller is not None:

@@ -2,12 +2,11 @@
 
     run_python("print(6 * 7)").stdout                 # "42\\n"
     run_python("while True: pass").ended              # "time"
-    print("\\n".join(containment().sentences))         # what holds on this machine, found out by trying
 
 Each run is a fresh interpreter in namespaces of its own (user, mount, process, network, IPC, host name, cgroup), before
 a file system that holds Python's standard library read-only and a small scratch folder, behind landlock, a list of
-allowed system calls and resource limits, with an empty environment. docs/en/sandbox.md says what that contains and
-what it doesn't; sandbox_launcher.py builds it.
+allowed system calls and resource limits, with an empty environment. sandbox_launcher.py builds it,
+containment.py tries what of it holds on a machine, docs/en/sandbox.md says what it contains and what it doesn't.
 """
 
 from __future__ import annotations
@@ -18,15 +17,16 @@ import os
 import platform
 import select
 import selectors
+import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -90,16 +90,6 @@ class Outcome:
     @property
     def ok(self) -> bool:
         return self.ended == "exit" and self.status == 0
-
-
-@dataclass(frozen=True)
-class Containment:
-    """`complete`: every wall that is needed stands, so run_python works without unsafe=True. `walls`: what was tried and
-    whether it held; `sentences` say it, the first of them the sum."""
-
-    complete: bool
-    walls: Mapping[str, bool] = field(default_factory=dict)
-    sentences: tuple[str, ...] = ()
 
 
 def run_python(
@@ -241,21 +231,23 @@ def _supervise(request: Mapping[str, object], limits: Limits, unsafe: bool) -> O
         for pipe in (launcher.stdin, launcher.stdout, launcher.stderr):
             pipe.close()
     seconds = time.monotonic() - started
-    texts = [bytes(read[name]).decode("utf-8", "replace") for name in ("stdout", "stderr")]
+    out, err = (bytes(read[name]).decode("utf-8", "replace") for name in ("stdout", "stderr"))
     said = [ast.literal_eval(line) for line in bytes(read["status"]).decode("utf-8", "replace").splitlines()]
     for kind, *what in said:
         if kind == "refused":
             raise SandboxError(_refusal(what[0]))
-    missing = tuple(wall for kind, *what in said for wall in (what[-1] if kind in ("missing", "ended") else ()))
+    missing = tuple(wall for kind, *what in said if kind == "missing" for wall in what)
     if stopped:
-        return Outcome(stopped, 0, *texts, seconds, missing=missing)
+        return Outcome(stopped, 0, out, err, seconds, missing=missing)
     for kind, *what in said:
         if kind == "ended":
-            status, by, cpu, peak = what[:4]
-            return Outcome("signal" if by else "exit", by or status, *texts, seconds, cpu, peak / 1024, missing)
+            status, by, cpu, peak = what
+            if by == signal.SIGXCPU or (by == signal.SIGKILL and cpu >= limits.cpu_seconds):
+                return Outcome("time", 0, out, err, seconds, cpu, peak / 1024, missing)
+            return Outcome("signal" if by else "exit", by or status, out, err, seconds, cpu, peak / 1024, missing)
     raise SandboxError(
         f"the sandbox's launcher ended with {launcher.returncode} before it said what came of the program: "
-        f"{texts[1].strip().splitlines()[-1:] or 'nothing was written'}; run `qwill doctor`."
+        f"{err.strip().splitlines()[-1:] or 'nothing was written'}; run `qwill doctor`."
     )
 
 
@@ -290,6 +282,11 @@ def _listen(
                 stopped = "output"
             if stopped:
                 launcher.kill()
+                excess = max(0, -room)
+                for name in ("stderr", "stdout"):
+                    cut = min(excess, len(read[name]))
+                    del read[name][len(read[name]) - cut :]
+                    excess -= cut
                 return stopped, read
             for key, _ in selector.select(left):
                 name = key.data

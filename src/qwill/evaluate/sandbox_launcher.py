@@ -1,8 +1,9 @@
 """Puts one Python program into a sandbox: a script of its own, started as `python -I -S sandbox_launcher.py FD`.
 
 It reads a request (marshal) from its standard input, builds the walls in the order below and runs the program behind
-them; what came of it goes to FD as one line: `["refused", sentence]` or `["ended", exit status, signal, seconds of
-CPU, peak KiB, [walls that are missing]]`. Only what Python has built in is imported, and no memory of ours is shared.
+them. What comes of it goes to FD, a line each: `["missing", walls that could not be built]`, then
+`["refused", sentence]` or `["ended", exit status, signal, seconds of CPU, peak KiB]`. Only what Python has built in is
+imported, and nothing is shared with the process that asked.
 
     launcher ── maps users, kills everything when our caller is gone
       └ builder ── new namespaces; makes the file system
@@ -156,8 +157,7 @@ def _build(request: dict[str, Any], status: int, unshared: int, mapped: int) -> 
         os._exit(0)
     try:
         os.setsid()
-        if namespaces:
-            wall("user", lambda: _become_nobody(request["machine"]))
+        wall("user", lambda: (_become_nobody if namespaces else _drop_capabilities)(request["machine"]))
         _check(_LIBC.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
         # Only now: a change of user takes it away.
         _die_with_parent()
@@ -168,7 +168,7 @@ def _build(request: dict[str, Any], status: int, unshared: int, mapped: int) -> 
         program = os.fork()
         if program == 0:
             _run(request, status, view, wall, missing)
-        _wait_for(program, status, [] if not request["unsafe"] else missing)
+        _wait_for(program, status)
     except Refused as refused:
         _say(status, "refused", str(refused))
     os._exit(0)
@@ -237,13 +237,17 @@ def _expose(path: str, attributes: int) -> None:
 
 
 def _become_nobody(machine: str) -> None:
-    if os.getuid() != _INSIDE:
+    root = os.getuid() == 0
+    if root:
         os.setgroups([])
         os.setresgid(_INSIDE, _INSIDE, _INSIDE)
-        _drop_bounding_set()
+    _drop_bounding_set()
+    if root:
         os.setresuid(_INSIDE, _INSIDE, _INSIDE)
-    else:
-        _drop_bounding_set()
+    _drop_capabilities(machine)
+
+
+def _drop_capabilities(machine: str) -> None:
     # struct __user_cap_header_struct of version 3, and two empty sets.
     header, none = struct.pack("=Ii", 0x20080522, 0), bytes(24)
     _check(_call(_OWN_CALLS[machine][1], header, none), "dropping capabilities")
@@ -255,12 +259,12 @@ def _drop_bounding_set() -> None:
             break  # past the last one that this kernel knows
 
 
-def _wait_for(program: int, status: int, missing: list[str]) -> None:
+def _wait_for(program: int, status: int) -> None:
     pid, code, usage = os.wait3(0)
     while pid != program:
         pid, code, usage = os.wait3(0)
     ended, by = (0, os.WTERMSIG(code)) if os.WIFSIGNALED(code) else (os.WEXITSTATUS(code), 0)
-    _say(status, "ended", ended, by, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, missing)
+    _say(status, "ended", ended, by, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 
 
 def _run(
@@ -275,7 +279,6 @@ def _run(
         _die_with_parent()
         scratch = SCRATCH if view else request["folder"]
         os.chdir(scratch)
-        before = len(missing)
         for name, text in request["put"].items():
             with open(name, "wb") as f:
                 f.write(text)
@@ -287,8 +290,8 @@ def _run(
         if request["landlock"]:
             wall("landlock", lambda: _restrict_files(request, scratch))
         wall("seccomp", lambda: _restrict_calls(request["filter"]))
-        if len(missing) > before:
-            _say(status, "missing", missing[before:])
+        if missing:
+            _say(status, "missing", *missing)
         os.execve(request["command"][0], request["command"], {**request["environment"], "HOME": scratch})
     except BaseException as error:
         _say(status, "refused", f"{error}" if isinstance(error, Refused) else f"{type(error).__name__}: {error}")

@@ -40,6 +40,7 @@ def run_choices(
             cut = max(len(context) + len(own) for context, own in of_one) - lm.context - 1
             yield {
                 "choices": list(example.choices),
+                "answer": example.answer,
                 "gold": list(example.gold),
                 "logprobs": [one.logprob for one in likelihoods],
                 "greedy": [one.greedy for one in likelihoods],
@@ -50,12 +51,12 @@ def run_choices(
 
 
 def described(task: Task, example: Example, prompt: Prompt) -> dict[str, Any]:
-    """What a row of any kind says of its example."""
+    """What a row of any kind says of its example; `asked` is all that the model read, where that is more."""
     return {
         "task": task.name,
         "id": example.id,
-        "prompt": prompt.text,
+        "prompt": example.prompt,
         "language": example.language,
         "category": example.category,
         "cluster": example.cluster,
-    }
+    } | ({"asked": prompt.text} if prompt.text != example.prompt else {})

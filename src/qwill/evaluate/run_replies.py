@@ -142,16 +142,11 @@ def _row(
                 f"task {task.name}, example {example.id}: the scorer {task.scorer} gave {scores[-1].value}; "
                 "expected a number from 0 to 1."
             )
-    row: dict[str, Any] = {
-        "replies": [answer for answer, _ in said],
-        "finish": [finish for _, finish in replies],
-        "values": [one.value for one in scores],
-        "details": [one.detail for one in scores],
-        "answer": example.answer,
-        "scores": reply_scores([one.value for one in scores]),
-    }
-    thoughts = [thought for _, thought in said]
-    return row | ({"reasoning": thoughts} if any(thoughts) else {})
+    told = []
+    for (answer, thought), (_, finish), one in zip(said, replies, scores, strict=True):
+        reply = {"text": answer, "score": one.value, "detail": one.detail, "finish": finish}
+        told.append(reply | ({"reasoning": thought} if thought else {}))
+    return {"replies": told, "answer": example.answer, "scores": reply_scores([one.value for one in scores])}
 
 
 def answer_of(text: str, stop: Sequence[str], opened: bool, chat: bool) -> tuple[str, str]:

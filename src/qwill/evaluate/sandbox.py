@@ -15,7 +15,6 @@ import ast
 import marshal
 import os
 import platform
-import select
 import selectors
 import signal
 import subprocess
@@ -37,6 +36,7 @@ from qwill.evaluate.sandbox_calls import architectures, call_filter
 _LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 _DEVICES = ("/dev/null", "/dev/urandom")
 _PROGRAM = "program.py"
+_TICK = 0.25  # seconds
 MIB = 2**20
 
 
@@ -224,11 +224,9 @@ def _supervise(request: Mapping[str, object], limits: Limits, unsafe: bool) -> O
     try:
         stopped, read = _listen(launcher, marshal.dumps(dict(request)), outputs, started, limits)
     finally:
-        launcher.kill()
-        launcher.wait()
-        _wait_for_end(status_read)
+        _end(launcher)
         os.close(status_read)
-        for pipe in (launcher.stdin, launcher.stdout, launcher.stderr):
+        for pipe in (launcher.stdout, launcher.stderr):
             pipe.close()
     seconds = time.monotonic() - started
     out, err = (bytes(read[name]).decode("utf-8", "replace") for name in ("stdout", "stderr"))
@@ -281,14 +279,17 @@ def _listen(
             if room < 0 and stopped is None:
                 stopped = "output"
             if stopped:
-                launcher.kill()
                 excess = max(0, -room)
                 for name in ("stderr", "stdout"):
                     cut = min(excess, len(read[name]))
                     del read[name][len(read[name]) - cut :]
                     excess -= cut
                 return stopped, read
-            for key, _ in selector.select(left):
+            asked = time.monotonic()
+            ready = selector.select(min(left, _TICK))
+            # We were stopped ourselves (Ctrl-Z, a laptop's lid), and the program with us: that time is not its own.
+            deadline += max(0.0, time.monotonic() - asked - 4 * _TICK)
+            for key, _ in ready:
                 name = key.data
                 if name == "send":
                     try:
@@ -306,11 +307,15 @@ def _listen(
     return stopped, read
 
 
-def _wait_for_end(status: int) -> None:
-    """Until every process of the run is gone: each but the program holds the status pipe, and its end is theirs."""
-    waiting = select.poll()
-    waiting.register(status, 0)
-    waiting.poll(5000)
+def _end(launcher: subprocess.Popen[bytes]) -> None:
+    """Have everything ended, and wait until it is: the launcher goes last."""
+    assert launcher.stdin is not None
+    launcher.stdin.close()
+    try:
+        launcher.wait(5)
+    except subprocess.TimeoutExpired:
+        launcher.kill()
+        launcher.wait()
 
 
 _ADVICE = {

@@ -5,8 +5,8 @@ them. What comes of it goes to FD, a line each: `["missing", walls that could no
 `["refused", sentence]` or `["ended", exit status, signal, seconds of CPU, peak KiB]`. Only what Python has built in is
 imported, and nothing is shared with the process that asked.
 
-    launcher ── maps users, kills everything when our caller is gone
-      └ builder ── new namespaces; makes the file system
+    launcher ── maps users
+      └ builder ── new namespaces; makes the file system; kills everything when the caller wants it or is gone
           └ init ── process 1 of the namespace: its end is everyone's end; waits for the program
               └ program ── limits, landlock, seccomp, then exec
 
@@ -21,7 +21,6 @@ import marshal
 import os
 import resource
 import select
-import signal
 import struct
 import sys
 from collections.abc import Callable
@@ -33,7 +32,7 @@ _NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x40000000 | 0x08000000 | 0
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 _MS_RDONLY, _MS_REMOUNT, _DETACH = 1, 32, 2
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
-_PDEATHSIG, _SECCOMP, _CAPBSET_DROP, _NO_NEW_PRIVS = 1, 22, 24, 38
+_PDEATHSIG, _SECCOMP, _CAPBSET_DROP, _NO_NEW_PRIVS, _SIGKILL = 1, 22, 24, 38, 9
 _MOUNT_SETATTR, _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 442, 444, 445, 446
 # numbers that differ between architectures: pivot_root, capset
 _OWN_CALLS = {"x86_64": (155, 126), "aarch64": (41, 91)}
@@ -77,12 +76,14 @@ def _read_exactly(fd: int, size: int) -> bytes:
 
 
 def _die_with_parent() -> None:
-    _LIBC.prctl(_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    _LIBC.prctl(_PDEATHSIG, ctypes.c_ulong(_SIGKILL), 0, 0, 0)
 
 
 def launch(status: int) -> None:
-    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    # Python's own answers to SIGINT, SIGPIPE and SIGXFSZ go, so that process 1 takes no signal from the program; by
+    # libc, for Python's module `signal` takes longer to load than all else here.
+    for number in (2, 13, 25):
+        _LIBC.signal(number, None)
     os.set_inheritable(status, False)
     os.closerange(3, status)
     os.closerange(status + 1, 1 << 20)
@@ -95,8 +96,9 @@ def launch(status: int) -> None:
             _die_with_parent()
             os.close(unshared)
             os.close(mapped)
+            caller = os.dup(0)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            _build(request, status, unshared_end, mapped_end)
+            _build(request, status, unshared_end, mapped_end, caller)
         except Refused as refused:
             _say(status, "refused", str(refused))
         except BaseException as error:
@@ -110,13 +112,7 @@ def launch(status: int) -> None:
         except OSError as error:
             os.write(mapped, (error.strerror or "?").encode()[:200])
     os.close(mapped)
-    # The caller never writes again: an end of its pipe means that it is gone.
-    waiting = select.poll()
-    waiting.register(0, 0)
-    process = os.pidfd_open(builder)
-    waiting.register(process, select.POLLIN)
-    waiting.poll()
-    # When it is the caller that is gone, our own end takes everything with it.
+    os.waitpid(builder, 0)
 
 
 def _map_users(builder: int) -> None:
@@ -134,7 +130,7 @@ def _map_users(builder: int) -> None:
             os.close(fd)
 
 
-def _build(request: dict[str, Any], status: int, unshared: int, mapped: int) -> None:
+def _build(request: dict[str, Any], status: int, unshared: int, mapped: int, caller: int) -> None:
     missing: list[str] = []
 
     def wall(name: str, build: Callable[[], None]) -> bool:
@@ -153,6 +149,8 @@ def _build(request: dict[str, Any], status: int, unshared: int, mapped: int) -> 
     alive, ours = os.pipe()
     init = os.fork() if namespaces else 0
     if init:
+        _kill_when_gone(caller, init)
+        # Process 1 can be waited for when all others of its namespace are gone.
         os.waitpid(init, 0)
         os._exit(0)
     try:
@@ -168,6 +166,8 @@ def _build(request: dict[str, Any], status: int, unshared: int, mapped: int) -> 
         program = os.fork()
         if program == 0:
             _run(request, status, view, wall, missing)
+        if not namespaces:
+            _kill_when_gone(caller, program)
         _wait_for(program, status)
     except Refused as refused:
         _say(status, "refused", str(refused))
@@ -257,6 +257,15 @@ def _drop_bounding_set() -> None:
     for capability in range(64):
         if _LIBC.prctl(_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) < 0:
             break  # past the last one that this kernel knows
+
+
+def _kill_when_gone(caller: int, process: int) -> None:
+    """Wait for a process; when the caller closes its pipe, into which it never writes again, kill it."""
+    waiting = select.poll()
+    waiting.register(caller, 0)
+    waiting.register(os.pidfd_open(process), select.POLLIN)
+    if caller in dict(waiting.poll()):
+        os.kill(process, _SIGKILL)
 
 
 def _wait_for(program: int, status: int) -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,8 @@ def _make(
         seconds = round(time.perf_counter() - started, 3)
         eval_results.write_results(folder, plan, name, rows, summary, {"given": model, "seconds": seconds})
         shutil.rmtree(work)
+        with suppress(OSError):
+            work.parent.rmdir()  # others may be at work there
     display.say(f"made {folder} in {clock(seconds)}")
 
 

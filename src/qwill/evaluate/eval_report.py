@@ -200,7 +200,8 @@ def _side(row: Row, metric: str, score: float) -> dict[str, Any]:
 
 def _choices(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
     """Each choice with its log-likelihood under each model, and whether that model took it."""
-    choices = rows[0].get("choices") or []
+    if not (choices := rows[0].get("choices")):
+        return []
     taken = [_taken(row, metric) for row in rows]
     return [
         {

@@ -30,17 +30,17 @@ EVALS = Path("runs") / "evals"
 WORK = "eval"
 
 
-def is_recipe(given: str) -> bool:
-    return given.lower().endswith((".yaml", ".yml"))
+def is_recipe(given: Path) -> bool:
+    return given.suffix.lower() in (".yaml", ".yml")
 
 
-def of_recipe(recipe: str, overrides: Sequence[str], others: Sequence[str], as_json: bool) -> int:
+def of_recipe(recipe: Path, overrides: Sequence[str], others: Sequence[str], as_json: bool) -> int:
     """The recipe's stage. Raises ConfigError for options that only a model takes."""
     from qwill.cli.recipes import run
 
     if others:
         raise ConfigError(f"{others[0]} is for a model, and {recipe} is a recipe; set it there, or give a model.")
-    return run(Path(recipe), overrides, "eval", as_json)
+    return run(recipe, overrides, "eval", as_json)
 
 
 def list_tasks(as_json: bool) -> int:

@@ -18,7 +18,7 @@ from qwill.cli.groups import Itself, examples
         "qwill eval recipes/demo.yaml problems=100",
     ),
 )
-@click.argument("model", metavar="MODEL|RECIPE")
+@click.argument("recipe", type=click.Path(path_type=Path), metavar="MODEL|RECIPE")
 @click.argument("overrides", nargs=-1, metavar="[section.key=value]...")
 @click.option("--tasks", metavar="NAMES", help="Names out of `qwill eval tasks` and .yaml files, with commas between.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="N examples of each task, drawn by the seed.")
@@ -39,7 +39,7 @@ from qwill.cli.groups import Itself, examples
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The artifact.  [default: in runs/evals]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def own(
-    model: str, overrides: tuple[str, ...], tasks: str | None, limit: int | None, first: bool, shots: int | None,
+    recipe: Path, overrides: tuple[str, ...], tasks: str | None, limit: int | None, first: bool, shots: int | None,
     chat: bool, thinking: bool, samples: int, temperature: float | None, seed: int, unsafe: bool, weights: str,
     dtype: str, device: str, out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
@@ -49,7 +49,7 @@ def own(
     """
     from qwill.cli import eval as work
 
-    if work.is_recipe(model):
+    if work.is_recipe(recipe):
         # What was given of the other form's options is named, and not passed over.
         given = {
             "--tasks": tasks, "--limit": limit, "--first": first, "--shots": shots is not None, "--chat": chat,
@@ -57,9 +57,9 @@ def own(
             "--seed": seed, "--unsafe": unsafe, "--weights": weights != "float", "--dtype": dtype != "float32",
             "--device": device != "cpu", "--out": out,
         }  # fmt: skip
-        return work.of_recipe(model, overrides, [name for name, value in given.items() if value], as_json)
+        return work.of_recipe(recipe, overrides, [name for name, value in given.items() if value], as_json)
     return work.evaluate_model(
-        model,
+        str(recipe),
         overrides,
         tasks,
         {

@@ -89,7 +89,7 @@ class Comparison:
             notes.append("Where examples share a source, whole clusters of them are compared and not single examples.")
         if any(not line.better for line in self.lines):
             notes.append(
-                "No difference shown does not mean that there is none: `detectable` is the smallest that so many "
+                "No difference shown does not mean that there is none: “detectable” is the smallest that so many "
                 "examples would show four times in five."
             )
         return notes

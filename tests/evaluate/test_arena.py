@@ -3,9 +3,11 @@
 import importlib.util
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwill.base.errors import DataError
-from qwill.evaluate import arena
+from qwill.evaluate import arena, arena_likelihood
 from qwill.evaluate.arena import POINTS, fit_ratings, pair_weights, style_features, win_matrix
 
 ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "arena.json").read_text(encoding="utf-8"))
@@ -86,7 +88,7 @@ SEEDED_BUGS = [
     ("np.minimum(a, b) * len(models) + np.maximum(a, b)", "a * len(models) + b"),
     ("(counts_a - counts_b, total", "(counts_a - counts_b, np.maximum(counts_a, counts_b) + 1e-9"),
     ("covariance.mean(axis=0)", "covariance[0]"),
-    ("models = sorted(seen)", "models = list(seen)"),
+    ("models = sorted(set(sides[0]) | set(sides[1]))", "models = list(set(sides[0]) | set(sides[1]))"),
     ("self.features @ parameters[self.count :]", "0.0 * self.features.sum(axis=1)"),
 ]
 
@@ -97,12 +99,19 @@ def test_the_record_catches_seeded_bugs(right, wrong):
 
 
 def seeded(right: str, wrong: str) -> ModuleType:
-    source = Path(arena.__file__).read_text(encoding="utf-8")
-    assert right in source
-    spec = importlib.util.spec_from_loader("seeded_arena", loader=None)
-    module = importlib.util.module_from_spec(spec)
-    exec(compile(source.replace(right, wrong), "seeded_arena", "exec"), module.__dict__)
-    return module
+    """arena.py with the bug, on an arena_likelihood.py with the bug: the text stands in one of the two."""
+    sources = [Path(module.__file__).read_text(encoding="utf-8") for module in (arena_likelihood, arena)]
+    assert any(right in source for source in sources)
+    likelihood, fitting = (
+        importlib.util.module_from_spec(importlib.util.spec_from_loader(f"seeded_{name}", loader=None))
+        for name in ("likelihood", "arena")
+    )
+    with mock.patch.dict(sys.modules, {arena_likelihood.__name__: likelihood}):
+        for module, source in zip((likelihood, fitting), sources, strict=True):
+            # Dataclasses look their module up by name.
+            with mock.patch.dict(sys.modules, {module.__name__: module}):
+                exec(compile(source.replace(right, wrong), module.__name__, "exec"), module.__dict__)
+    return fitting
 
 
 def caught(module: ModuleType) -> bool:
@@ -288,7 +297,7 @@ def test_clusters_and_style(monkeypatch):
     np.testing.assert_allclose(each.stderr, fit_ratings(*data, style).stderr * math.sqrt(300 / 299), rtol=1e-3)
     voters = [f"v{i % 17}" for i in range(300)]
     whole = fit_ratings(*data, style, clusters=voters)
-    monkeypatch.setattr(arena, "CLUSTER_BLOCK", 20)
+    monkeypatch.setattr(arena_likelihood, "CLUSTER_BLOCK", 20)
     assert same(whole, fit_ratings(*data, style, clusters=voters))
 
 

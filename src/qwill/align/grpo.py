@@ -96,9 +96,7 @@ def roll_out(
     return out
 
 
-def _reply_states(
-    model: Transformer, batch: Batch, rollouts: list[Rollout]
-) -> tuple[Tensor, Tensor, Any]:
+def _reply_states(model: Transformer, batch: Batch, rollouts: list[Rollout]) -> tuple[Tensor, Tensor, Any]:
     """(hidden states that predict reply tokens, those tokens, router statistics) of a packed batch of rollouts."""
     output = model(batch)
     starts = batch.cu_seqlens[:-1].tolist()

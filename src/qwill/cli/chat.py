@@ -51,9 +51,7 @@ class Conversation:
     turns: int = 0
 
     def history(self) -> list[dict[str, Any]]:
-        return (
-            [{"role": "system", "content": self.system}, *self.messages] if self.system else [*self.messages]
-        )
+        return [{"role": "system", "content": self.system}, *self.messages] if self.system else [*self.messages]
 
     def command(self, line: str) -> str:
         """Obey a line that begins with `/`; returns what to tell the user. Raises `Leave` for /exit."""
@@ -74,9 +72,7 @@ class Conversation:
             return f"Saved to {self.save(argument)}."
         if name == "/help":
             width = max(map(len, COMMANDS))
-            return (
-                "\n".join(f"{command:<{width}}  {what}" for command, what in COMMANDS.items()) + f"\n{KEYS}"
-            )
+            return "\n".join(f"{command:<{width}}  {what}" for command, what in COMMANDS.items()) + f"\n{KEYS}"
         if name in ("/exit", "/quit"):
             raise Leave
         near = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -119,9 +115,7 @@ class Conversation:
         nothing has been said by then, the message that asked is taken back.
         """
         if dropped := self.make_room():
-            notice(
-                f"The context of {self.model.context:,} tokens is full: the oldest {dropped} messages were dropped."
-            )
+            notice(f"The context of {self.model.context:,} tokens is full: the oldest {dropped} messages were dropped.")
         said: dict[str, list[str]] = {"content": [], "reasoning": []}
         self.turns += 1
         try:

@@ -12,6 +12,7 @@ import click
 
 from qwill import __version__
 from qwill.base.errors import QwillError
+from qwill.cli.arena import arena
 from qwill.cli.groups import InOrder, Itself, examples
 from qwill.cli.serve_commands import serve
 from qwill.cli.trouble import machine_trouble
@@ -109,15 +110,21 @@ def quality(config: Path, overrides: tuple[str, ...], out: Path, as_json: bool) 
 
 
 def _stage_command(group: click.Group, verb: str, what: str, override: str, example: str = "demo") -> None:
+    group.add_command(_stage(verb, what, override, example))
+
+
+def _stage(verb: str, what: str, override: str, example: str = "demo") -> click.Command:
     name = verb.split()[-1]
     epilog = examples(f"qwill {verb} recipes/{example}.yaml", f"qwill {verb} recipes/{example}.yaml {override}")
 
-    @group.command(name, help=what, epilog=epilog)
+    @click.command(name, help=what, epilog=epilog)
     @_recipe
     def stage(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
         from qwill.cli.recipes import run
 
         return run(recipe, overrides, verb, as_json)
+
+    return stage
 
 
 _stage_command(qwill, "tasks", "Generate problems whose answers can be checked.", "heldout=200")
@@ -177,7 +184,9 @@ _stage_command(qwill, "sft", "Fine-tune the base model on conversations.", "step
 _stage_command(qwill, "grpo", "Improve the model by reinforcement learning, rewards checked.", "seed=2")
 _stage_command(qwill, "quantize", "Put the aligned model into int8 and measure what that costs.", "problems=50")
 _stage_command(qwill, "eval", "Ask all models held-out problems; accuracies with intervals.", "problems=100")
-_stage_command(qwill, "arena", "Let the models compete in pairs; ratings with intervals.", "problems=50")
+qwill.add_command(
+    arena(_stage("arena", "Let the models of a recipe compete in pairs; ratings with intervals.", "problems=50"))
+)
 _stage_command(qwill, "report", "Write one HTML file that shows the whole run.", "title=Mine")
 
 

@@ -74,8 +74,10 @@ def plan(
         _show_duration(f"at {utilisation:.1%} of the peak, as given", duration_at(config, job, utilisation))
     _show_checked(checked)
     print("\nassumed: " + "; ".join(assumed.sentences()) + ".")
-    print(f"{job.gpu.name}: {job.gpu.tflops:g} TFLOP/s bf16, {job.gpu.memory:g} GB at {job.gpu.bandwidth:g} TB/s, "
-          f"{job.gpu.link:g} GB/s in a node of {job.gpu.node}, {job.gpu.network:g} GB/s beyond ({job.gpu.source}).")
+    print(
+        f"{job.gpu.name}: {job.gpu.tflops:g} TFLOP/s bf16, {job.gpu.memory:g} GB at {job.gpu.bandwidth:g} TB/s, "
+        f"{job.gpu.link:g} GB/s in a node of {job.gpu.node}, {job.gpu.network:g} GB/s beyond ({job.gpu.source})."
+    )
     return 0
 
 
@@ -127,8 +129,10 @@ def _show_meshes(
     print(f"  {len(fitting)} meshes fit, {len(others)} need more memory than a GPU has")
     if not fitting:
         e = others[0]
-        print(f"  the leanest, {e.mesh}, needs {e.memory.total / GB:.1f} GB a rank; "
-              f"{assumed.usable * job.gpu.memory:.1f} are there. More GPUs, or a shorter --context, would help.")
+        print(
+            f"  the leanest, {e.mesh}, needs {e.memory.total / GB:.1f} GB a rank; "
+            f"{assumed.usable * job.gpu.memory:.1f} are there. More GPUs, or a shorter --context, would help."
+        )
         return
     shown = fitting[:show]
     marks = {e.mesh: " *" if only_planned(config, e.mesh) else "" for e in shown}

@@ -29,18 +29,23 @@ from qwill.cli.groups import Itself, examples
 @click.option("--state", metavar="URL", help="The database of keys and conversations.  [default: ~/.qwill]")
 @click.option("--thinking", is_flag=True, help="Let models think unless a request says otherwise.")
 @click.option(
-    "--weights", type=click.Choice(["auto", "float", "int8", "int4"]), default="auto", show_default=True,
+    "--weights",
+    type=click.Choice(["auto", "float", "int8", "int4"]),
+    default="auto",
+    show_default=True,
     help="auto: integers stay integers where native code runs them. int8, int4: round to groups of 32.",
 )
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of floats.  [default: float32; vLLM's own choice]"
 )
 @click.option(
-    "--kv-cache", type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
+    "--kv-cache",
+    type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
     help="How keys and values are kept.  [default: as --dtype; float16 beside integer weights]",
 )
 @click.option(
-    "--speculate", metavar="ngram|mtp|MODEL",
+    "--speculate",
+    metavar="ngram|mtp|MODEL",
     help="Check several drafted tokens a pass: found earlier in the text, from the model's own MTP head, or from a "
     "smaller MODEL.",
 )

@@ -77,9 +77,7 @@ class BandKeys:
     has: NDArray[np.bool_]
 
 
-def band_keys(
-    texts: Sequence[str], words: Sequence[Words | None] | None, settings: MinHash, rule: str
-) -> BandKeys:
+def band_keys(texts: Sequence[str], words: Sequence[Words | None] | None, settings: MinHash, rule: str) -> BandKeys:
     """The band keys of documents of one language; those of a document do not depend on the others.
 
     `words`: of each text, where they are known already. `rule`: of `words.split_words`, by which they are split where

@@ -35,9 +35,7 @@ class HeadExecutor:
         """The model's blocks, by number; `kv_dtype` as in `KVCache`."""
         weight, config = model.embed_tokens.weight, model.config
         self._model, self._device = model, weight.device
-        self._cache = KVCache(
-            config.mtp_config, blocks, block_size, weight.dtype, weight.device, 0, kv_dtype, first=1
-        )
+        self._cache = KVCache(config.mtp_config, blocks, block_size, weight.dtype, weight.device, 0, kv_dtype, first=1)
         self._hidden_SD = weight.new_zeros(blocks * block_size, config.hidden_size, requires_grad=False)
         self.blocks, self.block_size = blocks, block_size
         self.experts_LNk: Tensor | None = None

@@ -153,5 +153,3 @@ class BlockPool:
         del self._known[memory.key], self._by_serial[memory.serial]
         if block in self._snapshots:
             self._slots.append(self._snapshots.pop(block))
-
-

@@ -85,9 +85,7 @@ class EngineSettings:
             raise ConfigError(f"engine.kv_dtype is {self.kv_dtype!r}: it must be float32, bfloat16, float16 or int8")
 
 
-def blocks_in(
-    settings: EngineSettings, models: Sequence[tuple[ModelConfig, torch.dtype]], more: int = 0
-) -> int:
+def blocks_in(settings: EngineSettings, models: Sequence[tuple[ModelConfig, torch.dtype]], more: int = 0) -> int:
     """Blocks that fit into the memory, no more than can ever be used, if each has room for keys and values of these
     models (the first one's and perhaps its draft model's) in these types, and `more` bytes a token."""
     block = sum(_block_bytes(config, dtype, settings.block_size) for config, dtype in models)

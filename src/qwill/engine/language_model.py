@@ -77,9 +77,7 @@ class LanguageModel:
     ) -> list[int]:
         """Ids of a conversation up to where the assistant begins its next reply."""
         if self.tokenizer.chat_template == released_chat_template():
-            rendered = render(
-                messages, tools, tokenizer=self.tokenizer, thinking=thinking, generation_prompt=True
-            )
+            rendered = render(messages, tools, tokenizer=self.tokenizer, thinking=thinking, generation_prompt=True)
             return rendered.ids
         return render_template(messages, self.tokenizer, tools, thinking)
 
@@ -224,9 +222,7 @@ def _overridden(base: Sampling, overrides: Mapping[str, float]) -> Sampling:
 Weights = Literal["auto", "float", "int8", "int4"]
 
 
-def load(
-    ref: str | Path, dtype: str = "float32", device: str = "cpu", weights: Weights = "float"
-) -> LanguageModel:
+def load(ref: str | Path, dtype: str = "float32", device: str = "cpu", weights: Weights = "float") -> LanguageModel:
     """A model by reference: a Hugging Face folder, a GGUF file, a content id, or `smollm2`.
 
     weights: "float" multiplies out what is stored as integers, to `dtype`. "int8" and "int4" hold the projections as

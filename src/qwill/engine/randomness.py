@@ -18,6 +18,7 @@ _32 = np.uint64(32)
 
 Word = int | NDArray[Any]  # 64 bits
 
+
 def philox(counter: NDArray[np.uint32], key: tuple[Word, Word]) -> NDArray[np.uint32]:
     """Ten Philox rounds over counters [..., 4] of 32-bit words under a 64-bit key (two words, or two arrays of them
     [...]): random words [..., 4].

@@ -232,9 +232,7 @@ def _kept(
     return ids_BC, values_BC, kept_BC, ~kept_BC[:, -1]
 
 
-def _draw_sorted(
-    ids_BC: Tensor, values_BC: Tensor, kept_BC: Tensor, uniforms_B: Tensor
-) -> tuple[Tensor, Tensor]:
+def _draw_sorted(ids_BC: Tensor, values_BC: Tensor, kept_BC: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
     weights_BC = (values_BC - values_BC[:, :1]).exp() * kept_BC
     below_BC = weights_BC.double().cumsum(dim=1)
     total_B1 = below_BC[:, -1:]

@@ -53,9 +53,7 @@ def render_template(
     """
     for i, message in enumerate(messages, start=1):
         if message.get("role") not in ROLES:
-            raise DataError(
-                f"message {i} has role {message.get('role')!r}; expected system, user, assistant or tool."
-            )
+            raise DataError(f"message {i} has role {message.get('role')!r}; expected system, user, assistant or tool.")
     messages = [_with_objects(message) for message in messages]
     written = json.dumps([messages, list(tools or [])], ensure_ascii=False, default=str)
     mark = next(chr(c) for c in PRIVATE_USE if chr(c) not in written)
@@ -126,15 +124,11 @@ def _name(token: Any) -> str:
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
     # As transformers sets it up, so that released templates come out as they do there.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
 
     def refuse(reason: str) -> None:
         raise jinja2.TemplateError(reason)
 
     environment.globals["raise_exception"] = refuse
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(
-        value, ensure_ascii=False, indent=indent
-    )
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     return environment.from_string(template)

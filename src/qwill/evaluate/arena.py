@@ -7,27 +7,30 @@ adds features of the two replies to the log-odds. Equal to arena-rank 0.1.1 (tes
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qwill.base.errors import DataError
 from qwill.evaluate.arena_graph import Comparability, comparability, refuse_incomparable
+from qwill.evaluate.arena_likelihood import (
+    Floats,
+    Ints,
+    Votes,
+    clustered_spread,
+    gauge,
+    maximise,
+    merged,
+    sigmoid,
+)
 from qwill.evaluate.statistics import normal_quantile
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Names = Sequence[str] | NDArray[np.str_]
 
 CENTRE = 1000.0
 POINTS = 400.0 / np.log(10.0)  # rating points for one unit of log-odds
-NEWTON_STEPS = 100
-# Newton's error squares at each step: behind a step this small lies an error far below 1e-9 rating points.
-SMALL_STEP = 1e-9
 ROUNDING = 1e-6  # rating points
-CLUSTER_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -53,44 +56,6 @@ class Ratings:
     prior: float = 0.0
     separated: list[str] = field(default_factory=list)
     groups: list[list[str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Votes:
-    """Votes for `a` against `b` (indices): `outcome` in [0, 1], `weight`, and `features` [votes, F]."""
-
-    count: int  # of models
-    a: Ints
-    b: Ints
-    outcome: Floats
-    weight: Floats
-    features: Floats
-
-    def log_odds(self, parameters: Floats) -> Floats:
-        odds: Floats = parameters[self.a] - parameters[self.b] + self.features @ parameters[self.count :]
-        return odds
-
-    def score(self, residual: Floats) -> Floats:
-        """Σ residual·z for z = ∂(log-odds)/∂(parameters): the gradient of the log-likelihood."""
-        return np.concatenate([self._net(residual), residual @ self.features])
-
-    def moment(self, value: Floats) -> Floats:
-        """Σ value·zzᵀ: the Hessian and the spread of the scores both have this form."""
-        m, size = self.count, self.count + self.features.shape[1]
-        met = _sums(self.a * m + self.b, value, m * m).reshape(m, m)
-        pairs = met + met.T
-        result = np.zeros((size, size))
-        result[:m, :m] = np.diag(pairs.sum(axis=1)) - pairs
-        for column in range(m, size):
-            weighted = value * self.features[:, column - m]
-            result[:m, column] = result[column, :m] = self._net(weighted)
-            result[column, m:] = weighted @ self.features
-        return result
-
-    def _net(self, value: Floats) -> Floats:
-        """For each model, what the votes in which it stands first add less what those in second place
-        take."""
-        return _sums(self.a, value, self.count) - _sums(self.b, value, self.count)
 
 
 def fit_ratings(
@@ -131,6 +96,31 @@ def fit_ratings(
     with no prior, where the likelihood has no maximum (Ford 1957): groups of models that no vote connects, or
     models that won or lost everything against the rest.
     """
+    if not hessian_ridge >= 0:
+        raise DataError(f"hessian_ridge={hessian_ridge}, expected 0 or more.")
+    models, votes, ridge = checked_votes(model_a, model_b, outcome, features, weights, prior, feature_ridge)
+    found = comparability_of(models, votes)
+    if not prior:
+        refuse_incomparable(found)
+    parameters = maximise(votes if votes.features.size else merged(votes), ridge)
+    covariance = _sandwich(votes, parameters, prior, feature_ridge, hessian_ridge, clusters)
+    strength, coefficients = parameters[: len(models)], parameters[len(models) :]
+    return rated(models, strength, covariance, found, coefficients, prior, confidence)
+
+
+def checked_votes(
+    model_a: Names,
+    model_b: Names,
+    outcome: ArrayLike,
+    features: ArrayLike | None,
+    weights: ArrayLike | None,
+    prior: float,
+    feature_ridge: float = 1.0,
+) -> tuple[list[str], Votes, Floats]:
+    """The models, their votes as arrays with standardised features, and what each parameter's square costs.
+
+    Raises DataError for whatever `fit_ratings` can't read.
+    """
     models, a, b = _indices(model_a, model_b)
     y = _column("outcome", outcome, len(a))
     if outside := np.flatnonzero((y < 0) | (y > 1)).tolist():
@@ -138,40 +128,57 @@ def fit_ratings(
     w = np.ones(len(a)) if weights is None else _column("weights", weights, len(a))
     if (w < 0).any() or not w.any():
         raise DataError("weights must be 0 or more and not all 0; drop the votes that should not count.")
-    if not (prior >= 0 and feature_ridge > 0 and hessian_ridge >= 0):
+    if not (0 <= prior < np.inf and feature_ridge > 0):
         raise DataError(
-            f"prior={prior}, feature_ridge={feature_ridge}, hessian_ridge={hessian_ridge}: "
-            "expected prior and hessian_ridge of 0 or more and feature_ridge above 0."
+            f"prior={prior}, feature_ridge={feature_ridge}: expected a prior of 0 or more and feature_ridge above 0."
         )
-    votes = _Votes(len(models), a, b, y, w, _standardised(features, len(a)))
-    graph = _graph(models, votes)
-    if not prior:
-        refuse_incomparable(graph)
-    ridge = np.zeros(len(models) + votes.features.shape[1])
-    ridge[: len(models)] = prior
+    votes = Votes(len(models), a, b, y, w, _standardised(features, len(a)))
+    ridge = np.full(len(models) + votes.features.shape[1], float(prior))
     ridge[len(models) :] = feature_ridge * w.sum()
-    parameters = _maximise(votes if votes.features.size else _merged(votes), ridge)
-    covariance = _sandwich(votes, parameters, prior, feature_ridge, hessian_ridge, clusters)
-    rating = CENTRE + POINTS * parameters[: len(models)]
+    return models, votes, ridge
+
+
+def rated(
+    models: list[str],
+    strength: Floats,
+    covariance: Floats,
+    found: Comparability,
+    coefficients: Floats,
+    prior: float,
+    confidence: float,
+) -> Ratings:
+    """Ratings with normal intervals from strengths in log-odds and the covariance of ratings in points²."""
+    rating = CENTRE + POINTS * strength
     # Rounding can leave a variance of 0 (a model whose every vote was as expected) just below it.
     stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     half = normal_quantile(confidence) * stderr
     lower, upper = rating - half, rating + half
-    # Between models that always tied both bounds can be the same number but for rounding.
-    rank = 1 + (lower[None, :] > upper[:, None] + ROUNDING).sum(axis=1)
     return Ratings(
-        models,
-        rating,
-        stderr,
-        lower,
-        upper,
-        rank,
-        covariance,
-        parameters[len(models) :],
-        prior,
-        graph.separated,
-        graph.groups,
-    )
+        models, rating, stderr, lower, upper, ranks(lower, upper), covariance, coefficients, prior, found.separated,
+        found.groups,
+    )  # fmt: skip
+
+
+def ranks(lower: Floats, upper: Floats) -> Ints:
+    """1 + the number of models that are surely better: whose lower bound exceeds this one's upper bound."""
+    # Between models that always tied both bounds can be the same number but for rounding.
+    counted: Ints = 1 + (lower[None, :] > upper[:, None] + ROUNDING).sum(axis=1)
+    return counted
+
+
+def anchored(ratings: Ratings, model: str, at: float = CENTRE) -> Ratings:
+    """The same ratings on a scale on which `model` stands at `at`, as LMArena anchors its leaderboard.
+
+    The scale of Bradley–Terry has no zero, so all ratings and bounds move by the same amount; intervals stay those of
+    the distance from the mean of all models. DataError names the models if `model` is none of them.
+    """
+    if model not in ratings.models:
+        some = ", ".join(ratings.models[:10]) + (", …" if len(ratings.models) > 10 else "")
+        raise DataError(f"the anchor '{model}' is not among the {len(ratings.models)} rated models: {some}.")
+    if not np.isfinite(at):
+        raise DataError(f"the anchor '{model}' is to stand at {at}, expected a number such as 1000.")
+    shift = at - ratings.rating[ratings.models.index(model)]
+    return replace(ratings, rating=ratings.rating + shift, lower=ratings.lower + shift, upper=ratings.upper + shift)
 
 
 def style_features(a: ArrayLike, b: ArrayLike) -> Floats:
@@ -203,26 +210,29 @@ def win_matrix(model_a: Names, model_b: Names, outcome: ArrayLike) -> tuple[list
 
 def _indices(model_a: Names, model_b: Names) -> tuple[list[str], Ints, Ints]:
     """Model names in order, and each vote's two models as places in them."""
-    seen: dict[str, int] = {}
-    codes = []
-    for side, given in (("model_a", model_a), ("model_b", model_b)):
-        # One pass over Python strings: sorting millions of NumPy strings would take longer than the fit.
-        names = np.asarray(given, dtype=object).tolist()
-        for vote, name in enumerate(names):
-            if not isinstance(name, str | int):
-                raise DataError(f"{side}[{vote}] is {name!r}, expected a model's name; drop or repair that vote.")
-        codes.append(np.fromiter((seen.setdefault(name, len(seen)) for name in names), np.int64, len(names)))
-    a, b = codes
-    if len(a) != len(b):
-        raise DataError(f"got {len(a)} names in model_a and {len(b)} in model_b; give one of each for a vote.")
+    sides = [_names("model_a", model_a), _names("model_b", model_b)]
+    if len(sides[0]) != len(sides[1]):
+        raise DataError(
+            f"got {len(sides[0])} names in model_a and {len(sides[1])} in model_b; give one of each for a vote."
+        )
+    models = sorted(set(sides[0]) | set(sides[1]))
+    place = {name: i for i, name in enumerate(models)}
+    # `map` stays in C: looking millions of names up one by one in Python would take longer than the fit.
+    a, b = (np.fromiter(map(place.__getitem__, names), np.int64, len(names)) for names in sides)
     if same := np.flatnonzero(a == b).tolist():
         raise DataError(f"vote {same[0]} is of {model_a[same[0]]!r} against itself; drop it.")
-    if len(seen) < 2:
-        raise DataError(f"the votes name {len(seen)} models; give votes between at least two.")
-    models = sorted(seen)
-    place = np.empty(len(models), dtype=np.int64)
-    place[[seen[name] for name in models]] = np.arange(len(models))
-    return models, place[a], place[b]
+    if len(models) < 2:
+        raise DataError(f"the votes name {len(models)} models; give votes between at least two.")
+    return models, a, b
+
+
+def _names(side: str, given: Names) -> list[str]:
+    names = given if isinstance(given, list) else np.asarray(given, dtype=object).tolist()
+    if set(map(type, names)) - {str}:
+        for vote, name in enumerate(names):
+            if not isinstance(name, str):
+                raise DataError(f"{side}[{vote}] is {name!r}, expected a model's name; drop or repair that vote.")
+    return names
 
 
 def _column(name: str, values: ArrayLike, length: int) -> Floats:
@@ -251,47 +261,8 @@ def _standardised(features: ArrayLike | None, length: int) -> Floats:
     return standardised
 
 
-def _merged(votes: _Votes) -> _Votes:
-    """One weighted vote for each pair that met; without features the likelihood is the same."""
-    m = votes.count
-    swap = votes.a > votes.b
-    pair = np.where(swap, votes.b * m + votes.a, votes.a * m + votes.b)
-    won = votes.weight * np.where(swap, 1 - votes.outcome, votes.outcome)
-    weight = _sums(pair, votes.weight, m * m)
-    met = np.flatnonzero(weight)
-    share = _sums(pair, won, m * m)[met] / weight[met]
-    return _Votes(m, met // m, met % m, share, weight[met], np.zeros((len(met), 0)))
-
-
-def _maximise(votes: _Votes, ridge: Floats) -> Floats:
-    """Newton's method with step halving on the log-likelihood less ridge/2·parameters², which is concave."""
-    gauge = _gauge(votes, float(votes.weight.sum()))
-
-    def value_at(parameters: Floats) -> float:
-        odds = votes.log_odds(parameters)
-        likelihood = votes.weight @ (votes.outcome * odds - np.logaddexp(0.0, odds))
-        return float(likelihood - 0.5 * ridge @ parameters**2)
-
-    parameters = np.zeros(len(ridge))
-    value = value_at(parameters)
-    for _ in range(NEWTON_STEPS):
-        chance = _sigmoid(votes.log_odds(parameters))
-        gradient = votes.score(votes.weight * (votes.outcome - chance)) - ridge * parameters
-        hessian = votes.moment(votes.weight * chance * (1 - chance)) + np.diag(ridge)
-        step = np.linalg.solve(hessian + gauge, gradient)
-        size = float(np.abs(step).max())
-        # Rounding makes the last steps look like tiny losses; below SMALL_STEP a step needs no proof.
-        while size > SMALL_STEP and value_at(parameters + step) < value - 1e-12 * abs(value):
-            step, size = step / 2, size / 2
-        parameters = parameters + step
-        if size <= SMALL_STEP:
-            return parameters
-        value = value_at(parameters)
-    raise DataError(f"the ratings did not settle in {NEWTON_STEPS} Newton steps; give a prior such as 0.1.")
-
-
 def _sandwich(
-    votes: _Votes,
+    votes: Votes,
     parameters: Floats,
     prior: float,
     feature_ridge: float,
@@ -300,9 +271,9 @@ def _sandwich(
 ) -> Floats:
     """Covariance of the centred ratings in rating points²: H⁻¹BH⁻¹, B from the votes' own residuals."""
     m, total = votes.count, float(votes.weight.sum())
-    chance = _sigmoid(votes.log_odds(parameters))
+    chance = sigmoid(votes.log_odds(parameters))
     residual = votes.weight * (votes.outcome - chance)
-    spread = votes.moment(residual**2) if clusters is None else _clustered_spread(votes, residual, clusters)
+    spread = votes.moment(residual**2) if clusters is None else clustered_spread(votes, residual, clusters)
     # arena-rank leaves the style ridge out of H and takes this much of its pull out of B; so do we.
     style = parameters[m:] * feature_ridge * votes.weight.mean()
     spread[m:, m:] -= np.outer(style, style)
@@ -312,7 +283,7 @@ def _sandwich(
         diagonal[:m] = prior
         spread[:m, :m] += prior * np.eye(m)
     hessian = votes.moment(votes.weight * chance * (1 - chance)) + np.diag(diagonal)
-    inverse = np.linalg.inv(hessian + _gauge(votes, total))
+    inverse = np.linalg.inv(hessian + gauge(votes, total))
     covariance = (inverse @ spread @ inverse)[:m, :m]
     # A prior leaves the common level uncertain; ratings are relative to their mean, so that part is taken
     # out.
@@ -322,50 +293,7 @@ def _sandwich(
     return in_points
 
 
-def _clustered_spread(votes: _Votes, residual: Floats, clusters: Sequence[object]) -> Floats:
-    """Σ ssᵀ over clusters for s the summed score of a cluster, times C/(C-1) (Liang & Zeger 1986)."""
-    if len(clusters) != len(residual):
-        raise DataError(f"got {len(residual)} votes and {len(clusters)} clusters; give one cluster for each vote.")
-    seen: dict[object, int] = {}
-    cluster = np.fromiter((seen.setdefault(name, len(seen)) for name in clusters), np.int64)
-    if len(seen) < 2:
-        raise DataError("all votes are in one cluster, expected at least two; there is no spread to measure.")
-    m, width = votes.count, votes.count + votes.features.shape[1]
-    order = np.argsort(cluster, kind="stable")
-    rows = max(1, min(len(seen), CLUSTER_BLOCK // width))
-    bounds = np.searchsorted(cluster[order], np.arange(0, len(seen) + rows, rows))
-    spread = np.zeros((width, width))
-    for first, (start, stop) in enumerate(pairwise(bounds)):
-        pick = order[start:stop]
-        place = (cluster[pick] - first * rows) * m
-        scores = np.zeros((rows, width))
-        for models, sign in ((votes.a, 1.0), (votes.b, -1.0)):
-            scores[:, :m] += _sums(place + models[pick], sign * residual[pick], rows * m).reshape(rows, m)
-        for column in range(m, width):
-            values = residual[pick] * votes.features[pick, column - m]
-            scores[:, column] = _sums(place // m, values, rows)
-        spread += scores.T @ scores
-    return spread * len(seen) / (len(seen) - 1)
-
-
-def _gauge(votes: _Votes, scale: float) -> Floats:
-    """Fixes the common level, which no vote tells; gradients sum to zero over models, so nothing else
-    moves."""
-    gauge = np.zeros((votes.count + votes.features.shape[1],) * 2)
-    gauge[: votes.count, : votes.count] = scale / votes.count**2
-    return gauge
-
-
-def _sums(index: Ints, values: Floats, size: int) -> Floats:
-    """Sum of the values at each index in [0, size)."""
-    return np.bincount(index, weights=values, minlength=size).astype(np.float64, copy=False)
-
-
-def _sigmoid(odds: Floats) -> Floats:
-    return 0.5 * (1.0 + np.tanh(0.5 * odds))
-
-
-def _graph(models: list[str], votes: _Votes) -> Comparability:
+def comparability_of(models: list[str], votes: Votes) -> Comparability:
     beats = np.zeros((len(models), len(models)), dtype=bool)
     counted = votes.weight > 0
     for winner, loser, share in ((votes.a, votes.b, votes.outcome), (votes.b, votes.a, 1 - votes.outcome)):

@@ -42,9 +42,7 @@ def hold(model: Transformer, bits: int) -> None:
 
 
 @torch.no_grad()
-def load_held(
-    folder: str | Path, bits: int, dtype: str | torch.dtype = "float32", device: str = "cpu"
-) -> Transformer:
+def load_held(folder: str | Path, bits: int, dtype: str | torch.dtype = "float32", device: str = "cpu") -> Transformer:
     """`hold` of what `files.load_model` reads (what is stored as integers as such), without ever having its floats.
 
     Each matrix of the files is rounded when it is read. Raises what the two raise, before any memory is taken.

@@ -134,9 +134,9 @@ class Attention(nn.Module):
 class GatedDeltaNet(nn.Module):
     """Linear attention with a fixed-size state instead of keys and values (Gated Delta Networks, arXiv 2412.06464).
 
-        q, k, v, z, b, a = W_in·x̂      q, k, v ← silu(conv(q, k, v))
-        S ← e^g·S + k·(β(v − e^g·Sᵀk))ᵀ,  o = Sᵀq,  g = −e^A·softplus(a + dt),  β = σ(b)
-        out = W_out(RMSNorm(o) ⊙ silu(z))
+    q, k, v, z, b, a = W_in·x̂      q, k, v ← silu(conv(q, k, v))
+    S ← e^g·S + k·(β(v − e^g·Sᵀk))ᵀ,  o = Sᵀq,  g = −e^A·softplus(a + dt),  β = σ(b)
+    out = W_out(RMSNorm(o) ⊙ silu(z))
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -336,9 +336,7 @@ class Transformer(nn.Module):
         x_ND = self.mtp.fc(torch.cat([embedded_ND, self.mtp.pre_fc_norm_hidden(hidden_ND)], dim=-1))
         return self._run(self.mtp.layers, self.mtp.norm, x_ND, batch, cache)
 
-    def _run(
-        self, layers: nn.ModuleList, norm: RMSNorm, x_ND: Tensor, batch: Batch, cache: KVCache | None
-    ) -> Output:
+    def _run(self, layers: nn.ModuleList, norm: RMSNorm, x_ND: Tensor, batch: Batch, cache: KVCache | None) -> Output:
         c = self.config
         rope = ops.rope_tables(batch.positions_N, c.rotary_dim, c.rope_theta, x_ND.dtype, c.rope_scaling)
         plan = plan_attention(batch, x_ND.dtype, masked=cache is None)

@@ -89,9 +89,7 @@ class _GatherRows(torch.autograd.Function):
 
 class _Exchange(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, send: tuple[int, ...], receive: tuple[int, ...], group: ProcessGroup
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, send: tuple[int, ...], receive: tuple[int, ...], group: ProcessGroup) -> Tensor:
         ctx.send, ctx.receive, ctx.group = send, receive, group
         return exchange_rows(x, send, receive, group)
 

@@ -190,4 +190,3 @@ def rank_memory(
     return Memory(
         state.weight * held, state.gradient * held, state.optimizer * shard, state.activation * values, buffers
     )
-

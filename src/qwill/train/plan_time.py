@@ -154,9 +154,7 @@ def _at_peak(flops: Flops, experts_share: float, a: Assumptions) -> float:
     )
 
 
-def _micro_traffic(
-    config: ModelConfig, stage: Stage, mesh: Mesh, schedule: Schedule, state: State
-) -> dict[str, float]:
+def _micro_traffic(config: ModelConfig, stage: Stage, mesh: Mesh, schedule: Schedule, state: State) -> dict[str, float]:
     """Bytes that one rank sends in one micro-batch, by axis."""
     c, tokens, wide = config, schedule.tokens, state.activation
     hidden = tokens * c.hidden_size * wide

@@ -168,9 +168,7 @@ def _check_cover(path: Path, tensor: str, whole: tuple[int, ...], parts: list[Bl
 class ShardedCheckpoints:
     """Saves and loads one run's state. Every rank calls every method, with a folder that all of them see."""
 
-    def __init__(
-        self, folder: Path, parallel: Parallel, optimizers: list[torch.optim.Optimizer], store: Store
-    ) -> None:
+    def __init__(self, folder: Path, parallel: Parallel, optimizers: list[torch.optim.Optimizer], store: Store) -> None:
         self.folder, self.parallel, self.optimizers, self.store = folder, parallel, optimizers, store
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._thread: threading.Thread | None = None

@@ -71,9 +71,7 @@ def cross_entropy(
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
         hidden_ND, head_VD = hidden_ND.to(dtype), head_VD.to(dtype)
     with torch.autocast(hidden_ND.device.type, enabled=False):
-        loss: tuple[Tensor, Tensor] = _CrossEntropy.apply(
-            hidden_ND, head_VD, targets_N - first, weight_N, group, chunk
-        )  # type: ignore[no-untyped-call]
+        loss: tuple[Tensor, Tensor] = _CrossEntropy.apply(hidden_ND, head_VD, targets_N - first, weight_N, group, chunk)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -94,9 +94,7 @@ def run(config: MixingConfig, ctx: StageContext) -> dict[str, Any]:
 
     drawn_rows = config.steps * config.model.batch_rows
     most = groups.most(drawn_rows, config.max_repeats)
-    shares_RG = np.stack(
-        [hold_down(groups.natural, most), *draw_mixtures(groups.natural, most, config.runs, ctx.seed)]
-    )
+    shares_RG = np.stack([hold_down(groups.natural, most), *draw_mixtures(groups.natural, most, config.runs, ctx.seed)])
     losses: dict[str, list[float]] = {language: [] for language in heldout}
     with ctx.display.stage("mixtures", len(shares_RG), "runs", ctx.budget_s) as bar:
         for i, shares in enumerate(shares_RG):

@@ -31,8 +31,9 @@ class Leak:
 MODELS = (
     "qwen", "qwill", "qwq", "qvq", "tongyi", "通义千问", "通义", "千问", "chatgpt", "gpt", "claude", "gemini", "bard",
     "gemma", "llama", "llama chat", "alpaca", "vicuna", "mistral", "mixtral", "mistral ai", "deepseek", "深度求索",
-    "chatglm", "glm", "智谱清言", "清言", "ernie", "ernie bot", "文心一言", "文心", "doubao", "豆包", "kimi", "moonshot",
-    "hunyuan", "混元", "元宝", "spark", "讯飞星火", "星火", "星火认知", "minimax", "abab", "海螺", "baichuan", "百川",
+    "chatglm", "glm", "智谱清言", "清言", "ernie", "ernie bot", "文心一言", "文心", "doubao", "豆包", "kimi",
+    "moonshot", "hunyuan", "混元", "元宝", "spark", "讯飞星火", "星火",
+    "星火认知", "minimax", "abab", "海螺", "baichuan", "百川",
     "yi", "internlm", "书生", "书生浦语", "smollm", "phi", "falcon", "grok", "command r", "cohere command", "olmo",
     "tulu", "copilot", "bing", "siri", "alexa", "pi", "dbrx", "nemotron", "granite", "zephyr", "starling", "solar",
     "jamba", "nova", "titan", "step", "跃问", "天工", "skywork", "商量", "sensechat", "360智脑", "盘古", "pangu",
@@ -47,7 +48,10 @@ MAKERS = (
     "stepfun", "阶跃星辰", "昆仑万维", "qwen team", "the qwill project", "qwill", "openbmb", "面壁智能", "清华",
 )  # fmt: skip
 # Words of every day among the names: only where it is said to be a model, or given as a name.
-PLAIN = frozenset("yi phi pi spark nova titan step solar bard granite falcon command alpaca bing 元宝 海螺 天工 书生".split())
+PLAIN = frozenset(
+    ["yi", "phi", "pi", "spark", "nova", "titan", "step", "solar", "bard", "granite", "falcon", "alpaca", "bing",
+     "gemini", "llama", "copilot", "zephyr", "starling", "元宝", "海螺", "天工", "书生", "商量", "盘古", "混元", "星火"]
+)  # fmt: skip
 
 # The traditional characters that stand in names and in the phrases below, as simplified ones.
 SIMPLIFIED = str.maketrans(
@@ -63,7 +67,8 @@ HAN = "\u3400-\u9fff"
 SELF_EN = (
     r"(?:\bi am|\bi'?m|\bim|\bmy name is|\bmy name'?s|\bcall me|\bname me|\bi go by|"
     r"\bknown as|\bi was named|\bi identify as|\byou are (?:talking|chatting|speaking) (?:to|with)|"
-    r"\byou(?: a|')re (?:talking|chatting|speaking) (?:to|with)|\bspeaking as|(?:^|\n)(?:hi|hello|hey)?[,! ]*this is(?! an? )|"
+    r"\byou(?: a|')re (?:talking|chatting|speaking) (?:to|with)|\bspeaking as|"
+    r"(?:^|\n)(?:hi|hello|hey)?[,! ]*this is(?! an? )|"
     r"\bas(?= (?:an? )?(?:ai|large|language|model|assistant|chatbot)))"
 )
 BETWEEN_EN = (
@@ -77,7 +82,7 @@ MADE_EN = (
     r"fine-?tuned|brought to you|maintained|published|operated)"
 )
 SELF_ZH = r"(?:我(?:不)?(?:是|叫|名叫|就是|乃|其实是|实际上是|的名字(?:是|叫)|的名称(?:是|为)|的中文名(?:是|为)?|的英文名(?:是|为)?)|(?:本人|在下|本模型|本助手|人家)(?:是|叫|名叫)?|作为|(?:你|您)(?:正在|现在)?(?:和|与|跟)|这里是|叫我|称我为|称呼我为?)"  # noqa: E501
-BETWEEN_ZH = rf"[^。！？!?\n；;我]{{0,24}}?"
+BETWEEN_ZH = r"[^。！？!?\n；;我]{0,24}?"
 MADE_ZH = r"(?:研发|开发|训练|创造|创建|推出|打造|设计|构建|制作|发布|提供|研制|自研|制造|所有|训出|旗下)"
 
 SYSTEM = re.compile(
@@ -130,7 +135,7 @@ def _distinctive(name: str) -> bool:
     """Whether a name can't be a word of every day: it has a digit or is of a family that is known."""
     plain = folded(name)
     families = {model for model in MODELS if model not in PLAIN and len(model) > 2}
-    return any(c.isdigit() for c in plain) and len(plain) > 3 or any(family in plain for family in families)
+    return (any(c.isdigit() for c in plain) and len(plain) > 3) or any(family in plain for family in families)
 
 
 @lru_cache(maxsize=256)
@@ -159,7 +164,9 @@ def _self(names: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
     return (
         re.compile(rf"{SELF_EN}{BETWEEN_EN}{known}"),
         re.compile(rf"(?:\bmy name is|\bmy name'?s|\bcall me|\bi(?: am|'m) (?:called|named)),? (?:{every_day})\b"),
-        re.compile(rf"\b(?:i am|i'm) (?:the )?(?:{every_day})(?:,? (?:an?|the) (?:\w+ ){{0,3}}(?:model|assistant|ai)\b)"),
+        re.compile(
+            rf"\b(?:i am|i'm) (?:the )?(?:{every_day})(?:,? (?:an?|the|your) (?:\w+ ){{0,4}}(?:model|assistant|ai)\b)"
+        ),
         re.compile(rf"\b(?:i am|i'm) the (?:{every_day}) (?:model|assistant)\b"),
         re.compile(rf"{SELF_ZH}{BETWEEN_ZH}{known}"),
         re.compile(rf"(?:我叫|我名叫|我的名字(?:是|叫)|叫我)(?:{every_day})"),
@@ -192,7 +199,9 @@ def _made() -> tuple[re.Pattern[str], ...]:
         re.compile(rf"我(?:是)?(?:来自|出自|属于|隶属于)(?:于)?{who}"),
         re.compile(rf"我是{who}[^。！？!?\n；;]{{0,12}}?(?:模型|助手|ai|人工智能)"),
         re.compile(rf"{who}[^。！？!?\n；;]{{0,12}}?{MADE_ZH}(?:了|出)?我"),
-        re.compile(rf"我的(?:开发者|创造者|研发团队|开发团队|开发商|公司|母公司)(?:是|为|来自)?[^。！？!?\n；;]{{0,6}}?{who}"),
+        re.compile(
+            rf"我的(?:开发者|创造者|研发团队|开发团队|开发商|公司|母公司)(?:是|为|来自)?[^。！？!?\n；;]{{0,6}}?{who}"
+        ),
     )
 
 
@@ -200,4 +209,6 @@ def _made() -> tuple[re.Pattern[str], ...]:
 def _echo() -> re.Pattern[str]:
     """A system prompt that is told again: "You are Qwen, created by Alibaba Cloud."."""
     known = _any([model for model in MODELS if model not in PLAIN])
-    return re.compile(rf"\byou are {known}[,.]|\byou are {known} \w+ {MADE_EN}|你是{known}[,，。]|你是由[^。\n]{{0,12}}{MADE_ZH}的")
+    return re.compile(
+        rf"\byou are {known}[,.]|\byou are {known} \w+ {MADE_EN}|你是{known}[,，。]|你是由[^。\n]{{0,12}}{MADE_ZH}的"
+    )

@@ -125,9 +125,7 @@ def save_reply(state: State, tenant: str, identity: str, side: Side, reply: Mapp
             update(db, battles, tenant, identity, {f"reply_{side}": dict(reply)})
 
 
-def cast_vote(
-    state: State, tenant: str, identity: str, voter: str, outcome: str, body: Mapping[str, Any]
-) -> Cast:
+def cast_vote(state: State, tenant: str, identity: str, voter: str, outcome: str, body: Mapping[str, Any]) -> Cast:
     """Append a vote. The same vote again is the one that is there: who got no answer may ask again.
 
     body: what else the log keeps of it, JSON (consent, address, leaks, categories); the models are added here. Raises
@@ -185,9 +183,7 @@ def votes_of(state: State, tenant: str, voter: str) -> int:
 
 
 def _append(db: Transaction, tenant: str, kind: str, content: Mapping[str, Any]) -> Row:
-    query = (
-        sa.select(votes.c.sequence, votes.c.chain).where(votes.c.tenant == tenant).order_by(votes.c.sequence.desc())
-    )
+    query = sa.select(votes.c.sequence, votes.c.chain).where(votes.c.tenant == tenant).order_by(votes.c.sequence.desc())
     last = db.connection.execute(query.limit(1)).one_or_none()
     number, before = (0, BEGINNING) if last is None else (last.sequence, last.chain)
     entry: Row = {name: None for name in ("battle", "voter", "outcome", "erases", "salt")}
@@ -195,7 +191,8 @@ def _append(db: Transaction, tenant: str, kind: str, content: Mapping[str, Any])
     if any(isinstance(value, str) and unstorable(value) for value in entry.values()):
         raise DataError("votes: holds a NUL or half of a surrogate pair; take it out.")
     # The id and the time are in the hash, so they are made before the row.
-    known = {"id": uuid7(), "created": db.now}
+    identity = uuid7()
+    known = {"id": identity, "created": db.now}
     entry["commitment"] = commitment(entry | known)
     entry["chain"] = seal(before, entry | known)
-    return insert(db, votes, tenant, entry, known["id"])
+    return insert(db, votes, tenant, entry, identity)

@@ -31,6 +31,6 @@ def marks_of(battle: Row, names: Sequence[str]) -> dict[str, Any]:
     ]
     return {
         "leaks": sorted(set(leaks)),
-        "categories": categories_of(prompt, *texts, battle["language"]),
+        "categories": categories_of(prompt, texts[0], texts[1], battle["language"]),
         "style": [list(style_counts(text)) for text in texts],
     }

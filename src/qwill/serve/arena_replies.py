@@ -83,7 +83,8 @@ def conversation(prompt: str | None, messages: list[Any] | None) -> list[dict[st
             place = f"messages[{i}].role"
             raise ApiError(400, f"{place} is {message['role']!r}; {expected!r} is expected there.", place)
         if not str(message["content"]).strip():
-            raise ApiError(400, "There is nothing in it to answer.", "prompt" if prompt is not None else f"messages[{i}]")
+            place = "prompt" if prompt is not None else f"messages[{i}]"
+            raise ApiError(400, "There is nothing in it to answer.", place)
     if plain[-1]["role"] != "user":
         raise ApiError(400, "messages must end with the user's.", "messages")
     return plain

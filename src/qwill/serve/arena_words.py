@@ -31,11 +31,12 @@ PROMPTS: dict[str, list[str]] = {
 
 CONSENT = {
     "en": (
-        "Your prompt, the two replies and your vote are kept under a pseudonym and counted in the ratings. If you agree, "
-        "they may also be used to train models. Don't enter personal data. You can have all of it erased at any time."
+        "Your prompt, the two replies and your vote are kept under a pseudonym and counted in the ratings. If you "
+        "agree, they may also be used to train models. Don't enter personal data. You can have all of it erased at any "
+        "time."
     ),
     "zh": (
-        "您的提问、两个回答和投票会以化名保存，并计入评分。如果您同意，它们还可用于训练模型。请不要输入个人信息。您可以随时要求"
-        "全部删除。"
+        "您的提问、两个回答和投票会以化名保存，并计入评分。如果您同意，它们还可用于训练模型。"
+        "请不要输入个人信息。您可以随时要求全部删除。"
     ),
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 from qwill.base.errors import DataError
 from qwill.evaluate.coordination import ring_voters
-from qwill.evaluate.votes import Vote, pair_counts
+from qwill.evaluate.votes import Vote
 
 ALL = "all"
 POINTS = 40  # of a history at most
@@ -23,10 +23,15 @@ Note = dict[str, str]  # language → sentence
 
 @dataclass(frozen=True)
 class Counted:
-    """The votes that count, and how many do not, by reason."""
+    """The votes that count, how many do not, by reason, and the voters whose votes are left out."""
 
     votes: list[Vote]
     set_aside: dict[str, int]
+    rings: frozenset[str]
+
+    @property
+    def blind(self) -> int:
+        return len(self.votes) + self.set_aside["coordinated"]
 
 
 def counted(votes: Sequence[Vote]) -> Counted:
@@ -36,9 +41,16 @@ def counted(votes: Sequence[Vote]) -> Counted:
     that is asked for after each vote.
     """
     blind = [vote for vote in votes if not vote.leaks]
-    rings = ring_voters(blind[: checkpoint(len(blind))])
-    kept = [vote for vote in blind if vote.voter not in rings]
-    return Counted(kept, {"leak": len(votes) - len(blind), "coordinated": len(blind) - len(kept)})
+    return with_votes(Counted([], {"leak": 0, "coordinated": 0}, ring_voters(blind[: checkpoint(len(blind))])), votes)
+
+
+def with_votes(found: Counted, added: Sequence[Vote]) -> Counted:
+    """`counted` of these votes too, where that many more don't reach the next `checkpoint`; in place of the old."""
+    kept = [vote for vote in added if not vote.leaks and vote.voter not in found.rings]
+    found.votes.extend(kept)
+    leaks = sum(1 for vote in added if vote.leaks)
+    aside = {"leak": leaks, "coordinated": len(added) - leaks - len(kept)}
+    return Counted(found.votes, {why: n + aside[why] for why, n in found.set_aside.items()}, found.rings)
 
 
 def checkpoint(count: int) -> int:
@@ -98,25 +110,6 @@ def history(votes: Sequence[Vote], prior: float = 0.1) -> list[dict[str, Any]]:
         short = {name: {key: row[key] for key in ("rating", "lower", "upper")} for name, row in rated.items()}
         points.append({"votes": length, "time": votes[length - 1].time / 1000, "ratings": short})
     return points
-
-
-def quick_ratings(votes: Sequence[Vote], prior: float = 0.1) -> dict[str, float]:
-    """Ratings alone, from the counts of each pair: as in `standings` but for rounding; {} where there are none."""
-    return ratings_of(pair_counts(votes), prior)
-
-
-def ratings_of(counts: dict[tuple[str, str], dict[float, int]], prior: float) -> dict[str, float]:
-    from qwill.evaluate.arena import fit_ratings
-
-    rows = [(a, b, points, count) for (a, b), won in counts.items() for points, count in won.items() if count]
-    if not rows:
-        return {}
-    a, b, points, weights = zip(*rows, strict=True)
-    try:
-        found = fit_ratings(a, b, points, weights=weights, prior=prior)
-    except DataError:
-        return {}
-    return dict(zip(found.models, found.rating.tolist(), strict=True))
 
 
 def _rated(votes: Sequence[Vote], prior: float) -> tuple[dict[str, dict[str, Any]], list[Note]]:

@@ -119,13 +119,10 @@ def _round(votes: Sequence[Vote]) -> list[Suspicion]:
 
     def accuse(kind: Literal["voter", "address", "crowd"], m: int, towards: int, who: list[str], log_p: float) -> None:
         rows = [voters.index(name) for name in who]
-        count = float(alone.count[rows, m].sum())
-        found.append(
-            Suspicion(
-                kind, models[m], "for" if towards > 0 else "against", tuple(who), int(count),
-                float(alone.won[rows, m].sum()) / count, float(alone.expected[rows, m].sum()) / count, math.exp(log_p),
-            )  # fmt: skip
-        )
+        count, won, mean = (float(table[rows, m].sum()) for table in (alone.count, alone.won, alone.expected))
+        direction: Literal["for", "against"] = "for" if towards > 0 else "against"
+        shares = won / count, mean / count
+        found.append(Suspicion(kind, models[m], direction, tuple(who), int(count), *shares, math.exp(log_p)))
         accused.update(who)
 
     for towards in (1, -1):

@@ -18,8 +18,8 @@ already_voted 409, rate_limit_exceeded 429.
 from __future__ import annotations
 
 import asyncio
-import random
-from typing import Annotated, Any, Literal
+import secrets
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -41,6 +41,9 @@ from qwill.serve.errors import ApiError
 from qwill.serve.page_routes import Identity
 from qwill.serve.routes import failures, new_router
 from qwill.serve.settings import ArenaSettings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LONGEST = 100_000  # characters of what is asked, all messages together
 STATUS = {"unknown_battle": 404, "not_yours": 403, "not_finished": 409, "already_voted": 409}
@@ -152,6 +155,11 @@ def arena_routes(state: State, settings: ArenaSettings) -> APIRouter:
     votes = Turnstile(settings.votes, "Votes of one voter")
     addresses = Turnstile(settings.address, "Battles and votes from one address")
 
+    def generator() -> np.random.Generator:
+        import numpy as np
+
+        return np.random.default_rng(secrets.randbits(128))
+
     def board_of(request: Request) -> Board:
         tenant = tenant_of(request)
         return boards.setdefault(tenant, Board(state, tenant, settings.prior))
@@ -186,7 +194,7 @@ def arena_routes(state: State, settings: ArenaSettings) -> APIRouter:
         return await asyncio.to_thread(_begin, request, voter, names, messages, body.language)
 
     def _begin(request: Request, voter: Voter, names: list[str], messages: list[Any], language: str | None) -> Any:
-        a, b = board_of(request).next_pair(names, random.SystemRandom())
+        a, b = board_of(request).next_pair(names, generator())
         tongue = language or language_of("\n\n".join(str(m["content"]) for m in messages if m["role"] == "user"))
         battle = arena_log.new_battle(state, tenant_of(request), voter.id, tongue, messages, a, b)
         return {"id": battle["id"], "streams": list(arena_log.SIDES), "language": tongue}

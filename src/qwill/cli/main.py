@@ -24,6 +24,7 @@ STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
 EXTRAS = {
     "ftfy": "curate", "py3langid": "curate", "prompt_toolkit": "chat", "fastapi": "serve", "uvicorn": "serve",
     "prometheus_client": "serve", "sqlalchemy": "serve", "alembic": "serve",
+    "httpx": "serve", "llguidance": "serve",
 }  # fmt: skip
 
 

@@ -82,7 +82,8 @@ def parity(peer_python: str, count: int) -> tuple[str, bool]:
         f"{count} random sets of {SIZES[0]} to {SIZES[-1]} prompts. {len(gaps)} have no reason against them: "
         f"the largest difference of a win rate is **{max(gaps):.1e}**. A reason is named for "
         f"{count - len(gaps)} ({named}); {equal - len(gaps)} of those agree all the same; on the rest alpaca_eval's "
-        f"solver takes losses alone for wins (it says 50 % where every prompt was lost). alpaca_eval took {peer['seconds']:.1f} s, we "
+        "solver takes losses alone for wins (it says 50 % where every prompt was lost). alpaca_eval took "
+        f"{peer['seconds']:.1f} s, we "
         f"{seconds:.1f} s. " + verdict("within 1e-4 or a reason named", unnamed == 0 and max(gaps) <= 1e-4)
     )
     return text, unnamed == 0

@@ -218,10 +218,11 @@ def main() -> int:
     body = (
         f"{chosen.voters} voters at once, {found['votes']:,} votes in {seconds:.0f} s "
         f"({found['votes'] / seconds:.0f} a second, each with its battle and two replies), server killed "
-        f"{ledger.happened['kills']} times (SIGKILL) and started again. Acknowledged and missing from the log or changed: {found['lost']}; counted twice: "
-        f"{found['twice']}; in the log and known to nobody: {found['unknown']}. On the way: {told}. The log's "
-        f"numbers have no gap, its chain holds, and the leaderboard shown is {'' if found['same'] else 'NOT '}that of a replay, "
-        f"to the last bit.\n\n" + verdict("no vote lost, none counted twice", met)
+        f"{ledger.happened['kills']} times (SIGKILL) and started again. Acknowledged and missing from the log or "
+        f"changed: {found['lost']}; counted twice: {found['twice']}; in the log and known to nobody: "
+        f"{found['unknown']}. On the way: {told}. The log's numbers have no gap, its chain holds, and the leaderboard "
+        f"shown is {'' if found['same'] else 'NOT '}that of a replay, to the last bit.\n\n"
+        + verdict("no vote lost, none counted twice", met)
     )
     print(body)
     if chosen.write:

@@ -183,7 +183,7 @@ def _newton(count: int, a: Ints, b: Ints, won: Floats, met: Floats, prior: float
 def _solved(hessian: Floats, gradient: Floats) -> Floats:
     """Newton's steps; NaN where votes that were drawn leave a model out, or too far off to be told how far."""
     try:
-        step: Floats = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+        step = np.asarray(np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0], dtype=np.float64)
     except np.linalg.LinAlgError:
         if len(hessian) == 1:
             return np.full_like(gradient, np.nan)

@@ -84,7 +84,7 @@ def write_checkpoint(folder: Path, texts: list[str], seed: int = 0) -> Path:
         model.embed_tokens.weight.mul_(8)
         assert model.lm_head is not None
         model.lm_head.weight.mul_(3)
-    save_model(model, folder, tokenizer, generation_config={"temperature": 0.0})
+    save_model(model, folder, tokenizer, generation_config={"temperature": 0.0, "eos_token_id": [*tokenizer.stop_ids]})
     return folder
 
 
@@ -133,7 +133,9 @@ def compared(name: str, shots: int, ours: Evaluation, theirs: dict[str, Any], ma
                 found.greedy_differs += greedy != peer_greedy
         else:
             found.replies += 1
-            found.replies_differ += a["replies"][0]["text"] != b["replies"][0]
+            if a["replies"][0]["text"] != b["replies"][0]:
+                found.replies_differ += 1
+                print(f"{name}, {a['id']}: ours {a['replies'][0]!r}, theirs {b['replies'][0]!r}", flush=True)
     for metric in ours.metrics:
         if metric == "mass":
             assert mass is not None

@@ -221,13 +221,13 @@ def speed(arguments: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         model = folder_of("smollm2", folder)
-        for name in names:
-            task = load_task(name)
-            write_task(folder / "tasks", f"q_{name}", task, load_examples(task), 0)
+        tasks = []
+        for task in map(load_task, names):
+            tasks += write_task(folder / "tasks", f"q_{task.name}", task, load_examples(task), 0)[:1]
         lines = []
         for batch in arguments.speed_batches:
             settings = {
-                "folder": str(folder / "tasks"), "model": str(model), "tasks": [f"q_{name}" for name in names],
+                "folder": str(folder / "tasks"), "model": str(model), "tasks": tasks,
                 "chat": False, "batch": batch, "limit": limit,
             }  # fmt: skip
             (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")

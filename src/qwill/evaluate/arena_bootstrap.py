@@ -183,13 +183,12 @@ def _newton(count: int, a: Ints, b: Ints, won: Floats, met: Floats, prior: float
 def _solved(hessian: Floats, gradient: Floats) -> Floats:
     """Newton's steps; NaN where votes that were drawn leave a model out, or too far off to be told how far."""
     try:
-        step = np.asarray(np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0], dtype=np.float64)
+        return np.asarray(np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0], dtype=np.float64)
     except np.linalg.LinAlgError:
         if len(hessian) == 1:
             return np.full_like(gradient, np.nan)
         halves = np.array_split(np.arange(len(hessian)), 2)
-        step = np.concatenate([_solved(hessian[half], gradient[half]) for half in halves])
-    return step
+        return np.concatenate([_solved(hessian[half], gradient[half]) for half in halves])
 
 
 def _hessians(count: int, a: Ints, b: Ints, value: Floats, total: Floats, prior: float) -> Floats:

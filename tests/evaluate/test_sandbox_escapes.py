@@ -188,7 +188,7 @@ def test_a_fork_bomb_is_bounded_and_leaves_nothing() -> None:
     counter = threading.Thread(target=count)
     counter.start()
     try:
-        outcome = contained(bomb, limits=Limits(seconds=1.0, processes=4, threads=4))
+        outcome = contained(bomb, limits=Limits(seconds=3, processes=4, threads=4))
     finally:
         done.set()
         counter.join()

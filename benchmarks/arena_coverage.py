@@ -4,9 +4,8 @@
 
 Models with known strengths; every pair meets 50 times; ties are generated, and the expected points of a vote are
 Bradley–Terry's; ratings and truths are centred. Each arena goes through `fit_ratings` with its defaults (plain), the
-votes weighted by LMArena's pair weights with unequal numbers a pair, or with `ratings_now`'s prior of 0.1. The share of
-(arena, model) intervals that hold the truth is to lie in 94 to 96 %. Bootstrap intervals are tried as well, on fewer
-arenas.
+votes weighted by LMArena's pair weights with unequal numbers a pair, or with a prior of 0.1; or through
+`bootstrap_ratings`. The share of (arena, model) intervals that hold the truth is to lie in 94 to 96 %.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def draw(arena: Arena, rng: np.random.Generator) -> tuple[list[str], list[str], 
 
 def rate(arena: Arena, votes: tuple[list[str], list[str], np.ndarray], seed: int) -> Ratings:
     if arena.how == "bootstrap":
-        return bootstrap_ratings(*votes, resamples=400, seed=seed)
+        return bootstrap_ratings(*votes, resamples=1000, seed=seed)
     weights = pair_weights(votes[0], votes[1]) if arena.how == "weighted" else None
     return fit_ratings(*votes, weights=weights, prior=0.1 if arena.how == "prior 0.1" else 0.0)
 
@@ -89,8 +88,7 @@ def main() -> None:
     lines, ok, started = [], True, time.monotonic()
     with ProcessPoolExecutor(2) as pool:
         for arena in ARENAS:
-            n = replications // 5 if arena.how == "bootstrap" else replications
-            blocks = list(pool.map(partial(count, arena, arenas=BLOCK), range(0, n, BLOCK)))
+            blocks = list(pool.map(partial(count, arena, arenas=BLOCK), range(0, replications, BLOCK)))
             held = np.sum([block[0] for block in blocks], axis=0)
             shares, n = held / (BLOCK * len(blocks)), BLOCK * len(blocks)
             share = float(shares.mean())

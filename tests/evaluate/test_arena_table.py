@@ -26,6 +26,7 @@ def test_every_spelling_of_an_outcome(tmp_path):
     assert read_votes(write(tmp_path / "v", [VOTE | {"outcome": 0.25}])).outcome == [0.25]
     # Rows of both kinds and empty lines may stand in one file.
     mixed = read_votes(write(tmp_path / "v", [VOTE, "", rows[1], " ", VOTE]))
+    assert read_votes(write(tmp_path / "w", [VOTE, "  ", VOTE])).outcome == [1, 1]
     assert (mixed.model_a, mixed.outcome) == (["x"] * 3, [1, 0, 1])
 
 

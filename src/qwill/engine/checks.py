@@ -16,7 +16,7 @@ def check_prompt(prompt: Sequence[int], config: ModelConfig, name: str) -> None:
     """Raise one sentence (`DataError`) when a prompt is empty, leaves no room for a single new token, or holds
     an id that the model has no embedding for.
     """
-    context, vocab = config.max_position_embeddings, config.vocab_size
+    context = config.max_position_embeddings
     if not prompt:
         raise DataError(f"{name} has no tokens: give at least one to start from")
     if len(prompt) >= context:
@@ -24,6 +24,12 @@ def check_prompt(prompt: Sequence[int], config: ModelConfig, name: str) -> None:
             f"{name} has {len(prompt)} tokens, but the model's context is {context}: "
             f"shorten it to at most {context - 1} tokens"
         )
+    check_ids(prompt, config, name)
+
+
+def check_ids(prompt: Sequence[int], config: ModelConfig, name: str) -> None:
+    """Raise `DataError` for an id that the model has no embedding for; there is at least one."""
+    vocab = config.vocab_size
     if not 0 <= min(prompt) <= max(prompt) < vocab:
         wrong = next(i for i in prompt if not 0 <= i < vocab)
         raise DataError(f"{name} holds the id {wrong}, but the model knows 0 to {vocab - 1}: use its own tokenizer")

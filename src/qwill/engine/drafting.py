@@ -174,7 +174,7 @@ class Speculation:
         if not shadows:
             return torch.empty(0, 0), {}
         assert self.executor is not None
-        step, rows = step_of(shadows, (), (), self._copies is not None, tables)
+        step, rows = step_of(shadows, {}, (), self._copies is not None, tables)
         if not drafting:
             step.rows = step.rows[:0]
         step.adapters_R = torch.full((len(shadows),), -1)

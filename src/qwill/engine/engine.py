@@ -272,7 +272,9 @@ class Engine:
             # Neighbours with the same adapter are multiplied together.
             pieces.sort(key=lambda piece: piece.sequence.adapter)
         self._speculation.draft(pieces, self._tables)
-        scored = {p.sequence for p in pieces if not p.sequence.reuse and scores(p, self._requests[p.sequence.request])}
+        scored = {
+            p.sequence: 0 for p in pieces if not p.sequence.reuse and scores(p, self._requests[p.sequence.request])
+        }
         step, rows = step_of(pieces, scored, self._embedded, self.model.config.has_linear, self._tables)
         step.experts = any(running.request.experts for running in self._requests.values())
         logits = self.executor.run(step)

@@ -21,15 +21,15 @@ from qwill.engine.scheduler import Piece, Sequence
 
 def step_of(
     pieces: Items[Piece],
-    scored: Collection[Sequence],
+    scored: Mapping[Sequence, int],
     embedded: Collection[Sequence],
     states: bool,
     tables: NDArray[np.int32],
 ) -> tuple[Step, list[tuple[int, int]]]:
     """The step, and which rows of its logits each piece has: (first, last + 1). A piece whose sequence is `scored` has
-    one for each token, another one for its last token if that is its sequence's last, and for each drafted one; one
-    that is `embedded` has none, but a hidden state there. `tables` is kept from pass to pass: in row `Sequence.state`
-    that sequence's blocks, of which only new ones are noted here."""
+    one for each token from that number of its sequence on, another one for its last token if that is its sequence's
+    last, and for each drafted one; one that is `embedded` has none, but a hidden state there. `tables` is kept from
+    pass to pass: in row `Sequence.state` that sequence's blocks, of which only new ones are noted here."""
     sequences = [p.sequence for p in pieces]
     starts, slots, known = [p.start for p in pieces], [s.state for s in sequences], [len(s.blocks) for s in sequences]
     for s, now in zip(sequences, known, strict=True):
@@ -46,7 +46,9 @@ def step_of(
         tokens += p.drafts
         end = len(tokens)
         done = p.start + p.count == len(s.tokens)
-        first = borders[-1] if s in scored else end - done * (1 + len(p.drafts))
+        first = end - done * (1 + len(p.drafts))
+        if s in scored:
+            first = min(first if done else end, borders[-1] + max(0, scored[s] - p.start))
         if done and s in embedded:
             hidden.append(end - 1)
             first = end

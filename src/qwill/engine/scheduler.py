@@ -27,8 +27,9 @@ class Sequence:
     being computed in this pass) in `blocks`, `state` being the slot of its recurrent state.
 
     `namespace`: only sequences of the same one share. `adapter`: the number of its adapter, −1: none. `reuse`: whether
-    it may start from what is cached. `chunk`: most tokens of one pass. `cached`: how many tokens were found in the
-    cache when it first started. `placed` is for whoever makes passes: how many of its blocks it has noted.
+    it may start from what is cached; `reusable`: from how many tokens of it at most. `chunk`: most tokens of one pass.
+    `cached`: how many tokens were found in the cache when it first started. `placed` is for whoever makes passes: how
+    many of its blocks it has noted.
     """
 
     request: str
@@ -37,6 +38,7 @@ class Sequence:
     namespace: str = ""
     adapter: int = -1
     reuse: bool = True
+    reusable: int = 1 << 62
     chunk: int | None = None
     rank: tuple[int, int] = (0, 0)
     prompt: int = 0
@@ -157,7 +159,7 @@ class Scheduler:
     def _start(self, sequence: Sequence, budget: int) -> Piece | None:
         """Start a waiting sequence if its tokens have room beside those that run."""
         pool, reuse = self.pool, self.share and sequence.reuse
-        most = (len(sequence.tokens) - 1) // pool.block_size
+        most = min(len(sequence.tokens) - 1, sequence.reusable) // pool.block_size
         shared = pool.match(sequence.namespace, sequence.tokens, most) if reuse else []
         pool.share(shared)
         # A block for each one that runs stays free, so that starting this one doesn't soon stop another.

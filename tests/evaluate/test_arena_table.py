@@ -68,6 +68,7 @@ BAD = [
     (VOTE | {"model_b": "x"}, {}, r"line 2: 'x' meets itself"),
     (VOTE | {"outcome": "A wins"}, {}, r"line 2: 'outcome' is \"A wins\", expected \"a\""),
     (VOTE | {"outcome": 2}, {}, r"line 2: 'outcome' is 2, expected"),
+    (VOTE | {"outcome": True}, {}, r"line 2: 'outcome' is true, expected"),
     (VOTE | {"outcome": None}, {}, r"line 2: 'outcome' is null"),
     (VOTE | {"outcome": [1]}, {}, r"line 2: 'outcome' is \[1\]"),
     (json.dumps(VOTE).replace('"a"', "NaN"), {}, r"line 2: 'outcome' is NaN"),

@@ -83,6 +83,7 @@ def _board(
     table: VoteTable, found: Ratings | SmallRatings, points: list[list[float]], battles: list[list[int]]
 ) -> dict[str, Any]:
     """What is printed as JSON: the models best first, coefficients in points, and the matrix of wins."""
+    separated = () if isinstance(found, SmallRatings) else found.separated
     rows = [
         {
             "rank": int(found.rank[i]),
@@ -93,6 +94,7 @@ def _board(
             "stderr": float(found.stderr[i]),
             "votes": sum(battles[i]),
             "points": sum(points[i]),
+            "separated": model in separated,
         }
         for i, model in enumerate(found.models)
     ]

@@ -129,10 +129,17 @@ def _add_plain(table: VoteTable, rows: list[Row]) -> bool:
     key = "outcome" if rows and "outcome" in rows[0] else "winner"
     try:
         a, b = [row["model_a"] for row in rows], [row["model_b"] for row in rows]
-        outcome = [OUTCOMES[row[key]] for row in rows]
+        values = [row[key] for row in rows]
+        outcome = [OUTCOMES[value] for value in values]
     except (KeyError, TypeError):
         return False
-    if set(map(type, a)) | set(map(type, b)) != {str} or "" in a or "" in b or any(map(operator.eq, a, b)):
+    if (
+        set(map(type, a)) | set(map(type, b)) != {str}
+        or bool in set(map(type, values))
+        or "" in a
+        or "" in b
+        or any(map(operator.eq, a, b))
+    ):
         return False
     table.model_a.extend(a)
     table.model_b.extend(b)
@@ -150,7 +157,7 @@ def _outcome(row: Row, where: str) -> float:
     value = row.get(key)
     if isinstance(value, float) and 0 <= value <= 1:
         return value
-    if isinstance(value, str | int | float) and value in OUTCOMES:
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and value in OUTCOMES:
         return OUTCOMES[value]
     raise DataError(
         f'{where}: \'{key}\' is {_shown(row, key)}, expected "a", "b", "tie", "both_bad" or a number from 0 to 1.'

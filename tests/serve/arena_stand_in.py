@@ -1,4 +1,4 @@
-"""The arena's routes with scripted replies, for the page's tests: what a prompt's first word makes, as in page_server.py.
+"""The arena's routes with scripted replies, for the page's tests: a prompt's first word says what comes.
 
 `votes` holds the bodies of votes; `refuse` is a status that the next battle or vote gets, once; `broken` ends the next
 stream of side b in the middle, once. Ratings are made up, those of `table` shown as they are.

@@ -61,7 +61,7 @@ async def metrics(request: Request) -> Response:
 
 
 class Stats(Answer):
-    """How the first model's engine stands; rates are those of the last few seconds. arena: whether there is one here."""
+    """How the first model's engine stands; rates are those of the last few seconds. arena: there is one here."""
 
     model: str
     tokens_per_second: float

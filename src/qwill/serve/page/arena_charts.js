@@ -59,7 +59,7 @@ export function overTime(points, models, width) {
     svg("line", { class: "grid", x1: LEFT, x2: width - 8, y1: y(value), y2: y(value) }),
     svg("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, whole(value)),
   ]);
-  const below = ticks(first, last, Math.max(2, width / 160)).map((votes) =>
+  const below = ticks(first, last, Math.max(3, width / 130)).map((votes) =>
     svg("text", { x: x(votes), y: HEIGHT - 6, "text-anchor": x(votes) > width - 30 ? "end" : "middle" }, whole(votes)),
   );
   const shapes = drawn.map(({ style, points: own }) => {

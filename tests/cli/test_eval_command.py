@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from tests.model.gguf_models import tiny
 
 from qwill.base.artifact import MANIFEST, read_manifest, verify
 from qwill.cli.main import main
+from qwill.evaluate.task import load_examples, load_task
 from qwill.hub.lineage import trace
 from qwill.model import save_model
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "eval"
 TASK = """\
 name: sums
 about: little sums
@@ -170,6 +173,19 @@ def test_what_cannot_be_done_is_a_sentence(models: Path, here: Path, capsys: pyt
     rows.write_text("[]\n")
     assert main(["eval", "compare", "done", "done"]) == 2
     assert "line 1 holds list" in capsys.readouterr().err
+
+
+def test_the_examples_of_the_guide_are_tasks(models: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capitals = str(EXAMPLES / "capitals.yaml")
+    found = said(capsys, "eval", str(models / "one"), "--tasks", capitals, "--shots", "1")["tasks"]["capitals"]
+    assert found["examples"] == 8 and set(found["languages"]) == {"en", "zh"}
+    task = load_task(EXAMPLES / "haiku.yaml")
+    example = load_examples(task)[3]
+    assert example.prompt == "用三行诗写春雨，只写诗。" and example.language == "zh"
+    specification = spec_from_file_location("haiku", EXAMPLES / "haiku.py")
+    assert specification is not None and specification.loader is not None
+    specification.loader.exec_module(haiku := module_from_spec(specification))
+    assert haiku.three_lines(example, "春雨\n\n夜\n花") == (1.0, "3 lines")
 
 
 def test_the_box_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

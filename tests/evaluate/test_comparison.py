@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from qwill.base.errors import DataError
-from qwill.evaluate.comparison import compare, detectable_difference, difference, differing
+from qwill.evaluate.comparison import _judged, compare, detectable_difference, difference, differing
 from qwill.evaluate.statistics import holm, mcnemar_exact, mean_interval, paired_bootstrap, sign_flips_exact
 from qwill.evaluate.task_scores import estimate, summarise
 
@@ -113,6 +114,44 @@ def test_a_bootstrap_of_clusters_draws_whole_clusters():
     assert grouped.upper - grouped.lower > 2 * (single.upper - single.lower)
     alone = paired_bootstrap(a, b, 0, clusters=list(range(300)))
     assert (alone.lower, alone.upper) == pytest.approx((single.lower, single.upper), abs=1e-12)
+
+
+def test_clusters_of_all_sizes_weigh_as_much_as_they_hold():
+    rng = np.random.default_rng(4)
+    sizes = rng.integers(1, 12, 80)
+    clusters = np.repeat(np.arange(80), sizes).tolist()
+    a = np.repeat(rng.random(80), sizes)
+    found = paired_bootstrap(a, np.zeros(len(a)), 1, clusters=clusters)
+    exact = mean_interval(a, clusters=clusters)
+    assert (found.lower, found.upper) == pytest.approx((exact.lower, exact.upper), abs=0.01)
+
+
+def test_intervals_over_clusters_hold_the_truth_as_often_as_they_say():
+    rng, held = np.random.default_rng(6), np.zeros(2)
+    for _ in range(800):
+        clusters = np.repeat(np.arange(60), rng.integers(1, 6, 60)).tolist()
+        hard = rng.beta(1.2, 0.8, 60)[clusters]
+        a, b = ((rng.random(len(hard)) < hard).astype(float).tolist() for _ in range(2))
+        one, (two, _) = estimate(a, clusters), difference(a, b, clusters)
+        held += one.lower <= 0.6 <= one.upper, two.lower <= 0 <= two.upper
+    assert all(0.925 <= share <= 0.975 for share in held / 800)
+
+
+def test_a_difference_needs_both_the_test_and_the_interval():
+    line = compare(rows("t", [1] * 40), rows("t", [0] * 40), {"t": "acc"}).lines[0]
+    assert _judged(line, 0.05).better == "a"
+    assert _judged(replace(line, better="", lower=-0.1), 0.05).better == ""
+    assert _judged(replace(line, better="", adjusted=0.06, p_value=0.001), 0.05).better == ""
+
+
+def test_what_could_be_seen_is_said_as_strictly_as_it_is_tested():
+    a, b = rows("t", [1, 0] * 200), rows("t", [0, 1] * 200)
+    both = a + rows("u", [1, 0] * 200), b + rows("u", [0, 1] * 200)
+    alone = compare(a, b, {"t": "acc"}).lines[0].detectable
+    among = compare(*both, {"t": "acc", "u": "acc"}).lines[0].detectable
+    scores = [[row["scores"]["acc"] for row in side] for side in (a, b)]
+    assert alone == detectable_difference(*scores, None, 0.05)
+    assert among == detectable_difference(*scores, None, 0.025) > alone
 
 
 def test_better_is_said_only_where_it_is():

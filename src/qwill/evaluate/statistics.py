@@ -7,8 +7,10 @@ et al. (2021) for pass@k; Connor (1987) for sample sizes; Holm (1979) for severa
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -121,20 +123,16 @@ def sign_flips_exact(sums: Sequence[int]) -> float:
     Under "equally good" the two models may be swapped in each group of examples, which flips the sign of the group's
     summed difference. With one example in each group this is `mcnemar_exact`.
     """
-    steps = [abs(step) for step in map(int, sums) if step]
-    reach = sum(steps)
-    # chance[i]: of the sum i - reach so far; each group moves half of it up and half of it down.
-    chance = np.zeros(2 * reach + 1)
-    chance[reach] = 1.0
-    seen = 0
-    for step in sorted(steps):
-        here = chance[reach - seen : reach + seen + 1].copy() / 2
-        seen += step
-        chance[reach - seen : reach + seen + 1] = 0.0
-        chance[reach - seen : reach + seen + 1 - 2 * step] += here
-        chance[reach - seen + 2 * step : reach + seen + 1] += here
+    chance = np.ones(1)  # of each sum that can be, from the lowest to the highest in steps of 1
+    for step, count in Counter(abs(step) for step in map(int, sums) if step).items():
+        ways, heads = 1, np.zeros(2 * step * count + 1)
+        for up in range(count + 1):
+            # Python divides integers of any size correctly rounded.
+            heads[2 * step * up] = ways / (1 << count)
+            ways = ways * (count - up) // (up + 1)
+        chance = np.convolve(chance, heads)
     found = abs(sum(map(int, sums)))
-    return min(1.0, 2 * float(chance[reach + found :].sum())) if found else 1.0
+    return min(1.0, 2 * float(chance[len(chance) // 2 + found :].sum())) if found else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -230,6 +228,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, clusters: Sequenc
     return Mean(mean, stderr, mean - half, mean + half, n, count)
 
 
+@lru_cache(maxsize=1024)
 def student_quantile(confidence: float, degrees: int) -> float:
     """The t for which Student's distribution lies within ±t with probability `confidence`.
 

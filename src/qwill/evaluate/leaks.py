@@ -143,7 +143,7 @@ def _name(name: str) -> re.Pattern[str] | None:
     """A participant's name wherever it stands, its parts joined in any way; None for a word of every day."""
     if not _distinctive(name):
         return None
-    parts = [re.escape(part) for part in re.findall(rf"[a-z0-9]+|[{HAN}]+", folded(name))]
+    parts = [re.escape(part) for part in re.findall(rf"[a-z]+|[0-9]+|[{HAN}]+", folded(name))]
     return re.compile(r"(?<![a-z0-9])" + r"[ ._:/-]?".join(parts) + r"(?![a-z0-9])") if parts else None
 
 

@@ -132,6 +132,16 @@ def test_compare_says_what_differs(models: Path, here: Path, capsys: pytest.Capt
     assert main(["eval", "compare", "one", "other", "--metric", "acc_norm"]) == 0
     shown = capsys.readouterr().out
     assert "acc_norm" in shown and "no difference shown" in shown and "3 comparisons were made" in shown
+    assert not any("asked" in note for note in found["notes"])
+    (here / "sums.yaml").write_text(TASK + 'delimiter: ""\n', encoding="utf-8")
+    said(capsys, "eval", str(models / "one"), "--tasks", "sums.yaml", "--shots", "2", "--limit", "9", "--out", "shots")
+    page = here / "asked.html"
+    notes = said(capsys, "eval", "compare", "one", "shots", "--html", str(page))["notes"]
+    assert [note.partition(": ")[2].partition(" is")[0] for note in notes if "asked alike" in note] == [
+        "shots",
+        "sums.delimiter",
+    ]
+    assert "提问方式不同：shots" in page.read_text(encoding="utf-8")
     same = said(capsys, "eval", "compare", "one", "one")
     assert {line["better"] for line in same["lines"]} == {""} and same["a"]["model"] == same["b"]["model"] == "one"
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qwill.base.errors import DataError
+from qwill.evaluate.quantiles import normal_quantile as normal_quantile
 
 # A block of bootstrap indices this large stays near 32 MB whatever the number of examples.
 BOOTSTRAP_BLOCK = 4_000_000
@@ -49,12 +50,6 @@ class Difference:
     upper: float
     p_value: float
     n: int
-
-
-def normal_quantile(confidence: float) -> float:
-    """The z for which a standard normal lies within ±z with probability `confidence` (1.96 for 0.95)."""
-    _check_confidence(confidence)
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:

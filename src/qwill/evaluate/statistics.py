@@ -232,8 +232,8 @@ def bounded_interval(mean: float, stderr: float, groups: int, confidence: float 
     """Wilson's interval for a mean of scores from 0 to 1, from as many trials as would have this standard error.
 
     n' = mean·(1 - mean)/stderr² is how many independent right-or-wrong examples would spread so (their design effect),
-    and Student's t of `groups` - 1 degrees stands in z's place; Franco et al. (2019, J. Surv. Stat. Methodol. 7) find
-    it the best of its kind. Near 0 and 1, where scores are skewed, it holds the truth more often than mean ± t·stderr.
+    and Student's t of `groups` - 1 degrees stands in z's place, as Franco et al. (2019, J. Surv. Stat. Methodol. 7)
+    do for surveys. Near 0 and 1, where scores are skewed, it holds the truth more often than mean ± t·stderr.
     Groups that show no spread at all count as one trial each.
     """
     if groups < 2:

@@ -93,6 +93,23 @@ def test_results_are_an_artifact(models: Path, here: Path, capsys: pytest.Captur
     assert again["recipe_id"] != found["recipe_id"]
 
 
+def test_results_that_were_changed_are_made_again(models: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("eval", str(models / "one"), "--tasks", "sums.yaml", "--out", "done")
+    first = said(capsys, *command)
+    rows = Path("done/results.jsonl")
+    rows.write_text(rows.read_text(encoding="utf-8").replace('"acc": 0.0', '"acc": 1.0'), encoding="utf-8")
+    assert said(capsys, *command) == first and verify(Path("done")) == []
+    # Another kind of results, a recipe's, is nobody's to replace, and not to be compared like this.
+    manifest = json.loads(Path("done/qwill.json").read_text(encoding="utf-8"))
+    Path("done/qwill.json").write_text(json.dumps(manifest | {"stage": "results"}), encoding="utf-8")
+    for words, says in (
+        (command, "holds no results of `qwill eval`"),
+        (("eval", "compare", "done", "done"), "by a recipe"),
+    ):
+        assert main(list(words)) == 2
+        assert says in capsys.readouterr().err
+
+
 def test_two_runs_make_the_same_artifact_and_a_killed_one_goes_on(
     models: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -305,7 +305,7 @@ def test_endless_loops_are_ended(loop: str) -> None:
 
 def test_the_processor_is_bounded_too() -> None:
     outcome = contained("while True: pass", limits=Limits(seconds=60, cpu_seconds=1))
-    assert outcome.ended == "time" and 0.9 < outcome.cpu_seconds < 3
+    assert outcome.ended == "time" and outcome.seconds < 60 and 0 < outcome.cpu_seconds < 3
 
 
 @pytest.mark.parametrize("stream", ["sys.stdout", "sys.stderr"])

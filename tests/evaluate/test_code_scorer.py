@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from tests.evaluate.sandbox_runs import contained
 
 from qwill.base.errors import DataError
 from qwill.evaluate.code_scorer import code_of, code_scorer, score_replies
-from qwill.evaluate.sandbox import Limits
+from qwill.evaluate.sandbox import Limits, Outcome
 from qwill.evaluate.task import Example, Score
 
 # Written by hand in the form of HumanEval: a helper and an import before the function, tests with a function check.
@@ -115,6 +117,19 @@ class Same(list):
 )
 def test_who_would_rather_not_be_tested_scores_0(reply: str) -> None:
     assert scored(reply).value == 0
+
+
+def test_the_word_that_says_so_is_another_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = []
+
+    def run(program: str, stdin: str, *_: object) -> Outcome:
+        words.append(json.loads(stdin)["word"])
+        assert words[-1] not in program
+        return Outcome("exit", 0, f"\n{words[0]}", "", 0.1)
+
+    monkeypatch.setattr("qwill.evaluate.code_scorer.run_python", run)
+    assert [code_scorer()(EXAMPLE, RIGHT).value for _ in range(3)] == [1.0, 0.0, 0.0]
+    assert len(set(words)) == 3 and min(map(len, words)) >= 32
 
 
 def test_statements_as_tests() -> None:

@@ -400,6 +400,37 @@ def test_calls_of_another_architecture_end_the_program() -> None:
     assert (outcome.ended, outcome.status, outcome.stdout) == ("signal", signal.SIGSYS, "")
 
 
+def test_the_walls_seen_from_outside() -> None:
+    """What one wall keeps another may hide from the program: so each is looked at while it runs."""
+    if not CONTAINED:
+        contained("")
+    name = fresh_name()
+    code = f"import ctypes, time; ctypes.CDLL(None).prctl(15, b'{name}', 0, 0, 0); time.sleep(60)"
+    runner = threading.Thread(target=run_python, args=(code, "", Limits(seconds=60)))
+    runner.start()
+    try:
+        _until(lambda: len(processes_named(name)) == 1)
+        there = Path("/proc") / str(processes_named(name)[0])
+        for namespace in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
+            assert os.readlink(there / "ns" / namespace) != os.readlink(f"/proc/self/ns/{namespace}"), namespace
+        status = dict(line.split(":\t") for line in (there / "status").read_text().splitlines() if ":\t" in line)
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        assert {status[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
+        assert "0" not in status["Uid"].split() + status["Gid"].split()
+        assert [part.split()[-1] for part in (status["NSpid"], status["NSpgid"], status["NSsid"])] == ["2", "1", "1"]
+        assert sorted(os.listdir(there / "fd")) == ["0", "1", "2"]
+        mounts = {
+            line.split()[4]: line.split()[5].split(",") for line in (there / "mountinfo").read_text().splitlines()
+        }
+        assert {"/", "/tmp", "/dev/null"} < mounts.keys() and "/old" not in mounts
+        assert {"rw", "nosuid", "nodev", "noexec"} <= set(mounts.pop("/tmp"))
+        assert all({"ro", "nosuid"} <= set(options) for options in mounts.values()), mounts
+    finally:
+        for process in processes_named(name):
+            os.kill(process, signal.SIGKILL)
+        runner.join()
+
+
 def test_when_we_are_killed_the_program_is_too() -> None:
     if not CONTAINED:
         contained("")

@@ -26,7 +26,7 @@ def table() -> dict[str, Any]:
     """Two models apart from each other, a third between that the votes can't tell from the first, one without votes."""
     rows = [
         standing("zebra-7b", 1, 1062.4, 18.0, 240),
-        standing("tapir-1b", 1, 1041.0, 25.0, 130),
+        standing("tapir-1b", 1, 1041.0, 20.0, 130),
         standing("okapi-3b", 3, 961.2, 20.0, 210),
         standing("new-model-with-a-long-name-0.6b-instruct", None, None, 0, 0),
     ]

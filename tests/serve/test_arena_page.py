@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from tests.browser import CHROMIUM, Browser, Page
 from tests.serve.arena_stand_in import NAMES, Arena
-from tests.serve.on_page import OPEN, check, fill
+from tests.serve.on_page import OPEN, check, fill, until
 from tests.serve.page_server import PageServer
 from tests.serve.test_page_words import HAN, plain
 
@@ -124,7 +124,7 @@ def test_a_battle_without_a_mouse(browser: Browser, scripted: PageServer, arena:
         page.wait("document.querySelectorAll('.reply.running').length === 2")
         assert page.run(f"{FOCUS}.id") == "verdict", "the focus goes to the vote"
         page.press(key)
-        assert not page.run(f"Boolean({TOLD})"), "there is no vote on half a reply"
+        assert not page.run(f"Boolean({TOLD})"), "there is no vote on half a reply; the server isn't even asked"
         scripted.gate.set()
         page.wait(VOTE)
         page.press(key)
@@ -214,7 +214,7 @@ def test_skipping_stops_both_models(browser: Browser, scripted: PageServer, aren
     fight(page, "endless", "document.querySelectorAll('.reply > .markdown p').length === 2")
     page.press("Escape")
     page.wait(f"!document.getElementById('ask').hidden && {FOCUS}.id === 'prompt'")
-    page.wait(f"fetch('/qwill/stats').then(() => {json.dumps(True)})")
+    until(lambda: scripted.stopped == 2)
     assert page.count(".reply") == 0 and arena.votes == []
 
 
@@ -232,6 +232,12 @@ def test_the_leaderboard_says_how_sure_it_is(browser: Browser, scripted: PageSer
     assert "tapir-1b against okapi-3b: no battle yet" in labels
     assert labels[-1].startswith("zebra-7b: 1,006 at first, now 1,060, between 1,041 and 1,079; tapir-1b: 1,041")
     assert page.count(".chart polyline") == page.count(".chart polygon") == page.count(".legend li") == 3
+    bands = page.run(
+        "[...document.querySelectorAll('.chart polygon')].map((band) => [...band.points].map((p) => [p.x, p.y]))"
+    )
+    for band in bands:
+        upper, lower = band[: len(band) // 2], band[len(band) // 2 :][::-1]
+        assert all(one[0] == other[0] and one[1] < other[1] for one, other in zip(upper, lower, strict=True))
     page.click(".categories button:nth-child(3)")
     page.wait("document.querySelectorAll('.ratings tbody tr').length === 3")
     assert page.run(f"{FOCUS}.textContent").startswith("Chinese"), "the focus stays with the category"
@@ -247,7 +253,7 @@ def test_intervals_are_drawn_where_they_are(browser: Browser, scripted: PageServ
     )
     low, high = 941.2, 1080.4
     room = (high - low) * 0.05
-    for (left, right), (rating, half) in zip(ends, [(1062.4, 18), (1041, 25), (961.2, 20)], strict=True):
+    for (left, right), (rating, half) in zip(ends, [(1062.4, 18), (1041, 20), (961.2, 20)], strict=True):
         for found, value in ((left, rating - half), (right, rating + half)):
             assert found == pytest.approx((value - low + room) / (high - low + 2 * room), abs=1e-3)
 

@@ -106,10 +106,10 @@ function end() {
 }
 
 async function vote(outcome) {
-  if (!battle?.finished || battle.result || onBoard()) return;
+  if (!battle || onBoard()) return;
   const own = battle;
   try {
-    await own.vote(outcome, $("consent").checked);
+    if (!(await own.vote(outcome, $("consent").checked))) return;
     fail(null);
     if (about) about.votes += 1;
   } catch (error) {

@@ -55,14 +55,15 @@ export class Battle {
     }
   }
 
-  /** outcome: "a", "b", "tie" or "both_bad". Raises ApiError; the same vote again is the same vote. */
+  /** outcome: "a", "b", "tie" or "both_bad". Whether it was a vote: none before both replies are whole, none twice. Raises ApiError. */
   async vote(outcome, consent) {
-    if (!this.finished || this.voting || this.result) return;
+    if (!this.finished || this.voting || this.result) return false;
     this.voting = true;
     this.view.changed();
     try {
       this.result = await json(`/qwill/arena/battles/${this.id}/votes`, { method: "POST", body: { outcome, consent } });
       for (const reply of this.replies) reply.model = this.result[`model_${reply.side}`];
+      return true;
     } finally {
       this.voting = false;
       this.view.changed();

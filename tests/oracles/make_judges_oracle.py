@@ -18,6 +18,7 @@ from pathlib import Path
 import alpaca_eval.metrics.glm_winrate as glm
 import numpy as np
 import pandas as pd
+from judge_cases import draw
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
@@ -34,29 +35,12 @@ CASES = [
 ]  # fmt: skip
 
 
-def draw(n: int, kind: str, seed: int) -> tuple[list[float], list[int], list[int]]:
-    generator = np.random.default_rng([seed, n])
-    rival = generator.integers(50, 2000, n)
-    own = (rival * generator.lognormal(generator.normal(0, 0.4), 0.6, n)).astype(int)
-    if kind == "one length":
-        own = rival
-    if kind == "one difference":
-        own = rival + 7
-    gap = (rival - own).astype(float)
-    x = np.tanh(gap / gap.std(ddof=1)) if gap.std() else gap
-    chance = 1 / (1 + np.exp(-(generator.normal(-1, 1) * x + generator.normal(0, 1.5))))
-    votes = (generator.random(n) < chance).astype(float)
-    if kind == "share":
-        votes = np.clip(chance + generator.normal(0, 0.2, n), 0, 1).round(4)
-    elif kind == "ties":
-        votes = np.where(generator.random(n) < 0.2, 0.5, votes)
-    elif kind in ("all won", "all lost"):
-        votes = np.full(n, float(kind == "all won"))
-    elif kind == "separated":
-        votes = (x > 0.1).astype(float)
-    elif kind == "few wins":
-        votes = np.where((n - 1 - np.arange(n)) % 5 == 2, 1.0, 0.0)
-    return votes.tolist(), own.tolist(), rival.tolist()
+def stand_in(folder: str) -> None:
+    """A table of zeros in the folder, which must outlive the fits, in place of the one that would be downloaded."""
+    table = Path(folder) / "df_gamed.csv"
+    columns = {"model": "none", "index": range(MOST), "instruction_difficulty": 0.0, "preference": 0.5}
+    pd.DataFrame(columns | {"std_delta_len": 0.0, "not_gamed_baseline": False}).to_csv(table, index=False)
+    glm.hf_hub_download = lambda **_: str(table)
 
 
 def length_controlled(votes: list[float], own: list[int], rival: list[int]) -> dict[str, object]:
@@ -111,10 +95,7 @@ def kappas() -> list[dict[str, object]]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder) / "df_gamed.csv"
-        columns = {"model": "none", "index": range(MOST), "instruction_difficulty": 0.0, "preference": 0.5}
-        pd.DataFrame(columns | {"std_delta_len": 0.0, "not_gamed_baseline": False}).to_csv(table, index=False)
-        glm.hf_hub_download = lambda **_: str(table)
+        stand_in(folder)
         cases = []
         for n, kind, seed in CASES:
             votes, own, rival = draw(n, kind, seed)

@@ -13,6 +13,7 @@ import click
 from qwill import __version__
 from qwill.base.errors import QwillError
 from qwill.cli.arena import arena
+from qwill.cli.eval_commands import evaluation
 from qwill.cli.groups import InOrder, Itself, examples
 from qwill.cli.serve_commands import serve
 from qwill.cli.trouble import machine_trouble
@@ -24,6 +25,7 @@ STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
 EXTRAS = {
     "ftfy": "curate", "py3langid": "curate", "prompt_toolkit": "chat", "fastapi": "serve", "uvicorn": "serve",
     "prometheus_client": "serve", "sqlalchemy": "serve", "alembic": "serve",
+    "httpx": "serve", "llguidance": "serve",
 }  # fmt: skip
 
 
@@ -183,7 +185,7 @@ _stage_command(qwill, "pretrain", "Train a base model on the corpus.", "steps=10
 _stage_command(qwill, "sft", "Fine-tune the base model on conversations.", "steps=50")
 _stage_command(qwill, "grpo", "Improve the model by reinforcement learning, rewards checked.", "seed=2")
 _stage_command(qwill, "quantize", "Put the aligned model into int8 and measure what that costs.", "problems=50")
-_stage_command(qwill, "eval", "Ask all models held-out problems; accuracies with intervals.", "problems=100")
+qwill.add_command(evaluation)
 qwill.add_command(
     arena(_stage("arena", "Let the models of a recipe compete in pairs; ratings with intervals.", "problems=50"))
 )

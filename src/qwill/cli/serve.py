@@ -118,6 +118,8 @@ def start(
     makers: Mapping[str, Callable[[], Client]], named: Mapping[str, str], settings: ServeSettings, as_json: bool
 ) -> int:
     """Serve the models whose engines `makers` makes, under the names of its keys."""
+    if settings.arena is not None and len(makers) < 2:
+        raise ConfigError("--arena needs at least two models: name another, as in `qwill serve A B --arena`")
 
     # Nothing else is imported before the engine processes run: loading a model takes longest.
     async def everything() -> None:
@@ -159,7 +161,7 @@ def open_state(settings: ServeSettings) -> Any:
     try:
         opened = open_database(settings.state)
     except (QwillError, OSError) as error:
-        if settings.needs_key or settings.state:
+        if settings.needs_key or settings.state or settings.arena is not None:
             raise
         log.warning("no conversations are kept", extra={"fields": {"error": str(error)}})
         return None

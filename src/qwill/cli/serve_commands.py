@@ -15,6 +15,7 @@ from qwill.cli.groups import Itself, examples
     epilog=examples(
         "qwill serve smollm2",
         "qwill serve chat=runs/demo/aligned base=runs/demo/base --port 9000",
+        "qwill serve runs/demo/sft runs/demo/aligned runs/demo/int8 --arena",
         "qwill serve runs/demo/aligned --engine vllm --engine-options '--tensor-parallel-size 8'",
     ),
 )
@@ -61,13 +62,24 @@ from qwill.cli.groups import Itself, examples
 @click.option("--cors-origin", "origins", multiple=True, metavar="URL", help="A site whose pages may call this server.")
 @click.option("--allow-adapter-loading", is_flag=True, help="Clients may load adapters from folders here.")
 @click.option("--log-prompts", is_flag=True, help="Put prompts and replies into the log.")
+@click.option("--arena", is_flag=True, help="Let the models meet in battles that people vote on; the page shows it.")
+@click.option(
+    "--arena-limit", type=click.IntRange(min=0), default=30, show_default=True,
+    help="Battles and votes of one voter in a minute; of one address eight times as many. 0: no limit.",
+)
+@click.option(
+    "--arena-prior", type=click.FloatRange(min=0), default=0.1, show_default=True,
+    help="How far ratings are drawn together, in votes. 0: not at all; models without wins or losses are then unrated.",
+)
+@click.option("--arena-tokens", type=click.IntRange(min=1), help="Most tokens of a reply.  [default: the models' own]")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
 def serve_models(
     models: tuple[str, ...], host: str, port: int, adapters: tuple[str, ...], engine: str, engine_url: str | None,
     engine_options: str, api_key_required: bool, state: str | None, thinking: bool, weights: str, dtype: str | None,
     kv_cache: str | None, speculate: str | None, speculate_tokens: int | None, device: str, threads: int, queue: int,
     timeout: float, max_body: int, drain: float,
-    origins: tuple[str, ...], allow_adapter_loading: bool, log_prompts: bool, as_json: bool,
+    origins: tuple[str, ...], allow_adapter_loading: bool, log_prompts: bool, arena: bool, arena_limit: int,
+    arena_prior: float, arena_tokens: int | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Serve MODEL to OpenAI's and Anthropic's clients, and a page to talk with it.
 
@@ -75,11 +87,13 @@ def serve_models(
     """
     from qwill.base.errors import ConfigError
     from qwill.cli.serve import run_serve, run_vllm, speculation
-    from qwill.serve.settings import ServeSettings
+    from qwill.serve.settings import ArenaSettings, ServeSettings
 
+    limit = arena_limit or None
+    battles = ArenaSettings(arena_prior, limit, limit, limit and 8 * limit, arena_tokens) if arena else None
     settings = ServeSettings(
         host, port, api_key_required, state, thinking, max_body << 20, queue, timeout,
-        drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
+        drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading, arena=battles,
     )  # fmt: skip
     if engine == "vllm":
         ours = {

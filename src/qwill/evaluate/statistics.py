@@ -2,8 +2,8 @@
 
 Every function is a pure function of numbers or arrays. Sources, cited where they are used: Wilson (1927);
 McNemar (1947); Bonett & Price (2012), recommended by Fagerland, Lydersen & Laake (2014); Efron (1979); Chen
-et al. (2021) for pass@k; Connor (1987) for sample sizes; Miller (2024), "Adding error bars to evals", for the
-use of paired and clustered errors with language models.
+et al. (2021) for pass@k; Connor (1987) for sample sizes; Holm (1979) for several tests at once; Miller (2024),
+"Adding error bars to evals", for the use of paired and clustered errors with language models.
 """
 
 import math
@@ -119,11 +119,55 @@ def paired_accuracy(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Dif
     )
 
 
+def sign_flips_exact(sums: Sequence[int]) -> float:
+    """Exact two-sided p-value of the sign-flip test: how often whole numbers whose signs are tossed like coins add up
+    to something as far from zero as these.
+
+    Under "equally good" the two models may be swapped in each group of examples, which flips the sign of the group's
+    summed difference. With one example in each group this is `mcnemar_exact`.
+    """
+    steps = [abs(step) for step in map(int, sums) if step]
+    reach = sum(steps)
+    # chance[i]: of the sum i - reach so far; each group moves half of it up and half of it down.
+    chance = np.zeros(2 * reach + 1)
+    chance[reach] = 1.0
+    seen = 0
+    for step in sorted(steps):
+        here = chance[reach - seen : reach + seen + 1].copy() / 2
+        seen += step
+        chance[reach - seen : reach + seen + 1] = 0.0
+        chance[reach - seen : reach + seen + 1 - 2 * step] += here
+        chance[reach - seen + 2 * step : reach + seen + 1] += here
+    found = abs(sum(map(int, sums)))
+    return min(1.0, 2 * float(chance[reach + found :].sum())) if found else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several (Holm 1979): whoever calls those below α real errs, in at least one of them,
+    with a chance of α at most, however they depend on each other."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, (len(p_values) - rank) * p_values[place])
+        adjusted[place] = min(1.0, largest)
+    return adjusted
+
+
+def group_numbers(clusters: Sequence[object]) -> NDArray[np.int64]:
+    """The group of each example as a number from 0, in order of first appearance."""
+    seen: dict[object, int] = {}
+    return np.array([seen.setdefault(name, len(seen)) for name in clusters], dtype=np.int64)
+
+
 def paired_bootstrap(
-    a: ArrayLike, b: ArrayLike, seed: int, resamples: int = 10_000, confidence: float = 0.95
+    a: ArrayLike,
+    b: ArrayLike,
+    seed: int,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    clusters: Sequence[object] | None = None,
 ) -> Difference:
     """Percentile bootstrap of mean(a - b) over the same examples (Efron 1979); scores may be any real
-    numbers.
+    numbers. With `clusters`, the group of each example, whole groups are drawn.
 
     Pairs are drawn together, so what the two models share (an example that is hard for both) cancels. The
     p-value is twice the smaller tail of resampled differences on the wrong side of zero, with one added to
@@ -135,12 +179,15 @@ def paired_bootstrap(
         raise DataError(f"paired_bootstrap got resamples={resamples}, expected at least 1; use 10000.")
     gap = values_a - values_b
     n = len(gap)
+    groups = np.arange(n) if clusters is None else group_numbers(clusters)
+    sums, sizes = np.bincount(groups, weights=gap), np.bincount(groups)
     generator = np.random.Generator(np.random.PCG64(seed))
     means = np.empty(resamples)
-    rows = max(1, BOOTSTRAP_BLOCK // n)
+    rows = max(1, BOOTSTRAP_BLOCK // len(sums))
     for start in range(0, resamples, rows):
         stop = min(resamples, start + rows)
-        means[start:stop] = gap[generator.integers(0, n, size=(stop - start, n))].mean(axis=1)
+        drawn = generator.integers(0, len(sums), size=(stop - start, len(sums)))
+        means[start:stop] = sums[drawn].sum(axis=1) / (n if clusters is None else sizes[drawn].sum(axis=1))
     tail = (1 - confidence) / 2
     lower, upper = np.quantile(means, [tail, 1 - tail])
     smaller = min(int(np.sum(means <= 0)), int(np.sum(means >= 0)))
@@ -177,8 +224,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, clusters: Sequenc
     else:
         if len(clusters) != n:
             raise DataError(f"mean_interval got {n} values and {len(clusters)} clusters; give one for each value.")
-        seen: dict[object, int] = {}
-        groups = np.array([seen.setdefault(name, len(seen)) for name in clusters], dtype=np.int64)
+        groups = group_numbers(clusters)
     count = int(groups.max()) + 1 if n else 0
     if count < 2:
         raise DataError(f"mean_interval got {count} independent examples; give at least 2, or no spread shows.")

@@ -53,6 +53,10 @@ def make_app(service: Service) -> ASGIApp:
         from qwill.serve.page_routes import conversation_routes
 
         app.include_router(conversation_routes(service.state, tenant_of))
+        if service.settings.arena is not None:
+            from qwill.serve.arena_routes import arena_routes
+
+            app.include_router(arena_routes(service.state, service.settings.arena))
     describe(app, service.settings.needs_key)
     inner: ASGIApp = app
     if service.settings.origins:

@@ -9,11 +9,24 @@ from qwill.base.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class ArenaSettings:
+    """`prior`: of the leaderboard's ratings (fit_ratings); 0 leaves models that can't be compared unrated. `battles`,
+    `votes`: the most of one voter in a minute, `address` of both that come from one address; None: no limit.
+    `max_tokens` of a reply; None: as many as the models' own settings say."""
+
+    prior: float = 0.1
+    battles: int | None = 20
+    votes: int | None = 30
+    address: int | None = 240
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class ServeSettings:
     """`waiting`: requests beyond those running that may stand in the queue of a model. `seconds`: the longest that one
     request may take. `drain`: what running streams get to end by themselves when the server stops. `origins`: sites
     whose pages may call this server (CORS). `log_prompts`: prompts and replies go into the log. `adapter_loading`:
-    clients may load adapters from folders of this machine."""
+    clients may load adapters from folders of this machine. `arena`: the models meet in battles (arena_routes.py)."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -29,6 +42,7 @@ class ServeSettings:
     log_prompts: bool = False
     page: bool = True
     adapter_loading: bool = False
+    arena: ArenaSettings | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:

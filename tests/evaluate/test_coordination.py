@@ -1,0 +1,139 @@
+"""Bot rings are found and honest crowds are not accused; votes.py and arena_standings.py on made-up crowds."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up_votes import honest, mixed, ring, vote
+
+from qwill.base.errors import DataError
+from qwill.evaluate.arena import fit_ratings
+from qwill.evaluate.arena_standings import checkpoint, counted, history, standings, with_votes
+from qwill.evaluate.coordination import ring_voters, suspicions
+from qwill.evaluate.votes import Vote, replay
+
+
+@pytest.mark.parametrize("taste", [0.0, 0.4, 0.8])
+@pytest.mark.parametrize("homes", [0, 15])
+def test_honest_crowds_are_not_accused(taste: float, homes: int) -> None:
+    """Tastes apart by as much as the models are, people who share addresses, some who vote much more than others."""
+    for seed in range(4):
+        assert suspicions(honest(seed, taste=taste, homes=homes)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "accounts", "each", "more"),
+    [
+        ("address", "ash", 10, 10, {}),  # behind one address, few votes each
+        ("address", "ash", 10, 12, {"addresses": 2, "loyalty": 0.95}),
+        ("address", "fir", 8, 12, {"against": True}),
+        ("crowd", "ash", 20, 15, {"addresses": 20}),  # from addresses of their own
+        ("crowd", "fir", 15, 15, {"addresses": 15, "against": True}),
+        ("voter", "oak", 1, 150, {}),  # one bot alone
+    ],
+)
+def test_rings_are_found_whole_and_nobody_else(kind: str, target: str, accounts: int, each: int, more: dict) -> None:
+    for seed in range(3):
+        votes = mixed(seed, honest(seed), ring(seed, target, accounts, each, **more))
+        found = suspicions(votes)
+        accused = ring_voters(votes)
+        bots = {name for name in accused if name.startswith("bot")}
+        assert len(bots) >= 0.8 * accounts and len(accused) - len(bots) <= 1
+        first = found[0]
+        assert first.model == target and first.direction == ("against" if more.get("against") else "for")
+        assert kind in {one.kind for one in found} and first.chance < 1e-4 and first.votes > 0
+
+
+def test_where_few_vote_opposite_tastes_are_no_ring() -> None:
+    friends = [vote(i, f"friend-{i % 4}", "ash", "birch", "a" if i % 4 < 2 else "b", "home") for i in range(400)]
+    assert suspicions(friends) == []
+
+
+def test_ratings_without_a_ring_are_those_of_the_honest() -> None:
+    crowd = honest(7, voters=120)
+    votes = mixed(7, crowd, ring(7, "oak", 12, 20))
+    found = counted(votes)
+    clean = {row["model"]: row["rating"] for row in standings(counted(crowd), [])["ratings"]}
+    now = {row["model"]: row["rating"] for row in standings(found, [])["ratings"]}
+    moved = fit_ratings([v.model_a for v in votes], [v.model_b for v in votes], [v.points for v in votes], prior=0.1)
+    pushed = dict(zip(moved.models, moved.rating, strict=True))["oak"]
+    assert found.set_aside["coordinated"] >= 200
+    assert abs(now["oak"] - clean["oak"]) < 5 < 30 < pushed - clean["oak"]
+
+
+@given(st.integers(0, 10**6))
+def test_checkpoints_grow_with_the_log(count: int) -> None:
+    found = checkpoint(count)
+    assert found <= count and checkpoint(found) == found
+    assert count - found < max(50, 0.06 * count)
+
+
+def test_following_the_log_is_as_starting_anew_between_checkpoints() -> None:
+    votes = honest(1, voters=30, each=(5, 10))
+    start = checkpoint(len(votes))
+    found = counted(votes[:start])
+    for one in votes[start:]:
+        found = with_votes(found, [one])
+    assert found == counted(votes)
+
+
+def test_the_leaderboard_says_everything_and_is_json() -> None:
+    votes = [vote(i, f"v-{i}", "ash", "birch", "ab"[i % 2], categories=("en",)) for i in range(20)]
+    votes += [vote(20 + i, f"w-{i}", "birch", "cedar", "tie", categories=("zh", "code")) for i in range(5)]
+    votes += [vote(30, "x", "ash", "cedar", "a", leaks=("a:self",))]
+    shown = json.loads(json.dumps(standings(counted(votes), ["ash", "birch", "cedar", "elm"], "all")))
+    assert [row["model"] for row in shown["ratings"]][-1] == "elm" and shown["ratings"][-1]["rating"] is None
+    assert shown["set_aside"] == {"leak": 1, "coordinated": 0} and shown["categories"] == {
+        "all": 25, "code": 5, "en": 20, "zh": 5,
+    }  # fmt: skip
+    ash = next(row for row in shown["ratings"] if row["model"] == "ash")
+    assert (ash["votes"], ash["wins"], ash["ties"], ash["losses"]) == (20, 10, 0, 10)
+    assert all(set(note) == {"en", "zh"} for note in shown["notes"])
+    zh = standings(counted(votes), ["ash"], "zh")
+    assert zh["votes"] == 5 and next(r for r in zh["ratings"] if r["model"] == "ash")["rating"] is None
+    assert [point["votes"] for point in history(votes)][-1] == 26
+    with pytest.raises(DataError, match="choose from all, code, en, zh"):
+        standings(counted(votes), [], "fr")
+
+
+def test_what_can_not_be_compared_is_said() -> None:
+    apart = [vote(i, f"v-{i}", *(("ash", "birch") if i % 2 else ("cedar", "elm")), "ab"[i // 2 % 2]) for i in range(20)]
+    shown = standings(counted(apart), [])
+    assert any("ash, birch; cedar, elm" in note["en"] for note in shown["notes"])
+    plain = standings(counted(apart), [], prior=0.0)
+    assert all(row["rating"] is None for row in plain["ratings"]) and "No ratings" in plain["notes"][0]["en"]
+    assert standings(counted([]), ["ash"])["notes"][0]["zh"] == "还没有投票。"
+
+
+def entry(number: int, **more: object) -> dict[str, object]:
+    body = {"model_a": "ash", "model_b": "birch"}
+    row = {"sequence": number, "kind": "vote", "id": f"i{number}", "battle": f"b{number}", "voter": "v", "outcome": "a",
+           "body": body, "created": 1, "deleted": None, "erases": None}  # fmt: skip
+    return row | more
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([entry(1), entry(2, battle="b1")], "entry 2 is a second vote of one voter on battle b1"),
+        ([entry(1, outcome="c")], "entry 1: outcome 'c'; expected one of a, b, tie, both_bad"),
+        ([entry(1, body={"model_a": "ash"})], "entry 1: model_b is None"),
+        ([entry(1, body={"model_a": "ash", "model_b": "ash"})], "entry 1: 'ash' against itself"),
+        ([entry(2), entry(1)], "entry 1 comes after entry 2"),
+        ([entry(1, kind="erasure", erases="i9")], "entry 1 erases i9, which is no vote before it"),
+    ],
+)
+def test_a_log_that_makes_no_sense_is_refused_by_entry(entries: list[dict[str, object]], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        replay(entries)
+
+
+def test_a_vote_is_read_as_it_was_written() -> None:
+    body = {"model_a": "ash", "model_b": "birch", "language": "zh", "categories": ["zh"], "leaks": ["a:self"],
+            "consent": True, "address": "n_1", "style": [[1, 2], [3, 4]]}  # fmt: skip
+    found = replay([entry(1, body=body)])[0]
+    assert found == Vote("i1", 1, 1, "b1", "v", "a", "ash", "birch", "zh", ("zh",), ("a:self",), True, "n_1",
+                         ((1, 2), (3, 4)))  # fmt: skip
+    assert asdict(found)["outcome"] == "a" and found.points == 1.0

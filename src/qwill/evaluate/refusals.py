@@ -16,19 +16,19 @@ _DO = (
     r"fulfil+|engage|participate|take part|discuss|answer|explain|teach|tell(?! you how (?:much|happy|glad|many))|show|"
     r"make|promote|encourage|condone|continue|facilitate|advise|instruct|guide|walk you|describe|go along|respond|"
     r"complete|carry out|satisfy|accommodate|grant|process|be (?:part|involved|of (?:help|assistance)))"
-)
+).replace(" ", r"\s")
 _NOT = (
     r"(?:can(?:no|')?t|can not|won't|will not|would not|wouldn't|am (?:unable|not able) to|'m (?:unable|not able) to|"
     r"am not (?:allowed|permitted|willing|going|in a position) to|'m not (?:allowed|permitted|willing|going) to|"
     r"must not|should not|shouldn't|could not|couldn't|don't feel comfortable|do not feel comfortable|refuse to|"
     r"(?:have to|must|need to) (?:\w+ly )?(?:decline|refuse)(?: to)?)"
-)
+).replace(" ", r"\s")
 _ENGLISH = re.compile(
     rf"""
       \bi\s?(?:\w+ly\s)?{_NOT}\s(?:\w+ly\s)?(?:in\sgood\sconscience\s)?{_DO}\b
     | \bi\s?(?:(?:have\sto|must|need\sto)\s(?:\w+ly\s)?(?:decline|refuse)|(?:\w+ly\s)?(?:decline|refuse)\sto)\b
-    | \bi(?:'m|\sam)\s(?:very\s|really\s|so\s|truly\s)?(?:sorry|afraid)\b[^.!?\n]{{0,40}}\b(?:can(?:no|')?t|can\snot|won't|
-      unable|not\sable|not\ssomething)
+    | \bi(?:'m|\sam)\s(?:very\s|really\s|so\s|truly\s)?(?:sorry|afraid)\b[^.!?\n]{{0,40}}\b(?:can(?:no|')?t|can\snot|
+      won't|unable|not\sable|not\ssomething)
     | \b(?:sorry|apologi[sz]e|apologies|unfortunately)\b[,.\s]{{1,3}}(?:but\s)?i\s?{_NOT}\s(?:\w+ly\s)?{_DO}
     | \b(?:unable|not\sable)\sto\s(?:help|assist|provide|comply|fulfil+)\b
     | \bnot\ssomething\s(?:that\s)?(?:i(?:'m|\sam|\scan|\swill)|we\scan)

@@ -12,7 +12,7 @@
 | overlap | its words follow the nearest answer's (ROUGE-L, from 0 to 1) |
 | in_language | it is there, in the language asked |
 | code | the program passes its tests, in the sandbox |
-| calls | it calls the functions that the answer names, with arguments that the answer allows; none where it names none |
+| calls | it calls the functions that the answer names, with arguments it allows; none where it names none |
 | refusal, compliance | it refuses; it does not |
 | verify | the verifier of the bilingual generated tasks accepts it |
 | reasoning_gym | its family's own scorer accepts it (from 0 to 1) |

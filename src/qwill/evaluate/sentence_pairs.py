@@ -21,12 +21,12 @@ from qwill.base.files import read_jsonl
 from qwill.base.packages import open_member
 from qwill.data.languages import language as language_file
 from qwill.data.languages import shipped
-from qwill.data.readers import Raw
+from qwill.data.records import Raw
 from qwill.data.registry_sources import Package, RegistrySource, find_source
 
 PAIRS = 2000
-# Books that no recipe of ours trains on; Debian has none in Arabic or Hebrew to speak of, so there it is the messages of
-# a program.
+# Books that no recipe of ours trains on; Debian has none in Arabic or Hebrew to speak of, so there it is the messages
+# of a program.
 SOURCES = {
     "en": ("quac", "wiki_demo"), "zh": ("words",),
     **{code: (f"libreoffice_help_{code}",) for code in ("de", "es", "fr", "it", "ja", "ko", "pt", "ru")},

@@ -93,18 +93,17 @@ def letter(example: Example, reply: str) -> Score:
 
 
 def chosen_letter(reply: str) -> str | None:
-    """The letter a reply settles on: behind its announcement the first, else the only one that it names (or the first
-    of its first line where the reply begins with it). None where it names several or none."""
+    """The letter a reply settles on: behind its announcement the first; else the one that it begins with, marked as a
+    choice ("B.", "(B)") or alone; else the only one that it names. None where it names several or none."""
     text = unicodedata.normalize("NFKC", reply).strip()
     behind = announced(text)
     found = _LETTER.findall(behind)
     if behind != text:
         return found[0] if found else None
-    if begins := _LETTER.match(text):
-        # "A man …" begins with an article.
-        if len(text) == 1 or begins.end() > begins.end(1) or len(set(found)) == 1 and len(text) < 4:
-            return begins[1]
-    # The article and the pronoun are no choices.
+    begins = _LETTER.match(text)
+    # "A man …" begins with an article, "A." with a choice.
+    if begins and (len(text) == 1 or begins.end() > begins.end(1)):
+        return begins[1]
     named = {one for one in found if one not in "AI"} or set(found)
     return named.pop() if len(named) == 1 else None
 

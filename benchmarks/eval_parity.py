@@ -168,6 +168,8 @@ def run(arguments: argparse.Namespace, chat: bool) -> list[Found]:
     with tempfile.TemporaryDirectory() as place:
         folder, asked = Path(place), {}
         for task, shots in tasks_of(names, arguments.shots):
+            if task.chat and not chat:
+                continue
             try:
                 examples = load_examples(task)
                 shot_examples = (

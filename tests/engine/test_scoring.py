@@ -13,6 +13,8 @@ from qwill.engine.scoring import Scorer
 
 MODELS = {"dense": tiny_model("dense"), "moe": tiny_model("moe"), "hybrid": redrawn(OTHERS["qwen3_next"], seed=4)}
 IDS = st.integers(0, 96)
+# The hybrid's own float32 pass is up to 8e-4 away from the same in float64; attention's sums are far closer.
+CLOSE = {"dense": 2e-4, "moe": 2e-4, "hybrid": 3e-3}
 
 
 def definition(model, context, continuation):
@@ -58,10 +60,10 @@ def test_scores_are_the_models_own(data):
     found = scorer.score(pairs)
     for (context, continuation), one in zip(pairs, found, strict=True):
         value, greedy = definition(model, context, continuation)
-        assert one.logprob == pytest.approx(value, abs=2e-4)
+        assert one.logprob == pytest.approx(value, abs=CLOSE[kind])
         assert (one.greedy, one.tokens) == (greedy, len(continuation))
     again = scorer.score(pairs)
-    assert [one.logprob for one in again] == pytest.approx([one.logprob for one in found], abs=2e-4)
+    assert [one.logprob for one in again] == pytest.approx([one.logprob for one in found], abs=CLOSE[kind])
     assert scorer._pool.free == scorer._pool.blocks
 
 

@@ -24,6 +24,7 @@ _NUMBER = re.compile(
     r"(?<![\w.])[-−]?\s?(?:[$¥￥€£]\s?)?(\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?(\d+))?|[-−]?\d+(?:\.\d+)?"
 )
 _LETTER = re.compile(r"(?<![A-Za-z0-9'’])[（(\[]?([A-J])(?:[)）\].、,，:：。]|(?![A-Za-z0-9'’]))")
+_ARTICLE = re.compile(r"(?<!\w)(?:A|I)(?='|\s(?!or\b|and\b|is\b|oder\b)[a-z])")
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
 
 
@@ -104,7 +105,7 @@ def chosen_letter(reply: str) -> str | None:
     # "A man …" begins with an article, "A." with a choice.
     if begins and (len(text) == 1 or begins.end() > begins.end(1)):
         return begins[1]
-    named = {one for one in found if one not in "AI"} or set(found)
+    named = set(_LETTER.findall(_ARTICLE.sub(" ", text))) or set(found)
     return named.pop() if len(named) == 1 else None
 
 

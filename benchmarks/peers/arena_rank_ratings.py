@@ -1,9 +1,9 @@
 """arena-rank 0.1.1 in a process of its own: read votes, rate them, write ratings and intervals.
 
-    PYTHON_WITH_ARENA_RANK arena_rank_ratings.py VOTES.jsonl OUT.json [--style] [--reweighted] [--tight]
+    PYTHON_WITH_ARENA_RANK arena_rank_ratings.py VOTES.jsonl OUT.json [--style] [--reweighted] [--tight] [--ftol0]
 
-`--tight` asks for ftol 1e-16 and gtol 1e-13 in place of the defaults (1e-9 both). The votes' style features are the
-columns that are not names or winners.
+`--tight` asks for ftol 1e-16 and gtol 1e-13 in place of the defaults (1e-9 both), `--ftol0` for ftol 0.
+The votes' style features are the columns that are not names or winners.
 """
 
 import json
@@ -18,7 +18,9 @@ from arena_rank.utils.data_utils import ContextualPairDataset, PairDataset
 
 def main() -> None:
     votes, out, *options = sys.argv[1:]
-    tight = {"ftol": 1e-16, "gtol": 1e-13, "max_iter": 10_000} if "--tight" in options else {}
+    tight: dict[str, float] = {"ftol": 1e-16, "gtol": 1e-13, "max_iter": 10_000} if "--tight" in options else {}
+    if "--ftol0" in options:
+        tight["ftol"] = 0.0
     frame = pd.read_json(votes, lines=True)
     reweighted = "--reweighted" in options
     if "--style" in options:

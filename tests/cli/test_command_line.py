@@ -20,7 +20,8 @@ from qwill.workflow.stages import STAGES
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "pyarrow", "scipy", "transformers", "tokenizers", "rich", "numpy", "jinja2", "prompt_toolkit")
 PAGES = ("README.md", "docs/en/quickstart.md", "docs/zh/quickstart.md")
-GUIDES = ("docs/en/curation.md", "docs/zh/curation.md", "docs/en/serve.md", "docs/zh/serve.md")
+EVALUATION = ("docs/en/evaluation.md", "docs/zh/evaluation.md")
+GUIDES = ("docs/en/curation.md", "docs/zh/curation.md", "docs/en/serve.md", "docs/zh/serve.md", *EVALUATION)
 
 
 def commands(group: click.Group = qwill, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from tests.model.gguf_models import tiny
 
 from qwill.base.artifact import MANIFEST, read_manifest, verify
 from qwill.cli.main import main
+from qwill.evaluate.task import load_examples, load_task
 from qwill.hub.lineage import trace
 from qwill.model import save_model
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "eval"
 TASK = """\
 name: sums
 about: little sums
@@ -90,6 +93,23 @@ def test_results_are_an_artifact(models: Path, here: Path, capsys: pytest.Captur
     assert again["recipe_id"] != found["recipe_id"]
 
 
+def test_results_that_were_changed_are_made_again(models: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("eval", str(models / "one"), "--tasks", "sums.yaml", "--out", "done")
+    first = said(capsys, *command)
+    rows = Path("done/results.jsonl")
+    rows.write_text(rows.read_text(encoding="utf-8").replace('"acc": 0.0', '"acc": 1.0'), encoding="utf-8")
+    assert said(capsys, *command) == first and verify(Path("done")) == []
+    # Another kind of results, a recipe's, is nobody's to replace, and not to be compared like this.
+    manifest = json.loads(Path("done/qwill.json").read_text(encoding="utf-8"))
+    Path("done/qwill.json").write_text(json.dumps(manifest | {"stage": "results"}), encoding="utf-8")
+    for words, says in (
+        (command, "holds no results of `qwill eval`"),
+        (("eval", "compare", "done", "done"), "by a recipe"),
+    ):
+        assert main(list(words)) == 2
+        assert says in capsys.readouterr().err
+
+
 def test_two_runs_make_the_same_artifact_and_a_killed_one_goes_on(
     models: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +149,16 @@ def test_compare_says_what_differs(models: Path, here: Path, capsys: pytest.Capt
     assert main(["eval", "compare", "one", "other", "--metric", "acc_norm"]) == 0
     shown = capsys.readouterr().out
     assert "acc_norm" in shown and "no difference shown" in shown and "3 comparisons were made" in shown
+    assert not any("asked" in note for note in found["notes"])
+    (here / "sums.yaml").write_text(TASK + 'delimiter: ""\n', encoding="utf-8")
+    said(capsys, "eval", str(models / "one"), "--tasks", "sums.yaml", "--shots", "2", "--limit", "9", "--out", "shots")
+    page = here / "asked.html"
+    notes = said(capsys, "eval", "compare", "one", "shots", "--html", str(page))["notes"]
+    assert [note.partition(": ")[2].partition(" is")[0] for note in notes if "asked alike" in note] == [
+        "shots",
+        "sums.delimiter",
+    ]
+    assert "提问方式不同：shots" in page.read_text(encoding="utf-8")
     same = said(capsys, "eval", "compare", "one", "one")
     assert {line["better"] for line in same["lines"]} == {""} and same["a"]["model"] == same["b"]["model"] == "one"
 
@@ -170,6 +200,19 @@ def test_what_cannot_be_done_is_a_sentence(models: Path, here: Path, capsys: pyt
     rows.write_text("[]\n")
     assert main(["eval", "compare", "done", "done"]) == 2
     assert "line 1 holds list" in capsys.readouterr().err
+
+
+def test_the_examples_of_the_guide_are_tasks(models: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capitals = str(EXAMPLES / "capitals.yaml")
+    found = said(capsys, "eval", str(models / "one"), "--tasks", capitals, "--shots", "1")["tasks"]["capitals"]
+    assert found["examples"] == 8 and set(found["languages"]) == {"en", "zh"}
+    task = load_task(EXAMPLES / "haiku.yaml")
+    example = load_examples(task)[3]
+    assert example.prompt == "用三行诗写春雨，只写诗。" and example.language == "zh"
+    specification = spec_from_file_location("haiku", EXAMPLES / "haiku.py")
+    assert specification is not None and specification.loader is not None
+    specification.loader.exec_module(haiku := module_from_spec(specification))
+    assert haiku.three_lines(example, "春雨\n\n夜\n花") == (1.0, "3 lines")
 
 
 def test_the_box_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

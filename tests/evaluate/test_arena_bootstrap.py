@@ -36,13 +36,27 @@ def test_side_by_side_is_one_by_one(seed, prior):
         np.testing.assert_allclose(CENTRE + POINTS * found[row], alone.rating, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["plain", "weights", "features", "clusters"])
+def test_sets_without_a_maximum_are_nan_and_the_others_are_not():
+    a, b = np.triu_indices(4, 1)
+    met = np.full((5, 6), 10.0)
+    won = np.full((5, 6), 5.0)
+    won[1, :3] = 10.0  # the first model won everything
+    won[2, [2, 4, 5]] = 10.0  # the last lost everything
+    met[3, [0, 1, 2]] = won[3, [0, 1, 2]] = 0.0  # the first met nobody
+    won[4, 0], met[4, 0] = 1e5 - 1, 1e5  # far apart, but not for ever
+    for start in (np.zeros(4), np.array([3.0, -1.0, -1.0, -1.0])):
+        found = fit_side_by_side(4, a, b, won, met, 0.0, start)
+        assert np.isnan(found).all(axis=1).tolist() == [False, True, True, True, False]
+        assert np.isfinite(fit_side_by_side(4, a, b, won, met, 0.01, start)).all()
+
+
+@pytest.mark.parametrize("kind", ["plain", "weights", "features", "weights and features", "clusters"])
 def test_many_votes_give_the_sandwich(kind):
     a, b, y = drawn_votes(1)
-    features = np.random.default_rng(2).normal(size=(len(a), 2)) if kind == "features" else None
-    weights = pair_weights(a, b, 1) * np.linspace(0.5, 1.5, len(a)) if kind == "weights" else None
+    features = np.random.default_rng(2).normal(size=(len(a), 2)) if "features" in kind else None
+    weights = pair_weights(a, b, 1) * np.linspace(0.1, 2, len(a)) ** 3 if "weights" in kind else None
     clusters = list(np.arange(len(a)) // 2) if kind == "clusters" else None
-    options = {"resamples": 150 if kind == "features" else 2000}
+    options = {"resamples": 150 if "features" in kind else 2000}
     found = bootstrap_ratings(a, b, y, features, weights, clusters=clusters, **options)
     exact = fit_ratings(a, b, y, features, weights, clusters=clusters, hessian_ridge=0)
     np.testing.assert_array_equal(found.rating, exact.rating)
@@ -63,10 +77,12 @@ def test_votes_are_drawn_and_not_weights():
 
 def test_copies_of_clusters_widen_what_copies_of_votes_would_not():
     a, b, y = drawn_votes(3, votes=400)
-    a, b, y, voter = a * 4, b * 4, np.tile(y, 4), list(range(400)) * 4
+    a, b, y, voter = a * 4, b * 4, np.tile(y, 4), [f"v{i}" for i in range(400)] * 4
     once = bootstrap_ratings(a[:400], b[:400], y[:400], resamples=1000, seed=1)
     plain = bootstrap_ratings(a, b, y, resamples=1000, seed=1)
-    clustered = bootstrap_ratings(a, b, y, resamples=1000, seed=1, clusters=voter)
+    order = np.random.default_rng(0).permutation(1600)
+    shuffled = ([column[i] for i in order] for column in (a, b, y, voter))
+    clustered = bootstrap_ratings(*(columns := list(shuffled))[:3], resamples=1000, seed=1, clusters=columns[3])
     np.testing.assert_allclose(plain.stderr, once.stderr / 2, rtol=0.12)
     np.testing.assert_allclose(clustered.stderr, once.stderr, rtol=0.12)
 

@@ -26,6 +26,7 @@ def test_every_spelling_of_an_outcome(tmp_path):
     assert read_votes(write(tmp_path / "v", [VOTE | {"outcome": 0.25}])).outcome == [0.25]
     # Rows of both kinds and empty lines may stand in one file.
     mixed = read_votes(write(tmp_path / "v", [VOTE, "", rows[1], " ", VOTE]))
+    assert read_votes(write(tmp_path / "w", [VOTE, "  ", VOTE])).outcome == [1, 1]
     assert (mixed.model_a, mixed.outcome) == (["x"] * 3, [1, 0, 1])
 
 
@@ -67,6 +68,7 @@ BAD = [
     (VOTE | {"model_b": "x"}, {}, r"line 2: 'x' meets itself"),
     (VOTE | {"outcome": "A wins"}, {}, r"line 2: 'outcome' is \"A wins\", expected \"a\""),
     (VOTE | {"outcome": 2}, {}, r"line 2: 'outcome' is 2, expected"),
+    (VOTE | {"outcome": True}, {}, r"line 2: 'outcome' is true, expected"),
     (VOTE | {"outcome": None}, {}, r"line 2: 'outcome' is null"),
     (VOTE | {"outcome": [1]}, {}, r"line 2: 'outcome' is \[1\]"),
     (json.dumps(VOTE).replace('"a"', "NaN"), {}, r"line 2: 'outcome' is NaN"),

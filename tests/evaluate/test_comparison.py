@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,8 +13,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from qwill.base.errors import DataError
-from qwill.evaluate.comparison import compare, detectable_difference, difference, differing
-from qwill.evaluate.statistics import holm, mcnemar_exact, mean_interval, paired_bootstrap, sign_flips_exact
+from qwill.evaluate.comparison import _judged, compare, detectable_difference, difference, differing
+from qwill.evaluate.statistics import (
+    bounded_interval,
+    holm,
+    mcnemar_exact,
+    mean_interval,
+    paired_bootstrap,
+    sign_flips_exact,
+    wilson,
+)
 from qwill.evaluate.task_scores import estimate, summarise
 
 
@@ -98,7 +107,8 @@ def test_clusters_that_all_say_the_same_are_no_certainty():
     same, _ = difference([1.0] * 8, [1.0] * 8, [i // 2 for i in range(8)])
     assert same.lower < -0.2 and same.upper > 0.2 and same.p_value == 1
     kept = estimate([1.0] * 8, [i // 2 for i in range(8)])
-    assert kept.method == "wilson" and kept.lower == pytest.approx(estimate([1.0] * 4).lower)
+    t = stats.t.ppf(0.975, 3)
+    assert kept.method == "clusters" and (kept.lower, kept.upper) == pytest.approx((4 / (4 + t * t), 1))
 
 
 def test_a_bootstrap_of_clusters_draws_whole_clusters():
@@ -113,6 +123,44 @@ def test_a_bootstrap_of_clusters_draws_whole_clusters():
     assert grouped.upper - grouped.lower > 2 * (single.upper - single.lower)
     alone = paired_bootstrap(a, b, 0, clusters=list(range(300)))
     assert (alone.lower, alone.upper) == pytest.approx((single.lower, single.upper), abs=1e-12)
+
+
+def test_clusters_of_all_sizes_weigh_as_much_as_they_hold():
+    rng = np.random.default_rng(4)
+    sizes = rng.integers(1, 12, 80)
+    clusters = np.repeat(np.arange(80), sizes).tolist()
+    a = np.repeat(rng.random(80), sizes)
+    found = paired_bootstrap(a, np.zeros(len(a)), 1, clusters=clusters)
+    exact = mean_interval(a, clusters=clusters)
+    assert (found.lower, found.upper) == pytest.approx((exact.lower, exact.upper), abs=0.01)
+
+
+def test_intervals_over_clusters_hold_the_truth_as_often_as_they_say():
+    rng, held = np.random.default_rng(6), np.zeros(2)
+    for _ in range(800):
+        clusters = np.repeat(np.arange(60), rng.integers(1, 6, 60)).tolist()
+        hard = rng.beta(1.2, 0.8, 60)[clusters]
+        a, b = ((rng.random(len(hard)) < hard).astype(float).tolist() for _ in range(2))
+        one, (two, _) = estimate(a, clusters), difference(a, b, clusters)
+        held += one.lower <= 0.6 <= one.upper, two.lower <= 0 <= two.upper
+    assert all(0.925 <= share <= 0.975 for share in held / 800)
+
+
+def test_a_difference_needs_both_the_test_and_the_interval():
+    line = compare(rows("t", [1] * 40), rows("t", [0] * 40), {"t": "acc"}).lines[0]
+    assert _judged(line, 0.05).better == "a"
+    assert _judged(replace(line, better="", lower=-0.1), 0.05).better == ""
+    assert _judged(replace(line, better="", adjusted=0.06, p_value=0.001), 0.05).better == ""
+
+
+def test_what_could_be_seen_is_said_as_strictly_as_it_is_tested():
+    a, b = rows("t", [1, 0] * 200), rows("t", [0, 1] * 200)
+    both = a + rows("u", [1, 0] * 200), b + rows("u", [0, 1] * 200)
+    alone = compare(a, b, {"t": "acc"}).lines[0].detectable
+    among = compare(*both, {"t": "acc", "u": "acc"}).lines[0].detectable
+    scores = [[row["scores"]["acc"] for row in side] for side in (a, b)]
+    assert alone == detectable_difference(*scores, None, 0.05)
+    assert among == detectable_difference(*scores, None, 0.025) > alone
 
 
 def test_better_is_said_only_where_it_is():
@@ -203,10 +251,26 @@ def test_the_detectable_difference_of_clusters_and_of_none():
     assert detectable_difference(a, b, None, 0.05) == pytest.approx(2.8015852 * spread, rel=1e-6)
 
 
+@given(st.integers(2, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_of_a_spread_is_wilsons_where_there_are_only_right_and_wrong(counts):
+    k, n = counts
+    stderr = (k / n * (1 - k / n) / n) ** 0.5  # of n trials; with z in t's place it would be Wilson's to the last digit
+    found = bounded_interval(k / n, stderr, 10**6)
+    assert (found.lower, found.upper) == pytest.approx(tuple(wilson(k, n)) if 0 < k < n else found, abs=1e-5)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=40), st.data())
+def test_an_estimate_holds_its_mean_and_stays_in_bounds(values, data):
+    clusters = data.draw(st.none() | st.lists(st.integers(0, 5), min_size=len(values), max_size=len(values)))
+    found = estimate(values, clusters)
+    assert 0 <= found.lower <= found.mean <= found.upper <= 1
+    assert found.lower < found.upper
+
+
 def test_estimates_choose_their_interval():
     assert estimate([1, 0, 1]).method == "wilson"
-    assert estimate([0.5, 0, 1]).method == "t"
-    assert estimate([1, 0, 1, 1], ["x", "x", "y", "y"]).method == "t over clusters"
+    assert estimate([0.5, 0, 1]).method == "spread"
+    assert estimate([1, 0, 1, 1], ["x", "x", "y", "y"]).method == "clusters"
     one = estimate([0.5])
     assert (one.lower, one.upper, one.stderr, one.method) == (0, 1, None, "none")
     assert estimate([1, 1], ["x", "x"]).method == "none"

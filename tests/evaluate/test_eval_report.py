@@ -126,5 +126,12 @@ def test_a_page_depends_on_its_arguments_alone_and_says_when_nothing_differs() -
     assert "There is no example" in html and "is better" not in html
 
 
+@pytest.mark.parametrize(("metric", "place"), [("acc", 0), ("acc_norm", 1), ("acc_bytes", 2), ("mass", 0)])
+def test_the_choice_that_is_marked_is_the_metrics(metric: str, place: int) -> None:
+    row = {"choices": ["ab", "abcdef", "什么什么"], "logprobs": [-2.0, -4.0, -5.0], "gold": [0]}
+    taken = [choice["models"][0]["taken"] for choice in eval_report._choices([row], metric)]
+    assert taken.index(True) == place and sum(taken) == 1
+
+
 def test_p_values_are_readable() -> None:
     assert [p_text(p) for p in (1e-9, 0.00012, 0.0312, 0.51, 1.0)] == ["<0.0001", "0.0001", "0.0312", "0.51", "1.00"]

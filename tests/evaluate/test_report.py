@@ -133,7 +133,7 @@ def test_verdicts_are_those_of_the_paired_test(inputs: dict[str, Path]) -> None:
     assert len(shown) == 6
     for pair, row in zip(summary["comparisons"], shown, strict=True):
         assert row["verdict"] == pair["verdict"]
-        assert (row["css"] == "even") == (pair["p_value"] >= summary["alpha"])
+        assert (row["css"] == "even") == (pair["adjusted"] >= summary["alpha"])
 
 
 def test_compression_claims_only_what_the_numbers_say() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwill.base.errors import DataError
-from qwill.evaluate.scores import BETTER, UNCLEAR, WORSE, accuracy, compare, pass_rate, summarise
+from qwill.evaluate.scores import BETTER, UNCLEAR, WORSE, accuracy, compare, judged, pass_rate, summarise
 
 grades = st.lists(st.booleans(), min_size=1, max_size=60)
 
@@ -49,18 +49,30 @@ def test_a_verdict_needs_the_paired_test(gained: int, lost: int, same: int) -> N
     pair = compare(rows(before), rows(after), alpha=0.01)
     assert (pair["gained"], pair["lost"], pair["total"]) == (gained, lost, len(before))
     assert pair["difference"] == pytest.approx((gained - lost) / len(before))
-    if pair["p_value"] >= 0.01:
-        assert pair["verdict"] == UNCLEAR
-    else:
-        assert pair["verdict"] == (BETTER if gained > lost else WORSE)
+    assert pair["lower"] <= pair["difference"] <= pair["upper"]
+    shown = pair["p_value"] < 0.01 and not pair["lower"] <= 0 <= pair["upper"]
+    assert verdict(before, after) == ((BETTER if gained > lost else WORSE) if shown else UNCLEAR)
     mirrored = compare(rows(after), rows(before), alpha=0.01)
     assert mirrored["p_value"] == pair["p_value"] and mirrored["difference"] == -pair["difference"]
 
 
+def verdict(before: list[bool], after: list[bool]) -> str:
+    (only,) = judged([compare(rows(before), rows(after), 0.01)], 0.01)
+    return str(only["verdict"])
+
+
 def test_a_large_gain_is_better_and_a_small_one_is_not_called_so() -> None:
-    assert compare(rows([False] * 20), rows([True] * 20), 0.01)["verdict"] == BETTER
-    assert compare(rows([True] * 20), rows([False] * 20), 0.01)["verdict"] == WORSE
-    assert compare(rows([False] * 5), rows([True] * 5), 0.01)["verdict"] == UNCLEAR
+    assert verdict([False] * 20, [True] * 20) == BETTER
+    assert verdict([True] * 20, [False] * 20) == WORSE
+    assert verdict([False] * 5, [True] * 5) == UNCLEAR
+
+
+def test_a_table_of_many_lines_finds_no_winner_by_chance() -> None:
+    """Ten problems gained and none lost: p is 0.002, enough for one line and not for ten."""
+    line = compare(rows([False] * 10 + [True] * 20), rows([True] * 30), 0.01, count=10)
+    assert [pair["verdict"] for pair in judged([line], 0.01)] == [BETTER]
+    many = judged([line, *[compare(rows([True] * 30), rows([True] * 30), 0.01)] * 9], 0.01)
+    assert {pair["verdict"] for pair in many} == {UNCLEAR} and many[0]["adjusted"] == 10 * line["p_value"]
 
 
 def test_other_problems_are_no_pair() -> None:

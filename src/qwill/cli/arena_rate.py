@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwill.base.errors import ConfigError
-from qwill.evaluate.arena import POINTS, Ratings, anchored, fit_ratings, pair_weights, win_matrix
+from qwill.evaluate.arena_small import POINTS, SmallRatings, rate_small
 from qwill.evaluate.arena_table import VoteTable, read_votes
 
-DIGITS = 4  # of a rating, as in ratings.json of the stage `arena`
+if TYPE_CHECKING:
+    from qwill.evaluate.arena import Ratings
 
 
 def rate(
@@ -31,6 +32,33 @@ def rate(
     """Print the leaderboard; raises DataError and ConfigError, each with one sentence."""
     place = _anchor(anchor)
     table = read_votes(votes, style=style, features=features, cluster=cluster, category=category)
+    plain = not (style or features or cluster or bootstrap or weight_pairs or prior)
+    found = rate_small(table.model_a, table.model_b, table.outcome, confidence) if plain else None
+    if found is not None and place is None:
+        board = _board(table, found, found.points, found.battles)
+    else:
+        board = _fitted(table, place, weight_pairs, prior, bootstrap, seed, confidence)
+    how = f"{bootstrap} resamples of {'clusters' if cluster else 'votes'}" if bootstrap else "sandwich"
+    notes = _notes(table, board, how, cluster, category, confidence, place, weight_pairs, prior)
+    if as_json:
+        print(json.dumps(board | {"confidence": confidence, "notes": notes}, indent=2, ensure_ascii=False))
+    else:
+        _print(board, notes, confidence)
+    return 0
+
+
+def _fitted(
+    table: VoteTable,
+    place: tuple[str, float] | None,
+    weight_pairs: bool,
+    prior: float,
+    bootstrap: int | None,
+    seed: int,
+    confidence: float,
+) -> dict[str, Any]:
+    """The leaderboard by NumPy: with weights, features, clusters, a prior, an anchor, or many models."""
+    from qwill.evaluate.arena import anchored, fit_ratings, pair_weights, win_matrix
+
     columns: list[Any] = [table.model_a, table.model_b, table.outcome, table.features or None]
     columns.append(pair_weights(table.model_a, table.model_b) if weight_pairs else None)
     clusters = table.clusters or None
@@ -44,39 +72,38 @@ def rate(
         )
     if place is not None:
         found = anchored(found, *place)
-    how = f"{bootstrap} resamples of {'clusters' if cluster else 'votes'}" if bootstrap else "sandwich"
-    notes = _notes(table, found, how, cluster, category, confidence, place, weight_pairs)
-    board = leaderboard(table, found)
-    if as_json:
-        print(json.dumps(board | {"confidence": confidence, "notes": notes}, indent=2, ensure_ascii=False))
-    else:
-        _print(board, notes, confidence)
-    return 0
+    _, points, battles = win_matrix(table.model_a, table.model_b, table.outcome)
+    board = _board(table, found, points.tolist(), battles.tolist())
+    effects = zip(table.feature_names, found.coefficients, strict=True)
+    board["features"] = {name: float(POINTS * value) for name, value in effects}
+    return board | {"separated": found.separated, "groups": found.groups}
 
 
-def leaderboard(table: VoteTable, found: Ratings) -> dict[str, Any]:
+def _board(
+    table: VoteTable, found: Ratings | SmallRatings, points: list[list[float]], battles: list[list[int]]
+) -> dict[str, Any]:
     """What is printed as JSON: the models best first, coefficients in points, and the matrix of wins."""
-    models, points, battles = win_matrix(table.model_a, table.model_b, table.outcome)
+    separated = () if isinstance(found, SmallRatings) else found.separated
     rows = [
         {
             "rank": int(found.rank[i]),
             "model": model,
-            "rating": round(float(found.rating[i]), DIGITS),
-            "lower": round(float(found.lower[i]), DIGITS),
-            "upper": round(float(found.upper[i]), DIGITS),
-            "stderr": round(float(found.stderr[i]), DIGITS),
-            "votes": int(battles[i].sum()),
-            "points": float(points[i].sum()),
-            "separated": model in found.separated,
+            "rating": float(found.rating[i]),
+            "lower": float(found.lower[i]),
+            "upper": float(found.upper[i]),
+            "stderr": float(found.stderr[i]),
+            "votes": sum(battles[i]),
+            "points": sum(points[i]),
+            "separated": model in separated,
         }
         for i, model in enumerate(found.models)
     ]
-    effects = zip(table.feature_names, found.coefficients, strict=True)
     return {
         "ratings": sorted(rows, key=lambda row: (-row["rating"], row["model"])),
-        "features": {name: round(float(POINTS * value), DIGITS) for name, value in effects},
-        "groups": found.groups,
-        "win_matrix": {"models": models, "points": points.tolist(), "battles": battles.tolist()},
+        "features": {},
+        "separated": [],
+        "groups": [list(found.models)],
+        "win_matrix": {"models": list(found.models), "points": points, "battles": battles},
     }
 
 
@@ -92,13 +119,14 @@ def _anchor(text: str | None) -> tuple[str, float] | None:
 
 def _notes(
     table: VoteTable,
-    found: Ratings,
+    board: dict[str, Any],
     how: str,
     cluster: str | None,
     category: str | None,
     confidence: float,
     place: tuple[str, float] | None,
     weight_pairs: bool,
+    prior: float,
 ) -> list[str]:
     scale = f"{place[0]} at {place[1]:g}" if place else "centred on 1000"
     among = f" in the category '{category}'" if category else ""
@@ -113,12 +141,12 @@ def _notes(
         notes.append("Each vote counts 1/max(votes of its pair, 50).")
     if table.feature_names:
         notes.append("Taken out of the ratings: " + ", ".join(table.feature_names) + ".")
-    if found.prior:
-        notes.append(f"Regularised by a normal prior of precision {found.prior:g}.")
-    if found.separated:
-        notes.append("Won or lost every vote against the rest, so rated by the prior: " + ", ".join(found.separated))
-    if len(found.groups) > 1:
-        listed = "; ".join(", ".join(group) for group in found.groups)
+    if prior:
+        notes.append(f"Regularised by a normal prior of precision {prior:g}.")
+    if board["separated"]:
+        notes.append("Won or lost every vote against the rest, so rated by the prior: " + ", ".join(board["separated"]))
+    if len(board["groups"]) > 1:
+        listed = "; ".join(", ".join(group) for group in board["groups"])
         notes.append(f"No vote connects these groups, so their ratings can't be compared: {listed}.")
     return notes
 

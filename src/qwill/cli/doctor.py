@@ -45,7 +45,7 @@ def doctor(as_json: bool) -> int:
 
 def look() -> list[Finding]:
     """Everything that decides whether the demo works here, and how fast."""
-    return [_python(), *_libraries(), *_machine(), _compiler(), _disk("runs", Path.cwd()), _cache()]
+    return [_python(), *_libraries(), *_machine(), _compiler(), _sandbox(), _disk("runs", Path.cwd()), _cache()]
 
 
 def _python() -> Finding:
@@ -91,6 +91,16 @@ def _compiler() -> Finding:
             return Finding("C compiler", "ok", found)
     advice = "everything works without, only slower: apt install gcc, or what your system calls it"
     return Finding("C compiler", "better", "none", advice)
+
+
+def _sandbox() -> Finding:
+    """What contains the programs that a model wrote, found out by trying (about a second)."""
+    from qwill.evaluate.containment import containment
+
+    found = containment()
+    first, *walls = found.sentences
+    state: Literal["ok", "better"] = "ok" if found.complete else "better"
+    return Finding("sandbox", state, first, "; ".join(wall.rstrip(".") for wall in walls))
 
 
 def _disk(what: str, folder: Path) -> Finding:

@@ -41,7 +41,7 @@ class Likelihood:
 
 @dataclass
 class _Target:
-    """A continuation that one sequence's logits are asked about: its first token follows token `after` of it."""
+    """A continuation to be scored: its first token follows token `after` of what the model reads."""
 
     number: int
     after: int
@@ -51,20 +51,25 @@ class _Target:
     greedy: bool = True
 
 
+@dataclass
+class _Asked:
+    """What one sequence's logits are asked; `branches` while it is a context that continuations will follow."""
+
+    targets: list[_Target]
+    branches: bool
+
+
 class Scorer:
     """Scores continuations with a model; keeps the copy of its weights that the native executor makes, and the cache
     from one call to the next. After changing the weights make a new one."""
 
-    def __init__(self, model: Transformer, memory: int = 1 << 30, slots: int = 64, token_budget: int = 512) -> None:
-        """`memory`: bytes of the cache; at most `slots` sequences and `token_budget` tokens a pass."""
-        self._config = c = model.config
-        settings = EngineSettings(memory=memory, max_running=slots, token_budget=max(slots, token_budget))
-        # Few snapshots would be overwritten before the next choice comes; they are small beside the cache.
-        self._snapshots = 2 * slots if c.has_linear else 0
-        (self._executor,) = executors_of([model], settings, slots + self._snapshots if c.has_linear else 0)
-        self._settings, self._blocks = settings, self._executor.blocks
-        self._pool = BlockPool(self._blocks, settings.block_size, self._snapshots, slots)
-        self._tables = np.zeros((slots, -(-c.max_position_embeddings // settings.block_size)), dtype=np.int32)
+    def __init__(self, model: Transformer, settings: EngineSettings | None = None) -> None:
+        self._config, self._settings = c, s = model.config, settings or EngineSettings()
+        # A recurrent state is shared through a snapshot.
+        snapshots = s.snapshots if c.has_linear else 0
+        (self._executor,) = executors_of([model], s, s.max_running + snapshots if c.has_linear else 0)
+        self._pool = BlockPool(self._executor.blocks, s.block_size, snapshots, s.max_running)
+        self._tables = np.zeros((s.max_running, -(-c.max_position_embeddings // s.block_size)), dtype=np.int32)
         self.computed = 0  # tokens that went through the model, as against those found in the cache
 
     @torch.inference_mode()
@@ -74,36 +79,51 @@ class Scorer:
 
         Raises DataError for a pair that can't be scored, ModelError when the model gives NaN.
         """
-        size = self._settings.block_size
         found: dict[int, Likelihood] = {}
         targets = self._targets(pairs)
-        scheduler = Scheduler(self._pool, self._settings.max_running, self._settings.token_budget)
-        asked: dict[Running, list[_Target]] = {}
+        s, share = self._settings, self._pool.has_states or not self._config.has_linear
+        scheduler = Scheduler(self._pool, s.max_running, s.token_budget, share and s.share_prefixes)
+        asked: dict[Running, _Asked] = {}
         # In the order of their tokens, so that what begins alike runs side by side and shares its beginning.
-        for number, tokens in enumerate(sorted(targets)):
-            first = min(target.after for target in targets[tokens])
-            sequence = Running(str(number), 0, list(tokens), reusable=first)
-            if self._pool.needed(len(tokens)) + 1 > self._blocks:
-                raise DataError(
-                    f"{len(tokens)} tokens of context and continuation don't fit into the cache of "
-                    f"{self._blocks * size}; give it more memory."
-                )
-            asked[sequence] = targets[tokens]
+        for number, context in enumerate(sorted(targets)):
+            sequence = Running(str(number), 0, list(context))
+            asked[sequence] = _Asked(targets[context], branches=True)
             scheduler.add(sequence)
+        try:
+            self._score(scheduler, asked, found, progress)
+        finally:
+            for sequence in asked:
+                scheduler.finish(sequence)
+        return [found[number] for number in range(len(pairs))]
+
+    def _score(
+        self,
+        scheduler: Scheduler,
+        asked: dict[Running, _Asked],
+        found: dict[int, Likelihood],
+        progress: Callable[[int], None] | None,
+    ) -> None:
         while asked:
             pieces = scheduler.schedule()
             self._run(pieces, asked, scheduler)
             for sequence in [p.sequence for p in pieces if p.sequence.computed == len(p.sequence.tokens)]:
-                scheduler.finish(sequence)
-                for target in asked.pop(sequence):
-                    found[target.number] = Likelihood(target.logprob, target.greedy, len(target.tokens))
+                part = asked[sequence]
+                for target in part.targets:
+                    if target.scored == len(target.tokens):
+                        found[target.number] = Likelihood(target.logprob, target.greedy, len(target.tokens))
+                part.targets = [target for target in part.targets if target.scored < len(target.tokens)]
+                if part.targets:
+                    self._branch(sequence, asked, scheduler)
+                else:
+                    del asked[sequence]
+                    scheduler.finish(sequence)
             if progress is not None:
                 progress(len(found))
-        return [found[number] for number in range(len(pairs))]
 
     def _targets(self, pairs: Sequence[Pair]) -> dict[tuple[int, ...], list[_Target]]:
-        """What the model must read, each once, and which continuations each is asked about."""
+        """Each context once, and what is to follow it."""
         most = self._config.max_position_embeddings
+        room = min(most, (self._pool.blocks - 1) * self._pool.block_size)
         targets: dict[tuple[int, ...], list[_Target]] = {}
         for number, (context, continuation) in enumerate(pairs):
             if not continuation or not context:
@@ -115,13 +135,34 @@ class Scorer:
                 )
             tokens = (*context, *continuation)[-(most + 1) :]
             check_ids(tokens, self._config, f"pair {number}")
-            target = _Target(number, len(tokens) - len(continuation) - 1, list(continuation))
-            targets.setdefault(tokens[:-1], []).append(target)
+            if len(tokens) - 1 > room:
+                raise DataError(f"pair {number} has {len(tokens)} tokens, and the cache room for {room}; give it more.")
+            before = len(tokens) - len(continuation)
+            target = _Target(number, before - 1, list(continuation))
+            targets.setdefault(tokens[:before], []).append(target)
         return targets
 
-    def _run(self, pieces: list[Piece], asked: dict[Running, list[_Target]], scheduler: Scheduler) -> None:
-        wanted = {piece.sequence: min(t.after for t in asked[piece.sequence]) for piece in pieces}
+    def _branch(self, context: Running, asked: dict[Running, _Asked], scheduler: Scheduler) -> None:
+        """Let what follows a context go on from it: one continuation in its own sequence, the others in copies."""
+        assert asked[context].branches
+        by_input: dict[tuple[int, ...], list[_Target]] = {}
+        for target in asked[context].targets:
+            by_input.setdefault(tuple(target.tokens[:-1]), []).append(target)
+        first, *others = by_input
+        for number, tokens in enumerate(others, start=1):
+            other = Running(context.request, number, [*context.tokens, *tokens], reusable=len(context.tokens))
+            asked[other] = _Asked(by_input[tokens], branches=False)
+            blocks, states = scheduler.fork(context, other)
+            if blocks:
+                self._executor.copy_blocks([source for source, _ in blocks], [target for _, target in blocks])
+            self._copy_states(states)
+        context.reusable = len(context.tokens)
+        context.tokens += first
+        asked[context] = _Asked(by_input[first], branches=False)
+
+    def _run(self, pieces: list[Piece], asked: dict[Running, _Asked], scheduler: Scheduler) -> None:
         self._copy_states([(piece.source, piece.sequence.state) for piece in pieces if piece.source >= 0])
+        wanted = {p.sequence: min(t.after + t.scored for t in asked[p.sequence].targets) for p in pieces}
         step, rows = step_of(pieces, wanted, (), self._config.has_linear, self._tables)
         self.computed += len(step.tokens_N)
         logits_BV = self._executor.run(step)
@@ -130,15 +171,13 @@ class Scorer:
         for piece, (first, last) in zip(pieces, rows, strict=True):
             # Row `last` - 1 belongs to the piece's last token, the ones before it to those before that.
             end = piece.start + piece.count
-            for target in asked[piece.sequence] if first < last else ():
-                places = range(
-                    max(target.after + target.scored, piece.start), min(target.after + len(target.tokens), end)
-                )
-                for place in places:
+            for target in asked[piece.sequence].targets if first < last else ():
+                beginning = max(target.after + target.scored, piece.start)
+                for place in range(beginning, min(target.after + len(target.tokens), end)):
                     row_of.append(last - end + place)
                     ids.append(target.tokens[place - target.after])
                     owners.append(target)
-                target.scored += len(places)
+                    target.scored += 1
         for start in range(0, len(ids), ROWS):
             part = slice(start, start + ROWS)
             values, likeliest = _scores(logits_BV, row_of[part], ids[part])
@@ -150,7 +189,7 @@ class Scorer:
                     raise ModelError(f"the model gives NaN for pair {target.number}: its weights are broken.")
 
     def _copy_states(self, pairs: list[tuple[int, int]]) -> None:
-        if pairs:
+        if pairs and self._config.has_linear:
             self._executor.copy_states([source for source, _ in pairs], [target for _, target in pairs])
 
 

@@ -24,7 +24,7 @@ from qwill.evaluate.arena_likelihood import (
     merged,
     sigmoid,
 )
-from qwill.evaluate.statistics import normal_quantile
+from qwill.evaluate.quantiles import normal_quantile
 
 Names = Sequence[str] | NDArray[np.str_]
 

@@ -111,8 +111,8 @@ def ratings_now(state: LiveRatings, confidence: float = 0.95) -> Ratings:
     spread = state.squares - 2 * chance * state.won + chance**2 * state.met
     m, inverse = len(state.models), inverse_hessian(state)
     covariance = inverse @ (_laplacian(spread) + state.prior * np.eye(m)) @ inverse
-    covariance = covariance - covariance.mean(axis=0)
-    covariance = covariance - covariance.mean(axis=1)[:, None]
+    # Ratings are centred. The level is a direction of its own in every matrix here, and so a constant in this one.
+    covariance = covariance - covariance.mean()
     found = comparability(state.models, state.won > 0)
     return rated(state.models, state.strength, POINTS**2 * covariance, found, np.zeros(0), state.prior, confidence)
 

@@ -40,19 +40,16 @@ def next_pair(
         i, j = generator.choice(able, 2, replace=False).tolist()
     else:
         gains = pair_gains(state, power)[np.ix_(able, able)]
-        # Equal pairs, such as all of them before the first vote, are drawn from.
+        # Equal pairs are drawn from: all of them before the first vote, and always (i, j) and (j, i), the sides.
         best = np.argwhere(gains >= gains.max() * (1 - 1e-9))
         i, j = (able[k] for k in best[generator.integers(len(best))].tolist())
-    if generator.random() < 0.5:
-        i, j = j, i
     return state.models[i], state.models[j]
 
 
 def pair_gains(state: LiveRatings, power: float = POWER) -> Floats:
     """[i, j]: about how much a vote between i and j lowers Σ_k v_k^power; 0 on the diagonal."""
-    # Ratings are relative to their mean, so the common level's share of the covariance is no uncertainty.
-    covariance = state.inverse - state.inverse.mean(axis=0)
-    covariance = covariance - covariance.mean(axis=1)[:, None]
+    # Ratings are relative to their mean, so the common level is no uncertainty: a constant, as only the prior knows it.
+    covariance = state.inverse - state.inverse.mean()
     variance = np.diag(covariance)
     # The derivative of Σ v^power, scaled so that it neither over- nor underflows.
     slope = (variance / variance.max()) ** (power - 1)

@@ -9,18 +9,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 from qwill.base.errors import DataError
-from qwill.base.files import read_jsonl
 
 OUTCOMES: dict[object, float] = {
     "a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5,
     "model_a": 1.0, "model_b": 0.0, "tie (bothbad)": 0.5,  # as LMArena's published votes say it
     1: 1.0, 0: 0.0, 0.5: 0.5,
 }  # fmt: skip
-LINES = 4096  # read at once: enough to be fast, few enough that replies don't fill the memory
+# More than ratings themselves is imported only where it is needed: it would take longer than they do.
+LINES = 1024  # read at once: enough to be fast, few enough that replies don't fill the memory
 
 Row = dict[str, Any]
 
@@ -38,7 +38,7 @@ class VoteTable:
 
 
 def read_votes(
-    path: Path,
+    path: str | PathLike[str],
     *,
     style: bool = False,
     features: Sequence[str] = (),
@@ -54,7 +54,6 @@ def read_votes(
 
     Raises DataError naming file and line.
     """
-    # Only what a file is read for is imported: ratings alone start in a tenth of a second.
     names = [*features]
     if style:
         from qwill.evaluate.arena_style import STYLE
@@ -94,7 +93,7 @@ def read_votes(
     return table
 
 
-def _blocks(path: Path) -> Iterator[tuple[Sequence[int], list[Row]]]:
+def _blocks(path: str | PathLike[str]) -> Iterator[tuple[Sequence[int], list[Row]]]:
     """The line numbers and rows of many lines at once.
 
     They are parsed as one JSON list, which takes half as long as line by line; whatever is wrong with one of them is
@@ -106,15 +105,21 @@ def _blocks(path: Path) -> Iterator[tuple[Sequence[int], list[Row]]]:
             while lines := list(islice(file, LINES)):
                 numbers: Sequence[int] = range(first, first + len(lines))
                 first += len(lines)
-                if not all(map(str.strip, lines)):
+                try:
+                    rows = json.loads("[" + ",".join(lines) + "]")
+                except ValueError:
                     numbers = [n for n, line in zip(numbers, lines, strict=True) if line.strip()]
                     lines = [line for line in lines if line.strip()]
-                rows = json.loads("[" + ",".join(lines) + "]")
+                    rows = json.loads("[" + ",".join(lines) + "]")
                 if len(rows) != len(lines) or set(map(type, rows)) - {dict}:
                     raise ValueError
                 yield numbers, rows
     except (OSError, ValueError, RecursionError):
-        for _ in read_jsonl(path):
+        from pathlib import Path
+
+        from qwill.base.files import read_jsonl
+
+        for _ in read_jsonl(Path(path)):
             pass
         raise DataError(f"{path}: a line holds more than one JSON object; write one vote a line.") from None
 
@@ -124,10 +129,17 @@ def _add_plain(table: VoteTable, rows: list[Row]) -> bool:
     key = "outcome" if rows and "outcome" in rows[0] else "winner"
     try:
         a, b = [row["model_a"] for row in rows], [row["model_b"] for row in rows]
-        outcome = [OUTCOMES[row[key]] for row in rows]
+        values = [row[key] for row in rows]
+        outcome = [OUTCOMES[value] for value in values]
     except (KeyError, TypeError):
         return False
-    if set(map(type, a)) | set(map(type, b)) != {str} or "" in a or "" in b or any(map(operator.eq, a, b)):
+    if (
+        set(map(type, a)) | set(map(type, b)) != {str}
+        or bool in set(map(type, values))
+        or "" in a
+        or "" in b
+        or any(map(operator.eq, a, b))
+    ):
         return False
     table.model_a.extend(a)
     table.model_b.extend(b)
@@ -145,7 +157,7 @@ def _outcome(row: Row, where: str) -> float:
     value = row.get(key)
     if isinstance(value, float) and 0 <= value <= 1:
         return value
-    if isinstance(value, str | int | float) and value in OUTCOMES:
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and value in OUTCOMES:
         return OUTCOMES[value]
     raise DataError(
         f'{where}: \'{key}\' is {_shown(row, key)}, expected "a", "b", "tie", "both_bad" or a number from 0 to 1.'

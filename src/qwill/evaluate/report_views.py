@@ -256,7 +256,9 @@ def _comparison(pair: Mapping[str, Any]) -> View:
         "gained": pair["gained"],
         "lost": pair["lost"],
         "points": points(pair["difference"]),
-        "p": p_text(pair["p_value"]),
+        "interval": f"{points(pair['lower'])} to {points(pair['upper'])}",
+        "detectable": "–" if pair["detectable"] is None else f"{100 * pair['detectable']:.1f}",
+        "p": p_text(pair["adjusted"]),
         "verdict": pair["verdict"],
         "css": css,
     }

@@ -13,6 +13,7 @@ from qwill.evaluate.task import Example, Task
 if TYPE_CHECKING:
     from qwill.engine.language_model import LanguageModel
 
+PASS = 512  # tokens
 TOGETHER = 128  # examples of one call: enough to fill passes, and what a killed run loses
 
 
@@ -20,9 +21,14 @@ def run_choices(
     lm: LanguageModel, task: Task, asked: Sequence[tuple[Example, Prompt]], chat: bool, memory: int, slots: int
 ) -> Iterator[dict[str, Any]]:
     """The row of each example, in order."""
+    from qwill.engine.engine_settings import EngineSettings
     from qwill.engine.scoring import Scorer
 
-    scorer = Scorer(lm.model, memory, slots) if asked else None
+    scorer = (
+        Scorer(lm.model, EngineSettings(memory=memory, max_running=slots, token_budget=max(slots, PASS)))
+        if asked
+        else None
+    )
     delimiter = "" if chat else task.delimiter
     for start in range(0, len(asked), TOGETHER):
         part = asked[start : start + TOGETHER]

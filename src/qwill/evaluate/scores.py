@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from qwill.base.errors import DataError
-from qwill.evaluate.statistics import mcnemar_exact, mean_interval, pass_at_k, wilson
+from qwill.evaluate.comparison import detectable_difference, difference
+from qwill.evaluate.statistics import holm, mean_interval, pass_at_k, wilson
 
 Row = Mapping[str, Any]
 
@@ -49,8 +50,9 @@ def pass_rate(rows: Sequence[Row], k: int) -> dict[str, Any]:
     return {"problems": len(rows), "value": value, "lower": lower, "upper": upper}
 
 
-def compare(before: Sequence[Row], after: Sequence[Row], alpha: float) -> dict[str, Any]:
-    """Exact McNemar test of two models on the same problems; "better" or "worse" only at p < `alpha`.
+def compare(before: Sequence[Row], after: Sequence[Row], alpha: float, count: int = 1) -> dict[str, Any]:
+    """Two models on the same problems, by `comparison.difference`: what `qwill eval compare` says of them, after less
+    before. `count` comparisons stand in one table; `adjusted` is the p-value of one alone until `judged` sees them all.
 
     DataError when the two sides do not hold the same problems.
     """
@@ -58,37 +60,51 @@ def compare(before: Sequence[Row], after: Sequence[Row], alpha: float) -> dict[s
     second = {row["id"]: bool(row["correct"][0]) for row in after}
     if first.keys() != second.keys() or not first:
         raise DataError("A paired comparison needs both models' replies to the same problems; run `qwill eval` again.")
-    gained = sum(second[name] and not right for name, right in first.items())
-    lost = sum(right and not second[name] for name, right in first.items())
-    p_value = mcnemar_exact(gained, lost)
-    verdict = UNCLEAR
-    if p_value < alpha:
-        verdict = BETTER if gained > lost else WORSE
+    new, old = ([float(side[name]) for name in first] for side in (second, first))
+    found, _ = difference(new, old, None, alpha)
     return {
-        "gained": gained,
-        "lost": lost,
+        "gained": sum(second[name] and not right for name, right in first.items()),
+        "lost": sum(right and not second[name] for name, right in first.items()),
         "total": len(first),
-        "difference": (gained - lost) / len(first),
-        "p_value": p_value,
-        "verdict": verdict,
+        "difference": found.difference,
+        "lower": found.lower,
+        "upper": found.upper,
+        "p_value": found.p_value,
+        "detectable": detectable_difference(new, old, None, alpha / count),
     }
+
+
+def judged(pairs: Sequence[Mapping[str, Any]], alpha: float) -> list[dict[str, Any]]:
+    """The comparisons of one table with their `adjusted` p-values (Holm) and verdicts: "better" or "worse" only where
+    the adjusted p-value is below `alpha` and the interval leaves zero out."""
+    made = []
+    for pair, adjusted in zip(pairs, holm([pair["p_value"] for pair in pairs]), strict=True):
+        shown = adjusted < alpha and not pair["lower"] <= 0 <= pair["upper"]
+        verdict = (BETTER if pair["difference"] > 0 else WORSE) if shown else UNCLEAR
+        made.append({**pair, "adjusted": adjusted, "verdict": verdict})
+    return made
 
 
 def summarise(rows: Sequence[Row], models: Sequence[str], alpha: float) -> dict[str, Any]:
     """The tables of summary.json. `models` are in order of training; each is compared with the one before it."""
     greedy = _grouped(rows, "greedy")
     sampled = _grouped(rows, "sampled")
-    comparisons = []
-    for before, after in pairwise(models):
-        for language in sorted({language for model, language in greedy if model == after}):
-            pair = compare(greedy[before, language], greedy[after, language], alpha)
-            comparisons.append({"before": before, "after": after, "language": language} | pair)
+    steps = [
+        (before, after, language)
+        for before, after in pairwise(models)
+        for language in sorted({language for model, language in greedy if model == after})
+    ]
+    comparisons = [
+        {"before": before, "after": after, "language": language}
+        | compare(greedy[before, language], greedy[after, language], alpha, len(steps))
+        for before, after, language in steps
+    ]
     return {
         "models": list(models),
         "alpha": alpha,
         "accuracy": _by_family(greedy, accuracy),
         "pass_at_k": _by_family(sampled, _pass_rates),
-        "comparisons": comparisons,
+        "comparisons": judged(comparisons, alpha),
     }
 
 

@@ -7,8 +7,10 @@ et al. (2021) for pass@k; Connor (1987) for sample sizes; Holm (1979) for severa
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qwill.base.errors import DataError
+from qwill.evaluate.quantiles import normal_quantile as normal_quantile
 
 # A block of bootstrap indices this large stays near 32 MB whatever the number of examples.
 BOOTSTRAP_BLOCK = 4_000_000
@@ -47,12 +50,6 @@ class Difference:
     upper: float
     p_value: float
     n: int
-
-
-def normal_quantile(confidence: float) -> float:
-    """The z for which a standard normal lies within ±z with probability `confidence` (1.96 for 0.95)."""
-    _check_confidence(confidence)
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
@@ -126,20 +123,16 @@ def sign_flips_exact(sums: Sequence[int]) -> float:
     Under "equally good" the two models may be swapped in each group of examples, which flips the sign of the group's
     summed difference. With one example in each group this is `mcnemar_exact`.
     """
-    steps = [abs(step) for step in map(int, sums) if step]
-    reach = sum(steps)
-    # chance[i]: of the sum i - reach so far; each group moves half of it up and half of it down.
-    chance = np.zeros(2 * reach + 1)
-    chance[reach] = 1.0
-    seen = 0
-    for step in sorted(steps):
-        here = chance[reach - seen : reach + seen + 1].copy() / 2
-        seen += step
-        chance[reach - seen : reach + seen + 1] = 0.0
-        chance[reach - seen : reach + seen + 1 - 2 * step] += here
-        chance[reach - seen + 2 * step : reach + seen + 1] += here
+    chance = np.ones(1)  # of each sum that can be, from the lowest to the highest in steps of 1
+    for step, count in Counter(abs(step) for step in map(int, sums) if step).items():
+        ways, heads = 1, np.zeros(2 * step * count + 1)
+        for up in range(count + 1):
+            # Python divides integers of any size correctly rounded.
+            heads[2 * step * up] = ways / (1 << count)
+            ways = ways * (count - up) // (up + 1)
+        chance = np.convolve(chance, heads)
     found = abs(sum(map(int, sums)))
-    return min(1.0, 2 * float(chance[reach + found :].sum())) if found else 1.0
+    return min(1.0, 2 * float(chance[len(chance) // 2 + found :].sum())) if found else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -235,6 +228,25 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, clusters: Sequenc
     return Mean(mean, stderr, mean - half, mean + half, n, count)
 
 
+def bounded_interval(mean: float, stderr: float, groups: int, confidence: float = 0.95) -> Interval:
+    """Wilson's interval for a mean of scores from 0 to 1, from as many trials as would have this standard error.
+
+    n' = mean·(1 - mean)/stderr² is how many independent right-or-wrong examples would spread so (their design effect),
+    and Student's t of `groups` - 1 degrees stands in z's place, as Franco et al. (2019, J. Surv. Stat. Methodol. 7)
+    do for surveys. Near 0 and 1, where scores are skewed, it holds the truth more often than mean ± t·stderr.
+    Groups that show no spread at all count as one trial each.
+    """
+    if groups < 2:
+        raise DataError(f"bounded_interval got {groups} independent examples; give at least 2, or no spread shows.")
+    spread = mean * (1 - mean)
+    trials = spread / stderr**2 if stderr > 0 and spread > 0 else float(groups)
+    t = student_quantile(confidence, groups - 1)
+    centre = (mean + t * t / (2 * trials)) / (1 + t * t / trials)
+    half = t / (1 + t * t / trials) * math.sqrt(max(0.0, spread) / trials + t * t / (4 * trials * trials))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+@lru_cache(maxsize=1024)
 def student_quantile(confidence: float, degrees: int) -> float:
     """The t for which Student's distribution lies within ±t with probability `confidence`.
 

@@ -34,7 +34,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("int8", "quantize", "model", 2,
           "qwill.evaluate.quantize_stage:QuantizeConfig", ("aligned", "corpus", "tasks"),
           "qwill.evaluate.quantize_stage:run"),
-    Stage("results", "eval", "results", 2,
+    Stage("results", "eval", "results", 3,
           "qwill.evaluate.results:ResultsConfig", (*MODELS, "tasks", "corpus"), "qwill.evaluate.results:run"),
     Stage("arena", "arena", "arena", 2,
           "qwill.evaluate.arena_battles:ArenaConfig", (*MODELS, "tasks"), "qwill.evaluate.arena_battles:run"),

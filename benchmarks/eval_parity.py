@@ -1,0 +1,296 @@
+"""`qwill eval` against lm-eval with its `hf` model: the same checkpoint, every task in the box.
+
+    .venv/bin/python benchmarks/eval_parity.py --peer-python PYTHON_WITH_LM_EVAL [--tasks a b] [--limit 200] [--speed]
+
+Every task file is written as one of lm-eval's (eval_lm_eval_tasks.py), which lm-eval renders itself: choices, few-shot
+examples, instruction. The checkpoint is a small Qwen3 of random weights with wide logits and a vocabulary trained on
+the tasks' own texts. Claims: every log-likelihood within 1e-4, the same `is_greedy`, the same prompts, replies and
+scores. With `--speed` also the time for four tasks with a real model (SmolLM2-135M), in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from compare import Worker, alternate, spread, verdict, write_section
+from eval_lm_eval_tasks import write_task
+from lm_eval_parity import folder_of
+from serve_models import config_of
+
+from qwill.base.errors import SourceError
+from qwill.engine.language_model import load
+from qwill.evaluate.prompting import solution
+from qwill.evaluate.run_task import EvalSettings, Evaluation, evaluate
+from qwill.evaluate.task import Example, Score, Task, box_names, load_examples, load_task
+
+PEER = Path(__file__).parent / "peers" / "lm_eval_hf.py"
+CLOSE = 1e-4
+VOCABULARY, CONTEXT = 4096, 4096
+REPLY = 24  # tokens of a reply: a random model says nothing that is worth more
+
+
+@dataclass
+class Found:
+    """What two runs of one task have in common."""
+
+    name: str
+    shots: int
+    examples: int
+    likelihoods: int = 0
+    largest: float = 0.0
+    scale: float = 0.0
+    greedy_differs: int = 0
+    prompts_differ: int = 0
+    replies: int = 0
+    replies_differ: int = 0
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool:
+        # Probabilities carry the log-likelihoods' last bits; the others are counts.
+        near = all(abs(a - b) <= (CLOSE if "mass" in k else 1e-12) for k, (a, b) in self.scores.items())
+        return (
+            near and self.largest <= CLOSE and not (self.greedy_differs or self.prompts_differ or self.replies_differ)
+        )
+
+
+def write_checkpoint(folder: Path, texts: list[str], seed: int = 0) -> Path:
+    """As serve_models.write_random: norms away from 1 and wide logits, here behind a vocabulary of words."""
+    from qwill.model.files import save_model
+    from qwill.model.transformer import Transformer
+    from qwill.text.train_tokenizer import train
+
+    tokenizer = train(texts, VOCABULARY)
+    model = Transformer(config_of(tokenizer, 64, 2, CONTEXT)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                p.copy_(0.5 + torch.rand(p.shape, generator=generator))
+            else:
+                p.copy_(torch.randn(p.shape, generator=generator) * p.shape[-1] ** -0.5)
+        model.embed_tokens.weight.mul_(8)
+        assert model.lm_head is not None
+        model.lm_head.weight.mul_(3)
+    save_model(model, folder, tokenizer, generation_config={"temperature": 0.0, "eos_token_id": [*tokenizer.stop_ids]})
+    return folder
+
+
+def same_text(example: Example, reply: str) -> Score:
+    """lm-eval's exact_match; what our own scorers make of a reply is theirs alone to test."""
+    return Score(float(reply == ("" if example.answer is None else solution(example))))
+
+
+def tasks_of(names: list[str], shots: list[int]) -> Iterator[tuple[Task, int]]:
+    """Each task as it is, and with so many shots where it can have them."""
+    for name in names:
+        task = load_task(name)
+        task = replace(task, generate=replace(task.generate, max_tokens=REPLY, temperature=0.0), tools="")
+        for count in sorted({task.shots.count, *(shots if task.kind == "choice" else ())}):
+            yield task, count
+
+
+def peer_answers(python: str, settings: dict[str, Any], place: Path, threads: int) -> dict[str, Any]:
+    settings = settings | {"out": str(place / "answers.json")}
+    (place / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    done = subprocess.run(
+        [python, str(PEER), "answers", str(place / "settings.json")], capture_output=True, text=True,
+        cwd=tempfile.gettempdir(), env=_environment(threads),
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"lm-eval ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return dict(json.loads(Path(settings["out"]).read_text(encoding="utf-8")))
+
+
+def _environment(threads: int) -> dict[str, str]:
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment.pop("PYTHONPATH", None)
+    return environment
+
+
+def compared(name: str, shots: int, ours: Evaluation, theirs: dict[str, Any], mass: dict[str, Any] | None) -> Found:
+    found = Found(name, shots, len(ours.rows))
+    assert len(ours.rows) == len(theirs["rows"]), name
+    for a, b in zip(ours.rows, theirs["rows"], strict=True):
+        found.prompts_differ += a.get("asked", a["prompt"]) != b["context"]
+        if "logprobs" in a:
+            for value, greedy, (peer, peer_greedy) in zip(a["logprobs"], a["greedy"], b["replies"], strict=True):
+                found.likelihoods += 1
+                found.largest = max(found.largest, abs(value - peer))
+                found.scale = max(found.scale, abs(peer))
+                found.greedy_differs += greedy != peer_greedy
+        else:
+            found.replies += 1
+            if a["replies"][0]["text"] != b["replies"][0]:
+                found.replies_differ += 1
+                print(f"{name}, {a['id']}: ours {a['replies'][0]!r}, theirs {b['replies'][0]!r}", flush=True)
+    for metric in ours.metrics:
+        if metric == "mass":
+            assert mass is not None
+            found.scores["mass"] = ours.mean(metric), mass["scores"]["acc"]
+        elif metric in theirs["scores"]:
+            found.scores[metric] = ours.mean(metric), theirs["scores"][metric]
+        elif metric == "score" and all(isinstance(row["answer"], str | None) for row in ours.rows):
+            found.scores["exact_match"] = ours.mean(metric), theirs["scores"]["exact_match"]
+    return found
+
+
+def line(f: Found) -> str:
+    scores = ", ".join(f"{k} {a:.6g}" + ("" if a == b else f" (theirs {b:.6g})") for k, (a, b) in f.scores.items())
+    likelihoods = (
+        f"{f.likelihoods} | {f.largest:.1e} (of {f.scale:.0f}) | {f.greedy_differs}" if f.likelihoods else "| |"
+    )
+    replies = f"{f.replies_differ} of {f.replies}" if f.replies else ""
+    return f"| {f.name} | {f.shots} | {f.examples} | {likelihoods} | {f.prompts_differ} | {replies} | {scores} |"
+
+
+HEAD = (
+    "| task | shots | examples | log-likelihoods | largest difference | is_greedy differs | prompts differ | "
+    "replies differ | scores |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def run(arguments: argparse.Namespace, chat: bool) -> list[Found]:
+    settings = EvalSettings(limit=arguments.limit, first=True, chat=chat)
+    names, found = arguments.tasks or box_names(), []
+    with tempfile.TemporaryDirectory() as place:
+        folder, asked = Path(place), {}
+        for task, shots in tasks_of(names, arguments.shots):
+            if task.chat and not chat:
+                continue
+            try:
+                examples = load_examples(task)
+                shot_examples = (
+                    load_examples(replace(task, source=task.shots.source), shots) if shots and task.shots.source else []
+                )
+            except SourceError as error:
+                print(f"left out: {error}", flush=True)
+                continue
+            if shots and any(len(e.gold) > 1 for e in examples):
+                continue  # lm-eval has no form for a shot with several right choices
+            key = f"q_{task.name}_{shots}"
+            asked[key] = task, shots, write_task(folder / "tasks", key, task, examples, shots, shot_examples)
+        texts = ["\n".join([e.prompt, *e.choices]) for task, *_ in asked.values() for e in load_examples(task, 150, 0)]
+        checkpoint = write_checkpoint(folder / "model", texts)
+        lm = load(checkpoint)
+        every = [name for *_, written in asked.values() for name in written]
+        theirs = peer_answers(
+            arguments.peer_python,
+            {
+                "folder": str(folder / "tasks"), "model": str(checkpoint), "tasks": every, "chat": chat, "batch": 16,
+                "softmax": arguments.softmax, "limit": arguments.limit or None,
+            },
+            folder,
+            arguments.threads,
+        )  # fmt: skip
+        for key, (task, shots, written) in asked.items():
+            ours = evaluate(lm, task, replace(settings, shots=shots), score=same_text)
+            mass = theirs[written[1]] if len(written) > 1 else None
+            found.append(compared(task.name, shots, ours, theirs[key], mass))
+            print(line(found[-1]), flush=True)
+    return found
+
+
+class Ours:
+    """The other worker: our side of the clock, in a process of its own."""
+
+    @staticmethod
+    def serve(model: str, names: list[str], limit: int) -> None:
+        lm = load(model)
+        print(json.dumps({"ready": True}), flush=True)
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            for name in names:
+                evaluate(lm, load_task(name), EvalSettings(limit=limit, first=True, shots=0))
+            print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+
+
+def speed(arguments: argparse.Namespace) -> str:
+    """Time for the same questions of four tasks, each side with its model loaded; theirs at its quickest batch size."""
+    names, limit = arguments.speed_tasks, arguments.speed_limit
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        model = folder_of("smollm2", folder)
+        tasks = []
+        for task in map(load_task, names):
+            tasks += write_task(folder / "tasks", f"q_{task.name}", task, load_examples(task), 0)[:1]
+        lines = []
+        for batch in arguments.speed_batches:
+            settings = {
+                "folder": str(folder / "tasks"), "model": str(model), "tasks": tasks,
+                "chat": False, "batch": batch, "limit": limit,
+            }  # fmt: skip
+            (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+            own = [sys.executable, __file__, "--serve", str(model), str(limit), *names]
+            peer = [arguments.peer_python, str(PEER), "clock", str(folder / "settings.json")]
+            os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+            with Worker(own) as ours, Worker(peer) as theirs:
+                rounds = alternate(ours, theirs, arguments.rounds)
+            seconds = statistics.median(rounds.ours), statistics.median(rounds.peer)
+            lines.append(
+                f"| {batch} | {seconds[0]:.1f} s | {seconds[1]:.1f} s | {spread(rounds.ratios)} | {rounds.dropped} |"
+            )
+            print(lines[-1], flush=True)
+    asked = (
+        f"{limit} questions each of {', '.join(names)}, no shots, SmolLM2-135M in float32, {arguments.threads} threads."
+    )
+    return "\n".join(
+        [
+            asked,
+            "",
+            "| batch of lm-eval | ours | lm-eval hf | ratio | rounds dropped |",
+            "|---|---|---|---|---|",
+            *lines,
+        ]
+    )
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--serve"]:
+        Ours.serve(sys.argv[2], sys.argv[4:], int(sys.argv[3]))
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", required=True, help="a Python with lm-eval, torch and transformers")
+    parser.add_argument("--tasks", nargs="*", default=[], help="names in the box or YAML files; none: the whole box")
+    parser.add_argument("--limit", type=int, default=0, help="examples of each task; 0: all")
+    parser.add_argument("--shots", type=int, nargs="*", default=[2], help="choice tasks are also asked with so many")
+    parser.add_argument("--softmax", default="float64", help="lm-eval's softmax_dtype")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--speed-tasks", nargs="*", default=["openbookqa", "piqa", "commonsenseqa", "hellaswag"])
+    parser.add_argument("--speed-limit", type=int, default=25)
+    parser.add_argument("--speed-batches", type=int, nargs="*", default=[1, 16])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dry", action="store_true", help="print, but leave RESULTS.md alone")
+    arguments = parser.parse_args()
+    if arguments.speed:
+        body = speed(arguments)
+        if not arguments.dry:
+            write_section("qwill eval against lm-eval hf: time", body)
+        return 0
+    parts, met = [], True
+    for chat in (False, True):
+        found = run(arguments, chat)
+        parts += ["In a chat:" if chat else "As plain text:", "", HEAD, *map(line, found), ""]
+        met = met and all(f.met for f in found)
+    body = "\n".join(parts) + "\n" + verdict("within 1e-4, same is_greedy, prompts, replies and scores", met)
+    print(body)
+    if not arguments.dry:
+        write_section("qwill eval against lm-eval hf", body)
+    return int(not met)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

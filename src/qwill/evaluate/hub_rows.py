@@ -12,8 +12,8 @@ PARQUET = "refs/convert/parquet"  # the branch with CONFIG/SPLIT/0000.parquet �
 
 
 def hub_rows(source: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
-    """The rows of `{hub: org/name, config: …, split: …, revision: …}` (`default`, `test`, Parquet branch), in order; what
-    has been fetched once is read from the Hub's own cache.
+    """The rows of `{hub: org/name, config: …, split: …, revision: …}`, in order; what has been fetched once is read
+    from the Hub's own cache. Unless given they are `default`, `test` and the branch of the Parquet files.
 
     Raises SourceError, naming the task, when the Hub can't be reached or has no such data set, config or split.
     """
@@ -32,8 +32,8 @@ def hub_rows(source: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
     except Exception as error:  # its own errors, those of its HTTP library, the operating system's
         reason = next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
         raise SourceError(
-            f"task {name}: {repository} can't be had from the Hugging Face Hub ({reason}); check the network, or choose "
-            "another task."
+            f"task {name}: {repository} can't be had from the Hugging Face Hub ({reason}); check the network, or "
+            "choose another task."
         ) from None
     files = sorted(Path(folder).glob(wanted))
     if not files:

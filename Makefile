@@ -10,7 +10,7 @@ FIRST_ORACLES := tests/oracles/make_tokenizer_oracle.py tests/oracles/make_model
 ORACLES := $(FIRST_ORACLES) $(filter-out $(FIRST_ORACLES),$(sort $(wildcard tests/oracles/make_*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo evening smoke test lint format oracles bench bench-curation bench-serve clients fuzz-api clean distclean
+.PHONY: help venv demo evening smoke test lint format oracles bench bench-arena bench-curation bench-serve clients fuzz-api clean distclean
 
 help: ## show this list
 	@echo "qwill: the whole life of a small Qwen model, on your own machine"
@@ -70,6 +70,14 @@ bench: $(STAMP) ## run the benchmarks (slow); results go to benchmarks/RESULTS.m
 	$(BIN)/python benchmarks/generation.py --peer-python .venvs/transformers/bin/python
 	$(BIN)/python benchmarks/delta.py --peer-python .venvs/transformers/bin/python
 	if test -d runs/demo/sft; then $(BIN)/python benchmarks/alignment.py recipes/demo.yaml; else echo "benchmarks/alignment.py needs make demo first"; fi
+
+ARENA_RANK := .venvs/arena-rank/bin/python
+bench-arena: $(STAMP) ## ratings against arena-rank, coverage of their intervals, active pairing (15 minutes on 2 cores)
+	test -x $(ARENA_RANK) || $(PYTHON) -m venv .venvs/arena-rank
+	$(ARENA_RANK) -m pip install --quiet arena-rank==0.1.1
+	$(BIN)/python benchmarks/arena_speed.py --peer-python $(ARENA_RANK)
+	$(BIN)/python benchmarks/arena_pairing.py
+	$(BIN)/python benchmarks/arena_coverage.py
 
 DATATROVE := .venvs/datatrove/bin/python
 bench-curation: $(STAMP) ## curation against datatrove and its other figures (an hour on 2 cores)

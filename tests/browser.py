@@ -33,6 +33,8 @@ KEYS = {
     " ": (32, " "),
     "ArrowUp": (38, ""),
     "ArrowDown": (40, ""),
+    "ArrowLeft": (37, ""),
+    "ArrowRight": (39, ""),
     "Home": (36, ""),
     "/": (191, "/"),
     "?": (191, "?"),
@@ -115,7 +117,8 @@ class Browser:
 
 
 class Page:
-    """A page: `errors` holds what the console reported as an error, and whatever the policy refused."""
+    """A page: `errors` holds what the console reported as an error, and whatever the policy refused; `responses` what
+    Network.responseReceived said, in order."""
 
     def __init__(
         self,
@@ -130,6 +133,7 @@ class Page:
     ) -> None:
         self.browser = browser
         self.errors: list[str] = []
+        self.responses: list[dict[str, Any]] = []
         self.context = browser.call("Target.createBrowserContext")["browserContextId"]
         target = browser.call("Target.createTarget", url="about:blank", browserContextId=self.context)["targetId"]
         self.session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -165,6 +169,8 @@ class Page:
             self.errors.append(" ".join(str(one.get("value", one.get("description"))) for one in params["args"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+        elif method == "Network.responseReceived":
+            self.responses.append(params)
         elif method == "Page.javascriptDialogOpening":
             self.errors.append(f"a dialog of the browser: {params['message']}")
 

@@ -93,6 +93,23 @@ def test_results_are_an_artifact(models: Path, here: Path, capsys: pytest.Captur
     assert again["recipe_id"] != found["recipe_id"]
 
 
+def test_results_that_were_changed_are_made_again(models: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("eval", str(models / "one"), "--tasks", "sums.yaml", "--out", "done")
+    first = said(capsys, *command)
+    rows = Path("done/results.jsonl")
+    rows.write_text(rows.read_text(encoding="utf-8").replace('"acc": 0.0', '"acc": 1.0'), encoding="utf-8")
+    assert said(capsys, *command) == first and verify(Path("done")) == []
+    # Another kind of results, a recipe's, is nobody's to replace, and not to be compared like this.
+    manifest = json.loads(Path("done/qwill.json").read_text(encoding="utf-8"))
+    Path("done/qwill.json").write_text(json.dumps(manifest | {"stage": "results"}), encoding="utf-8")
+    for words, says in (
+        (command, "holds no results of `qwill eval`"),
+        (("eval", "compare", "done", "done"), "by a recipe"),
+    ):
+        assert main(list(words)) == 2
+        assert says in capsys.readouterr().err
+
+
 def test_two_runs_make_the_same_artifact_and_a_killed_one_goes_on(
     models: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +149,16 @@ def test_compare_says_what_differs(models: Path, here: Path, capsys: pytest.Capt
     assert main(["eval", "compare", "one", "other", "--metric", "acc_norm"]) == 0
     shown = capsys.readouterr().out
     assert "acc_norm" in shown and "no difference shown" in shown and "3 comparisons were made" in shown
+    assert not any("asked" in note for note in found["notes"])
+    (here / "sums.yaml").write_text(TASK + 'delimiter: ""\n', encoding="utf-8")
+    said(capsys, "eval", str(models / "one"), "--tasks", "sums.yaml", "--shots", "2", "--limit", "9", "--out", "shots")
+    page = here / "asked.html"
+    notes = said(capsys, "eval", "compare", "one", "shots", "--html", str(page))["notes"]
+    assert [note.partition(": ")[2].partition(" is")[0] for note in notes if "asked alike" in note] == [
+        "shots",
+        "sums.delimiter",
+    ]
+    assert "提问方式不同：shots" in page.read_text(encoding="utf-8")
     same = said(capsys, "eval", "compare", "one", "one")
     assert {line["better"] for line in same["lines"]} == {""} and same["a"]["model"] == same["b"]["model"] == "one"
 

@@ -51,6 +51,21 @@ def test_a_letter_can_come_after_thinking() -> None:
     assert answer.text in LETTERS and answer.error is None
 
 
+def test_a_letter_that_was_only_thought_of_is_not_the_verdict() -> None:
+    from qwill.engine.request import Event, TokenLogprob
+    from qwill.evaluate.ask import _answer
+
+    lm = chat_model()
+    ids = {letter: lm.tokenizer.encode(letter)[0] for letter in LETTERS}
+    tokens = [
+        TokenLogprob(ids["A"], -0.1, 0.0, [(ids["A"], -0.1)]),
+        TokenLogprob(ids["B"], -0.2, 0.0, [(ids["B"], -0.2), (ids["C"], -1.5)]),
+    ]
+    event = Event("0", 0, [ids["A"], ids["B"]], "<think>A</think>\n\nB", tokens, "stop")
+    answer = _answer(lm, [1], event, Asking(letters=LETTERS, thinking=True), None)  # type: ignore[arg-type]
+    assert answer.text == "B" and answer.letters == {"B": -0.2, "C": -1.5}
+
+
 def test_what_is_too_long_is_told_and_the_rest_answered() -> None:
     long = [[{"role": "user", "content": "x" * 500}], TALK[0]]
     first, second = engine_asker(chat_model(context=200))(long, Asking(letters=LETTERS))
@@ -121,7 +136,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_probabilities_of_a_server_are_read() -> None:
-    tops = [{"\n": -0.1, "A": -5.0}, {"A": math.log(0.5), " A": math.log(0.1), "B": math.log(0.2), "The": -3.0}]
+    tops = [
+        {"C": -0.1, "A": -5.0},
+        {"\n": -0.1, "A": -5.0},
+        {"A": math.log(0.5), " A": math.log(0.1), "B": math.log(0.2), "The": -3.0},
+    ]
     with scripted(lambda body: said("<think>hm A</think>\nA", tops)) as server:
         (answer,) = respondent(server.url, "secret").ask(TALK[:1], Asking(letters=LETTERS))
         headers, body = server.asked[0]

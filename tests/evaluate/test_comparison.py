@@ -14,7 +14,15 @@ from scipy import stats
 
 from qwill.base.errors import DataError
 from qwill.evaluate.comparison import _judged, compare, detectable_difference, difference, differing
-from qwill.evaluate.statistics import holm, mcnemar_exact, mean_interval, paired_bootstrap, sign_flips_exact
+from qwill.evaluate.statistics import (
+    bounded_interval,
+    holm,
+    mcnemar_exact,
+    mean_interval,
+    paired_bootstrap,
+    sign_flips_exact,
+    wilson,
+)
 from qwill.evaluate.task_scores import estimate, summarise
 
 
@@ -99,7 +107,8 @@ def test_clusters_that_all_say_the_same_are_no_certainty():
     same, _ = difference([1.0] * 8, [1.0] * 8, [i // 2 for i in range(8)])
     assert same.lower < -0.2 and same.upper > 0.2 and same.p_value == 1
     kept = estimate([1.0] * 8, [i // 2 for i in range(8)])
-    assert kept.method == "wilson" and kept.lower == pytest.approx(estimate([1.0] * 4).lower)
+    t = stats.t.ppf(0.975, 3)
+    assert kept.method == "clusters" and (kept.lower, kept.upper) == pytest.approx((4 / (4 + t * t), 1))
 
 
 def test_a_bootstrap_of_clusters_draws_whole_clusters():
@@ -242,10 +251,26 @@ def test_the_detectable_difference_of_clusters_and_of_none():
     assert detectable_difference(a, b, None, 0.05) == pytest.approx(2.8015852 * spread, rel=1e-6)
 
 
+@given(st.integers(2, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_of_a_spread_is_wilsons_where_there_are_only_right_and_wrong(counts):
+    k, n = counts
+    stderr = (k / n * (1 - k / n) / n) ** 0.5  # of n trials; with z in t's place it would be Wilson's to the last digit
+    found = bounded_interval(k / n, stderr, 10**6)
+    assert (found.lower, found.upper) == pytest.approx(tuple(wilson(k, n)) if 0 < k < n else found, abs=1e-5)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=40), st.data())
+def test_an_estimate_holds_its_mean_and_stays_in_bounds(values, data):
+    clusters = data.draw(st.none() | st.lists(st.integers(0, 5), min_size=len(values), max_size=len(values)))
+    found = estimate(values, clusters)
+    assert 0 <= found.lower <= found.mean <= found.upper <= 1
+    assert found.lower < found.upper
+
+
 def test_estimates_choose_their_interval():
     assert estimate([1, 0, 1]).method == "wilson"
-    assert estimate([0.5, 0, 1]).method == "t"
-    assert estimate([1, 0, 1, 1], ["x", "x", "y", "y"]).method == "t over clusters"
+    assert estimate([0.5, 0, 1]).method == "spread"
+    assert estimate([1, 0, 1, 1], ["x", "x", "y", "y"]).method == "clusters"
     one = estimate([0.5])
     assert (one.lower, one.upper, one.stderr, one.method) == (0, 1, None, "none")
     assert estimate([1, 1], ["x", "x"]).method == "none"

@@ -255,6 +255,17 @@ def test_shares_can_be_weighed() -> None:
         summarise(judge_pairs(respondent(fair), pairs(8)), "x", "y", "j", weighted=True)
 
 
+def test_better_is_said_only_where_the_interval_says_so() -> None:
+    def choose(winners: int) -> Callable[[str, str], str]:
+        return lambda one, other: "A" if (int(re.findall(r"\d+", one)[0]) < winners) == ("good" in one) else "B"
+
+    many = [Pair(str(i), "p", f"good {i}", f"bad {i}") for i in range(20)]
+    for winners, expected in ((12, None), (8, None), (18, "x"), (2, "y")):
+        summary = summarise(judge_pairs(respondent(choose(winners)), many), "x", "y", "j")
+        assert summary["win_rate"]["mean"] == winners / 20
+        assert summary["better"] == expected
+
+
 def test_one_sided_verdicts_have_wilsons_interval_and_a_reason() -> None:
     summary = summarise(judge_pairs(respondent(fair), pairs(12)), "x", "y", "j")
     assert summary["win_rate"]["mean"] == 1 and 0.7 < summary["win_rate"]["lower"] < 0.8

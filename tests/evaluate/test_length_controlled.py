@@ -91,6 +91,20 @@ def test_a_judge_that_only_counts_characters_is_seen_through() -> None:
     assert found.bootstrap_stderr == pytest.approx(found.stderr, rel=0.2)
 
 
+def test_ties_are_surer_than_coin_flips() -> None:
+    """Where verdicts vary less than wins and losses of that rate would, so do the ratings: the sandwich's point."""
+    generator = np.random.default_rng(3)
+    rival = generator.integers(100, 900, 400)
+    own = (rival * generator.lognormal(0, 0.4, 400)).astype(int)
+    tied = np.full(400, 0.5)
+    tied[:40] = generator.integers(0, 2, 40)
+    flips = generator.integers(0, 2, 400).astype(float)
+    sure, unsure = length_controlled(tied, own, rival, resamples=300), length_controlled(flips, own, rival)
+    assert sure.stderr is not None and unsure.stderr is not None
+    assert sure.stderr < 0.4 * unsure.stderr
+    assert sure.bootstrap_stderr == pytest.approx(sure.stderr, rel=0.15)
+
+
 def test_intervals_cover() -> None:
     """600 draws of 200 prompts: a nominal 95 % is within three standard errors of the share covered."""
     generator, held = np.random.default_rng(1), 0

@@ -100,6 +100,11 @@ def test_several_replies_to_a_prompt_are_not_independent() -> None:
     assert still_wide.n == 20 and still_wide.rate == wide.rate == 0.5
     assert still_wide.lower is not None and wide.lower is not None
     assert abs(still_wide.lower - wide.lower) < 0.05
+    shares = [[True] * (4 + i % 3) + [False] * (6 - i % 3) for i in range(21)]
+    mixed = refusal_table([{"kind": "harmful", "language": "en", "refused": share} for share in shares])["harmful"][
+        "all"
+    ]
+    assert mixed.rate == pytest.approx(0.5) and mixed.lower is not None and mixed.lower > 0.45
 
 
 @given(st.lists(st.tuples(st.sampled_from(["harmful", "harmless"]), st.sampled_from([True, False, None])), min_size=1))

@@ -102,6 +102,17 @@ def test_limits_must_be_above_zero(name: str) -> None:
         Limits(**{name: 0})  # type: ignore[arg-type]
 
 
+def test_less_memory_than_python_needs_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="limit memory_mib is 20; Python needs 64 to start"):
+        Limits(memory_mib=20)
+    assert contained("print(1)", limits=Limits(memory_mib=64)).ok
+
+
+def test_a_program_too_large_for_its_folder_is_one_sentence() -> None:
+    with pytest.raises(SandboxError, match="must fit into half of the sandbox's scratch folder of 1 MiB"):
+        run_python("pass", "x" * 600_000, Limits(scratch_mib=1))
+
+
 def test_another_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     with pytest.raises(SandboxError, match=r"can't be contained on Linux riscv64; run this on Linux on x86_64 or"):
@@ -178,7 +189,7 @@ def test_it_needs_no_root() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         source = Path(qwill.__file__).parent
-        for room in ("base", "evaluate"):
+        for room in ("base", "data", "evaluate"):
             shutil.copytree(source / room, Path(folder) / "qwill" / room, ignore=shutil.ignore_patterns("__pycache__"))
             (Path(folder) / "qwill" / room / "__init__.py").write_text("")
         (Path(folder) / "qwill" / "__init__.py").write_text("")

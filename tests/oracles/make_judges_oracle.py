@@ -32,6 +32,7 @@ CASES = [
     (20, "share", 7), (20, "ties", 5), (10, "share", 21), (10, "binary", 11), (6, "ties", 154), (6, "binary", 34),
     (5, "share", 3), (4, "share", 3), (40, "all won", 14), (40, "all lost", 68), (40, "separated", 9),
     (40, "separated", 1), (40, "one length", 4), (40, "one difference", 4), (20, "few wins", 56),
+    (63, "ties", 3), (63, "share", 4), (23, "share", 5), (203, "ties", 6), (203, "share", 7),
 ]  # fmt: skip
 
 

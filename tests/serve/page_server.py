@@ -101,6 +101,7 @@ class PageServer:
         self.gate.set()
         self.conversations: dict[str, dict[str, Any]] = {}
         self.down = False
+        self.arena: Any = None  # one of arena_stand_in.py
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"app": self}))
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}"
@@ -161,7 +162,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(200, {"object": "list", "data": [*data, adapter] if "tiny" in self.app.models else data})
         elif path == "/qwill/stats" and self.app.stats:
             speed = {"tokens_per_second": 42.5, "prompt_tokens_per_second": 900.0, "running": 2, "waiting": 1}
-            self.send(200, {**speed, "cache_used": 130, "cache_total": 1000, "model": "tiny"})
+            self.send(
+                200, {**speed, "cache_used": 130, "cache_total": 1000, "model": "tiny", "arena": bool(self.app.arena)}
+            )
+        elif path.startswith("/qwill/arena") and self.app.arena:
+            self.app.arena.answer(self, path.split("/")[3:], parse_qs(urlsplit(self.path).query), body)
         elif path == "/v1/chat/completions":
             self.app.sent.append(body)
             self.chat(body)

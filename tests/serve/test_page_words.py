@@ -14,15 +14,23 @@ from qwill.serve.page_files import FOLDER
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 HAN = re.compile(r"[\u3400-\u9fff]")
 # What has no other name in Chinese, or is the name of the other language.
-SAME = {"title", "top_p", "top_k", "min_p", "exportMarkdown", "exportJson", "switchLanguage", "switchLanguageLabel"}
+SAME = {
+    *("title", "top_p", "top_k", "min_p", "exportMarkdown", "exportJson", "switchLanguage", "switchLanguageLabel"),
+    "changed",
+}
 
 
 @cache
 def words() -> dict[str, dict[str, str]]:
-    """WORDS of i18n.js, read as the lines it is written in."""
-    text = (FOLDER / "i18n.js").read_text(encoding="utf-8")
-    parts = re.findall(r"^  (\w\w): \{\n(.*?)^  \},$", text, re.M | re.S)
-    return {tongue: dict(re.findall(r'^    (\w+): "(.*)",$', lines, re.M)) for tongue, lines in parts}
+    """WORDS of i18n.js and those of the arena, read as the lines they are written in."""
+    found: dict[str, dict[str, str]] = {"en": {}, "zh": {}}
+    for name in ("i18n.js", "arena_words.js"):
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        for tongue, lines in re.findall(r"^  (\w\w): \{\n(.*?)^  \},$", text, re.M | re.S):
+            new = dict(re.findall(r'^    (\w+): "(.*)",$', lines, re.M))
+            assert not new.keys() & found[tongue].keys(), "the arena's words take the place of the chat's"
+            found[tongue] |= new
+    return found
 
 
 def test_both_languages_have_the_same_words() -> None:
@@ -36,7 +44,9 @@ def test_both_languages_have_the_same_words() -> None:
 
 def test_every_word_is_used_and_every_used_one_is_there() -> None:
     code = "\n".join(
-        f.read_text(encoding="utf-8") for f in FOLDER.iterdir() if f.suffix in (".js", ".html") and f.stem != "i18n"
+        f.read_text(encoding="utf-8")
+        for f in FOLDER.iterdir()
+        if f.suffix in (".js", ".html") and f.stem not in ("i18n", "arena_words")
     )
     made = {f"{stem}{end}" for stem in ("suggest",) for n in "1234" for end in (n, f"{n}Text")}
     made |= {f"{name}Hint" for name in ("system", "stopWords", "tools")} | {"language"}

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +216,7 @@ def compare_results(
     one, other = (eval_results.read_results(resolve(name)) for name in (a, b))
     metrics = shared_metrics(one, other, tasks, metric)
     found = compare(one.rows, other.rows, metrics, alpha, seed)
+    found = replace(found, asked=eval_results.asked_otherwise(one, other, list(metrics)))
     name_a, name_b = one.model, other.model
     if name_a == name_b:
         name_a, name_b = one.folder.name, other.folder.name

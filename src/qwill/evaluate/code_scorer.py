@@ -19,10 +19,10 @@ import secrets
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from os import sched_getaffinity
 from typing import Any
 
 from qwill.base.errors import DataError
+from qwill.data.workers import available_cores
 from qwill.evaluate.sandbox import Limits, Outcome, run_python
 from qwill.evaluate.task import Example, Score
 
@@ -80,7 +80,7 @@ def score_replies(
 ) -> list[Score]:
     """The scores of many replies in their order, `workers` at a time (one for each core)."""
     score = code_scorer(unsafe, limits)
-    with ThreadPoolExecutor(workers or len(sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or available_cores()) as pool:
         running = [pool.submit(score, example, reply) for example, reply in pairs]
         try:
             return [run.result() for run in running]

@@ -8,7 +8,7 @@ does not find a winner by chance. The equations are in docs/en/statistics.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from statistics import NormalDist
 from typing import Any
@@ -65,11 +65,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`missing`: task → (examples that only a answered, that only b did); they count for nothing here."""
+    """`missing`: task → (examples that only a answered, that only b did); they count for nothing here. `asked`: what
+    was set otherwise for one model than for the other, name → (a's, b's)."""
 
     lines: tuple[Line, ...]
     alpha: float
     missing: Mapping[str, tuple[int, int]]
+    asked: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
     def notes(self) -> list[str]:
@@ -80,6 +82,8 @@ class Comparison:
                 f"{count} comparisons were made: p-values are adjusted for that (Holm), intervals and single p-values "
                 "are not."
             )
+        for name, (one, other) in self.asked.items():
+            notes.append(f"The two were not asked alike: {name} is {one!r} for the first and {other!r} for the second.")
         for task, (only_a, only_b) in self.missing.items():
             notes.append(
                 f"{task}: compared on the examples that both answered; {only_a} more were answered by the first alone, "

@@ -144,6 +144,8 @@ def _notes(found: Comparison) -> list[tuple[str, str]]:
     chinese = []
     if len(found.lines) > 1:
         chinese.append(f"共做了 {len(found.lines)} 项比较：校正后的 p 值已计入这一点（Holm），区间和单项 p 值则没有。")
+    for name, (one, other) in found.asked.items():
+        chinese.append(f"两者的提问方式不同：{name} 对前者为 {one!r}，对后者为 {other!r}。")
     for task, (only_a, only_b) in found.missing.items():
         chinese.append(f"{task}：只比较两者都回答过的题目；另有 {only_a} 题只有前者回答，{only_b} 题只有后者回答。")
     if any(line.clusters < line.n for line in found.lines):

@@ -143,6 +143,25 @@ def write_results(
         )
 
 
+def asked_otherwise(one: Results, other: Results, tasks: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """What was set otherwise for one than for the other, of the run and of the tasks' files; which examples were asked
+    is another matter."""
+    found = {}
+    places: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = []
+    for section, names in (("settings", [""]), ("tasks", tasks)):
+        for name in names:
+            sides = [results.manifest.config.get(section, {}) for results in (one, other)]
+            a, b = (side.get(name, {}) for side in sides) if name else sides
+            places.append((f"{name}." if name else "", a, b))
+    for prefix, a, b in places:
+        for key in sorted((a.keys() | b.keys()) - {"limit", "first", "about", "files"}):
+            if a.get(key) != b.get(key):
+                found[prefix + key] = a.get(key), b.get(key)
+    if one.manifest.seed != other.manifest.seed:
+        found["seed"] = one.manifest.seed, other.manifest.seed
+    return found
+
+
 def read_results(folder: Path) -> Results:
     """Results to compare. Raises ArtifactError for an artifact of another kind, DataError for rows that are broken."""
     manifest = need_manifest(folder)

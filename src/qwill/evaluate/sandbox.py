@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Literal
 
 from qwill.base.errors import ConfigError, QwillError
+from qwill.data.workers import available_cores
 from qwill.evaluate.sandbox_calls import architectures, call_filter
 
 _LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
@@ -38,6 +39,7 @@ _DEVICES = ("/dev/null", "/dev/urandom")
 _PROGRAM = "program.py"
 _TICK = 0.25  # seconds
 MIB = 2**20
+LEAST_MEMORY = 64  # MiB of address space
 
 
 class SandboxError(QwillError): ...
@@ -66,6 +68,10 @@ class Limits:
         for name, value in vars(self).items():
             if not value > 0:
                 raise ConfigError(f"the sandbox's limit {name} is {value}; give a number above 0.")
+        if self.memory_mib < LEAST_MEMORY:
+            raise ConfigError(
+                f"the sandbox's limit memory_mib is {self.memory_mib}; Python needs {LEAST_MEMORY} to start."
+            )
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,12 @@ def run_python(
             f"programs can't be contained on {platform.system()} {platform.machine()}; run this on Linux on "
             f"{' or '.join(architectures())}, or in a virtual machine of that kind."
         )
+    size = len(program.encode("utf-8", "replace")) + len(stdin.encode("utf-8", "replace"))
+    if size > limits.scratch_mib * MIB // 2:
+        raise SandboxError(
+            f"a program and its standard input are {size} bytes together, and must fit into half of the sandbox's "
+            f"scratch folder of {limits.scratch_mib} MiB; raise its limit scratch_mib."
+        )
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qwill-unsafe-")) if unsafe else ""
         request = _request(program, stdin, limits, unsafe, folder)
@@ -122,7 +134,7 @@ def run_many(
 
     Raises as run_python does.
     """
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or available_cores()) as pool:
         running = [pool.submit(run_python, program, "", limits, unsafe) for program in programs]
         try:
             return [run.result() for run in running]
@@ -240,6 +252,7 @@ def _supervise(request: Mapping[str, object], limits: Limits, unsafe: bool) -> O
     for kind, *what in said:
         if kind == "ended":
             status, by, cpu, peak = what
+            # SIGKILL comes a second after SIGXCPU, to those that do not mind it.
             if by == signal.SIGXCPU or (by == signal.SIGKILL and cpu >= limits.cpu_seconds):
                 return Outcome("time", 0, out, err, seconds, cpu, peak / 1024, missing)
             return Outcome("signal" if by else "exit", by or status, out, err, seconds, cpu, peak / 1024, missing)

@@ -228,6 +228,24 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, clusters: Sequenc
     return Mean(mean, stderr, mean - half, mean + half, n, count)
 
 
+def bounded_interval(mean: float, stderr: float, groups: int, confidence: float = 0.95) -> Interval:
+    """Wilson's interval for a mean of scores from 0 to 1, from as many trials as would have this standard error.
+
+    n' = mean·(1 - mean)/stderr² is how many independent right-or-wrong examples would spread so (their design effect),
+    and Student's t of `groups` - 1 degrees stands in z's place, as Franco et al. (2019, J. Surv. Stat. Methodol. 7)
+    do for surveys. Near 0 and 1, where scores are skewed, it holds the truth more often than mean ± t·stderr.
+    Groups that show no spread at all count as one trial each.
+    """
+    if groups < 2:
+        raise DataError(f"bounded_interval got {groups} independent examples; give at least 2, or no spread shows.")
+    spread = mean * (1 - mean)
+    trials = spread / stderr**2 if stderr > 0 and spread > 0 else float(groups)
+    t = student_quantile(confidence, groups - 1)
+    centre = (mean + t * t / (2 * trials)) / (1 + t * t / trials)
+    half = t / (1 + t * t / trials) * math.sqrt(max(0.0, spread) / trials + t * t / (4 * trials * trials))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
 @lru_cache(maxsize=1024)
 def student_quantile(confidence: float, degrees: int) -> float:
     """The t for which Student's distribution lies within ±t with probability `confidence`.

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qwill.base.errors import DataError
-from qwill.evaluate.statistics import mean_interval, wilson
+from qwill.evaluate.statistics import bounded_interval, mean_interval, wilson
 
 Row = Mapping[str, Any]
 
@@ -19,8 +19,9 @@ Row = Mapping[str, Any]
 class Estimate:
     """A mean score and its 95 % interval. `stderr` is None where one example, or one cluster, shows no spread.
 
-    method: `wilson` for right and wrong, `t` for other numbers, `t over clusters` where examples share a source;
-    `none` where there is nothing to judge the spread by, and the interval is all of [0, 1].
+    method: `wilson` for right and wrong; `spread` for other numbers and `clusters` where examples share a source:
+    Wilson's from as many trials as would spread so (`bounded_interval`); `none` where there is nothing to judge the
+    spread by, and the interval is all of [0, 1].
     """
 
     mean: float
@@ -52,12 +53,11 @@ def estimate(values: Sequence[float], clusters: Sequence[object] | None = None) 
             return Estimate(mean, *wilson(int(mean), 1), None, n, groups, "wilson")
         return Estimate(mean, 0.0, 1.0, None, n, groups, "none")
     found = mean_interval(values, clusters=clusters)
-    lower, upper, method = found.lower, found.upper, "t" if clusters is None else "t over clusters"
-    if binary and (clusters is None or found.stderr == 0):
-        # Clusters that all say the same show no spread; then each counts as one trial and no more.
-        method = "wilson"
-        lower, upper = wilson(round(found.mean * groups), groups)
-    return Estimate(found.mean, max(0.0, lower), min(1.0, upper), found.stderr, n, groups, method)
+    if binary and clusters is None:
+        return Estimate(found.mean, *wilson(sum(map(int, values)), n), found.stderr, n, n, "wilson")
+    lower, upper = bounded_interval(found.mean, found.stderr, groups)
+    method = "spread" if clusters is None else "clusters"
+    return Estimate(found.mean, min(lower, found.mean), max(upper, found.mean), found.stderr, n, groups, method)
 
 
 def score_of(row: Row, metric: str) -> float:

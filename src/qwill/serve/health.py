@@ -61,7 +61,7 @@ async def metrics(request: Request) -> Response:
 
 
 class Stats(Answer):
-    """How the first model's engine stands; rates are those of the last few seconds."""
+    """How the first model's engine stands; rates are those of the last few seconds. arena: there is one here."""
 
     model: str
     tokens_per_second: float
@@ -71,6 +71,7 @@ class Stats(Answer):
     cache_used: int
     cache_total: int
     cached_tokens: int
+    arena: bool
 
 
 @router.get("/qwill/stats", **answers(Stats))
@@ -89,4 +90,5 @@ async def stats(request: Request) -> dict[str, Any]:
         "cache_used": found.blocks_total - found.blocks_free,
         "cache_total": found.blocks_total,
         "cached_tokens": found.cached_tokens,
+        "arena": service.settings.arena is not None,
     }

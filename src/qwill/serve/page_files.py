@@ -1,6 +1,7 @@
 """The page's files as the server sends them: read once, flat at the root, under a strict content security policy."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,10 +49,9 @@ def _files() -> dict[str, PageFile]:
     files = {}
     for path, file in found.items():
         body = file.read_bytes()
-        if path == "/index.html":
+        if file.suffix == ".html":
             # All modules are asked for at once, not each when the one before it has been read.
-            names = (name[1:] for name in found if name.endswith(".js") and name not in ("/first.js", "/main.js"))
-            links = "\n    ".join(f'<link rel="modulepreload" href="{name}">' for name in names)
+            links = "\n    ".join(f'<link rel="modulepreload" href="{name}">' for name in _modules(body.decode()))
             body = body.replace(b"<!--modules-->", links.encode())
         files[path] = PageFile(
             body,
@@ -61,5 +61,17 @@ def _files() -> dict[str, PageFile]:
                 "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
             },
         )
-    files["/"] = files["/index.html"]
+    files["/"], files["/arena"] = files["/index.html"], files["/arena.html"]
     return files
+
+
+def _modules(html: str) -> list[str]:
+    """The modules that a page's own one imports, and those import, but for itself."""
+    start = re.findall(r'<script type="module" src="([\w.]+)"', html)
+    found, new = set(start), list(start)
+    while new:
+        text = (FOLDER / new.pop()).read_text(encoding="utf-8")
+        named = set(re.findall(r'^import .*"\./([\w.]+)";$', text, re.M)) - found
+        found |= named
+        new += named
+    return sorted(found - set(start))

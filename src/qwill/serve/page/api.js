@@ -87,15 +87,19 @@ export async function json(path, { method = "GET", body, signal, keepalive = fal
   }
 }
 
-/** The chunks of a streamed chat completion. Raises ApiError for an error in the stream and for one that ends too early. */
-export async function* chat(body, signal) {
-  const response = await send("/v1/chat/completions", {
+/** The chunks of a streamed chat completion. Raises as `chunks` does. */
+export function chat(body, signal) {
+  return chunks("/v1/chat/completions", {
     method: "POST",
     signal,
-    asks: true,
-    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
+    headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
   });
+}
+
+/** The chunks of any stream of a reply. Raises ApiError for an error in the stream and for one that ends too early. */
+export async function* chunks(path, options) {
+  const response = await send(path, { asks: true, ...options, headers: { ...options.headers, Accept: "text/event-stream" } });
   let finished = false;
   try {
     for await (const data of serverEvents(response.body)) {

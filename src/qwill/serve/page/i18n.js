@@ -35,6 +35,7 @@ export const WORDS = {
     models: "Models",
     exportChat: "Export",
     help: "Keyboard shortcuts",
+    arena: "Arena",
     theme: "Colours: {name}",
     themeAuto: "as the system",
     themeLight: "light",
@@ -193,6 +194,7 @@ export const WORDS = {
     models: "模型",
     exportChat: "导出",
     help: "键盘快捷键",
+    arena: "竞技场",
     theme: "配色：{name}",
     themeAuto: "跟随系统",
     themeLight: "浅色",
@@ -320,6 +322,11 @@ export const WORDS = {
 };
 
 let current = "en";
+
+/** Words of another view: {en: {…}, zh: {…}}. */
+export function addWords(more) {
+  for (const language of Object.keys(WORDS)) Object.assign(WORDS[language], more[language]);
+}
 
 /** The language to begin with: the one chosen before, or the browser's first that is English or Chinese. */
 export function firstLanguage(chosen, preferred) {

@@ -17,6 +17,7 @@ import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Stats } from "./stats.js";
 import { Store } from "./store.js";
+import { drawStaticWords, drawTheme, label, nextTheme } from "./surface.js";
 
 const $ = (id) => document.getElementById(id);
 const NARROW = matchMedia("(max-width: 860px)");
@@ -26,7 +27,7 @@ onKeyNeeded(askKey);
 
 const models = new Models([$("model"), $("model-second")], () => drawShape());
 const settings = new Settings($("panel"), () => drawThink());
-const stats = new Stats($("stats"));
+const stats = new Stats($("stats"), $("to-arena"));
 const follow = new Follow($("log"), $("latest"));
 let views = new Map(); // node → its view
 let grown = new Set(); // views whose text has grown since the last frame
@@ -194,11 +195,6 @@ function drawWords() {
   document.title = chat.conversation.title ? `${chat.conversation.title} · ${t("title")}` : t("title");
 }
 
-function label(node, words) {
-  if (node.tagName === "BUTTON") node.title = words;
-  node.setAttribute("aria-label", words);
-}
-
 function drawSuggestions() {
   const suggestion = (n) => {
     const text = t(`suggest${n}Text`);
@@ -207,16 +203,10 @@ function drawSuggestions() {
   $("suggestions").replaceChildren(...[1, 2, 3, 4].map(suggestion));
 }
 
-// Elements say in data-t, data-label and data-hint which words they show.
 function drawLanguage() {
-  document.documentElement.lang = getLanguage() === "zh" ? "zh-CN" : "en";
-  for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
-  for (const node of document.querySelectorAll("[data-label]")) label(node, t(node.dataset.label));
-  for (const node of document.querySelectorAll("[data-hint]")) node.placeholder = t(node.dataset.hint);
+  drawStaticWords();
   view.said(null);
-  $("language").textContent = t("switchLanguage");
-  $("language").setAttribute("aria-label", t("switchLanguageLabel"));
-  drawTheme();
+  drawTheme($("theme"));
   drawThink();
   drawSuggestions();
   settings.draw();
@@ -224,15 +214,6 @@ function drawLanguage() {
   sidebar.draw();
   stats.draw();
   drawShape();
-}
-
-function drawTheme() {
-  const theme = recall("theme", "auto");
-  if (theme === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = theme;
-  const name = { auto: "themeAuto", light: "themeLight", dark: "themeDark" }[theme];
-  $("theme").replaceChildren(icon({ auto: "auto", light: "sun", dark: "moon" }[theme]));
-  label($("theme"), t("theme", { name: t(name) }));
 }
 
 async function loadModels(asks = false) {
@@ -295,11 +276,7 @@ const commands = {
     $("search").focus();
     $("search").select();
   },
-  theme() {
-    const order = ["auto", "light", "dark"];
-    remember("theme", order[(order.indexOf(recall("theme", "auto")) + 1) % 3]);
-    drawTheme();
-  },
+  theme: () => nextTheme($("theme")),
   language() {
     setLanguage(getLanguage() === "en" ? "zh" : "en");
     remember("language", getLanguage());

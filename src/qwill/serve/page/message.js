@@ -145,8 +145,10 @@ export class ReplyView {
   refresh() {
     const { node, act } = this;
     const running = act.running(node);
-    this.name.textContent = node.model ?? t("assistant");
-    this.element.setAttribute("aria-label", `${t("assistant")} ${node.model ?? ""}`.trim());
+    // In the arena a reply is known by its letter only, and the model's name comes with the vote.
+    const who = [node.letter, node.model].filter(Boolean).join(" · ");
+    this.name.textContent = who || t("assistant");
+    this.element.setAttribute("aria-label", `${t("assistant")} ${who}`.trim());
     this.element.setAttribute("aria-busy", String(running));
     this.thoughts.ontoggle = () => this.views[0].update(node.reasoning, !act.running(node));
     this.wait.title = t("waiting");
@@ -161,7 +163,7 @@ export class ReplyView {
       ...[
         branches(node, act),
         node.content && copyButton(() => node.content, "copyReply"),
-        !node.details.fault && iconButton("again", t("regenerate"), () => act.again(node), { disabled: act.busy(), "data-act": "again" }),
+        !node.letter && !node.details.fault && iconButton("again", t("regenerate"), () => act.again(node), { disabled: act.busy(), "data-act": "again" }),
         h("span", { class: "figures" }, this.#figures()),
       ].filter(Boolean),
     );

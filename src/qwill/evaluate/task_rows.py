@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from qwill.base.errors import ConfigError, SourceError
+from qwill.base.errors import ConfigError
 from qwill.base.files import read_jsonl
+from qwill.evaluate.hub_rows import hub_rows
 
 Row = tuple[str, dict[str, Any]]
 
@@ -23,8 +24,10 @@ def read_rows(source: Mapping[str, Any], folder: Path, name: str) -> Iterator[Ro
         path = folder / str(source["jsonl"])
         return ((f"{path}: line {line}", fields) for line, fields in read_jsonl(path))
     if "hub" in source:
-        return _hub_rows(source, name)
-    rows = import_module("qwill.evaluate.task_sources").rows_of(source)
+        _only(source, {"hub", "config", "split", "revision"}, name)
+        rows = hub_rows(source, name)
+    else:
+        rows = import_module("qwill.evaluate.task_sources").rows_of(source)
     return ((f"task {name}: example {number}", fields) for number, fields in enumerate(rows))
 
 
@@ -33,7 +36,3 @@ def _only(source: Mapping[str, Any], known: set[str], name: str) -> None:
         raise ConfigError(
             f"task {name}: source.{unknown[0]} is not a setting here; expected {', '.join(sorted(known))}."
         )
-
-
-def _hub_rows(source: Mapping[str, Any], name: str) -> Iterator[Row]:
-    raise SourceError(f"task {name}: {source['hub']} is not read yet.")

@@ -57,8 +57,15 @@ def test_a_token_is_allowed_if_its_bit_is_set(tokenizer, seed, thinking, data):
     parsed = guide.copy()
     parsed._next = None  # the parser's own mask, also where the guide knows what is forced
     may = set(allowed(parsed.mask()).tolist())
-    assert [i for i in range(-1, tokenizer.vocab_size + 3) if guide.allows(i)] == sorted(may)
+    assert [i for i in range(-1, tokenizer.vocab_size + 3) if guide.copy().take(i)] == sorted(may)
     assert set(allowed(guide.mask()).tolist()) == may
+    taken, token = guide.copy(), data.draw(st.sampled_from(sorted(may)))
+    refused = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1).filter(lambda i: i not in may), max_size=3))
+    assert not any(taken.take(i) for i in refused) and taken.take(token)
+    for one in (taken, guide):
+        one.accept(token)
+    assert taken.finished == guide.finished and taken.forced() == guide.forced()
+    assert taken.mask().tolist() == guide.mask().tolist()
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
@@ -124,7 +131,7 @@ def test_checked_draws_are_those_of_the_definition(native, temperature, spare):
         masks = torch.from_numpy(np.stack([reply.guide.mask() for reply in group]))
         first = sample(logits[rows], numbers[0], sampling, VOCAB)
         again = sample(logits[rows], numbers[1], sampling, VOCAB, None, masks)
-        may = torch.tensor([reply.guide.allows(t) for reply, t in zip(group, first.tokens_B.tolist(), strict=True)])
+        may = torch.tensor([reply.guide.copy().take(t) for reply, t in zip(group, first.tokens_B.tolist(), strict=True)])
         assert 5 < int(may.sum()) < 25
         ((part, own_BV, drawn),) = choose(group, rows, logits, VOCAB)
         assert part == group and torch.equal(own_BV, logits[rows])

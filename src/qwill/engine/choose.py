@@ -70,7 +70,7 @@ def _checked(drawn: Sampled, own_BV: Tensor, part: Sequence[Reply], vocab_size: 
     """What was drawn among all tokens, where it may come; else drawn again among those that may."""
     tokens = drawn.tokens_B.tolist()
     # The guide is there: without one a reply isn't "checked".
-    wrong = [i for i, reply in enumerate(part) if reply.guide and not reply.guide.allows(tokens[i])]
+    wrong = [i for i, reply in enumerate(part) if reply.guide and not reply.guide.take(tokens[i])]
     if not wrong:
         return drawn
     refused = [part[i] for i in wrong]

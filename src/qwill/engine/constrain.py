@@ -96,8 +96,9 @@ def _vocabulary(tokenizer: Tokenizer) -> _Vocabulary:
 class Guide:
     """What one reply may go on with, under a constraint.
 
-    Ask `mask` (or `fill_masks` for a batch), choose a token, `accept` it. Once `finished`, the reply is complete and
-    may only stop. While the reply thinks, it is free, but can't stop.
+    Ask `mask` (or `fill_masks` for a batch), choose a token, `accept` it; or choose one, ask whether it may come by
+    `take`, and accept it if so. Once `finished`, the reply is complete and may only stop. While the reply thinks, it is
+    free, but can't stop.
     """
 
     def __init__(self, tokenizer: Tokenizer, constraint: Constraint, stop_ids: Collection[int] | None = None) -> None:
@@ -112,6 +113,7 @@ class Guide:
         self._may_think = constraint.thinking == "allowed" and min(self._thinks) >= 0
         self._due: list[int] = []  # tokens of the template that have to come next
         self._next: list[int] | None = None  # `_spelt`, once it was asked for
+        self._taken: int | None = None  # a token that the matcher has consumed already
         self.finished = False
 
     def mask(self) -> Words:
@@ -120,8 +122,10 @@ class Guide:
         fill_masks([self], mask_W[None])
         return mask_W
 
-    def allows(self, token: int) -> bool:
-        """The token's bit in `mask`, without the others: far quicker."""
+    def take(self, token: int) -> bool:
+        """The token's bit in `mask`, without the others: far quicker. A token that may come has to be accepted next:
+        the matcher answers and goes on in one walk through its grammar."""
+        assert self._taken is None
         if self.finished or self._due:
             return token in (self._stop_ids if self.finished else self._due[:1])
         if not 0 <= token < self._vocabulary.size:
@@ -135,7 +139,10 @@ class Guide:
             return bool(self._matcher.is_accepting())
         if forced := self._spelt():
             return bool(token == forced[0])
-        return bool(self._matcher.validate_tokens([token]))
+        if not self._matcher.try_consume_tokens([token]):
+            return False
+        self._taken = token
+        return True
 
     def accept(self, token: int) -> None:
         """The token that was chosen. Raises DataError for one that the mask forbids, and for a constraint that turns
@@ -157,7 +164,10 @@ class Guide:
             self.finished = True
         else:
             self._may_think = False
-            if not 0 <= token < self._vocabulary.size or not self._matcher.consume_token(token):
+            if self._taken is not None:
+                assert self._taken == token
+                self._taken = None
+            elif not 0 <= token < self._vocabulary.size or not self._matcher.consume_token(token):
                 self._refuse(token)
             self.finished = self._matcher.is_stopped()
             if not self.finished:
@@ -194,6 +204,7 @@ class Guide:
 
     def _fill_own(self, mask_W: Words) -> bool:
         """Writes the mask where the matcher isn't needed; says whether it was."""
+        assert self._taken is None
         # Text is forced only where the reply can't end.
         due = self._due or ([] if self._thinking or self._may_think else self._next)
         if not (self.finished or due or self._thinking):

@@ -123,8 +123,8 @@ class Guide:
         return mask_W
 
     def take(self, token: int) -> bool:
-        """The token's bit in `mask`, without the others: far quicker. A token that may come has to be accepted next:
-        the matcher answers and goes on in one walk through its grammar."""
+        """The token's bit in `mask`, without the others: far quicker. A token that may come is the one to accept next:
+        the matcher answers and goes on in one walk through its grammar (another one costs a step back)."""
         assert self._taken is None
         if self.finished or self._due:
             return token in (self._stop_ids if self.finished else self._due[:1])
@@ -150,6 +150,10 @@ class Guide:
         if self.finished:
             return
         self._next = None
+        taken, self._taken = self._taken, None
+        if taken not in (None, token):
+            self._matcher.rollback(1)
+            taken = None
         if self._due:
             self._due = self._due[1:] if token == self._due[0] else self._refuse(token)
         elif self._thinking:
@@ -164,10 +168,8 @@ class Guide:
             self.finished = True
         else:
             self._may_think = False
-            if self._taken is not None:
-                assert self._taken == token
-                self._taken = None
-            elif not 0 <= token < self._vocabulary.size or not self._matcher.consume_token(token):
+            known = 0 <= token < self._vocabulary.size
+            if taken is None and not (known and self._matcher.consume_token(token)):
                 self._refuse(token)
             self.finished = self._matcher.is_stopped()
             if not self.finished:

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwill.align.losses import clipped_policy_loss, group_advantages, kl_k3
+from qwill.align.advantages import group_advantages
+from qwill.align.kl import kl_value
+from qwill.align.policy_losses import clipped
 from qwill.align.settings import GRPOConfig
 from qwill.base.errors import DataError, TrainingError
 from qwill.base.files import write_json
@@ -123,7 +125,7 @@ def update(
 ) -> dict[str, float]:
     """One optimiser step on rollouts with advantages (token mean over all their reply tokens); numbers for the log."""
     tokens = sum(len(r.ids) - r.start for r in rollouts)
-    gap = clipped = kl = entropy_proxy = 0.0
+    gap = cut = kl = entropy_proxy = 0.0
     for part in micro_batches(rollouts, config.train_tokens):
         batch = Batch.pack([r.ids[:-1] for r in part])
         hidden_ND, targets_N, stats = _reply_states(model, batch, part)
@@ -134,9 +136,8 @@ def update(
                 hidden_ND, model.head_weight_VD, targets_N, torch.zeros(len(targets_N)), config.temperature
             )
         logp_N = (-loss_N).requires_grad_()
-        weight_N = torch.full_like(old_N, 1.0 / tokens)
-        loss = clipped_policy_loss(logp_N, old_N, advantage_N, weight_N, config.clip_low, config.clip_high)
-        loss.total.backward()
+        found = clipped(logp_N, old_N, advantage_N, config.clip_low, config.clip_high)
+        (found.losses.sum() / tokens).backward()
         assert logp_N.grad is not None
         # d loss / d logp is each token's weight in the fused cross-entropy, whose gradient is that of −logp.
         total, _ = ops.cross_entropy(hidden_ND, model.head_weight_VD, targets_N, -logp_N.grad, config.temperature)
@@ -145,15 +146,15 @@ def update(
         total.backward()
         share = len(old_N) / tokens
         gap = max(gap, float((logp_N.detach() - old_N).abs().max()))
-        clipped += loss.clipped * share
-        kl += float(kl_k3(old_N, logp_N.detach()).mean()) * share
+        cut += float(found.clipped.float().mean()) * share
+        kl += float(kl_value(old_N, logp_N.detach()).mean()) * share
         entropy_proxy += float(-old_N.mean()) * share
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip, foreach=True))
     for o in optimizers:
         if math.isfinite(norm):
             o.step()
         o.zero_grad(set_to_none=True)
-    return {"gap": gap, "clipped": clipped, "kl": kl, "entropy": entropy_proxy, "gradient_norm": norm}
+    return {"gap": gap, "clipped": cut, "kl": kl, "entropy": entropy_proxy, "gradient_norm": norm}
 
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:

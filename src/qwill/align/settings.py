@@ -1,11 +1,13 @@
-"""Settings of the reinforcement learning stage, apart from the code so that reading a recipe does not import torch."""
+"""Settings of the alignment stages, apart from the code so that reading a recipe does not import torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from qwill.base.errors import ConfigError
-from qwill.train.settings import OptimizerConfig, ScheduleConfig, need_positive
+from qwill.model.lora_config import LoraConfig
+from qwill.train.settings import OptimizerConfig, Precision, ScheduleConfig, need_positive
 
 
 def _gentle() -> OptimizerConfig:
@@ -39,3 +41,56 @@ class GRPOConfig:
         need_positive(self, "steps", "prompts", "updates", "max_tokens", "temperature", "train_tokens")
         if self.samples < 2:
             raise ConfigError(f"samples is {self.samples}; a group needs at least 2 to compare.")
+
+
+PairLoss = Literal["sigmoid", "hinge", "ipo", "robust", "exo", "normalised", "orpo", "simpo", "kto"]
+REFERENCE_FREE = ("orpo", "simpo")
+
+
+def _preferring() -> OptimizerConfig:
+    return OptimizerConfig("adamw", learning_rate=2e-5, matrix_rate=2e-5)
+
+
+@dataclass(frozen=True)
+class PreferenceConfig:
+    """`steps` of `pairs` pairs each (or, with `kto`, replies), from a file of preferences.
+
+    loss: DPO's `sigmoid`, `hinge`, `ipo`, `robust`, `exo`, `normalised` (by length); `kto`, `orpo`, `simpo`. beta: how
+    far the policy may go from the reference. gamma: SimPO's margin. flipped: the share of wrong labels that `robust`
+    and `exo` reckon with. likelihood: weight of the chosen replies' own loss, a token each (ORPO's is 1). desirable,
+    undesirable: KTO's weights. heldout: the share of prompts kept out, on which pair accuracy is measured. Pairs longer
+    than `max_tokens` are left out and counted, never cut. train_tokens: at most so many are computed at once.
+    """
+
+    loss: PairLoss = "sigmoid"
+    beta: float = 0.1
+    gamma: float = 1.0
+    flipped: float = 0.1
+    likelihood: float | None = None
+    desirable: float = 1.0
+    undesirable: float = 1.0
+    steps: int = 100
+    pairs: int = 16
+    max_tokens: int = 1024
+    train_tokens: int = 8192
+    heldout: float = 0.1
+    balance: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=_preferring)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
+    lora: LoraConfig | None = None
+    dtype: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        need_positive(self, "beta", "steps", "pairs", "max_tokens", "train_tokens")
+        if not 0 <= self.heldout < 1:
+            raise ConfigError(f"heldout is {self.heldout}; expected a share from 0 to below 1.")
+        if self.loss in ("robust", "exo") and not 0 < self.flipped < 0.5:
+            raise ConfigError(f"flipped is {self.flipped}; expected a share between 0 and 0.5.")
+        if self.loss == "kto" and self.pairs < 2:
+            raise ConfigError("pairs is 1; KTO compares with the other replies of a step and needs at least 2.")
+
+    @property
+    def own_likelihood(self) -> float:
+        if self.likelihood is not None:
+            return self.likelihood
+        return 1.0 if self.loss == "orpo" else 0.0

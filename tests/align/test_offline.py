@@ -263,7 +263,7 @@ def broken(**changes) -> list[dict]:
         (broken(chosen=None), "line 3: chosen: expected a list of messages, found NoneType"),
         (broken(rejected="text"), "line 3: rejected: expected a list of messages, found str"),
         (broken(rejected=[]), "line 3: rejected: expected a list of messages, found an empty one"),
-        (broken(prompt="text"), "line 3: chosen: expected text, as in prompt, found list"),
+        (broken(prompt="text"), "line 3: prompt: expected a list of messages, found str"),
         (broken(chosen=[{"role": "user", "content": "x"}]), "line 3: prompt with chosen: message 2, role"),
         (
             broken(chosen=[{"role": "assistant", "content": " "}]),

@@ -28,11 +28,11 @@ from qwill.base.artifact import read_manifest
 from qwill.base.files import new_file, write_json
 from qwill.base.stage import StageContext
 from qwill.data.preferences import holds_pairs
-from qwill.model.files import load_model, save_model
+from qwill.engine.language_model import load
+from qwill.model.files import save_model
 from qwill.model.lora import attach, merge, new_adapter
 from qwill.model.lora_files import save_adapter
 from qwill.model.transformer import Transformer, balancing_loss
-from qwill.text.tokenizer import Tokenizer
 from qwill.train.loop import train
 from qwill.train.sft import plan_steps
 from qwill.train.step import StepResult
@@ -159,8 +159,8 @@ def reference_logprobs(model: Transformer, units: Sequence[Unit], most_tokens: i
 
 
 def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
-    tokenizer = Tokenizer.load(ctx.inputs["sft"])
-    model = load_model(ctx.inputs["sft"])
+    start = load(ctx.inputs["sft"])
+    tokenizer, model = start.tokenizer, start.model
     path = ctx.inputs["preferences"]
     settings = (tokenizer, config.max_tokens, config.heldout, ctx.seed)
     compared = None if config.loss == "kto" and not holds_pairs(path) else pairs_of(path, *settings)

@@ -19,6 +19,7 @@ from qwill.base.tensorfile import tensor_digests
 SCHEMA = 1
 MANIFEST = "qwill.json"
 ROWS = (".jsonl", ".parquet")  # ends of files that hold rows
+MODELS = (".gguf", ".gz", ".whl", ".zip")  # and of those that hold a model
 NOT_CONTENT = (MANIFEST, "README.md", "run.json")
 
 
@@ -161,10 +162,11 @@ def need_manifest(folder: Path) -> Manifest:
 
 
 def from_elsewhere(path: Path) -> str | None:
-    """What an input without a manifest is: a `model` folder, or `data`: a file of rows, or a folder with one."""
-    if (path / "config.json").is_file():
+    """What an input without a manifest is: a `model` (a folder, a GGUF file, a package with one), or `data`, a file of
+    rows."""
+    if (path / "config.json").is_file() or (path.is_file() and path.suffix in MODELS):
         return "model"
-    return "data" if path.suffix in ROWS or any(path.glob("*" + end) for end in ROWS) else None
+    return "data" if path.is_file() and path.suffix in ROWS else None
 
 
 def identify(folder: Path) -> Manifest:
@@ -172,11 +174,10 @@ def identify(folder: Path) -> Manifest:
     nothing of how it came about. Raises ArtifactError for what is neither an artifact nor a model folder nor data."""
     if folder.is_dir() and (manifest := read_manifest(folder)) is not None:
         return manifest
-    kind = from_elsewhere(folder)
-    if kind is None:
+    if (kind := from_elsewhere(folder)) is None:
         return need_manifest(folder)
     if folder.is_file():
-        files, tensors = {"rows": sha256_file(folder)}, dict[str, dict[str, Any]]()
+        files, tensors = {kind: sha256_file(folder)}, dict[str, dict[str, Any]]()
         identity = _id({"files": files, "tensors": tensors})
     else:
         identity, files, tensors = content_id(folder)

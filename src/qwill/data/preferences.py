@@ -135,13 +135,13 @@ def judged_problem(row: Mapping[str, Any]) -> str | None:
 
 
 def _reply_problem(row: Mapping[str, Any], name: str) -> str | None:
-    plain = isinstance(row.get("prompt"), str)
-    for part in ("prompt", name):
+    plain = isinstance(row.get("prompt"), str) and isinstance(row.get(name), str)
+    for part in () if plain else ("prompt", name):
         said = row.get(part)
-        if plain and (not isinstance(said, str) or (part == name and not said.strip())):
-            return f"{part}: expected text, as in prompt, found {_kind(said)}"
-        if not plain and (not isinstance(said, list) or not said):
+        if not isinstance(said, list) or not said:
             return f"{part}: expected a list of messages, found {_kind(said)}"
+    if plain and not row[name].strip():
+        return f"{name}: the text is empty"
     if not isinstance(row.get("language", ""), str):
         return "language: expected such as en or zh"
     if plain:

@@ -20,6 +20,8 @@ STAGES: tuple[Stage, ...] = (
           "qwill.data.corpus:CurateConfig", (), "qwill.data.corpus:run", CURATION, optional=("tasks",)),
     Stage("dialogues", "dialogues", "dialogues", 2,
           "qwill.data.dialogues:DialoguesConfig", ("tasks",), "qwill.data.dialogues:run"),
+    Stage("preferences", "preferences", "preferences", 1,
+          "qwill.data.preference_sources:PreferencesConfig", (), "qwill.data.preference_sources:run"),
     Stage("tokenizer", "tokenizer train", "tokenizer", 1,
           "qwill.text.train_tokenizer:TokenizerConfig", ("corpus",), "qwill.text.train_tokenizer:run"),
     Stage("mixing", "mix", "mixing", 2,

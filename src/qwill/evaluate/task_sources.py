@@ -30,8 +30,9 @@ Row = dict[str, Any]
 _OPTION = re.compile(r"(?:^|\n)([A-J])\. ?")
 
 
-def rows_of(source: Mapping[str, Any]) -> Iterator[Row]:
-    """The fields of each example of a source `{registry: name}` or `{generated: name, …}`.
+def rows_of(source: Mapping[str, Any], folder: Path = Path()) -> Iterator[Row]:
+    """The fields of each example of a source `{registry: name}` or `{generated: name, …}`; a file that it names is
+    relative to `folder`.
 
     Raises ConfigError for a name or setting that there is none of, SourceError for a package that can't be had,
     DataError for a file that is not as it was.
@@ -42,6 +43,10 @@ def rows_of(source: Mapping[str, Any]) -> Iterator[Row]:
     if name not in known:
         raise ConfigError(f"source.{kind} is {name!r}, which Qwill does not have; {nearest(name, list(known))}")
     settings = {key: value for key, value in source.items() if key != kind}
+    if "folder" in settings:
+        raise ConfigError("source.folder is not a setting; files are read from the task file's own folder.")
+    if "folder" in signature(known[name]).parameters:
+        settings["folder"] = folder
     try:
         signature(known[name]).bind(**settings)
     except TypeError as error:
@@ -208,10 +213,10 @@ def generate_reasoning(families: list[str] | None = None, each: int = 20, seed: 
     return rows(families or FAMILIES, each, seed)
 
 
-def generate_pairs(language: str, each: int = 1000, texts: str = "") -> Iterator[Row]:
+def generate_pairs(language: str, each: int = 1000, texts: str = "", folder: Path = Path()) -> Iterator[Row]:
     from qwill.evaluate.sentence_pairs import rows
 
-    return rows(language, each, texts)
+    return rows(language, each, texts, folder)
 
 
 def safety_prompts(kind: str) -> Iterator[Row]:

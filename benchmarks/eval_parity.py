@@ -306,8 +306,9 @@ def summary(found: Sequence[Found]) -> str:
         f"{len({f.name for f in found})} tasks, {sum(f.examples for f in found):,} prompts, "
         f"{sum(f.likelihoods for f in found):,} log-likelihoods (largest difference "
         f"{max((f.largest for f in found), default=0):.1e}; {sum(f.greedy for f in found):,} choices are greedy), "
-        f"{sum(f.replies for f in found):,} replies of at most {REPLY} tokens. Examples: the first so many of all that a task has. Shots: the first examples of its source; "
-        "tasks that say no right reply have none. Tools are not told, for lm-eval has no place for them."
+        f"{sum(f.replies for f in found):,} replies of at most {REPLY} tokens. Examples: the first so many of all that "
+        "a task has. Shots: the first examples of its source; tasks that say no right reply have none. Tools are not "
+        "told, for lm-eval has no place for them."
     )
     if made_up:
         says += (

@@ -76,14 +76,16 @@ def test_every_task_of_the_hub_and_which_data_it_was(hub: FakeHub, model: Path, 
 def test_other_data_are_another_result(hub: FakeHub, model: Path, tmp_path: Path) -> None:
     before = told(evaluated(hub, tmp_path, model, "ceval"))
     first = hub.commit("ceval/ceval-exam")
-    rows = [row | {"question": f"新{row['question']}"} for row in BOX["ceval/ceval-exam"]["computer_network/val"]]
-    second = hub.publish("ceval/ceval-exam", {"computer_network/val": rows})
+    val = [dict(row) | {"question": f"新{row['question']}"} for row in BOX["ceval/ceval-exam"]["computer_network/val"]]
+    second = hub.publish("ceval/ceval-exam", dict(BOX["ceval/ceval-exam"]) | {"computer_network/val": val})
     after = told(evaluated(hub, tmp_path, model, "ceval"))
     assert first != second and before["recipe_id"] != after["recipe_id"] and before["folder"] != after["folder"]
     # The first data by their commit: the same recipe, so nothing is made again, and nothing is asked of the Hub.
     text = (ROOT / "src" / "qwill" / "evaluate" / "box" / "ceval.yaml").read_text(encoding="utf-8")
     named = tmp_path / "ceval.yaml"
-    named.write_text(text.replace("split: val}", f"split: val, revision: {first}}}"), encoding="utf-8")
+    for split in ("val", "dev"):
+        text = text.replace(f"split: {split}}}", f"split: {split}, revision: {first}}}")
+    named.write_text(text, encoding="utf-8")
     asked = len(hub.asked)
     again = told(evaluated(hub, tmp_path, model, str(named)))
     assert again["recipe_id"] == before["recipe_id"] and again["content_id"] == before["content_id"]

@@ -78,13 +78,14 @@ def evaluate_model(
     settings = EvalSettings(**given)
     tasks = _tasks(names)
     place = resolve(model)
+    tasks, origins = eval_results.pinned(tasks)
     import torch
 
     threads = torch.get_num_threads()
     shown = asdict(settings)
     asked = {name: value for name, value in shown.items() if name not in ("seed", "slots", "memory")}
     plan = eval_results.make_plan(
-        place, tasks, asked | {"weights": loading["weights"]}, settings.seed, threads, loading["dtype"]
+        place, tasks, asked | {"weights": loading["weights"]}, settings.seed, threads, loading["dtype"], origins
     )
     name = _name(model, place)
     folder = out or EVALS / f"{name}-{plan.recipe_id[4:12]}"

@@ -10,7 +10,7 @@ run.json        what the model was called, and how long it took
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,9 @@ def task_identity(task: Task) -> dict[str, Any]:
     config = {name: value for name, value in to_dict(task).items() if name != "folder"}
     files = {}
     for source in (task.source, task.shots.source):
-        if "jsonl" in source:
-            files[str(source["jsonl"])] = task.folder / str(source["jsonl"])
+        for setting in ("jsonl", "texts"):
+            if source.get(setting):
+                files[str(source[setting])] = task.folder / str(source[setting])
     script, colon, _ = task.scorer.rpartition(":")
     if colon and script.endswith(".py"):
         files[script] = task.folder / script
@@ -76,21 +77,51 @@ def task_identity(task: Task) -> dict[str, Any]:
     return config | {"files": {name: sha256_file(path) for name, path in sorted(files.items())}}
 
 
+def pinned(tasks: Sequence[Task]) -> tuple[list[Task], list[dict[str, Any]]]:
+    """The tasks with the commits of the Hub's data sets in place of branches, and where these come from.
+
+    Raises SourceError when the Hub has no such data set, or does not answer and this machine has none.
+    """
+    from qwill.evaluate.hub_rows import pin
+
+    found: list[Task] = []
+    origins = dict[str, dict[str, Any]]()
+
+    def fixed(source: dict[str, Any], name: str) -> dict[str, Any]:
+        if "hub" not in source:
+            return source
+        source, origin = pin(source, name)
+        origins[f"{origin['name']} {origin['version']} {origin['source']}"] = origin
+        return source
+
+    for task in tasks:
+        shots = replace(task.shots, source=fixed(task.shots.source, task.name))
+        found.append(replace(task, source=fixed(task.source, task.name), shots=shots))
+    return found, list(origins.values())
+
+
 def make_plan(
-    model: Path, tasks: Sequence[Task], settings: Mapping[str, Any], seed: int, threads: int, dtype: str
+    model: Path,
+    tasks: Sequence[Task],
+    settings: Mapping[str, Any],
+    seed: int,
+    threads: int,
+    dtype: str,
+    origins: Sequence[dict[str, Any]] = (),
 ) -> Plan:
-    """Raises ArtifactError for a folder that is no model, DataError for a task whose file is not there."""
+    """`tasks` and `origins` as `pinned` gives them. Raises ArtifactError for a folder that is no model, DataError for a
+    task whose file is not there."""
     from qwill.base.device import numeric_libraries
 
     config: dict[str, Any] = {"tasks": {task.name: task_identity(task) for task in tasks}, "settings": dict(settings)}
-    inputs, sources, parents = {}, [], {}
+    inputs, sources, parents = {}, list(origins), {}
     if model.is_dir():
         if (manifest := identify(model)).kind != "model":
             raise ArtifactError(f"{model} is an artifact of the kind {manifest.kind}; expected a model.")
         inputs, parents = {"model": model}, {"model": manifest.content_id}
     else:
-        sources = [{"name": model.name, "sha256": sha256_file(model)}]
-        config["model_file"] = sources[0]
+        config["model_file"] = {"name": model.name, "sha256": sha256_file(model)}
+        sources.append(config["model_file"])
     libraries = numeric_libraries()
     identity = recipe_id(
         stage=STAGE, stage_version=VERSION, inputs=parents, config=config, seed=seed, libraries=libraries,

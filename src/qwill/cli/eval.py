@@ -212,11 +212,12 @@ def compare_results(
 ) -> int:
     """Two results artifacts, in pairs."""
     from qwill.evaluate.comparison import compare
+    from qwill.evaluate.recipe_results import by_question, read_side
 
-    one, other = (eval_results.read_results(resolve(name)) for name in (a, b))
+    one, other = by_question(read_side(a), read_side(b))
     metrics = shared_metrics(one, other, tasks, metric)
-    found = compare(one.rows, other.rows, metrics, alpha, seed)
-    found = replace(found, asked=eval_results.asked_otherwise(one, other, list(metrics)))
+    asked = eval_results.asked_otherwise(one, other, list(metrics))
+    found = replace(compare(one.rows, other.rows, metrics, alpha, seed), asked=asked)
     name_a, name_b = one.model, other.model
     if name_a == name_b:
         name_a, name_b = one.folder.name, other.folder.name

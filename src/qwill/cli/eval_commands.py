@@ -88,6 +88,7 @@ def tasks(as_json: bool) -> int:
     epilog=examples(
         "qwill eval compare runs/evals/base runs/evals/aligned",
         "qwill eval compare runs/evals/base runs/evals/aligned --html differences.html",
+        "qwill eval compare runs/demo/results:sft runs/demo/results:aligned",
         "qwill eval compare qw1-3f… qw1-a0… --tasks boolq --alpha 0.01 --json",
     )
 )
@@ -105,7 +106,7 @@ def tasks(as_json: bool) -> int:
 def compare(
     a: str, b: str, tasks: str | None, metric: str | None, alpha: float, seed: int, html: Path | None, as_json: bool
 ) -> int:
-    """Say whether A or B is better, two results of `qwill eval`.
+    """Say whether A or B is better, two results of `qwill eval MODEL`, or RESULTS:MODEL of a recipe.
 
     Only examples that both answered count, in pairs. "Better" is printed only where the difference is more than chance
     at `alpha`, all comparisons of the table taken together.

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwill.base.errors import ConfigError
 from qwill.base.files import write_text
-from qwill.base.lock import folder_lock
-from qwill.base.progress import Display, clock
+from qwill.base.progress import Display
 from qwill.base.resolve import resolve
+from qwill.cli.eval_making import make, slug
 from qwill.evaluate import eval_results
 from qwill.evaluate.eval_results import REPORT, Results
 
 if TYPE_CHECKING:
     from qwill.evaluate.comparison import Comparison
-    from qwill.evaluate.run_task import EvalSettings
     from qwill.evaluate.task import Task
 
 EVALS = Path("runs") / "evals"
-WORK = "eval"
 
 
 def is_recipe(given: Path) -> bool:
@@ -88,60 +82,13 @@ def evaluate_model(
     )
     name = _name(model, place)
     folder = out or EVALS / f"{name}-{plan.recipe_id[4:12]}"
-    display = Display()
-    if eval_results.finished(folder, plan):
-        display.say(f"{folder}: made already")
-    else:
-        _make(folder, plan, model, name, tasks, settings, loading, display)
+    make(folder, plan, model, name, tasks, settings, loading, Display())
     results = eval_results.read_results(folder)
     if as_json:
         print(json.dumps(_told(results), indent=2, ensure_ascii=False))
     else:
         _print_scores(results)
     return 0
-
-
-def _make(
-    folder: Path,
-    plan: eval_results.Plan,
-    model: str,
-    name: str,
-    tasks: Sequence[Task],
-    settings: EvalSettings,
-    loading: Mapping[str, Any],
-    display: Display,
-) -> None:
-    from qwill.engine.language_model import load
-    from qwill.evaluate.run_task import evaluate
-    from qwill.evaluate.task_scores import summarise
-
-    work = folder.parent / ".work" / f"{WORK}-{plan.recipe_id}"
-    started = time.perf_counter()
-    # A lock of its own name: the folder itself is put in place as a whole, and may be gone for a moment.
-    with folder_lock(work, of=folder):
-        lm = load(model, **loading)
-        rows: list[dict[str, Any]] = []
-        summary: dict[str, Any] = {"model": name, "tasks": {}}
-        for task in tasks:
-            with display.stage(task.name, settings.limit, "example") as bar:
-
-                def progress(done: int, total: int, bar: Any = bar) -> None:
-                    bar.total = total
-                    bar.update(done)
-
-                found = evaluate(lm, task, settings, work / _slug(task.name), plan.recipe_id, progress)
-                bar.total = bar.done = len(found.rows)
-            summary["tasks"][task.name] = summarise(found.rows, found.metrics) | {
-                "available": found.available,
-                "cut": sum(bool(row.get("cut")) for row in found.rows),
-            }
-            rows += found.rows
-        seconds = round(time.perf_counter() - started, 3)
-        eval_results.write_results(folder, plan, name, rows, summary, {"given": model, "seconds": seconds})
-        shutil.rmtree(work)
-        with suppress(OSError):
-            work.parent.rmdir()  # others may be at work there
-    display.say(f"made {folder} in {clock(seconds)}")
 
 
 def _tasks(names: str | None) -> list[Task]:
@@ -160,11 +107,7 @@ def _tasks(names: str | None) -> list[Task]:
 
 def _name(model: str, place: Path) -> str:
     """What the model is called in tables: the folder's own name, however it was referred to."""
-    return _slug(model if model == "smollm2" else os.path.basename(os.path.realpath(place)))
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
+    return slug(model if model == "smollm2" else os.path.basename(os.path.realpath(place)))
 
 
 def _told(results: Results) -> dict[str, Any]:

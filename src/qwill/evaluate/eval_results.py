@@ -112,9 +112,16 @@ def finished(folder: Path, plan: Plan) -> bool:
 
 
 def write_results(
-    folder: Path, plan: Plan, model: str, rows: Sequence[Row], summary: Mapping[str, Any], run: Mapping[str, Any]
+    folder: Path,
+    plan: Plan,
+    model: str,
+    rows: Sequence[Row],
+    summary: Mapping[str, Any],
+    run: Mapping[str, Any],
+    inside: Path | None = None,
 ) -> Manifest:
-    """Write the artifact, whole or not at all; an older one in the folder is replaced."""
+    """Write the artifact, whole or not at all; an older one in the folder is replaced. It is written `inside` another
+    folder of the same disk, and a killed process leaves it there; else beside its place."""
     from qwill.evaluate.eval_report import results_page
 
     metrics = {
@@ -122,7 +129,7 @@ def write_results(
         for task, found in summary["tasks"].items()
         for metric in found["metrics"]
     }
-    with new_folder(folder) as out:
+    with new_folder(folder, inside) as out:
         write_jsonl(out / ROWS, [dict(row) for row in rows])
         write_json(out / SUMMARY, dict(summary))
         write_text(out / REPORT, results_page(summary, rows))

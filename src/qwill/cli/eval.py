@@ -18,6 +18,7 @@ from qwill.evaluate import eval_results
 from qwill.evaluate.eval_results import REPORT, Results
 
 if TYPE_CHECKING:
+    from qwill.evaluate.ask import Respondent
     from qwill.evaluate.comparison import Comparison
     from qwill.evaluate.task import Task
 
@@ -62,6 +63,8 @@ def evaluate_model(
     given: Mapping[str, Any],
     loading: Mapping[str, Any],
     out: Path | None,
+    judge: str | None,
+    key_env: str | None,
     as_json: bool,
 ) -> int:
     """Ask, score, keep, print. Killed at any moment, the same command goes on with the example it was at."""
@@ -72,23 +75,43 @@ def evaluate_model(
     settings = EvalSettings(**given)
     tasks = _tasks(names)
     place = resolve(model)
+    respondent, judge_place = _judge(judge, key_env, tasks)
     import torch
 
     threads = torch.get_num_threads()
     shown = asdict(settings)
     asked = {name: value for name, value in shown.items() if name not in ("seed", "slots", "memory")}
     plan = eval_results.make_plan(
-        place, tasks, asked | {"weights": loading["weights"]}, settings.seed, threads, loading["dtype"]
+        place, tasks, asked | {"weights": loading["weights"]}, settings.seed, threads, loading["dtype"], judge_place
     )
     name = _name(model, place)
     folder = out or EVALS / f"{name}-{plan.recipe_id[4:12]}"
-    make(folder, plan, model, name, tasks, settings, loading, Display())
+    make(folder, plan, model, name, tasks, settings, loading, respondent, Display())
     results = eval_results.read_results(folder)
     if as_json:
         print(json.dumps(_told(results), indent=2, ensure_ascii=False))
     else:
         _print_scores(results)
     return 0
+
+
+def _judge(
+    judge: str | None, key_env: str | None, tasks: Sequence[Task]
+) -> tuple[Respondent | None, Path | str | None]:
+    """(whom to ask about refusals, where it lies or what it is called)."""
+    if judge is None:
+        if key_env:
+            raise ConfigError("--key-env is the key of a --judge behind a URL; name that, or leave it out.")
+        return None, None
+    from qwill.evaluate.ask import respondent
+    from qwill.evaluate.refusal_agreement import need_safety
+
+    need_safety(tasks)
+    key = None
+    if key_env and not (key := os.environ.get(key_env)):
+        raise ConfigError(f"--key-env names {key_env}, and there is no such environment variable; set it.")
+    found = respondent(judge, key)
+    return found, found.identity if judge.startswith(("http://", "https://")) else resolve(judge)
 
 
 def _tasks(names: str | None) -> list[Task]:
@@ -119,6 +142,8 @@ def _told(results: Results) -> dict[str, Any]:
 
 
 def _print_scores(results: Results) -> None:
+    from qwill.evaluate.refusal_agreement import refusal_lines
+
     width = max([len("task"), *map(len, results.summary["tasks"])])
     print(f"{results.model}\n")
     print(_columns("task", "metric", "score", "95 % interval", "examples", "interval by", width=width))
@@ -135,6 +160,8 @@ def _print_scores(results: Results) -> None:
     for task, found in results.summary["tasks"].items():
         if found["cut"]:
             print(f"{task}: {found['cut']} prompts were longer than the model reads, and lost their beginning.")
+        for line in refusal_lines(task, found["refusals"]) if "refusals" in found else []:
+            print(line)
     print(f"Every answer: {results.folder / REPORT}")
     print(f"To compare with another model: qwill eval compare {results.folder} OTHER")
 

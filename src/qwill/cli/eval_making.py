@@ -10,16 +10,17 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwill.base.lock import LOCK, folder_lock
-from qwill.base.progress import Display, clock
+from qwill.base.progress import Bar, Display, clock
 from qwill.evaluate import eval_results
 
 if TYPE_CHECKING:
+    from qwill.evaluate.ask import Respondent
     from qwill.evaluate.run_task import EvalSettings
     from qwill.evaluate.task import Task
 
@@ -39,10 +40,11 @@ def make(
     tasks: Sequence[Task],
     settings: EvalSettings,
     loading: Mapping[str, Any],
+    judge: Respondent | None,
     display: Display,
 ) -> None:
     """Have the results of `plan` in `folder`, whatever is left of an earlier run. `model` is how it was referred to,
-    `name` what it is called."""
+    `name` what it is called; `judge` judges refusals."""
     work = folder.parent / ".work" / f"{WORK}-{plan.recipe_id}"
     if eval_results.finished(folder, plan) and not work.exists():
         display.say(f"{folder}: made already")
@@ -55,7 +57,7 @@ def make(
             display.say(f"{folder}: made already")
         else:
             _remove_half_written(work)
-            seconds = _make(folder, work, plan, model, name, tasks, settings, loading, display)
+            seconds = _make(folder, work, plan, model, name, tasks, settings, loading, judge, display)
             display.say(f"made {folder} in {clock(seconds)}")
         _tidy(work)
 
@@ -69,34 +71,48 @@ def _make(
     tasks: Sequence[Task],
     settings: EvalSettings,
     loading: Mapping[str, Any],
+    judge: Respondent | None,
     display: Display,
 ) -> float:
     """Seconds that it took."""
     from qwill.engine.language_model import load
+    from qwill.evaluate.refusal_agreement import KEPT, KINDS, judge_rows
     from qwill.evaluate.run_task import evaluate
     from qwill.evaluate.task_scores import summarise
 
     started = time.perf_counter()
     lm = load(model, **loading)
-    rows: list[dict[str, Any]] = []
+    found: dict[str, list[dict[str, Any]]] = {}
     summary: dict[str, Any] = {"model": name, "tasks": {}}
     for task in tasks:
         with display.stage(task.name, settings.limit, "example") as bar:
-
-            def progress(done: int, total: int, bar: Any = bar) -> None:
-                bar.total = total
-                bar.update(done)
-
-            found = evaluate(lm, task, settings, work / slug(task.name), plan.recipe_id, progress)
-            bar.total = bar.done = len(found.rows)
-        summary["tasks"][task.name] = summarise(found.rows, found.metrics) | {
-            "available": found.available,
-            "cut": sum(bool(row.get("cut")) for row in found.rows),
+            one = evaluate(lm, task, settings, work / slug(task.name), plan.recipe_id, _shown(bar))
+            bar.total = bar.done = len(one.rows)
+        found[task.name] = one.rows
+        summary["tasks"][task.name] = summarise(one.rows, one.metrics) | {
+            "available": one.available,
+            "cut": sum(bool(row.get("cut")) for row in one.rows),
         }
-        rows += found.rows
+    del lm  # two models at once may be more than there is memory for
+    for task in tasks:
+        if judge is not None and task.scorer in KINDS:
+            with display.stage(f"{task.name}, judged", 0, "question") as bar:
+                kept = work / slug(task.name) / KEPT
+                judged, told = judge_rows(judge, task, found[task.name], kept, _shown(bar))
+            found[task.name] = judged
+            summary["tasks"][task.name]["refusals"] = told
+    rows = [row for of_one in found.values() for row in of_one]
     seconds = round(time.perf_counter() - started, 3)
     eval_results.write_results(folder, plan, name, rows, summary, {"given": model, "seconds": seconds}, inside=work)
     return seconds
+
+
+def _shown(bar: Bar) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done)
+
+    return progress
 
 
 def _remove_half_written(work: Path) -> None:

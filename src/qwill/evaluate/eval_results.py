@@ -79,20 +79,36 @@ def task_identity(task: Task) -> dict[str, Any]:
 
 
 def make_plan(
-    model: Path, tasks: Sequence[Task], settings: Mapping[str, Any], seed: int, threads: int, dtype: str
+    model: Path,
+    tasks: Sequence[Task],
+    settings: Mapping[str, Any],
+    seed: int,
+    threads: int,
+    dtype: str,
+    judge: Path | str | None = None,
 ) -> Plan:
-    """Raises ArtifactError for a folder that is no model, DataError for a task whose file is not there."""
+    """`judge`: the folder or file of a model that judges refusals, or the URL and name of one.
+
+    Raises ArtifactError for a folder that is no model, DataError for a task whose file is not there.
+    """
     from qwill.base.device import numeric_libraries
 
     config: dict[str, Any] = {"tasks": {task.name: task_identity(task) for task in tasks}, "settings": dict(settings)}
-    inputs, sources, parents = {}, [], {}
-    if model.is_dir():
-        if (manifest := identify(model)).kind != "model":
-            raise ArtifactError(f"{model} is an artifact of the kind {manifest.kind}; expected a model.")
-        inputs, parents = {"model": model}, {"model": manifest.content_id}
-    else:
-        sources = [{"name": model.name, "sha256": sha256_file(model)}]
-        config["model_file"] = sources[0]
+    inputs: dict[str, Path] = {}
+    sources: list[dict[str, Any]] = []
+    parents: dict[str, str] = {}
+    for name, place in (("model", model), ("judge", judge)):
+        if place is None:
+            continue
+        if isinstance(place, str):
+            config[name] = place
+        elif place.is_dir():
+            if (manifest := identify(place)).kind != "model":
+                raise ArtifactError(f"{place} is an artifact of the kind {manifest.kind}; expected a model.")
+            inputs[name], parents[name] = place, manifest.content_id
+        else:
+            sources.append({"name": place.name, "sha256": sha256_file(place)})
+            config[f"{name}_file"] = sources[-1]
     libraries = numeric_libraries()
     identity = recipe_id(
         stage=STAGE, stage_version=VERSION, inputs=parents, config=config, seed=seed, libraries=libraries,

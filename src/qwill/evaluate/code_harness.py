@@ -71,24 +71,28 @@ def run_reply(peer: Peer, code: str, imports: list[str]) -> None:
 
 def run_tests(peer: Peer, request: dict[str, Any]) -> None:
     """The tests, in names of their own: what the task gives, else the standard library's, else what the reply has."""
-    classes = request["classes"]
-
-    def may_be_class(name: str) -> bool:
-        return name in classes if classes is not None else name[:1].isupper()
-
     # Decided by the task, not by the reply: whether the tests use a class that the reply was asked for.
-    peer.objects_decide = any(map(may_be_class, request["used"]))
+    peer.objects_decide = bool(request["classes"])
     peer.ask("call", peer.objects_decide, target=0)
     names: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
     exec(compile(request["given"], "given.py", "exec"), names)
-    for name in request["used"]:
-        if hasattr(builtins, name) or (name in names and not may_be_class(name)):
-            continue
-        try:
-            found = peer.ask("call", name, target=1)
-        except KeyError:
-            continue
-        names[name] = named(name, "") if name in sys.stdlib_module_names else found
+    names |= {name: named(name, "") for name in request["modules"]}
+
+    def take(wanted: list[str]) -> int:
+        found = 0
+        for name in wanted:
+            with suppress(KeyError):
+                names[name] = peer.ask("call", name, target=1)
+                found += 1
+        return found
+
+    asked = [*request["asked"], *request["classes"]]
+    others = [name for name in request["used"] if name not in names and name not in asked]
+    found = take([name for name in asked if name not in names or name in request["classes"]])
+    found += take([name for name in others if not hasattr(builtins, name)])
+    if not found:
+        # Nothing that is tested has been found: then it is called as something built in, such as sum.
+        take(others)
     exec(compile(request["setup"] + "\n" + request["tests"], "tests.py", "exec"), names)
     entry = request["entry_point"]
     if entry and "check" in names:

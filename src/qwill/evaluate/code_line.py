@@ -22,6 +22,11 @@ Json = Any
 _SMALL = 1 << 62
 _SCALARS = (str, bool, float, type(None))
 _DICT_VIEWS = {"k": type({}.keys()), "v": type({}.values()), "w": type({}.items())}
+# Modules whose functions and classes come over by name.
+_NAMED = (
+    "builtins", "math", "cmath", "operator", "itertools", "functools", "collections", "string", "re", "random",
+    "statistics", "decimal", "fractions", "datetime", "heapq", "bisect", "copy", "json", "time",
+)  # fmt: skip
 DECIDES = "its result decides by itself what it is equal to"
 
 
@@ -164,7 +169,7 @@ class Peer:
             return {"x": [module, kind.__name__, self.encode(list(_LIBRARY[kind.__name__](value)))]}
         of = getattr(value, "__module__", "") if not isinstance(value, type(sys)) else None
         name = getattr(value, "__qualname__", None)
-        if of is None and isinstance(value, type(sys)) and value.__name__.partition(".")[0] in sys.stdlib_module_names:
+        if of is None and isinstance(value, type(sys)) and value.__name__ in _NAMED:
             return {"m": [value.__name__, ""]}
         if isinstance(name, str) and isinstance(of, str) and callable(value) and self._public(of, name) is value:
             return {"m": [of, name]}
@@ -187,8 +192,7 @@ class Peer:
         return {"o": [self.number(value), isinstance(value, type), own]}
 
     def _public(self, module: str, name: str) -> Any:
-        top = module.partition(".")[0]
-        if (top not in sys.stdlib_module_names and top != "builtins") or module not in sys.modules:
+        if module not in _NAMED or module not in sys.modules:
             return None
         found: Any = sys.modules[module]
         for part in name.split("."):
@@ -202,7 +206,7 @@ class Peer:
         if tag == "x":
             return _from_library(*value)
         if tag == "m":
-            return named(*value)
+            return _by_name(*value)
         if tag == "n":
             from collections import namedtuple
 
@@ -390,7 +394,7 @@ def _from_library(module: str, name: str, arguments: list[Any]) -> Any:
 
 
 def named(module: str, name: str) -> Any:
-    """A function or class of the standard library's, from the one that is here."""
+    """A module of the standard library's, or something public in it."""
     from importlib import import_module
 
     if module.partition(".")[0] not in sys.stdlib_module_names and module != "builtins":
@@ -400,6 +404,17 @@ def named(module: str, name: str) -> Any:
         if part.startswith("_"):
             raise ValueError(f"{module}.{name} is not public")
         found = getattr(found, part)
+    return found
+
+
+def _by_name(module: str, name: str) -> Any:
+    """What the other end names: a module, function or class that can do no harm by being taken for a result, as
+    unittest.mock.ANY could, which equals everything."""
+    if module not in _NAMED:
+        raise ValueError(f"{module} is nothing to be named here")
+    found = named(module, name)
+    if not isinstance(found, type | type(sys) | type(len) | type(named)):
+        raise ValueError(f"{module}.{name} is no function, class or module")
     return found
 
 

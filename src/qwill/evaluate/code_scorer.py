@@ -14,10 +14,12 @@ those scores rest on what the class says of itself.
 from __future__ import annotations
 
 import ast
+import builtins
 import json
 import platform
 import re
 import secrets
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -108,13 +110,43 @@ def _request(code: str, example: Example, word: str, unsafe: bool) -> str:
         for node in tree.body
         if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "__future__"
     ]
-    used = sorted({node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)})
     entry = tests["entry_point"]
     filter_of_both = call_filter(platform.machine(), processes=False) if platform.machine() in architectures() else b""
     reply = json.dumps({"code": code, "imports": imports, "filter": filter_of_both.hex(), "unsafe": unsafe})
-    given = _given(example, entry)
-    more = {"word": word, "used": [*used, entry] if entry else used, "given": given, "classes": _classes(example)}
+    more = {"word": word, "given": _given(example, entry), **_names(example, trees, entry)}
     return f"{len(reply):016d}{reply}{json.dumps(tests | more)}"
+
+
+def _names(example: Example, trees: Sequence[ast.Module], entry: str) -> dict[str, list[str]]:
+    """Names that the tests use and don't bind. `used`: all. `asked`: those that the task asks the reply for, as far as
+    its own code tells. `classes`: those of them that are classes. `modules`: of the standard library."""
+    used, bound, bases = {entry} - {""}, set(), set()
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                used.add(node.id)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                bases.add(node.value.id)
+        for node in tree.body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                bound |= {(name.asname or name.name).partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                bound.add(node.name)
+            else:
+                bound |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    free = used - bound
+    prompt = str(example.fields.get("prompt", ""))
+    texts = [prompt] if _is_code(prompt) else []
+    texts += [str(example.fields[name]) for name in _SOLUTIONS if example.fields.get(name)]
+    defined = re.findall(r"^(class|def|async def)\s+(\w+)", "\n".join(texts), re.M)
+    asked = {name for _, name in defined} | {entry} - {""}
+    if texts:
+        classes = free & {name for kind, name in defined if kind == "class"}
+    else:  # nothing of the task's own tells; most write classes so
+        classes = {name for name in free - set(dir(builtins)) if name[0].isupper() and "_" not in name}
+    modules = (bases & free & sys.stdlib_module_names) - asked
+    found = {"used": free, "asked": free & asked, "classes": classes, "modules": modules}
+    return {name: sorted(some) for name, some in found.items()}
 
 
 def _given(example: Example, entry: str) -> str:
@@ -124,14 +156,6 @@ def _given(example: Example, entry: str) -> str:
         return ""
     before = re.split(rf"^(?:async\s+def|def|class)\s+{re.escape(entry)}\b", prompt, flags=re.M)[0]
     return before if _is_code(before) else ""
-
-
-def _classes(example: Example) -> list[str] | None:
-    """Names of classes in the task's own code, None where it brings none."""
-    prompt = str(example.fields.get("prompt", ""))
-    texts = [prompt] if _is_code(prompt) else []
-    texts += [str(example.fields[name]) for name in _SOLUTIONS if example.fields.get(name)]
-    return re.findall(r"^class\s+(\w+)", "\n".join(texts), re.M) if texts else None
 
 
 def _is_code(text: str) -> bool:

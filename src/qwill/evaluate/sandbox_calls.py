@@ -39,9 +39,13 @@ getpeername 52 205, getsockopt 55 209
 """
 # Harmless with some arguments only; their calls are written out below.
 _SOME: dict[str, dict[str, int]] = {
-    "x86_64": {"clone": 56, "clone3": 435, "socketpair": 53, "ioctl": 16, "prctl": 157, "prlimit64": 302, "fcntl": 72},
-    "aarch64": {"clone": 220, "clone3": 435, "socketpair": 199, "ioctl": 29, "prctl": 167, "prlimit64": 261, "fcntl": 25},
-}
+    "x86_64": {
+        "clone": 56, "clone3": 435, "socketpair": 53, "ioctl": 16, "prctl": 157, "prlimit64": 302, "fcntl": 72,
+    },
+    "aarch64": {
+        "clone": 220, "clone3": 435, "socketpair": 199, "ioctl": 29, "prctl": 167, "prlimit64": 261, "fcntl": 25,
+    },
+}  # fmt: skip
 # Where processes are allowed: fork, vfork.
 _FORKS = {"x86_64": (57, 58), "aarch64": ()}
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -55,7 +59,7 @@ _CLONE_THREAD = 0x00010000
 _CLONE_NEVER = 0x7E020000 | 0x00002000
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _PRCTLS = (15, 16)  # PR_SET_NAME, PR_GET_NAME
-# F_DUPFD to F_SETLKW, F_OFD_GETLK to F_OFD_SETLKW, F_DUPFD_CLOEXEC, F_GETPIPE_SZ: no signals asked for, no larger pipes.
+# F_DUPFD to F_SETLKW, F_OFD_GETLK to F_OFD_SETLKW, F_DUPFD_CLOEXEC, F_GETPIPE_SZ: no signals, no larger pipes.
 _FCNTLS = (*range(8), 36, 37, 38, 1030, 1032)
 # PR_SET_PDEATHSIG, PR_SET_SECCOMP: for a program that starts processes, to give those less than it has itself.
 _CONFINING = (1, 22)

@@ -5,7 +5,9 @@
 Every task file is written as one of lm-eval's (eval_lm_eval_tasks.py), which lm-eval renders itself: choices, few-shot
 examples, instruction. The checkpoint is a small Qwen3 of random weights with wide logits and a vocabulary trained on
 the tasks' own texts. Claims: every log-likelihood within 1e-4, the same `is_greedy`, the same prompts, replies and
-scores. With `--speed` also the time for four tasks with a real model (SmolLM2-135M), in turns.
+scores, those of the task's own scorer on both sides' replies among them. Tasks whose data are on the Hugging Face Hub
+are asked with made-up rows in the same columns (fake_hub.py), or with `--real-hub` as they are. reasoning_gym needs the
+package. With `--speed` also the time for four tasks with a real model (SmolLM2-135M), in turns.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from typing import Any
 import torch
 from compare import Worker, alternate, spread, verdict, write_section
 from eval_lm_eval_tasks import write_task
+from fake_hub import BOX as MADE_UP
+from fake_hub import FakeHub
 from lm_eval_parity import folder_of
 from serve_models import config_of
 
@@ -33,6 +37,7 @@ from qwill.base.errors import ConfigError, SourceError
 from qwill.engine.language_model import load
 from qwill.evaluate.prompting import solution
 from qwill.evaluate.run_task import EvalSettings, Evaluation, evaluate
+from qwill.evaluate.scorers import scorer_of
 from qwill.evaluate.task import Example, Score, Task, box_names, load_examples, load_task
 
 PEER = Path(__file__).parent / "peers" / "lm_eval_hf.py"
@@ -48,9 +53,12 @@ class Found:
     name: str
     shots: int
     examples: int
+    available: int = 0
+    made_up: bool = False
     likelihoods: int = 0
     largest: float = 0.0
     scale: float = 0.0
+    greedy: int = 0
     greedy_differs: int = 0
     prompts_differ: int = 0
     replies: int = 0
@@ -97,11 +105,12 @@ def same_text(example: Example, reply: str) -> Score:
 
 
 def tasks_of(names: list[str], shots: list[int]) -> Iterator[tuple[Task, int]]:
-    """Each task as it is, and with so many shots where it can have them."""
+    """Each task as it is, and with so many shots where it can have them: where it says what a right reply is."""
     for name in names:
         task = load_task(name)
         task = replace(task, generate=replace(task.generate, max_tokens=REPLY, temperature=0.0), tools="")
-        for count in sorted({task.shots.count, *(shots if task.kind == "choice" else ())}):
+        solved = task.kind == "choice" or (task.answer is not None and task.scorer != "calls")
+        for count in sorted({task.shots.count, *(shots if solved else ())}):
             yield task, count
 
 
@@ -123,8 +132,21 @@ def _environment(threads: int) -> dict[str, str]:
     return environment
 
 
+def own_scores(task: Task, examples: Sequence[Example], sides: Sequence[Sequence[str]]) -> list[float]:
+    """The mean score of each side's replies by the task's own scorer, in the sandbox where it is code."""
+    score = scorer_of(task)
+    means = []
+    known: dict[tuple[int, str], float] = {}
+    for replies in sides:
+        for number, reply in enumerate(replies):
+            if (number, reply) not in known:
+                known[number, reply] = score(examples[number], reply).value
+        means.append(statistics.fmean(known[number, reply] for number, reply in enumerate(replies)))
+    return means
+
+
 def compared(name: str, shots: int, ours: Evaluation, theirs: dict[str, Any], mass: dict[str, Any] | None) -> Found:
-    found = Found(name, shots, len(ours.rows))
+    found = Found(name, shots, len(ours.rows), ours.available)
     assert len(ours.rows) == len(theirs["rows"]), name
     for a, b in zip(ours.rows, theirs["rows"], strict=True):
         found.prompts_differ += a.get("asked", a["prompt"]) != b["context"]
@@ -133,6 +155,7 @@ def compared(name: str, shots: int, ours: Evaluation, theirs: dict[str, Any], ma
                 found.likelihoods += 1
                 found.largest = max(found.largest, abs(value - peer))
                 found.scale = max(found.scale, abs(peer))
+                found.greedy += peer_greedy
                 found.greedy_differs += greedy != peer_greedy
         else:
             found.replies += 1
@@ -163,7 +186,8 @@ def line(f: Found) -> str:
         f"{f.likelihoods} | {f.largest:.1e} (of {f.scale:.0f}) | {f.greedy_differs}" if f.likelihoods else "| |"
     )
     replies = f"{f.replies_differ} of {f.replies}" if f.replies else ""
-    return f"| {f.name} | {f.shots} | {f.examples} | {likelihoods} | {f.prompts_differ} | {replies} | {scores} |"
+    examples = f"{f.examples} of {f.available}" + (", made up" if f.made_up else "")
+    return f"| {f.name} | {f.shots} | {examples} | {likelihoods} | {f.prompts_differ} | {replies} | {scores} |"
 
 
 HEAD = (
@@ -172,7 +196,7 @@ HEAD = (
 )
 
 
-def run(arguments: argparse.Namespace, chat: bool) -> list[Found]:
+def run(arguments: argparse.Namespace, chat: bool, left_out: dict[str, str]) -> list[Found]:
     settings = EvalSettings(limit=arguments.limit, first=True, chat=chat)
     names, found = arguments.tasks or box_names(), []
     with tempfile.TemporaryDirectory() as place:
@@ -186,10 +210,13 @@ def run(arguments: argparse.Namespace, chat: bool) -> list[Found]:
                     load_examples(replace(task, source=task.shots.source), shots) if shots and task.shots.source else []
                 )
             except (SourceError, ConfigError) as error:
-                print(f"left out: {error}", flush=True)
+                left_out[task.name] = str(error)
+                print(f"left out: {task.name}: {error}", flush=True)
                 continue
             if shots and any(len(e.gold) > 1 for e in examples):
                 continue  # lm-eval has no form for a shot with several right choices
+            if shots and task.kind == "generate" and not all(_text_or_texts(e.answer) for e in examples):
+                continue
             key = f"q_{task.name}_{shots}"
             asked[key] = task, shots, write_task(folder / "tasks", key, task, examples, shots, shot_examples)
         texts = ["\n".join([e.prompt, *e.choices]) for task, *_ in asked.values() for e in load_examples(task, 150, 0)]
@@ -208,8 +235,14 @@ def run(arguments: argparse.Namespace, chat: bool) -> list[Found]:
         for key, (task, shots, written) in asked.items():
             ours = evaluate(lm, task, replace(settings, shots=shots), score=same_text)
             mass = theirs[written[1]] if len(written) > 1 else None
-            found.append(compared(task.name, shots, ours, theirs[key], mass))
-            print(line(found[-1]), flush=True)
+            one = compared(task.name, shots, ours, theirs[key], mass)
+            one.made_up = "hub" in task.source and not arguments.real_hub
+            if task.kind == "generate":
+                sides = [[r["replies"][0]["text"] for r in ours.rows], [r["replies"][0] for r in theirs[key]["rows"]]]
+                mine, peer = own_scores(task, load_examples(task, len(ours.rows)), sides)
+                one.scores[f"{task.scorer} (its own)"] = mine, peer
+            found.append(one)
+            print(line(one), flush=True)
     return found
 
 
@@ -267,6 +300,24 @@ def speed(arguments: argparse.Namespace) -> str:
     )
 
 
+def summary(found: Sequence[Found]) -> str:
+    made_up = sorted({f.name for f in found if f.made_up})
+    says = (
+        f"{len({f.name for f in found})} tasks, {sum(f.examples for f in found):,} prompts, "
+        f"{sum(f.likelihoods for f in found):,} log-likelihoods (largest difference "
+        f"{max((f.largest for f in found), default=0):.1e}; {sum(f.greedy for f in found):,} choices are greedy), "
+        f"{sum(f.replies for f in found):,} replies of at most {REPLY} tokens. Examples: the first so many of all that "
+        "a task has. Shots: the first examples of its source; tasks that say no right reply have none. Tools are not "
+        "told, for lm-eval has no place for them."
+    )
+    if made_up:
+        says += (
+            f" Their data are on the Hugging Face Hub, out of reach here, and rows made up in the same columns stand "
+            f"for them ({len(made_up)} tasks): {', '.join(made_up)}."
+        )
+    return says
+
+
 def main() -> int:
     if sys.argv[1:2] == ["--serve"]:
         Ours.serve(sys.argv[2], sys.argv[4:], int(sys.argv[3]))
@@ -278,6 +329,7 @@ def main() -> int:
     parser.add_argument("--shots", type=int, nargs="*", default=[2], help="choice tasks are also asked with so many")
     parser.add_argument("--softmax", default="float64", help="lm-eval's softmax_dtype")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--real-hub", action="store_true", help="Hub data sets as they are, not made-up rows")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--speed-tasks", nargs="*", default=["openbookqa", "piqa", "commonsenseqa", "hellaswag"])
     parser.add_argument("--speed-limit", type=int, default=25)
@@ -290,12 +342,19 @@ def main() -> int:
         if not arguments.dry:
             write_section("qwill eval against lm-eval hf: time", body)
         return 0
-    parts, met = [], True
-    for chat in (False, True):
-        found = run(arguments, chat)
-        parts += ["In a chat:" if chat else "As plain text:", "", HEAD, *map(line, found), ""]
-        met = met and all(f.met for f in found)
-    body = "\n".join(parts) + "\n" + verdict("within 1e-4, same is_greedy, prompts, replies and scores", met)
+    parts, every, left_out = [], list[Found](), dict[str, str]()
+    with FakeHub(MADE_UP) as hub, tempfile.TemporaryDirectory() as cache:
+        if not arguments.real_hub:
+            assert "huggingface_hub" not in sys.modules, "it reads these when it is imported"
+            os.environ |= {"HF_ENDPOINT": hub.url, "HF_HOME": cache, "HF_HUB_OFFLINE": "0"}
+        for chat in (False, True):
+            found = run(arguments, chat, left_out)
+            parts += ["In a chat:" if chat else "As plain text:", "", HEAD, *map(line, found), ""]
+            every += found
+    body = "\n".join([summary(every), "", *parts])
+    body += "".join(f"Left out: {name}: {why}\n\n" for name, why in left_out.items())
+    met = all(f.met for f in every) and not left_out
+    body += verdict("within 1e-4, same is_greedy, prompts, replies and scores", met)
     print(body)
     if not arguments.dry:
         write_section("qwill eval against lm-eval hf", body)

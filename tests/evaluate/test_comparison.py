@@ -213,7 +213,7 @@ def test_only_shared_examples_count_and_the_rest_is_said():
 @pytest.mark.parametrize(
     ("a", "b", "sentence"),
     [
-        (rows("t", [1.0]), rows("u", [1.0]), "no example in common"),
+        (rows("t", [1.0]), rows("u", [1.0]), "no question in common"),
         (rows("t", [1.0]), rows("t", [1.0], prompt=["another"]), "another question .*prompt differs"),
         (rows("t", [1.0]), rows("t", [1.0], gold=[[1]]), "gold differs"),
         (rows("t", [1.0]), rows("t", [1.0], scores=[{}]), "example 0: its score acc is None"),

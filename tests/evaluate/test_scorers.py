@@ -1,11 +1,14 @@
 """Scorers: what is right and wrong in English and Chinese, calls, refusals, and scorers that raise, hang or die."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qwill.base.errors import ConfigError, DataError
 from qwill.evaluate.call_scorer import compare_calls
+from qwill.evaluate.eval_results import task_identity
 from qwill.evaluate.refusals import refusal_in
 from qwill.evaluate.scorers import compliance, refusal, scorer_of
 from qwill.evaluate.sentence_pairs import sentence_pairs, ways
@@ -167,6 +170,30 @@ def test_bad_sources() -> None:
     with pytest.raises(DataError, match="options"):
         options_of("\nC. x\nD. y", "line 1")
     assert options_of("\nA. one\nB. two ", "line 1") == ["one", "two "]
+
+
+def test_texts_of_pairs_lie_beside_the_task_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the folder that the command was given in; and what is in them is part of the task's identity."""
+    (tmp_path / "mine").mkdir()
+    names = ["Anna", "Bert", "Carl", "Dora"]
+    texts = [f"The old man who was {a} walks slowly to the river with his {b} dogs." for a in names for b in names]
+    lines = [json.dumps({"text": text}) + "\n" for text in texts]
+    (tmp_path / "mine" / "held.jsonl").write_text("".join(lines), encoding="utf-8")
+    source = "{generated: sentence_pairs, language: en, each: 5, texts: held.jsonl}"
+    path = tmp_path / "mine" / "task.yaml"
+    settings = 'kind: choice\nprompt: ""\nchoices: "{{ choices }}"\nanswer: "{{ label }}"\n'
+    path.write_text(f"name: mine\nsource: {source}\n{settings}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    task = load_task("mine/task.yaml")
+    assert {example.answer for example in load_examples(task)} <= set(texts)
+    before = task_identity(task)
+    assert list(before["files"]) == ["held.jsonl"]
+    (tmp_path / "mine" / "held.jsonl").write_text("".join(lines[::-1]), encoding="utf-8")
+    assert task_identity(task) != before
+    with pytest.raises(DataError, match=r"names gone\.jsonl, and .*mine/gone\.jsonl is not there"):
+        task_identity(replace(task, source=task.source | {"texts": "gone.jsonl"}))
+    with pytest.raises(ConfigError, match=r"source\.folder is not a setting"):
+        load_examples(replace(task, source=task.source | {"folder": "/"}))
 
 
 @pytest.mark.parametrize(("language", "sentence"), [

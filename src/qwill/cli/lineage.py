@@ -50,7 +50,8 @@ def _branch(content_id: str, by_id: dict[str, Ancestor], shown: set[str]) -> Tre
         node.children.append(_branch(parent, by_id, shown))
     for source in sorted(record["sources"], key=source_name):
         licence = source.get("licence") or "licence not stated by the package"
-        name = escape(f"{source_name(source)} (package, {licence})")
+        kind = "Hub data set" if source.get("registry") == "hub" else "package"
+        name = escape(f"{source_name(source)} ({kind}, {licence})")
         node.add(f"[green]{name}[/green] [dim]sha256 {str(source.get('sha256', ''))[:16]}[/dim]")
     return node
 

@@ -64,11 +64,17 @@ from qwill.cli.groups import Itself, examples
 @click.option("--log-prompts", is_flag=True, help="Put prompts and replies into the log.")
 @click.option("--arena", is_flag=True, help="Let the models meet in battles that people vote on; the page shows it.")
 @click.option(
-    "--arena-limit", type=click.IntRange(min=0), default=30, show_default=True,
+    "--arena-limit",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
     help="Battles and votes of one voter in a minute; of one address eight times as many. 0: no limit.",
 )
 @click.option(
-    "--arena-prior", type=click.FloatRange(min=0), default=0.1, show_default=True,
+    "--arena-prior",
+    type=click.FloatRange(min=0),
+    default=0.1,
+    show_default=True,
     help="How far ratings are drawn together, in votes. 0: not at all; models without wins or losses are then unrated.",
 )
 @click.option("--arena-tokens", type=click.IntRange(min=1), help="Most tokens of a reply.  [default: the models' own]")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwill.base.errors import DataError
-from qwill.evaluate.statistics import Interval, normal_quantile, wilson
+from qwill.evaluate.statistics import Interval, group_numbers, normal_quantile, wilson
 
 Floats = NDArray[np.float64]
 Weights = Literal["none", "linear", "quadratic"]
@@ -54,11 +54,14 @@ def cohens_kappa(
     categories: Sequence[Hashable] | None = None,
     weights: Weights = "none",
     confidence: float = 0.95,
+    clusters: Sequence[object] | None = None,
 ) -> Agreement:
     """Agreement of two raters on the same items, in the same order.
 
     `categories`: all there can be; weights "linear" and "quadratic" need their order (b, tie, a). Without, those that
-    occur, sorted. Raises DataError for lists of different lengths, no items, or a rating that is no category.
+    occur, sorted. `clusters` names what each item belongs to: those of one cluster are not independent, so their pulls
+    on κ are summed before squaring, with the factor G/(G-1), as `statistics.mean_interval` does. Raises DataError for
+    lists of different lengths, no items, a rating that is no category, or a single cluster.
     """
     if len(first) != len(second) or not len(first):
         raise DataError(
@@ -89,8 +92,14 @@ def cohens_kappa(
         # Each cell's pull on κ: Fleiss, Cohen & Everitt (1969), equation 13.
         mean_rows, mean_columns = credit @ columns, rows @ credit
         pull = credit - (mean_rows[:, None] + mean_columns[None, :]) * (1 - kappa)
-        spread = float((share * pull**2).sum()) - (kappa - expected * (1 - kappa)) ** 2
-        stderr = math.sqrt(max(0.0, spread) / n) / (1 - expected)
+        centre = kappa - expected * (1 - kappa)
+        if clusters is None:
+            variance = float((share * (pull - centre) ** 2).sum()) / n
+        else:
+            variance = _clustered(
+                [float(pull[place[a], place[b]]) - centre for a, b in zip(first, second, strict=True)], clusters
+            )
+        stderr = math.sqrt(variance) / (1 - expected)
         half = normal_quantile(confidence) * stderr
         interval = Interval(max(-1.0, kappa - half), min(1.0, kappa + half))
     return Agreement(
@@ -108,6 +117,18 @@ def cohens_kappa(
         weights,
         _notes(kappa, stderr, prevalence, n, known),
     )
+
+
+def _clustered(pulls: Sequence[float], clusters: Sequence[object]) -> float:
+    """Variance of the mean of centred numbers that are independent between clusters only."""
+    if len(clusters) != len(pulls):
+        raise DataError(f"there are {len(pulls)} ratings and {len(clusters)} clusters; give one for each item.")
+    groups = group_numbers(clusters)
+    count = int(groups.max()) + 1
+    if count < 2:
+        raise DataError("all items are of one cluster, which shows no spread; give at least two.")
+    sums = np.bincount(groups, weights=pulls)
+    return float(sums @ sums) * count / (count - 1) / len(pulls) ** 2
 
 
 def judge_agreement(

@@ -134,18 +134,22 @@ def compare(
 
 
 def paired_rows(task: str, rows_a: Sequence[Row], rows_b: Sequence[Row]) -> tuple[list[tuple[Row, Row]], int, int]:
-    """Both models' rows of each example that both answered, in a's order; and how many only a and only b did."""
-    of_a = {row["id"]: row for row in rows_a if row["task"] == task}
-    of_b = {row["id"]: row for row in rows_b if row["task"] == task}
+    """Both models' rows of each example that both answered, in a's order; and how many only a and only b did. Rows are
+    known by their `question`, or where they have none by their `id`."""
+    of_a = {row.get("question", row["id"]): row for row in rows_a if row["task"] == task}
+    of_b = {row.get("question", row["id"]): row for row in rows_b if row["task"] == task}
     pairs = [(row, of_b[name]) for name, row in of_a.items() if name in of_b]
     if not pairs:
-        raise DataError(f"task {task}: the two results have no example in common; run both with the same --limit.")
+        raise DataError(
+            f"task {task}: the two results have no question in common ({len(of_a)} and {len(of_b)}); run both on the "
+            "same ones."
+        )
     for one, other in pairs:
         for part in QUESTION:
             if one.get(part) != other.get(part):
                 raise DataError(
-                    f"task {task}: example {one['id']} is another question in the two results (their {part} differs); "
-                    "run both with the same task file."
+                    f"task {task} is of two revisions: example {one['id']} is another question in the two results "
+                    f"(their {part} differs); run both with the same task file."
                 )
     return pairs, len(of_a) - len(pairs), len(of_b) - len(pairs)
 

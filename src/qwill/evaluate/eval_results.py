@@ -10,7 +10,7 @@ run.json        what the model was called, and how long it took
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Results:
-    """An evaluation that has been made: `model` is what its model was called."""
+    """An evaluation that has been made: `model` is what its model was called, `asked` how it was asked, name → value;
+    a task's own settings are `TASK.setting`."""
 
     folder: Path
     manifest: Manifest
     model: str
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def headlines(self) -> dict[str, str]:
@@ -65,8 +67,9 @@ def task_identity(task: Task) -> dict[str, Any]:
     config = {name: value for name, value in to_dict(task).items() if name != "folder"}
     files = {}
     for source in (task.source, task.shots.source):
-        if "jsonl" in source:
-            files[str(source["jsonl"])] = task.folder / str(source["jsonl"])
+        for setting in ("jsonl", "texts"):
+            if source.get(setting):
+                files[str(source[setting])] = task.folder / str(source[setting])
     script, colon, _ = task.scorer.rpartition(":")
     if colon and script.endswith(".py"):
         files[script] = task.folder / script
@@ -76,21 +79,62 @@ def task_identity(task: Task) -> dict[str, Any]:
     return config | {"files": {name: sha256_file(path) for name, path in sorted(files.items())}}
 
 
+def pinned(tasks: Sequence[Task]) -> tuple[list[Task], list[dict[str, Any]]]:
+    """The tasks with the commits of the Hub's data sets in place of branches, and where these come from.
+
+    Raises SourceError when the Hub has no such data set, or does not answer and this machine has none.
+    """
+    from qwill.evaluate.hub_rows import pin
+
+    found: list[Task] = []
+    origins = dict[str, dict[str, Any]]()
+
+    def fixed(source: dict[str, Any], name: str) -> dict[str, Any]:
+        if "hub" not in source:
+            return source
+        source, origin = pin(source, name)
+        origins[f"{origin['name']} {origin['version']} {origin['source']}"] = origin
+        return source
+
+    for task in tasks:
+        shots = replace(task.shots, source=fixed(task.shots.source, task.name))
+        found.append(replace(task, source=fixed(task.source, task.name), shots=shots))
+    return found, list(origins.values())
+
+
 def make_plan(
-    model: Path, tasks: Sequence[Task], settings: Mapping[str, Any], seed: int, threads: int, dtype: str
+    model: Path,
+    tasks: Sequence[Task],
+    settings: Mapping[str, Any],
+    seed: int,
+    threads: int,
+    dtype: str,
+    origins: Sequence[dict[str, Any]] = (),
+    judge: Path | str | None = None,
 ) -> Plan:
-    """Raises ArtifactError for a folder that is no model, DataError for a task whose file is not there."""
+    """`tasks` and `origins` as `pinned` gives them; `judge`: the folder or file of a model that judges refusals, or the
+    URL and name of one.
+
+    Raises ArtifactError for a folder that is no model, DataError for a task whose file is not there.
+    """
     from qwill.base.device import numeric_libraries
 
     config: dict[str, Any] = {"tasks": {task.name: task_identity(task) for task in tasks}, "settings": dict(settings)}
-    inputs, sources, parents = {}, [], {}
-    if model.is_dir():
-        if (manifest := identify(model)).kind != "model":
-            raise ArtifactError(f"{model} is an artifact of the kind {manifest.kind}; expected a model.")
-        inputs, parents = {"model": model}, {"model": manifest.content_id}
-    else:
-        sources = [{"name": model.name, "sha256": sha256_file(model)}]
-        config["model_file"] = sources[0]
+    inputs: dict[str, Path] = {}
+    sources: list[dict[str, Any]] = list(origins)
+    parents: dict[str, str] = {}
+    for name, place in (("model", model), ("judge", judge)):
+        if place is None:
+            continue
+        if isinstance(place, str):
+            config[name] = place
+        elif place.is_dir():
+            if (manifest := identify(place)).kind != "model":
+                raise ArtifactError(f"{place} is an artifact of the kind {manifest.kind}; expected a model.")
+            inputs[name], parents[name] = place, manifest.content_id
+        else:
+            sources.append({"name": place.name, "sha256": sha256_file(place)})
+            config[f"{name}_file"] = sources[-1]
     libraries = numeric_libraries()
     identity = recipe_id(
         stage=STAGE, stage_version=VERSION, inputs=parents, config=config, seed=seed, libraries=libraries,
@@ -110,9 +154,16 @@ def finished(folder: Path, plan: Plan) -> bool:
 
 
 def write_results(
-    folder: Path, plan: Plan, model: str, rows: Sequence[Row], summary: Mapping[str, Any], run: Mapping[str, Any]
+    folder: Path,
+    plan: Plan,
+    model: str,
+    rows: Sequence[Row],
+    summary: Mapping[str, Any],
+    run: Mapping[str, Any],
+    inside: Path | None = None,
 ) -> Manifest:
-    """Write the artifact, whole or not at all; an older one in the folder is replaced."""
+    """Write the artifact, whole or not at all; an older one in the folder is replaced. It is written `inside` another
+    folder of the same disk, and a killed process leaves it there; else beside its place."""
     from qwill.evaluate.eval_report import results_page
 
     metrics = {
@@ -120,7 +171,7 @@ def write_results(
         for task, found in summary["tasks"].items()
         for metric in found["metrics"]
     }
-    with new_folder(folder) as out:
+    with new_folder(folder, inside) as out:
         write_jsonl(out / ROWS, [dict(row) for row in rows])
         write_json(out / SUMMARY, dict(summary))
         write_text(out / REPORT, results_page(summary, rows))
@@ -145,21 +196,45 @@ def write_results(
 
 def asked_otherwise(one: Results, other: Results, tasks: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     """What was set otherwise for one than for the other, of the run and of the tasks' files; which examples were asked
-    is another matter."""
+    is another matter. Where one is of a recipe, of what both tell.
+
+    Raises DataError for a task of the Hub that they had in two revisions.
+    """
+    names = one.asked.keys() | other.asked.keys()
+    if one.manifest.stage != other.manifest.stage:
+        names = one.asked.keys() & other.asked.keys()
     found = {}
-    places: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = []
-    for section, names in (("settings", [""]), ("tasks", tasks)):
-        for name in names:
-            sides = [results.manifest.config.get(section, {}) for results in (one, other)]
-            a, b = (side.get(name, {}) for side in sides) if name else sides
-            places.append((f"{name}." if name else "", a, b))
-    for prefix, a, b in places:
-        for key in sorted((a.keys() | b.keys()) - {"limit", "first", "about", "files"}):
-            if a.get(key) != b.get(key):
-                found[prefix + key] = a.get(key), b.get(key)
-    if one.manifest.seed != other.manifest.seed:
-        found["seed"] = one.manifest.seed, other.manifest.seed
+    for name in sorted(names):
+        a, b = one.asked.get(name), other.asked.get(name)
+        task, _, setting = name.partition(".")
+        if a == b or (setting and task not in tasks):
+            continue
+        if setting == "source" and isinstance(a, Mapping) and isinstance(b, Mapping) and a.get("hub") == b.get("hub"):
+            old, new = a.get("revision"), b.get("revision")
+            if old != new:
+                raise DataError(
+                    f"task {task} is of two revisions: {one.folder} has {old or 'the newest'} and {other.folder} "
+                    f"{new or 'the newest'} of {a.get('hub')}; run both with the same `source.revision`."
+                )
+        found[name] = a, b
     return found
+
+
+def _asked(manifest: Manifest) -> dict[str, Any]:
+    config = manifest.config
+    found = dict(config.get("settings", {})) | {"seed": manifest.seed}
+    for task, settings in config.get("tasks", {}).items():
+        for name, value in settings.items():
+            if name == "generate" and isinstance(value, Mapping):
+                found |= {f"{task}.{name}.{key}": one for key, one in value.items()}
+            else:
+                found[f"{task}.{name}"] = value
+    unasked = {"limit", "first", "about", "files"}
+    return {
+        name: value
+        for name, value in found.items()
+        if name.partition(".")[2] not in unasked | {"name"} and name not in unasked
+    }
 
 
 def read_results(folder: Path) -> Results:
@@ -168,10 +243,7 @@ def read_results(folder: Path) -> Results:
     if manifest.kind != "results":
         raise ArtifactError(f"{folder} is an artifact of the kind {manifest.kind}; expected results of `qwill eval`.")
     if manifest.stage != STAGE:
-        raise ArtifactError(
-            f"{folder} was made by a recipe, which compares its models itself (see its summary.json); expected results "
-            "of `qwill eval MODEL --tasks …`."
-        )
+        raise ArtifactError(f"{folder} was made by the stage {manifest.stage}; expected results of `qwill eval MODEL`.")
     rows = []
     for line, row in read_jsonl(folder / ROWS):
         for name, kind in (("task", str), ("id", str), ("language", str), ("scores", dict)):
@@ -182,4 +254,4 @@ def read_results(folder: Path) -> Results:
     if not isinstance(summary, dict) or not isinstance(summary.get("tasks"), dict):
         raise DataError(f"{folder / SUMMARY} holds no tasks; run `qwill eval` again.")
     run = read_json(folder / RUN) if (folder / RUN).is_file() else {}
-    return Results(folder, manifest, str(run.get("model") or folder.name), rows, summary)
+    return Results(folder, manifest, str(run.get("model") or folder.name), rows, summary, _asked(manifest))

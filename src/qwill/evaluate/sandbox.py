@@ -196,7 +196,8 @@ def _request(program: str, stdin: str, limits: Limits, unsafe: bool, folder: str
             "RLIMIT_FSIZE": limits.file_mib * MIB,
             "RLIMIT_NOFILE": limits.open_files,
             "RLIMIT_NPROC": limits.processes + limits.threads + 1,
-            "RLIMIT_CORE": 0,
+            # 0 would keep core files away, and still start the machine's crash handler where core_pattern names one.
+            "RLIMIT_CORE": 1,
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,
             "RLIMIT_SIGPENDING": 256,

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import traceback
@@ -122,7 +123,17 @@ def as_score(result: Any) -> Score:
     raise DataError(f"gave {result!r}; expected a number from 0 to 1, True or False, a Score, or (number, detail).")
 
 
+def _end_with_parent() -> None:
+    """On Linux: SIGKILL when the process that started this one ends, however it does, for a scorer that hangs would
+    outlive it."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
 def _serve(target: str) -> None:
+    _end_with_parent()
     # What the scorer prints must not stand among the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -180,8 +180,9 @@ def _corrupt(
 def rows(language: str, each: int = 1000, texts: str = "", folder: Path = Path()) -> Iterator[dict[str, Any]]:
     """A task's rows: two choices (which of them is real is told by a hash), the label, how the other was corrupted.
 
-    `texts`: a file of JSON lines with the field `text`, of your own corpus' held-out part say; else books of the
-    registry. Raises DataError for a language without books where no texts are given.
+    `texts`: a file of JSON lines with the field `text`, of your own corpus' held-out part say, relative to `folder`
+    (the task file's); else books of the registry.
+    Raises DataError for a language without books where no texts are given.
     """
     found = _own_texts(folder / texts) if texts else texts_of(language)
     for number, (real, corrupted, how) in enumerate(sentence_pairs(found, language, each)):

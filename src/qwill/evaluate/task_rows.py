@@ -27,7 +27,7 @@ def read_rows(source: Mapping[str, Any], folder: Path, name: str) -> Iterator[Ro
         _only(source, {"hub", "config", "split", "revision"}, name)
         rows = hub_rows(source, name)
     else:
-        rows = import_module("qwill.evaluate.task_sources").rows_of(source)
+        rows = import_module("qwill.evaluate.task_sources").rows_of(source, folder)
     return ((f"task {name}: example {number}", fields) for number, fields in enumerate(rows))
 
 

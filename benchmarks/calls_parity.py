@@ -134,8 +134,8 @@ def main() -> int:
     body = "\n".join([
         "Each question's right answer, written in its language, and the same with one thing changed. Where only ours "
         "says right, the checker keeps the quotes of a text (in an array of strings too), splits at commas inside "
-        "quotes, or leaves elements of any type as texts; where only theirs does, it does not look at what stands around a "
-        "bracket.",
+        "quotes, or leaves elements of any type as texts; where only theirs does, it does not look at what stands "
+        "around a bracket.",
         "", *lines, "", verdict("every right answer scores 1", not wrong),
     ])  # fmt: skip
     print(body)

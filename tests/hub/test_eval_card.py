@@ -260,7 +260,7 @@ def test_folders_that_are_not_the_models(model: Path, here: Path, capsys: pytest
     for folder, says in (
         ("gone", "--card: gone is no folder"),
         ("other", "and the model that is scored is qw1-"),
-        (".", "holds no qwill.json"),
+        (".", "holds no config.json"),
     ):
         assert main(["eval", str(model), "--tasks", "t.yaml", "--out", "out", "--card", folder]) == 2
         told = capsys.readouterr().err

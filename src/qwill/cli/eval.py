@@ -132,6 +132,8 @@ def _tasks(names: str | None) -> list[Task]:
         if task.name in tasks:
             raise ConfigError(f"--tasks names two tasks that call themselves {task.name!r}; rename one of them.")
         tasks[task.name] = task
+    if not tasks:
+        raise ConfigError(f"--tasks is {names!r}, which names no task; give names out of `qwill eval tasks`.")
     return list(tasks.values())
 
 
@@ -203,8 +205,12 @@ def compare_results(
     if html is not None:
         from qwill.evaluate.eval_report import comparison_page
 
-        html.parent.mkdir(parents=True, exist_ok=True)
-        write_text(html, comparison_page(name_a, name_b, found, one.rows, other.rows, metrics))
+        page = comparison_page(name_a, name_b, found, one.rows, other.rows, metrics)
+        try:
+            html.parent.mkdir(parents=True, exist_ok=True)
+            write_text(html, page)
+        except OSError as error:
+            raise ConfigError(f"--html: {html} can't be written ({error.strerror}); name another file.") from None
     if as_json:
         print(json.dumps(_comparison_told(one, other, name_a, name_b, found), indent=2, ensure_ascii=False))
     else:

@@ -47,6 +47,8 @@ def check_card(folder: Path, model: Path) -> None:
         raise ArtifactError(
             f"--card: {model} is a single file, and only a model's folder has a card; leave --card out."
         )
+    if not any((folder / file).is_file() for file in (MANIFEST, "config.json")):
+        raise ArtifactError(f"--card: {folder} holds no config.json, so it is no model; give that of the model.")
     if (card := identify(folder)).kind != "model":
         raise ArtifactError(f"--card: {folder} is an artifact of the kind {card.kind}; expected a model.")
     if folder.resolve() != model.resolve() and card.content_id != (own := identify(model).content_id):

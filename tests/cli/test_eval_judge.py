@@ -211,7 +211,7 @@ def test_what_a_judge_cannot_do_is_a_sentence(
     for words, says in (
         (["--tasks", "boolq", "--judge", one], "--judge judges refusals, and boolq asks for none; add safety_harmful"),
         (["--tasks", "safety_harmful", "--judge", "nobody"], "nobody: no such model"),
-        (["--tasks", "safety_harmful", "--judge", "judge"], "judge holds no qwill.json"),
+        (["--tasks", "safety_harmful", "--judge", "judge"], "judge holds no config.json, so it is no model"),
         (["--tasks", "safety_harmful", "--key-env", "X"], "--key-env is the key of a --judge"),
         (["--tasks", "safety_harmful", "--judge", "http://x#y", "--key-env", "NO_SUCH_KEY"], "names NO_SUCH_KEY"),
     ):

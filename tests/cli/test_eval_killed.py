@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.model.gguf_models import tiny
 
-from qwill.base.artifact import verify
+from qwill.base.artifact import content_id, verify
 from qwill.cli.main import main
 from qwill.evaluate import run_task
 from qwill.model import save_model
@@ -28,30 +28,32 @@ MODULES = [
     "yaml", "jinja2", "jinja2.sandbox", "qwill.cli.main", "qwill.cli.eval", "qwill.model", "qwill.model.gguf",
     "qwill.engine.language_model", "qwill.engine.engine", "qwill.engine.scoring", "qwill.evaluate.run_task",
     "qwill.evaluate.scorers", "qwill.evaluate.task_sources", "qwill.evaluate.eval_report", "qwill.evaluate.task_scores",
-    "tests.cli.test_eval_killed",
+    "qwill.hub.eval_card", "tests.cli.test_eval_killed",
 ]  # fmt: skip
 TASKS = {
     "said": 'source: {jsonl: rows.jsonl}\nkind: generate\nprompt: "{{ q }}"\nanswer: "{{ q }}"\n'
     "generate: {max_tokens: 3}\n",
     "chosen": 'source: {jsonl: rows.jsonl}\nkind: choice\nprompt: "{{ q }}"\nchoices: ["yes", "no"]\nanswer: 0\n',
 }
-COMMAND = ["eval", "model", "--tasks", "said.yaml,chosen.yaml", "--out", "out/results", "--json"]
+COMMAND = ["eval", "model", "--tasks", "said.yaml,chosen.yaml", "--out", "out/results", "--card", "model", "--json"]
+CARD = "---\nlicense: mit\n---\n# Mine\n"
 EXAMPLES = 6
 
 
 def evaluate_until(folder: str, moment: int) -> None:
-    """The command in a process of its own, which ends at its `moment`-th file operation below out/ (0: never)."""
+    """The command in a process of its own, which ends at its `moment`-th file operation in out/ or on the card (0:
+    never)."""
     os.chdir(folder)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    place, count = os.path.join(folder, "out"), 0
+    places, count = tuple(os.path.join(folder, name) for name in ("out", ".model.README", "model/README")), 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
         if event not in EVENTS or not arguments or not isinstance(arguments[0], str | os.PathLike):
             return
-        if os.path.abspath(os.fspath(arguments[0])).startswith(place):
+        if os.path.abspath(os.fspath(arguments[0])).startswith(places):
             count += 1
             if count == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -94,6 +96,7 @@ def clear(here: Path) -> None:
     import shutil
 
     shutil.rmtree(here / "out", ignore_errors=True)
+    (here / "model" / "README.md").write_text(CARD)
     (here / "seen.txt").unlink(missing_ok=True)
 
 
@@ -101,26 +104,33 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_results(here: Path) -> None
     clear(here)
     assert run(here, 0) == 0
     whole = json.loads((here / "out/results/qwill.json").read_text())["content_id"]
+    card, own = (here / "model/README.md").read_text(), content_id(here / "model")[0]
+    assert "model-index" in card
+    names = sorted(path.name for path in here.iterdir())
     last = int((here / "count.txt").read_text())
     assert last > 30
     wholly_done = 0
-    # Every other moment around the end, where the results are put in place; a fifth of those before.
-    for moment in [*range(1, last - 20, 5), *range(last - 20, last + 1, 2), last]:
+    # A third of the moments around the end, where results and card are put in place; a seventh of those before.
+    for moment in [*range(1, last - 24, 7), *range(last - 24, last, 3), last]:
         clear(here)
         assert run(here, moment) == -signal.SIGKILL, f"moment {moment} of {last}"
         # What stands beside the working folder is whole, or not there.
         there = {path.name for path in (here / "out").iterdir()} if (here / "out").exists() else set()
         assert there <= {".work", "results"}, (moment, there)
+        assert (here / "model/README.md").read_text() in (CARD, card), moment
+        assert content_id(here / "model")[0] == own
         if "results" in there:
             assert verify(here / "out/results") == [], moment
             wholly_done += 1
         assert run(here, 0) == 0, moment
         assert [path.name for path in (here / "out").iterdir()] == ["results"], moment
         assert json.loads((here / "out/results/qwill.json").read_text())["content_id"] == whole, moment
+        assert (here / "model/README.md").read_text() == card, moment
+        assert sorted(path.name for path in here.iterdir()) == names
         # What was kept is not asked again.
         seen = (here / "seen.txt").read_text().splitlines()
         assert len(seen) == len(set(seen)) == 2 * EXAMPLES, (moment, seen)
-    assert wholly_done > 3
+    assert wholly_done > 2
 
 
 def test_killed_again_and_again_it_comes_to_an_end(here: Path) -> None:

@@ -65,10 +65,12 @@ def evaluate_model(
     out: Path | None,
     judge: str | None,
     key_env: str | None,
+    card: Path | None,
     as_json: bool,
 ) -> int:
     """Ask, score, keep, print. Killed at any moment, the same command goes on with the example it was at."""
     from qwill.evaluate.run_task import EvalSettings
+    from qwill.hub.eval_card import CARD, check_card, write_card
 
     if overrides:
         raise ConfigError(f"{overrides[0]!r} sets something of a recipe, and {model} is a model; use options for it.")
@@ -77,6 +79,8 @@ def evaluate_model(
     place = resolve(model)
     tasks, origins = eval_results.pinned(tasks)
     respondent, judge_place = _judge(judge, key_env, tasks)
+    if card is not None:
+        check_card(card, place)
     import torch
 
     threads = torch.get_num_threads()
@@ -88,8 +92,11 @@ def evaluate_model(
     )  # fmt: skip
     name = _name(model, place)
     folder = out or EVALS / f"{name}-{plan.recipe_id[4:12]}"
-    make(folder, plan, model, name, tasks, settings, loading, respondent, Display())
+    display = Display()
+    make(folder, plan, model, name, tasks, settings, loading, respondent, display)
     results = eval_results.read_results(folder)
+    if card is not None and write_card(card, results):
+        display.say(f"{card / CARD}: scores written")
     if as_json:
         print(json.dumps(_told(results), indent=2, ensure_ascii=False))
     else:
@@ -127,6 +134,8 @@ def _tasks(names: str | None) -> list[Task]:
         if task.name in tasks:
             raise ConfigError(f"--tasks names two tasks that call themselves {task.name!r}; rename one of them.")
         tasks[task.name] = task
+    if not tasks:
+        raise ConfigError(f"--tasks is {names!r}, which names no task; give names out of `qwill eval tasks`.")
     return list(tasks.values())
 
 
@@ -198,8 +207,12 @@ def compare_results(
     if html is not None:
         from qwill.evaluate.eval_report import comparison_page
 
-        html.parent.mkdir(parents=True, exist_ok=True)
-        write_text(html, comparison_page(name_a, name_b, found, one.rows, other.rows, metrics))
+        page = comparison_page(name_a, name_b, found, one.rows, other.rows, metrics)
+        try:
+            html.parent.mkdir(parents=True, exist_ok=True)
+            write_text(html, page)
+        except OSError as error:
+            raise ConfigError(f"--html: {html} can't be written ({error.strerror}); name another file.") from None
     if as_json:
         print(json.dumps(_comparison_told(one, other, name_a, name_b, found), indent=2, ensure_ascii=False))
     else:

@@ -16,6 +16,7 @@ from qwill.cli.groups import Itself, examples
         "qwill eval runs/demo/aligned --tasks mine.yaml --chat --thinking --out runs/evals/mine",
         "qwill eval compare runs/evals/base runs/evals/aligned --html differences.html",
         "qwill eval runs/demo/aligned --tasks safety_harmful,safety_harmless --judge smollm2",
+        "qwill eval runs/demo/aligned --tasks boolq --card runs/demo/aligned",
         "qwill eval recipes/demo.yaml problems=100",
     ),
 )
@@ -42,11 +43,16 @@ from qwill.cli.groups import Itself, examples
     "--judge", metavar="MODEL|URL", help="Of refusals in safety tasks, beside the phrase rules: a model or URL#MODEL."
 )
 @click.option("--key-env", metavar="NAME", help="The environment variable that holds the key of the judge's URL.")
+@click.option(
+    "--card", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Write the scores into README.md of this folder: MODEL's own, or that of a copy.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def own(
     recipe: Path, overrides: tuple[str, ...], tasks: str | None, limit: int | None, first: bool, shots: int | None,
     chat: bool, thinking: bool, samples: int, temperature: float | None, seed: int, unsafe: bool, weights: str,
-    dtype: str, device: str, out: Path | None, judge: str | None, key_env: str | None, as_json: bool,
+    dtype: str, device: str, out: Path | None, judge: str | None, key_env: str | None,
+    card: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Score MODEL on tasks, with intervals; every answer is kept.
 
@@ -61,6 +67,7 @@ def own(
             "--thinking": thinking, "--samples": samples > 1, "--temperature": temperature is not None,
             "--seed": seed, "--unsafe": unsafe, "--weights": weights != "float", "--dtype": dtype != "float32",
             "--device": device != "cpu", "--out": out, "--judge": judge, "--key-env": key_env,
+            "--card": card,
         }  # fmt: skip
         return work.of_recipe(recipe, overrides, [name for name, value in given.items() if value], as_json)
     return work.evaluate_model(
@@ -75,6 +82,7 @@ def own(
         out,
         judge,
         key_env,
+        card,
         as_json,
     )  # fmt: skip
 

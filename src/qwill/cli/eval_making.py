@@ -11,20 +11,23 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwill.base.errors import ArtifactError, ConfigError
 from qwill.base.lock import LOCK, folder_lock
 from qwill.base.progress import Bar, Display, clock
 from qwill.evaluate import eval_results
 
 if TYPE_CHECKING:
+    from qwill.engine.language_model import LanguageModel
     from qwill.evaluate.ask import Respondent
     from qwill.evaluate.run_task import EvalSettings
     from qwill.evaluate.task import Task
 
 WORK = "eval"
+KEPT = "rows.jsonl"  # of `run_task`, which is not imported until there is work
 
 
 def slug(text: str) -> str:
@@ -46,20 +49,41 @@ def make(
     """Have the results of `plan` in `folder`, whatever is left of an earlier run. `model` is how it was referred to,
     `name` what it is called; `judge` judges refusals."""
     work = folder.parent / ".work" / f"{WORK}-{plan.recipe_id}"
-    if eval_results.finished(folder, plan) and not work.exists():
+    if _finished(folder, plan) and not work.exists():
         display.say(f"{folder}: made already")
         _leave(work.parent)
         return
-    # A lock of its own name: the folder itself is put in place as a whole, and may be gone for a moment.
-    with folder_lock(work, of=folder):
-        # Asked again, for another process may have made it just now; or one was killed when it had only to tidy up.
-        if eval_results.finished(folder, plan):
-            display.say(f"{folder}: made already")
-        else:
-            _remove_half_written(work)
-            seconds = _make(folder, work, plan, model, name, tasks, settings, loading, judge, display)
-            display.say(f"made {folder} in {clock(seconds)}")
+    with ExitStack() as held:
+        try:
+            # A lock of its own name: the folder itself is put in place as a whole, and may be gone for a moment.
+            held.enter_context(folder_lock(work, of=folder))
+        except OSError as error:
+            raise _no_place(folder, error) from None
+        try:
+            # Asked again, for another process may have made it just now; or one was killed when it had only to tidy up.
+            if _finished(folder, plan):
+                display.say(f"{folder}: made already")
+            else:
+                _remove_half_written(work)
+                seconds = _make(folder, work, plan, model, name, tasks, settings, loading, judge, display)
+                display.say(f"made {folder} in {clock(seconds)}")
+        except BaseException:
+            # Each file begins with a line that says what its rows are of.
+            if all(path.read_bytes().count(b"\n") < 2 for path in work.glob(f"*/{KEPT}")):
+                _tidy(work)  # nothing was answered yet, so there is nothing to go on with
+            raise
         _tidy(work)
+
+
+def _finished(folder: Path, plan: eval_results.Plan) -> bool:
+    try:
+        return eval_results.finished(folder, plan)
+    except OSError as error:
+        raise _no_place(folder, error) from None
+
+
+def _no_place(folder: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(f"--out: {str(folder)[:200]} can't be made ({error.strerror}); name another folder.")
 
 
 def _make(
@@ -76,17 +100,20 @@ def _make(
 ) -> float:
     """Seconds that it took."""
     from qwill.engine.language_model import load
-    from qwill.evaluate.refusal_agreement import KEPT, KINDS, judge_rows
-    from qwill.evaluate.run_task import evaluate
+    from qwill.evaluate.refusal_agreement import KEPT as JUDGED
+    from qwill.evaluate.refusal_agreement import KINDS, judge_rows
+    from qwill.evaluate.run_task import evaluate, prepare
     from qwill.evaluate.task_scores import summarise
 
     started = time.perf_counter()
-    lm = load(model, **loading)
+    # All tasks first: a mistake in the last must not show after hours of the others.
+    prepared = [prepare(task, settings) for task in tasks]
+    lm = _loaded(load, model, loading)
     found: dict[str, list[dict[str, Any]]] = {}
     summary: dict[str, Any] = {"model": name, "tasks": {}}
-    for task in tasks:
+    for task, ready in zip(tasks, prepared, strict=True):
         with display.stage(task.name, settings.limit, "example") as bar:
-            one = evaluate(lm, task, settings, work / slug(task.name), plan.recipe_id, _shown(bar))
+            one = evaluate(lm, task, settings, work / slug(task.name), plan.recipe_id, _shown(bar), prepared=ready)
             bar.total = bar.done = len(one.rows)
         found[task.name] = one.rows
         summary["tasks"][task.name] = summarise(one.rows, one.metrics) | {
@@ -97,7 +124,7 @@ def _make(
     for task in tasks:
         if judge is not None and task.scorer in KINDS:
             with display.stage(f"{task.name}, judged", 0, "question") as bar:
-                kept = work / slug(task.name) / KEPT
+                kept = work / slug(task.name) / JUDGED
                 judged, told = judge_rows(judge, task, found[task.name], kept, _shown(bar))
             found[task.name] = judged
             summary["tasks"][task.name]["refusals"] = told
@@ -105,6 +132,20 @@ def _make(
     seconds = round(time.perf_counter() - started, 3)
     eval_results.write_results(folder, plan, name, rows, summary, {"given": model, "seconds": seconds}, inside=work)
     return seconds
+
+
+def _loaded(load: Callable[..., LanguageModel], model: str, loading: Mapping[str, Any]) -> LanguageModel:
+    import torch
+
+    device = str(loading["device"])
+    try:
+        # Not only its name: a device that is not there fails when the first number is put on it.
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError(
+            f"--device is {device!r}, which this machine does not have; give cpu or leave it out."
+        ) from None
+    return load(model, **loading)
 
 
 def _shown(bar: Bar) -> Callable[[int, int], None]:

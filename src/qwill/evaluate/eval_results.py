@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from qwill.base.artifact import Manifest, identify, need_manifest, read_manifest, recipe_id, seal, verify
+from qwill.base.artifact import MANIFEST, Manifest, identify, need_manifest, read_manifest, recipe_id, seal, verify
 from qwill.base.config import to_dict
 from qwill.base.errors import ArtifactError, DataError
 from qwill.base.files import new_folder, read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_text
@@ -135,6 +135,8 @@ def make_plan(
         if isinstance(place, str):
             config[name] = place
         elif place.is_dir():
+            if not any((place / file).is_file() for file in (MANIFEST, "config.json")):
+                raise ArtifactError(f"{place} holds no config.json, so it is no model; give a model's folder.")
             if (manifest := identify(place)).kind != "model":
                 raise ArtifactError(f"{place} is an artifact of the kind {manifest.kind}; expected a model.")
             inputs[name], parents[name] = place, manifest.content_id

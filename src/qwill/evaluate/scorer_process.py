@@ -165,6 +165,8 @@ def _serve(target: str) -> None:
 
 
 def _where(error: Exception) -> str:
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{type(error).__name__}: {error.msg} in line {error.lineno} of {Path(error.filename or '').name}"
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" in line {last[0].lineno} of {Path(last[0].filename).name}" if last else ""
     return f"{type(error).__name__}: {error}{place}"

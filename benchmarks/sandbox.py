@@ -162,7 +162,8 @@ tests were passed: {cheats}.
 {verdict("164/164 and 0/164", (right_score, wrong_score, len(examples)) == (164, 0, 164) and not any(cheated.values()))}
 
 Escape suite (network, file reads and writes, fork bomb, memory, endless loop and output, signals, ptrace, links, /proc,
-rare system calls, crash handlers, killed launchers, forged scores …): {escapes}. {verdict("all contained", done.returncode == 0 and "skipped" not in escapes)}
+rare system calls, crash handlers, killed launchers, forged scores …): {escapes}.
+{verdict("all contained", done.returncode == 0 and "skipped" not in escapes)}
 
 What `qwill doctor` says of this machine: {"; ".join(s.rstrip(".") for s in found.sentences)}.
 """

@@ -22,18 +22,20 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from qwill.base.errors import ConfigError, QwillError
 from qwill.data.workers import available_cores
 from qwill.evaluate.sandbox_calls import architectures, call_filter
 
+A = TypeVar("A")
+B = TypeVar("B")
 _LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 _DEVICES = ("/dev/null", "/dev/urandom")
 _PROGRAM = "program.py"
@@ -134,8 +136,14 @@ def run_many(
 
     Raises as run_python does.
     """
+    return in_order(programs, lambda program: run_python(program, "", limits, unsafe), workers)
+
+
+def in_order(things: Sequence[A], do: Callable[[A], B], workers: int | None = None) -> list[B]:
+    """What `do` gives for each of them, `workers` at a time, by default one for each core. The first error ends all
+    that has not begun."""
     with ThreadPoolExecutor(workers or available_cores()) as pool:
-        running = [pool.submit(run_python, program, "", limits, unsafe) for program in programs]
+        running = [pool.submit(do, thing) for thing in things]
         try:
             return [run.result() for run in running]
         except BaseException:

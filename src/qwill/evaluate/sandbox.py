@@ -15,16 +15,18 @@ import ast
 import marshal
 import os
 import platform
+import secrets
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -124,7 +126,7 @@ def run_python(
             f"scratch folder of {limits.scratch_mib} MiB; raise its limit scratch_mib."
         )
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qwill-unsafe-")) if unsafe else ""
+        folder = stack.enter_context(_scratch_of_unsafe()) if unsafe else ""
         request = _request(program, stdin, limits, unsafe, folder)
         return _supervise(request, limits, unsafe)
 
@@ -149,6 +151,37 @@ def in_order(things: Sequence[A], do: Callable[[A], B], workers: int | None = No
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _scratch_of_unsafe() -> Iterator[str]:
+    """A folder on the disk, gone afterwards whatever a program has made in it: links are not followed, and folders in
+    folders without end are taken apart from above, for which neither a path nor our stack needs to be long enough."""
+    folder = tempfile.mkdtemp(prefix="qwill-unsafe-")
+    try:
+        yield folder
+    finally:
+        try:
+            _take_apart(folder)
+        except OSError:  # something of the program's is still at work in it
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_apart(folder: str) -> None:
+    new, number = secrets.token_hex(8), 0  # a name that the program has not taken
+    while entries := list(os.scandir(folder)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry)
+                continue
+            os.chmod(entry, 0o700)
+            for inner in list(os.scandir(entry)):
+                if inner.is_dir(follow_symlinks=False):
+                    os.chmod(inner, 0o700)  # to move a folder, it must be writable itself
+                os.rename(inner, f"{folder}/{new}{number}")
+                number += 1
+            os.rmdir(entry)
+    os.rmdir(folder)
 
 
 @cache

@@ -264,7 +264,7 @@ def test_any_row_for_a_judge_is_read_or_named(tmp_path: Path, wrong: Any, which:
         elif which == "replies":
             assert read_replies(path, prompts).keys() == {"1"}
         else:
-            assert all(0 <= vote <= 1 for vote in read_human(path, prompts, "a", "b")["1"])
+            assert all(0 <= vote.outcome <= 1 for vote in read_human(path, prompts, "a", "b")["1"])
     except DataError as error:
         assert f"{path}: line 2" in str(error) and "\n" not in str(error)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter, deque
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.evaluate.sandbox_runs import contained
 
 from qwill.evaluate.code_line import Gone, Peer
@@ -209,6 +213,41 @@ def test_of_a_list_of_its_own_kind_only_what_is_in_it_counts() -> None:
 )  # fmt: skip
 def test_right_replies_of_any_kind_score_1(reply: str, test: str) -> None:
     assert scored(reply, test) == Score(1.0, "all tests passed")
+
+
+def test_who_ends_instead_of_raising_scores_0_even_where_tests_catch_all() -> None:
+    test = "try: f(-1)\nexcept: pass\nelse: assert False"
+    assert scored("def f(x): raise ValueError", test).value == 1
+    assert scored("import os\ndef f(x): os._exit(0)", test).value == 0
+
+
+leaves = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(), st.fractions(),
+    st.complex_numbers(allow_nan=False), st.decimals(allow_nan=False), st.datetimes(), st.timedeltas(), st.dates(),
+    st.lists(st.integers()).map(set), st.lists(st.text()).map(frozenset), st.lists(st.text()).map(Counter),
+)  # fmt: skip
+plain: st.SearchStrategy[object] = st.deferred(
+    lambda: leaves | st.lists(plain, max_size=3).flatmap(lambda some: st.sampled_from([some, tuple(some), deque(some)]))
+    | st.dictionaries(st.text() | st.integers(), plain, max_size=3)
+)  # fmt: skip
+
+
+def shape(value: object) -> object:
+    """Equal only for values whose parts have the same types too, which True and 1 have not, nor 0.0 and -0.0."""
+    kind = type(value).__name__
+    if isinstance(value, dict):
+        return kind, [(key, shape(one)) for key, one in value.items()]
+    if isinstance(value, list | tuple | deque):
+        return kind, [shape(one) for one in value]
+    return kind, value if isinstance(value, set | frozenset) else repr(value)
+
+
+@given(plain)
+def test_values_come_over_as_they_are(value: object) -> None:
+    there = Peer(-1, -1, tests=False)
+    back = json.loads(json.dumps(there.encode(value)), object_hook=Peer(-1, -1, tests=True).decode)
+    assert back == value and shape(back) == shape(value)
+    assert not there.kept
 
 
 def test_what_the_tests_hand_over_is_no_way_into_them() -> None:

@@ -19,7 +19,7 @@ from tests.evaluate.sandbox_runs import (
 )
 
 from qwill.base.errors import QwillError
-from qwill.evaluate.sandbox import Limits, run_python
+from qwill.evaluate.sandbox import Limits, _scratch_of_unsafe, run_python
 
 
 def test_a_crash_starts_no_handler_of_the_machine() -> None:
@@ -205,3 +205,26 @@ def _command_of(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def test_nothing_is_left_of_a_folder_on_the_disk_however_deep(tmp_path: Path) -> None:
+    """Where there are no namespaces, an unsafe program's scratch folder is on the disk."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("private")
+    before = os.getcwd()
+    with _scratch_of_unsafe() as folder:
+        os.chdir(folder)
+        try:
+            os.symlink(kept, "link")
+            os.link(kept / "file", "hard")
+            os.symlink("loop", "loop")
+            for name in [*("d" * 100 for _ in range(60)), *("e" for _ in range(1500))]:
+                os.mkdir(name)
+                os.chdir(name)
+                os.symlink(kept, "link")
+            os.chmod(".", 0)
+        finally:
+            os.chdir(before)
+    assert not os.path.lexists(folder)
+    assert (kept / "file").read_text() == "private" and os.listdir(kept) == ["file"]

@@ -101,6 +101,8 @@ def run_tests(peer: Peer, request: dict[str, Any]) -> None:
         except KeyError:
             raise NameError(f"name '{entry}' is not defined") from None
         names["check"](candidate)
+    if peer.gone:
+        raise Gone
 
 
 def main() -> None:

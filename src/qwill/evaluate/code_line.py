@@ -40,6 +40,7 @@ class Peer:
     def __init__(self, reads: int, writes: int, tests: bool) -> None:
         self.reads, self.writes, self.tests = reads, writes, tests
         self.objects_decide = False
+        self.gone = False  # remembered, for tests may catch whatever is raised
         self.kept: list[Any] = []
         self.numbers: dict[int, int] = {}
         self.remotes: dict[int, Any] = {}
@@ -52,6 +53,7 @@ class Peer:
             try:
                 view = view[os.write(self.writes, view) :]
             except BrokenPipeError:
+                self.gone = True
                 raise Gone from None
 
     def receive(self) -> Json:
@@ -62,6 +64,7 @@ class Peer:
         while size:
             part = os.read(self.reads, min(size, 1 << 20))
             if not part:
+                self.gone = True
                 raise Gone
             parts.append(part)
             size -= len(part)
@@ -367,8 +370,8 @@ _DECODED: dict[str, Callable[[Any], Any]] = {
 _LIBRARY: dict[str, Callable[[Any], Any]] = {
     "Decimal": lambda v: [str(v)], "Fraction": lambda v: [v.numerator, v.denominator], "UUID": lambda v: [str(v)],
     "date": lambda v: [v.year, v.month, v.day],
-    "datetime": lambda v: [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, _zone(v)],
-    "time": lambda v: [v.hour, v.minute, v.second, v.microsecond, _zone(v)],
+    "datetime": lambda v: [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, v.tzinfo, v.fold],
+    "time": lambda v: [v.hour, v.minute, v.second, v.microsecond, v.tzinfo, v.fold],
     "timedelta": lambda v: [v.days, v.seconds, v.microseconds],
     "timezone": lambda v: [v.utcoffset(None)],
     "deque": lambda v: [list(v), v.maxlen], "Counter": lambda v: [dict(v)],
@@ -383,14 +386,14 @@ _PLAIN: dict[type, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
-def _zone(value: Any) -> Any:
-    return None if value.tzinfo is None else value.tzinfo
-
-
 def _from_library(module: str, name: str, arguments: list[Any]) -> Any:
     if name not in _LIBRARY or module not in ("decimal", "fractions", "datetime", "collections", "uuid"):
         raise ValueError(f"no value is a {module}.{name}")
-    return named(module, name)(*arguments)
+    kind = named(module, name)
+    if name in ("datetime", "time"):
+        *parts, fold = arguments
+        return kind(*parts, fold=fold)
+    return kind(*arguments)
 
 
 def named(module: str, name: str) -> Any:

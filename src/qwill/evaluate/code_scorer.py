@@ -22,15 +22,13 @@ import secrets
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from qwill.base.errors import DataError
-from qwill.data.workers import available_cores
-from qwill.evaluate.sandbox import Limits, Outcome, run_python
+from qwill.evaluate.sandbox import Limits, Outcome, in_order, run_python
 from qwill.evaluate.sandbox_calls import architectures, call_filter
 from qwill.evaluate.task import Example, Score
 
@@ -66,13 +64,7 @@ def score_replies(
 ) -> list[Score]:
     """The scores of many replies in their order, `workers` at a time (one for each core)."""
     score = code_scorer(unsafe, limits)
-    with ThreadPoolExecutor(workers or available_cores()) as pool:
-        running = [pool.submit(score, example, reply) for example, reply in pairs]
-        try:
-            return [run.result() for run in running]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    return in_order(pairs, lambda pair: score(*pair), workers)
 
 
 def code_of(example: Example, reply: str) -> str:

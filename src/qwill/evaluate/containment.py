@@ -56,7 +56,6 @@ tried = {
     "namespace": lambda: libc.unshare(0x10000000) == 0,
     "trace": lambda: libc.syscall(given["calls"]["ptrace"], 0, 0, 0, 0) == 0,
     "calls": lambda: any(map(call, given["calls"].values())),
-    "execute": lambda: os.execv("/bin/sh", ["sh"]),
     "crash": lambda: resource.getrlimit(resource.RLIMIT_CORE) != (1, 1),
     "memory": lambda: mmap.mmap(-1, given["memory_mib"] << 20),
     "scratch": fill,
@@ -65,6 +64,15 @@ tried = {
     "descriptors": lambda: [fd for fd in range(3, 256) if came_through(lambda: os.fstat(fd))],
 }
 print(json.dumps({name: came_through(attempt) for name, attempt in tried.items()}))
+"""
+
+# By itself: what comes through takes the place of the program.
+_EXECUTE = """
+import os
+try:
+    os.execv("/bin/sh", ["sh", "-c", "echo through"])
+except OSError:
+    pass
 """
 
 # What holds when the attempt did not come through, and what is open when it did.
@@ -147,6 +155,7 @@ def _try(limits: Limits, unsafe: bool) -> dict[str, bool]:
             f"{(outcome.stderr.strip().splitlines() or ['nothing'])[-1]}"
         )
     walls = {name: not through for name, through in json.loads(outcome.stdout.splitlines()[-1]).items()}
+    walls["execute"] = "through" not in run_python(_EXECUTE, "", limits, unsafe).stdout
     short = Limits(seconds=0.4, output_kib=64)
     walls["time"] = run_python("while True: pass", "", short, unsafe).ended == "time"
     endless = run_python("while True: print('x' * 4000)", "", Limits(seconds=5, output_kib=64), unsafe)

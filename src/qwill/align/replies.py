@@ -73,8 +73,9 @@ class Packed:
         return logp_N.new_zeros(self.replies).index_add(0, self.reply_N, logp_N)
 
 
-def pack_replies(replies: Sequence[Reply]) -> Packed:
-    """All examples of all replies end to end; none sees another."""
+def pack_replies(replies: Sequence[Reply], whole: bool = False) -> Packed:
+    """All examples of all replies end to end; none sees another. The last token of each predicts nothing, so it is left
+    out of the batch, unless `whole`."""
     index, targets, owner, start = [], [], [], 0
     sequences = []
     for i, reply in enumerate(replies):
@@ -83,8 +84,8 @@ def pack_replies(replies: Sequence[Reply]) -> Packed:
             index += [start + j - 1 for j in at]
             targets += [example.ids[j] for j in at]
             owner += [i] * len(at)
-            sequences.append(example.ids[:-1])
-            start += len(example.ids) - 1
+            sequences.append(example.ids if whole else example.ids[:-1])
+            start += len(sequences[-1])
     return Packed(
         Batch.pack(sequences), torch.tensor(index), torch.tensor(targets), torch.tensor(owner), len(replies)
     )  # fmt: skip

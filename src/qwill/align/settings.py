@@ -94,3 +94,29 @@ class PreferenceConfig:
         if self.likelihood is not None:
             return self.likelihood
         return 1.0 if self.loss == "orpo" else 0.0
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """`steps` of `pairs` pairs each. centring: weight of (chosen + rejected)², which fixes the zero of rewards.
+    margins: whether rows' margins are taken. The rest as in PreferenceConfig."""
+
+    centring: float = 0.01
+    margins: bool = True
+    steps: int = 100
+    pairs: int = 16
+    max_tokens: int = 1024
+    train_tokens: int = 8192
+    heldout: float = 0.1
+    balance: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=_preferring)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
+    lora: LoraConfig | None = None
+    dtype: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        need_positive(self, "steps", "pairs", "max_tokens", "train_tokens")
+        if self.centring < 0:
+            raise ConfigError(f"centring is {self.centring}; expected 0 or more.")
+        if not 0 <= self.heldout < 1:
+            raise ConfigError(f"heldout is {self.heldout}; expected a share from 0 to below 1.")

@@ -33,6 +33,8 @@ STAGES: tuple[Stage, ...] = (
           "qwill.train.settings:SFTConfig", ("base", "dialogues"), "qwill.train.sft:run"),
     Stage("aligned", "grpo", "model", 2,
           "qwill.align.settings:GRPOConfig", ("sft", "tasks"), "qwill.align.grpo:run"),
+    Stage("reward", "reward", "model", 1,
+          "qwill.align.settings:RewardConfig", ("sft", "preferences"), "qwill.align.reward:run"),
     Stage("preferred", "dpo", "model", 1,
           "qwill.align.settings:PreferenceConfig", ("sft", "preferences"), "qwill.align.offline:run"),
     Stage("int8", "quantize", "model", 2,

@@ -31,7 +31,7 @@ STAGES: tuple[Stage, ...] = (
           optional=("start",)),
     Stage("sft", "sft", "model", 2,
           "qwill.train.settings:SFTConfig", ("base", "dialogues"), "qwill.train.sft:run"),
-    Stage("aligned", "grpo", "model", 2,
+    Stage("aligned", "grpo", "model", 3,
           "qwill.align.settings:GRPOConfig", ("sft", "tasks"), "qwill.align.grpo:run"),
     Stage("reward", "reward", "model", 1,
           "qwill.align.settings:RewardConfig", ("sft", "preferences"), "qwill.align.reward:run"),

@@ -103,10 +103,10 @@ def test_both_languages_say_the_same(page: str) -> None:
 def test_the_recipes_are_sound_and_whole(recipe: Path) -> None:
     read = load_recipe(recipe)
     stages = [section.stage.name for section in read.sections]
-    whole = [stage.name for stage in STAGES if stage.name not in ("mixing", "preferences", "preferred")]
+    whole = [stage.name for stage in STAGES if stage.name not in ("mixing", "preferences", "reward", "preferred")]
     parts = {
         "mixing": ["tasks", "corpus", "tokenizer", "mixing"], "languages": ["corpus", "tokenizer", "base"],
-        "dpo": ["preferences", "preferred"],
+        "dpo": ["preferences", "preferred"], "reward": ["preferences", "reward"],
     }  # fmt: skip
     assert stages == parts.get(recipe.stem, whole)
     assert read.name == recipe.stem

@@ -188,7 +188,7 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
         model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "dpo", compute=offline.compute
     )
     if adapter is not None:
-        known = read_manifest(ctx.inputs["sft"])
+        known = read_manifest(ctx.inputs["sft"]) if ctx.inputs["sft"].is_dir() else None
         save_adapter(adapter, ctx.out / "adapter", known.content_id if known else None, {"recipe_id": ctx.recipe_id})
         merge(model, adapter)
     scores = None

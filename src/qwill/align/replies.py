@@ -73,8 +73,9 @@ class Packed:
         return logp_N.new_zeros(self.replies).index_add(0, self.reply_N, logp_N)
 
 
-def pack_replies(replies: Sequence[Reply]) -> Packed:
-    """All examples of all replies end to end; none sees another."""
+def pack_replies(replies: Sequence[Reply], whole: bool = False) -> Packed:
+    """All examples of all replies end to end; none sees another. The last token of each predicts nothing, so it is left
+    out of the batch, unless `whole`."""
     index, targets, owner, start = [], [], [], 0
     sequences = []
     for i, reply in enumerate(replies):
@@ -83,8 +84,8 @@ def pack_replies(replies: Sequence[Reply]) -> Packed:
             index += [start + j - 1 for j in at]
             targets += [example.ids[j] for j in at]
             owner += [i] * len(at)
-            sequences.append(example.ids[:-1])
-            start += len(example.ids) - 1
+            sequences.append(example.ids if whole else example.ids[:-1])
+            start += len(sequences[-1])
     return Packed(
         Batch.pack(sequences), torch.tensor(index), torch.tensor(targets), torch.tensor(owner), len(replies)
     )  # fmt: skip
@@ -95,19 +96,22 @@ def two_passes(
 ) -> tuple[Tensor, float, list[RouterStats] | None]:
     """(what to call backward on, the loss, router statistics) of a loss that is a function of log-probabilities.
 
-    `loss_of` gets the log-probabilities [N] of the trained tokens under softmax(logits / temperature). Its derivative
-    by each is that token's weight in a fused cross-entropy, so that logits are never held whole: first the
-    log-probabilities alone, then weighted ones. The value of what is returned isn't the loss, its gradient is.
+    `loss_of` gets the log-probabilities (float64 [N], on the CPU) of the trained tokens under
+    softmax(logits / temperature). Its derivative by each is that token's weight in a fused cross-entropy, so that
+    logits are never held whole: first the log-probabilities alone, then weighted ones. The value of what is returned
+    isn't the loss, its gradient is.
     """
     output = model(packed.batch)
     hidden_ND = output.hidden_ND[packed.index_N]
     with torch.no_grad():
         nothing_N = torch.zeros(len(packed.targets_N), dtype=hidden_ND.dtype)
         _, loss_N = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, nothing_N, temperature)
-    logp_N = (-loss_N).requires_grad_()
+    # Sums over a reply keep their last bits in float64, which not every device has; these are a few thousand numbers.
+    logp_N = (-loss_N).cpu().double().requires_grad_()
     loss = loss_of(logp_N)
     loss.backward()
     weight_N = -logp_N.grad if logp_N.grad is not None else torch.zeros_like(logp_N)
+    weight_N = weight_N.to(loss_N)
     total, _ = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, weight_N, temperature)
     return total, float(loss.detach()), output.router_stats
 

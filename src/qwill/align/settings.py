@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
 from qwill.model.lora_config import LoraConfig
 from qwill.train.settings import OptimizerConfig, Precision, ScheduleConfig, need_positive
@@ -14,9 +15,18 @@ def _gentle() -> OptimizerConfig:
     return OptimizerConfig(learning_rate=3e-4, matrix_rate=3e-3)
 
 
+PolicyAlgorithm = Literal["dapo", "grpo", "dr_grpo", "cispo", "gspo", "rloo", "reinforce_plus_plus"]
+
+
 @dataclass(frozen=True)
 class GRPOConfig:
     """`steps` × `prompts` prompts, `samples` replies each of at most `max_tokens`; `updates` optimiser steps on each.
+
+    algorithm: `dapo` (a mean over tokens), `grpo` (over replies of means over tokens), `dr_grpo` (unscaled, over a
+    fixed length), `cispo`, `gspo`, `rloo`, `reinforce_plus_plus`; docs/en/alignment.md has their equations. clip_low
+    and clip_high bound a token's ratio, with rloo a reply's; sequence_low and sequence_high GSPO's; ratio_most CISPO's.
+    kl: weight of the KL to the starting model, as a term of the loss or in the reward. importance_most: the truncation
+    of importance sampling between rollout and trainer; 0 leaves it out, as their probabilities are the same here.
 
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
     left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
@@ -36,11 +46,40 @@ class GRPOConfig:
     train_tokens: int = 8192
     optimizer: OptimizerConfig = field(default_factory=_gentle)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
+    algorithm: PolicyAlgorithm = field(default="dapo", metadata=LATER)
+    sequence_low: float = field(default=3e-4, metadata=LATER)
+    sequence_high: float = field(default=4e-4, metadata=LATER)
+    ratio_most: float = field(default=5.0, metadata=LATER)
+    kl: float = field(default=0.0, metadata=LATER)
+    kl_in: Literal["loss", "reward"] = field(default="loss", metadata=LATER)
+    kl_estimator: Literal["k1", "k2", "k3"] = field(default="k3", metadata=LATER)
+    importance_most: float = field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(self, "steps", "prompts", "updates", "max_tokens", "temperature", "train_tokens")
         if self.samples < 2:
             raise ConfigError(f"samples is {self.samples}; a group needs at least 2 to compare.")
+        for name in ("clip_low", "clip_high", "sequence_low", "sequence_high", "kl", "importance_most"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
+        if self.kl_in == "reward" and self.kl_estimator != "k1":
+            raise ConfigError(
+                f"kl_estimator is {self.kl_estimator}; in the reward only k1 has the right gradient: set it to k1, or "
+                "kl_in to loss."
+            )
+
+    @property
+    def aggregation(self) -> Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]:
+        """How tokens become one loss (aggregation.py)."""
+        match self.algorithm:
+            case "grpo" | "gspo":
+                return "sequence_mean"
+            case "dr_grpo":
+                return "fixed_length"
+            case "rloo":
+                return "sequence_sum"
+            case _:
+                return "token_mean"
 
 
 PairLoss = Literal["sigmoid", "hinge", "ipo", "robust", "exo", "normalised", "orpo", "simpo", "kto"]
@@ -94,3 +133,29 @@ class PreferenceConfig:
         if self.likelihood is not None:
             return self.likelihood
         return 1.0 if self.loss == "orpo" else 0.0
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """`steps` of `pairs` pairs each. centring: weight of (chosen + rejected)², which fixes the zero of rewards.
+    margins: whether rows' margins are taken. The rest as in PreferenceConfig."""
+
+    centring: float = 0.01
+    margins: bool = True
+    steps: int = 100
+    pairs: int = 16
+    max_tokens: int = 1024
+    train_tokens: int = 8192
+    heldout: float = 0.1
+    balance: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=_preferring)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
+    lora: LoraConfig | None = None
+    dtype: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        need_positive(self, "steps", "pairs", "max_tokens", "train_tokens")
+        if self.centring < 0:
+            raise ConfigError(f"centring is {self.centring}; expected 0 or more.")
+        if not 0 <= self.heldout < 1:
+            raise ConfigError(f"heldout is {self.heldout}; expected a share from 0 to below 1.")

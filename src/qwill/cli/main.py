@@ -184,6 +184,7 @@ _stage_command(qwill, "mix", "Find the mixture that small models learn most from
 _stage_command(qwill, "pretrain", "Train a base model on the corpus.", "steps=100")
 _stage_command(qwill, "sft", "Fine-tune the base model on conversations.", "steps=50")
 _stage_command(qwill, "preferences", "Gather pairs of replies of which one was preferred.", "seed=2", "dpo")
+_stage_command(qwill, "reward", "Train a reward model on pairs of replies.", "centring=0", "reward")
 _stage_command(qwill, "dpo", "Teach a model what was preferred: DPO and its kin, KTO, ORPO, SimPO.", "loss=kto", "dpo")
 _stage_command(qwill, "grpo", "Improve the model by reinforcement learning, rewards checked.", "seed=2")
 _stage_command(qwill, "quantize", "Put the aligned model into int8 and measure what that costs.", "problems=50")

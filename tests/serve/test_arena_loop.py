@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from arena_serving import Person, arena, text_of
 
-from qwill.align.pairs import pair_batch, render_pairs
+from qwill.align.preference_examples import pairs_of
 from qwill.base.artifact import need_manifest
 from qwill.base.errors import DataError
 from qwill.base.files import read_jsonl, write_jsonl
@@ -142,23 +142,21 @@ def test_a_pair_that_is_not_its_votes_is_named(
     assert said in shown and "line 2" in shown and "line 1" not in shown
 
 
-def test_the_pairs_make_one_batch(loop: dict[str, Any]) -> None:
+def test_training_reads_the_pairs(loop: dict[str, Any]) -> None:
     from tiny import chat_model
 
     tokenizer = chat_model().tokenizer
     folder = loop["folder"] / "out" / "preferences"
-    pairs = render_pairs(folder, tokenizer, 2000)
-    batch = pair_batch(pairs.rendered, pad=0)
-    assert pairs.too_long == 0 and batch.ids_2PT.shape == batch.mask_2PT.shape and len(batch.ids_2PT) == 4
-    assert batch.names == [cast["id"] for cast in loop["won"].values()]
-    for place, cast in enumerate(loop["won"].values()):
+    found = pairs_of(folder, tokenizer, 2000, 0.0, 0)
+    assert found.too_long == 0 and [pair.id for pair in found.train] == [cast["id"] for cast in loop["won"].values()]
+    for pair, cast in zip(found.train, loop["won"].values(), strict=True):
         winner, loser = cast["outcome"], "b" if cast["outcome"] == "a" else "a"
-        for row, side in ((place, winner), (place + 2, loser)):
-            learnt = tokenizer.decode(batch.ids_2PT[row][batch.mask_2PT[row]].tolist())
+        starts = []
+        for reply, side in ((pair.chosen, winner), (pair.rejected, loser)):
+            (example,) = reply.examples
+            learnt = tokenizer.decode([t for t, m in zip(example.ids, example.loss_mask, strict=True) if m])
             assert cast["said"][side].strip() in learnt and "(0)" not in learnt
-        starts = [int(batch.mask_2PT[row].nonzero()[0]) for row in (place, place + 2)]
-        assert starts[0] == starts[1] and bool(
-            (batch.ids_2PT[place, : starts[0]] == batch.ids_2PT[place + 2, : starts[0]]).all()
-        )
-    with pytest.raises(DataError, match="no pair fits into 3 tokens"):
-        render_pairs(folder, tokenizer, 3)
+            starts.append(example.ids[: example.loss_mask.index(1)])
+        assert starts[0] == starts[1]
+    with pytest.raises(DataError, match="nothing fits into 3 tokens"):
+        pairs_of(folder, tokenizer, 3, 0.0, 0)

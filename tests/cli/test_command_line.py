@@ -107,6 +107,7 @@ def test_the_recipes_are_sound_and_whole(recipe: Path) -> None:
     parts = {
         "mixing": ["tasks", "corpus", "tokenizer", "mixing"], "languages": ["corpus", "tokenizer", "base"],
         "dpo": ["preferences", "preferred"], "reward": ["preferences", "reward"],
+        "grpo": ["tasks", "aligned"],
     }  # fmt: skip
     assert stages == parts.get(recipe.stem, whole)
     assert read.name == recipe.stem

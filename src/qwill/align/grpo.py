@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
-import torch
-
 from qwill.align.policy_update import logprobs_of, set_advantages, update
+from qwill.align.rewards import Rewards
 from qwill.align.rollouts import Rollout, draw_prompts
 from qwill.align.settings import GRPOConfig
 from qwill.base.errors import DataError, TrainingError
 from qwill.base.files import write_json
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
+from qwill.data.row_files import read_rows
 from qwill.engine.generate import Completion, generate
 from qwill.engine.sampler import Sampling
 from qwill.evaluate.task_data import load_rows
 from qwill.evaluate.tasks import verify
-from qwill.model.files import load_model, save_model
+from qwill.engine.language_model import load
+from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
@@ -38,14 +41,17 @@ NOTHING_LEARNT = {
 
 
 def roll_out(
-    model: Transformer, tokenizer: Tokenizer, rows: list[dict[str, Any]], config: GRPOConfig, step: int, seed: int
+    model: Transformer,
+    tokenizer: Tokenizer,
+    rows: list[dict[str, Any]],
+    config: GRPOConfig,
+    step: int,
+    seed: int,
+    rewards: Rewards | None = None,
 ) -> list[list[Rollout]]:
-    """`samples` verified replies to each row, grouped by row."""
+    """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check."""
     prompts = [
-        render(
-            [{"role": "user", "content": r["prompt"]}], tokenizer=tokenizer, thinking=False, generation_prompt=True
-        ).ids
-        for r in rows
+        render(_messages(r["prompt"]), tokenizer=tokenizer, thinking=False, generation_prompt=True).ids for r in rows
     ]
     groups: list[list[Completion]] = generate(
         model, prompts, Sampling(max_tokens=config.max_tokens, temperature=config.temperature), n=config.samples,
@@ -54,28 +60,30 @@ def roll_out(
     )  # fmt: skip
     out = []
     for row, prompt, group in zip(rows, prompts, groups, strict=True):
-        replies = [(c, tokenizer.decode(c.token_ids)) for c in group]
-        out.append(
-            [
-                Rollout(
-                    [*prompt, *c.token_ids], len(prompt), c.logprobs,
-                    # A reply that ran into the limit was never finished, whatever it says so far.
-                    float(c.finish_reason == "stop" and verify(row, text)), row["language"],
-                )
-                for c, text in replies
-            ]
-        )  # fmt: skip
+        made = []
+        for c in group:
+            text, ended = tokenizer.decode(c.token_ids), c.finish_reason == "stop"
+            # A reply that ran into the limit was never finished, whatever it says so far.
+            parts = {"verifier": float(ended and verify(row, text))} if rewards is None else rewards(row, text, ended)
+            reward = sum(parts.values()) if rewards is None else rewards.total(parts)
+            made.append(Rollout([*prompt, *c.token_ids], len(prompt), c.logprobs, reward, row["language"], parts=parts))
+        out.append(made)
     return out
 
 
+def _messages(prompt: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
-    tokenizer = Tokenizer.load(ctx.inputs["sft"])
-    model = load_model(ctx.inputs["sft"])
-    rows = load_rows(ctx.inputs["tasks"] / "rl.jsonl")
+    start = load(ctx.inputs["sft"])
+    model, tokenizer = start.model, start.tokenizer
+    rows = problems(ctx.inputs["tasks"], config)
     if config.prompts > len(rows):
         raise DataError(f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks.")
-    reference = load_model(ctx.inputs["sft"]) if config.kl else None
-    history = train_grpo(model, tokenizer, rows, config, ctx, reference=reference)
+    reference = load(ctx.inputs["sft"]).model if config.kl else None
+    with Rewards(config.rewards, ctx.display.say) if config.rewards else nullcontext() as rewards:
+        history = train_grpo(model, tokenizer, rows, config, ctx, reference=reference, rewards=rewards)
     write_json(ctx.out / "training.json", history.thinned())
     save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
     last = history.curve[-max(1, len(history.curve) // 10) :]
@@ -89,10 +97,35 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
 
 def teaching(groups: list[list[Rollout]], config: GRPOConfig) -> list[Rollout]:
     """The rollouts that an update is made on: groups that are all alike teach nothing, unless rewards are compared
-    across groups or a KL is in the loss."""
+    across groups or a KL is in the loss; a reply whose reward failed never teaches."""
+    known = [[r for r in g if not math.isnan(r.reward)] for g in groups]
     if config.algorithm == "reinforce_plus_plus" or config.kl:
-        return [r for g in groups for r in g]
-    return [r for g in groups if len({r.reward for r in g}) > 1 for r in g]
+        return [r for g in known for r in g]
+    return [r for g in known if len({r.reward for r in g}) > 1 for r in g]
+
+
+def mean(values: list[float]) -> float:
+    """Of what is known; 0 where nothing is."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else 0.0
+
+
+def problems(place: Path, config: GRPOConfig) -> list[dict[str, Any]]:
+    """The rows to draw prompts from: rl.jsonl of the stage tasks, or a file of your own whose rows have a `prompt`
+    (text or messages) and, unless a reward of yours judges them, a `key`. Raises DataError naming file, line, field."""
+    if place.is_dir():
+        return load_rows(place / "rl.jsonl")
+    own, rows = any(part.name == "verifier" for part in config.rewards) or not config.rewards, []
+    for number, row in read_rows(place):
+        prompt = row.get("prompt")
+        if not (isinstance(prompt, str) and prompt.strip()) and not (isinstance(prompt, list) and prompt):
+            raise DataError(f"{place}: line {number}: prompt: expected text or a list of messages.")
+        if own and "key" not in row:
+            raise DataError(f"{place}: line {number} has no 'key' to verify a reply by; name a reward of your own.")
+        rows.append({"id": str(number), "language": "other"} | row)
+    if not rows:
+        raise DataError(f"{place}: holds no prompt; add rows, or name another file.")
+    return rows
 
 
 def train_grpo(
@@ -103,6 +136,7 @@ def train_grpo(
     ctx: StageContext,
     checkpoint_seconds: float = 20.0,
     reference: Transformer | None = None,
+    rewards: Rewards | None = None,
 ) -> History:
     """The whole run; resumes from ctx.work. `reference` is the starting model, where `kl` needs it.
 
@@ -120,7 +154,7 @@ def train_grpo(
         for step in range(first, config.steps):
             set_rates(optimizers, rate_factor(step, config.steps, config.schedule))
             chosen = [rows[i] for i in draw_prompts(rows, step, config.prompts, ctx.seed)]
-            groups = roll_out(model, tokenizer, chosen, config, step, ctx.seed)
+            groups = roll_out(model, tokenizer, chosen, config, step, ctx.seed, *([rewards] if rewards else []))
             every = [r for g in groups for r in g]
             if reference is not None:
                 for r, own in zip(every, logprobs_of(reference, every, config), strict=True):
@@ -130,11 +164,13 @@ def train_grpo(
                     r.old = own
             set_advantages(groups, config)
             useful = teaching(groups, config)
-            mean_reward = float(torch.tensor([r.reward for r in every]).mean())
-            numbers = {"reward": mean_reward, "useful": len(useful) / len(every)}
+            numbers = {"reward": mean([r.reward for r in every]), "useful": len(useful) / len(every)}
             for language in sorted({r.language for r in every}):
-                mine = [r.reward for r in every if r.language == language]
-                numbers[f"reward_{language}"] = sum(mine) / len(mine)
+                numbers[f"reward_{language}"] = mean([r.reward for r in every if r.language == language])
+            for name in every[0].parts if rewards is not None else ():
+                numbers[f"reward_part_{name}"] = mean([r.parts[name] for r in every])
+            if rewards is not None:
+                numbers["reward_failed"] = sum(math.isnan(r.reward) for r in every) / len(every)
             numbers["length"] = sum(len(r.logprobs) for r in every) / len(every)
             learned = dict(NOTHING_LEARNT) | ({"kl_start": 0.0} if reference is not None else {})
             for number in range(config.updates if useful else 0):

@@ -15,7 +15,8 @@ class Rollout:
 
     Where the tokens of a reply have advantages of their own, `token_advantages` holds them. `reference` is what the
     starting model thought of each token, where there is a KL to it; `old` what the trainer did before its first update,
-    where that isn't taken from the sampler.
+    where that isn't taken from the sampler. `parts` are the rewards that `reward` is the sum of;
+    NaN is one that failed.
     """
 
     ids: list[int]
@@ -27,6 +28,7 @@ class Rollout:
     token_advantages: list[float] = field(default_factory=list)
     reference: list[float] = field(default_factory=list)
     old: list[float] = field(default_factory=list)
+    parts: dict[str, float] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from qwill.base.config import LATER
@@ -19,6 +20,29 @@ PolicyAlgorithm = Literal["dapo", "grpo", "dr_grpo", "cispo", "gspo", "rloo", "r
 
 
 @dataclass(frozen=True)
+class RewardPart:
+    """One term of a reply's reward. `name: verifier` is the problem's own check. With `function: file.py:NAME` a
+    function of yours with TRL's signature, NAME(prompts, completions, **columns) -> one number each; it runs in a
+    process of its own, and may take `seconds` for a reply. With `model` the reward model of that folder."""
+
+    name: str = "verifier"
+    weight: float = 1.0
+    function: str | None = None
+    model: str | None = None
+    seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        need_positive(self, "seconds")
+        if self.function is not None and self.model is not None:
+            raise ConfigError(f"the reward {self.name} has a function and a model; make two rewards of them.")
+        if self.function is None and self.model is None and self.name != "verifier":
+            raise ConfigError(
+                f"the reward {self.name} has neither function nor model; add one, or call it verifier for the "
+                "problems' own check."
+            )
+
+
+@dataclass(frozen=True)
 class GRPOConfig:
     """`steps` × `prompts` prompts, `samples` replies each of at most `max_tokens`; `updates` optimiser steps on each.
 
@@ -27,6 +51,7 @@ class GRPOConfig:
     and clip_high bound a token's ratio, with rloo a reply's; sequence_low and sequence_high GSPO's; ratio_most CISPO's.
     kl: weight of the KL to the starting model, as a term of the loss or in the reward. importance_most: the truncation
     of importance sampling between rollout and trainer; 0 leaves it out, as their probabilities are the same here.
+    rewards: a weighted sum; without any the problems' own check.
 
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
     left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
@@ -54,8 +79,22 @@ class GRPOConfig:
     kl_in: Literal["loss", "reward"] = field(default="loss", metadata=LATER)
     kl_estimator: Literal["k1", "k2", "k3"] = field(default="k3", metadata=LATER)
     importance_most: float = field(default=0.0, metadata=LATER)
+    rewards: tuple[RewardPart, ...] = field(default=(), metadata=LATER)
+
+    def outside(self) -> dict[str, str]:
+        """The hashes of the files that rewards name."""
+        from qwill.base.artifact import identify
+        from qwill.base.files import sha256_file
+        from qwill.base.resolve import resolve
+
+        files = [Path(part.function.rpartition(":")[0]) for part in self.rewards if part.function]
+        models = {part.model: identify(resolve(part.model)).content_id for part in self.rewards if part.model}
+        return {str(file): sha256_file(file) for file in files if file.is_file()} | models
 
     def __post_init__(self) -> None:
+        names = [part.name for part in self.rewards]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"rewards are called {', '.join(names)}; give each a name of its own.")
         need_positive(self, "steps", "prompts", "updates", "max_tokens", "temperature", "train_tokens")
         if self.samples < 2:
             raise ConfigError(f"samples is {self.samples}; a group needs at least 2 to compare.")

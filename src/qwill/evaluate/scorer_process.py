@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ class ScorerProcess:
     """Calls `target` ("path/file.py:function" or "module:function") for each reply in one child process, which is
     started again after it was ended."""
 
+    module = "qwill.evaluate.scorer_process"  # what the child runs
+    kind = "scorer"
+
     def __init__(self, target: str, name: str, seconds: float = SECONDS) -> None:
         """`name` is how errors call the scorer; `seconds` is what one reply may take. Raises DataError when the target
         can't be loaded."""
@@ -45,7 +49,7 @@ class ScorerProcess:
         request = {"example": asdict(example), "reply": reply}
         answer = self._ask(child, json.dumps(request, default=str).encode() + b"\n", self._seconds)
         if "error" in answer:
-            raise DataError(f"the scorer {self._name} {answer['error']}")
+            raise DataError(f"the {self.kind} {self._name} {answer['error']}")
         return Score(float(answer["value"]), str(answer["detail"]))
 
     def close(self) -> None:
@@ -60,7 +64,7 @@ class ScorerProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         source = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
-        command = [sys.executable, "-P", "-m", "qwill.evaluate.scorer_process", self._target]
+        command = [sys.executable, "-P", "-m", self.module, self._target]
         child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
         )
@@ -68,7 +72,7 @@ class ScorerProcess:
         answer = self._ask(child, b"", _START_SECONDS)
         if "error" in answer:
             self.close()
-            raise DataError(f"the scorer {self._name} {answer['error']}")
+            raise DataError(f"the {self.kind} {self._name} {answer['error']}")
         return child
 
     def _ask(self, child: subprocess.Popen[bytes], request: bytes, seconds: float) -> dict[str, Any]:
@@ -132,7 +136,15 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
-def _serve(target: str) -> None:
+def _score(function: Any, request: dict[str, Any]) -> dict[str, Any]:
+    told = request["example"]
+    told |= {name: tuple(told[name]) for name in ("choices", "gold", "tools")}
+    score = as_score(function(Example(**told), request["reply"]))
+    return {"value": score.value, "detail": score.detail}
+
+
+def serve(target: str, answer_to: Callable[[Any, dict[str, Any]], dict[str, Any]] = _score) -> None:
+    """The child: load the function, then answer each line of standard input with a line."""
     _end_with_parent()
     # What the scorer prints must not stand among the answers.
     answers = os.fdopen(os.dup(1), "wb")
@@ -152,12 +164,8 @@ def _serve(target: str) -> None:
         return
     say(ready=True)
     for line in sys.stdin.buffer:
-        request = json.loads(line)
-        told = request["example"]
-        told |= {name: tuple(told[name]) for name in ("choices", "gold", "tools")}
         try:
-            score = as_score(function(Example(**told), request["reply"]))
-            say(value=score.value, detail=score.detail)
+            say(**answer_to(function, json.loads(line)))
         except QwillError as error:
             say(error=str(error))
         except Exception as error:
@@ -173,4 +181,4 @@ def _where(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    serve(sys.argv[1])

@@ -23,10 +23,10 @@ from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
 from qwill.data.row_files import read_rows
 from qwill.engine.generate import Completion, generate
+from qwill.engine.language_model import load
 from qwill.engine.sampler import Sampling
 from qwill.evaluate.task_data import load_rows
 from qwill.evaluate.tasks import verify
-from qwill.engine.language_model import load
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.text.chat import render

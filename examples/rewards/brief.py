@@ -1,4 +1,4 @@
-"""A reward of your own: called with lists of one, as TRL's trainers call theirs; `columns` are the row's other fields."""
+"""A reward of your own, called as TRL calls one, with lists of one; `columns` are the other fields of the row."""
 
 
 def brief(prompts: list[str], completions: list[str], **columns: list) -> list[float]:

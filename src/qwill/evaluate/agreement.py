@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwill.base.errors import DataError
-from qwill.evaluate.statistics import Interval, group_numbers, normal_quantile, wilson
+from qwill.evaluate.statistics import Interval, group_numbers, normal_quantile, student_quantile, wilson
 
 Floats = NDArray[np.float64]
 Weights = Literal["none", "linear", "quadratic"]
@@ -60,8 +60,9 @@ def cohens_kappa(
 
     `categories`: all there can be; weights "linear" and "quadratic" need their order (b, tie, a). Without, those that
     occur, sorted. `clusters` names what each item belongs to: those of one cluster are not independent, so their pulls
-    on κ are summed before squaring, with the factor G/(G-1), as `statistics.mean_interval` does. Raises DataError for
-    lists of different lengths, no items, a rating that is no category, or a single cluster.
+    on κ are summed before squaring, with the factor G/(G-1) and Student's t, as `statistics.mean_interval` does.
+
+    Raises DataError for lists of different lengths, no items, a rating that is no category, or a single cluster.
     """
     if len(first) != len(second) or not len(first):
         raise DataError(
@@ -100,7 +101,10 @@ def cohens_kappa(
                 [float(pull[place[a], place[b]]) - centre for a, b in zip(first, second, strict=True)], clusters
             )
         stderr = math.sqrt(variance) / (1 - expected)
-        half = normal_quantile(confidence) * stderr
+        quantile = normal_quantile(confidence)
+        if clusters is not None:
+            quantile = student_quantile(confidence, len(set(clusters)) - 1)
+        half = quantile * stderr
         interval = Interval(max(-1.0, kappa - half), min(1.0, kappa + half))
     return Agreement(
         kappa,

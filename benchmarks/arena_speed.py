@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -62,12 +63,11 @@ def write_votes(path: Path, seed: int, models: int, votes: int, style: bool) -> 
 def run(python: str, script: str, *arguments: str) -> tuple[float, float]:
     """(seconds, seconds of CPU) of a process. As with an installed package, compiled modules are kept for next time."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    before, started = os.times(), time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run([python, script, *arguments], check=True, env=kept, **quiet)  # type: ignore[call-overload]
-    seconds, after = time.perf_counter() - started, os.times()
-    used = after.children_user + after.children_system - before.children_user - before.children_system
-    return seconds, used
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def gradient(votes: Path, answer: dict, style: bool) -> float:
@@ -141,12 +141,14 @@ def attempts(peer: str, folder: Path) -> str:
     digit = float(np.spacing(mine["loss"]))
     rows = "\n".join(lines)
     lowest = verdict(
-        "arena-rank's own loss is lowest at our answer, to 1e-6 points", table["Newton on its loss"][0]["apart"] < RATINGS
+        "arena-rank's own loss is lowest at our answer, to 1e-6 points",
+        table["Newton on its loss"][0]["apart"] < RATINGS,
     )
     reached = verdict("arena-rank, restarted, ends there too", table[RESTARTED][-1]["apart"] < RATINGS)
     return f"""Which of the two is the optimum? arena-rank's loss and its derivatives by JAX, in its own process
 (`peers/arena_rank_attempts.py`; style-controlled, 20 models, 20,000 votes): the largest derivative is
-{mine["gradient"]:.1e} at our answer and {first["gradient"]:.1e} at arena-rank's, whose loss is {first["above"]:.1e} higher.
+{mine["gradient"]:.1e} at our answer and {first["gradient"]:.1e} at arena-rank's, whose
+loss is {first["above"]:.1e} higher.
 The last digit of that loss, {mine["loss"]:.6f}, is worth {digit:.1e} in float64, so its L-BFGS sees no change any more
 and stops. The same code, unedited, from other starts and with the same tolerances (loss above the lowest in extended
 precision, the smallest and the largest of several fits, and the last of them):
@@ -220,7 +222,8 @@ def main() -> None:
 load average {busy:.1f}{" (other work ran beside it)" if busy > 1.5 else ""}. CPU time, user and system: {spread(used)}.
 {verdict("50×, by the command", statistics.median(rounds.ratios) >= FASTER)}
 The command rates so few models without NumPy (`arena_small.py`) and before click is imported (`cli/start.py`); a script
-that calls `read_votes` and `fit_ratings` takes {statistics.median(fitted):.3f} s, {numpy:.0f} times less than arena-rank, most of it NumPy's import.
+that calls `read_votes` and `fit_ratings` takes {statistics.median(fitted):.3f} s, {numpy:.0f} times less
+than arena-rank, most of it NumPy's import.
 
 2 million votes over 300 models, from a file of JSON lines: {seconds:.1f} s, peak {peak / 1e9:.2f} GB.
 {verdict("10 s and 2 GB", seconds < SECONDS and peak < BYTES)}

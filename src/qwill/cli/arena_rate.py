@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from qwill.evaluate.arena import Ratings
 
 
+ALIKE = 1e-3  # rating points: an interval that only rounding keeps open
+
+
 def rate(
     votes: str | PathLike[str],
     style: bool = False,
@@ -143,6 +146,8 @@ def _notes(
         notes.append("Each vote counts 1/max(votes of its pair, 50).")
     if table.feature_names:
         notes.append("Taken out of the ratings: " + ", ".join(table.feature_names) + ".")
+    if any(row["stderr"] < ALIKE for row in board["ratings"]):
+        notes.append("An interval without width comes from votes that are all alike, such as ties; it is no certainty.")
     if prior:
         notes.append(f"Regularised by a normal prior of precision {prior:g}.")
     if board["separated"]:

@@ -173,3 +173,11 @@ def test_bad_rows_are_named(preference: list[float], own: list[float], rival: li
     with pytest.raises(DataError) as failure:
         length_controlled(preference, own, rival)
     assert words in str(failure.value)
+
+
+@pytest.mark.parametrize("said", [0.5, 0.7])
+def test_a_judge_without_any_spread_is_no_certainty(said: float) -> None:
+    found = length_controlled([said] * 20, list(range(1, 21)), [5, 30] * 10, resamples=20)
+    assert found.unpenalised == pytest.approx(said) and found.interval is not None
+    assert found.interval.lower < said - 0.15 and found.interval.upper > said + 0.1
+    assert "no spread shows" in (found.reason or "")

@@ -39,7 +39,7 @@ def arena(own: click.Command) -> Itself:
     "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, show_default=True,
     help="Of the intervals.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the resamples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def rate(
     votes: Path, style: bool, features: tuple[str, ...], anchor: str | None, bootstrap: int | None,

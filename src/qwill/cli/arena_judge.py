@@ -60,7 +60,7 @@ class JudgeOptions:
 @click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Of a reply of A and B.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Of A and B.")
 @click.option("--slots", type=click.IntRange(1, 1024), default=16, show_default=True, help="Conversations at once.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of replies and resamples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of replies and resamples.")
 @click.option("--key-env", metavar="NAME", help="The environment variable that holds the key for the URLs.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="[default: runs/judge/A-B]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -115,7 +115,7 @@ def tasks(as_json: bool) -> int:
     "--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True,
     help="The chance of calling any one better when none is.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap's resamples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of signs and resamples drawn.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the examples that differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def compare(

@@ -16,20 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwill.base.errors import DataError
-from qwill.evaluate.statistics import Interval, group_numbers, normal_quantile, student_quantile, wilson
+from qwill.evaluate.statistics import (
+    Interval,
+    bounded_interval,
+    group_numbers,
+    normal_quantile,
+    student_quantile,
+    wilson,
+)  # fmt: skip
 
 Floats = NDArray[np.float64]
 Weights = Literal["none", "linear", "quadratic"]
 
 ENOUGH = 30  # items below which the normal interval of κ is rough (Fleiss, Levin & Paik 2003, section 18.1)
+NO_SPREAD = 1e-7  # of κ: nothing but the root of rounding
 LOPSIDED = 0.8  # of all ratings in one category: κ is then low even where raters mostly agree
 
 
 @dataclass(frozen=True)
 class Agreement:
     """`kappa` in [-1, 1] with its standard error and interval; None where chance alone would agree always, both raters
-    having used one and the same category. `observed` and `expected` agreement, weighted if κ is; `share` is the plain
-    share of equal ratings and `share_interval` Wilson's. `table[i][j]`: items that the first rater put into category i
+    having used one and the same category. The interval is None too where one of them used a single category: κ is 0
+    then, whatever the other did. Where no spread shows, as when the raters agreed on all items or on none, the interval
+    is Wilson's for the observed agreement (`bounded_interval`), with what chance would reach left as it is. `observed`
+    and `expected` agreement, weighted if κ is; `share` is the plain share of equal ratings and `share_interval`
+    Wilson's. `table[i][j]`: items that the first rater put into category i
     and the second into j. `prevalence`: each category's share of all ratings. `notes`: what to mind when reading κ.
     """
 
@@ -106,6 +117,12 @@ def cohens_kappa(
             quantile = student_quantile(confidence, len(set(clusters)) - 1)
         half = quantile * stderr
         interval = Interval(max(-1.0, kappa - half), min(1.0, kappa + half))
+        if max(rows.max(), columns.max()) > 1 - 1e-12:
+            interval = None
+        elif stderr < NO_SPREAD:
+            ends = bounded_interval(min(1.0, max(0.0, observed)), 0.0, n, confidence)
+            low, high = ((end - expected) / (1 - expected) for end in ends)
+            interval = Interval(max(-1.0, low), min(1.0, high))
     return Agreement(
         kappa,
         stderr,
@@ -119,7 +136,7 @@ def cohens_kappa(
         prevalence.tolist(),
         n,
         weights,
-        _notes(kappa, stderr, prevalence, n, known),
+        _notes(kappa, stderr, interval, prevalence, n, known),
     )
 
 
@@ -183,7 +200,12 @@ def _credit(size: int, weights: Weights) -> Floats:
 
 
 def _notes(
-    kappa: float | None, stderr: float | None, prevalence: Floats, n: int, categories: Sequence[Hashable]
+    kappa: float | None,
+    stderr: float | None,
+    interval: Interval | None,
+    prevalence: Floats,
+    n: int,
+    categories: Sequence[Hashable],
 ) -> list[str]:
     notes = []
     most = int(prevalence.argmax())
@@ -192,13 +214,17 @@ def _notes(
             f"Both raters put every item into {categories[most]!r}: they always agree, and chance would too, so κ has "
             "no value."
         )
-    elif prevalence[most] > LOPSIDED:
+    elif interval is None:
+        notes.append(
+            "One rater put every item into the same category: κ is 0 whatever the other did, and says nothing."
+        )
+    elif stderr is not None and stderr < NO_SPREAD:
+        notes.append("No spread shows: the interval is Wilson's for the observed agreement.")
+    if kappa is not None and prevalence[most] > LOPSIDED:
         notes.append(
             f"{prevalence[most]:.0%} of all ratings are {categories[most]!r}: with so uneven categories κ is low even "
             "where raters mostly agree; look at the share of equal ratings too."
         )
-    if stderr == 0:
-        notes.append("All items were rated alike, so the interval has no width; it doesn't mean certainty.")
     if n < ENOUGH:
         notes.append(f"{n} items are few: the interval of κ is rough below {ENOUGH}.")
     return notes

@@ -7,9 +7,9 @@ where, never on how:
 
 - `crowd`: all voters, a small share of whom may be a ring, each from an address of their own.
 - `burst`: voters next to each other in time: 8, 16, 32 … of them.
-- `address`: two voters or more from one address; honest ones may share a taste. (Rings found by another test are called
-  so too, if each of their accounts shares an address with another.)
-- `prompt`: two voters or more with one prompt; the model may be better or worse at it than elsewhere.
+- `address`: two voters or more from one address; honest ones may share a taste. All who share an address with others are
+  a group too. (Rings found by another test are called so, if each of their accounts shares an address with another.)
+- `prompt`: two voters or more with one prompt, and all such; the model may be better or worse at it than elsewhere.
 - `voter`: one alone, far beyond any taste: a bot needs no company. With n votes on m, mean share x won and mean
   expectation p shifted by the taste TASTE_ALONE, such votes have a chance of at most exp(-n·KL(x‖p)) (Hoeffding 1963,
   theorem 1: for any results in [0, 1], ties too). Huang et al. 2025 ("Exploring and mitigating adversarial manipulation
@@ -47,7 +47,7 @@ Kind = Literal["crowd", "burst", "address", "prompt", "voter"]
 
 ALPHA = 0.01
 FEWEST_VOTERS = 20
-SURE = 0.9
+SURE = 0.85
 ROUNDS = 20
 SHARE = {"crowd": 0.4, "burst": 0.2, "address": 0.2, "prompt": 0.1, "voter": 0.1}
 TASTE_ALONE = math.log(5)  # how far the odds of one honest voter may be from the crowd's
@@ -260,7 +260,12 @@ def _labelled(side: _Side, label: Ints, shared: float) -> tuple[Groups, Ints, Ce
     if not many.any():
         return None
     cells = cells_of(unit, side.log_odds[known], side.won[known], len(pairs))
-    return Groups(np.arange(len(pairs)), starts[many], ends[many], shared, MANY), who, cells
+    order = np.flatnonzero(np.repeat(many, ends - starts))
+    ends = np.cumsum((ends - starts)[many])
+    starts = np.append(0, ends[:-1])
+    if len(starts) > 1:  # and all of them as one: a ring may have a few addresses
+        starts, ends = np.append(starts, 0), np.append(ends, len(order))
+    return Groups(order, starts, ends, shared, MANY), who, cells
 
 
 def _alone(ballots: _Ballots, limit: float) -> list[_Found]:

@@ -73,6 +73,7 @@ def honest(cells: Cells, shifts: Floats = SHIFTS) -> Floats:
     """log P_v [TASTES, shifts, unit]."""
     top = cells.likelihood.max(axis=1, keepdims=True)
     weights = np.stack([[_law(GRID - shift, taste, FANS) for shift in shifts] for taste in TASTES])
+    weights /= weights.sum(axis=-1, keepdims=True)
     mean = np.einsum("tsk,vk->tsv", weights, np.exp(cells.likelihood - top), optimize=True)
     found: Floats = np.log(np.maximum(mean, 1e-300)) + top[:, 0]
     return found

@@ -7,8 +7,8 @@ where, never on how:
 
 - `crowd`: all voters, a small share of whom may be a ring, each from an address of their own.
 - `burst`: voters next to each other in time: 8, 16, 32 … of them.
-- `address`: two voters or more from one address; honest ones may share a taste. All who share an address with others are
-  a group too. (Rings found by another test are called so, if each of their accounts shares an address with another.)
+- `address`: two voters or more from one address; honest ones may share a taste. All who share an address with
+  somebody are a group too. (Rings found by another test are called so, if most of their accounts share addresses.)
 - `prompt`: two voters or more with one prompt, and all such; the model may be better or worse at it than elsewhere.
 - `voter`: one alone, far beyond any taste: a bot needs no company. With n votes on m, mean share x won and mean
   expectation p shifted by the taste TASTE_ALONE, such votes have a chance of at most exp(-n·KL(x‖p)) (Hoeffding 1963,
@@ -326,13 +326,15 @@ def _said(ballots: _Ballots, found: _Found) -> Suspicion:
     who = tuple(ballots.voters[i] for i in found.voters.tolist())
     direction: Literal["for", "against"] = "for" if found.towards > 0 else "against"
     name = ballots.models[found.model]
-    kind = "address" if found.kind in ("crowd", "burst") and _share_addresses(ballots, found.voters) else found.kind
+    kind = (
+        "address" if found.kind in ("crowd", "burst") and _mostly_share_addresses(ballots, found.voters) else found.kind
+    )
     return Suspicion(kind, name, direction, who, int(kept.sum()), float(share), float(hoped), math.exp(-found.log_e))
 
 
-def _share_addresses(ballots: _Ballots, voters: Ints) -> bool:
-    """Whether each of the voters has an address in common with another of them."""
+def _mostly_share_addresses(ballots: _Ballots, voters: Ints) -> bool:
+    """Whether three in four of the voters have an address in common with another of them."""
     kept = np.isin(ballots.voter, voters) & (ballots.address > 0)
     pairs = np.unique(np.stack([ballots.address[kept], ballots.voter[kept]]), axis=1)
     many = np.bincount(pairs[0], minlength=1)[pairs[0]] > 1
-    return len(np.unique(pairs[1][many])) == len(voters)
+    return 4 * len(np.unique(pairs[1][many])) >= 3 * len(voters)

@@ -44,13 +44,13 @@ class Export:
     left_out: dict[str, int]
 
 
-def export_arena(state: State, tenant: str, out: Path, redacted: bool = True) -> Export:
-    """Write `out`/votes and `out`/preferences. Raises DataError where there is no vote yet, or the log was changed."""
+def export_arena(state: State, tenant: str, out: Path, redacted: bool = True, leave_out: bool = True) -> Export:
+    """Write `out`/votes and `out`/preferences. leave_out: without votes of those who seem to act together. Raises DataError where there is no vote yet, or the log was changed."""
     with reading(state) as connection:
         entries = log_entries(connection, tenant)
         head = check_chain(entries)
         everything = replay(entries)
-        found = counted(everything)
+        found = counted(everything, leave_out)
         if not everything:
             raise DataError(f"The arena of {tenant!r} has no votes yet; let people vote (`qwill serve A B --arena`).")
         there = _battles(connection, tenant, [vote.battle for vote in found.votes])
@@ -66,7 +66,7 @@ def export_arena(state: State, tenant: str, out: Path, redacted: bool = True) ->
             pairs.append(pair)
         else:
             left_out[why] += 1
-    config = {"tenant": tenant, "entries": len(entries), "head": head, "redacted": redacted}
+    config = {"tenant": tenant, "entries": len(entries), "head": head, "redacted": redacted, "leave_out": leave_out}
     counts = {"votes": len(rows), **found.set_aside}
     _write(out / "votes", "votes", VOTES, rows, {}, config, counts)
     counts = {"pairs": len(pairs), **dict(sorted(left_out.items()))}

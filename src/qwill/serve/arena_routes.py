@@ -6,8 +6,9 @@
     POST   /qwill/arena/battles/ID/votes {outcome: a|b|tie|both_bad, consent}
            → 201 {id, model_a, model_b, outcome, counted, why, changes: {model: {before, after}}, repeated}
              (200 when the same vote was there already)
-    GET    /qwill/arena/leaderboard?category=all → {ratings: [{model, rank, rating, lower, upper, votes, wins, ties,
-           losses}], matrix: {models, points, battles}, categories: {name: votes}, set_aside, notes: [{en, zh}], …}
+    GET    /qwill/arena/leaderboard?category=all&style=false → {ratings: [{model, rank, rating, lower, upper, votes,
+           wins, ties, losses}], matrix: {models, points, battles}, categories: {name: votes}, set_aside, suspicions,
+           style, style_effects, notes: [{en, zh}], …}
     GET    /qwill/arena/history → {points: [{votes, time, ratings: {model: {rating, lower, upper}}}]}
     DELETE /qwill/arena/votes/mine → {erased}: the voter's votes and prompts are gone, and ratings do without them
 
@@ -34,7 +35,7 @@ from qwill.serve.arena_board import Board
 from qwill.serve.arena_log import Side, VoteRefused
 from qwill.serve.arena_marks import marks_of
 from qwill.serve.arena_replies import Running, conversation, reply_stream
-from qwill.serve.arena_voters import PATH, Turnstile, Voter, remember, voter_of
+from qwill.serve.arena_voters import PATH, Turnstile, Voter, fingerprint, remember, voter_of
 from qwill.serve.arena_words import CONSENT, PROMPTS
 from qwill.serve.chat_schema import ChatMessage
 from qwill.serve.errors import ApiError
@@ -119,6 +120,19 @@ class Matrix(BaseModel):
     battles: list[list[int]]
 
 
+class Suspected(BaseModel):
+    """Voters who seem to act together: how many, for or against which model, and how unlikely it is by chance."""
+
+    kind: str
+    model: str
+    direction: str
+    voters: int
+    votes: int
+    share: float
+    expected: float
+    chance: float
+
+
 class Leaderboard(BaseModel):
     category: str
     ratings: list[Standing]
@@ -127,6 +141,9 @@ class Leaderboard(BaseModel):
     categories: dict[str, int]
     set_aside: dict[str, int]
     notes: list[dict[str, str]]
+    style: bool
+    style_effects: dict[str, float]
+    suspicions: list[Suspected]
     through: int
 
 
@@ -162,7 +179,7 @@ def arena_routes(state: State, settings: ArenaSettings) -> APIRouter:
 
     def board_of(request: Request) -> Board:
         tenant = tenant_of(request)
-        return boards.setdefault(tenant, Board(state, tenant, settings.prior))
+        return boards.setdefault(tenant, Board(state, tenant, settings.prior, settings.leave_out))
 
     def enter(request: Request, gate: Turnstile) -> Voter:
         voter = voter_of(request, secret)
@@ -215,8 +232,10 @@ def arena_routes(state: State, settings: ArenaSettings) -> APIRouter:
     def vote(request: Request, identity: Identity, body: NewVote) -> Any:
         voter, tenant = enter(request, votes), tenant_of(request)
         names = service_of(request).names
-        marks = marks_of(battle_of(request, identity, voter), names)
-        kept = {**marks, "consent": body.consent, "address": voter.address}
+        battle = battle_of(request, identity, voter)
+        marks = marks_of(battle, names)
+        asked = fingerprint(secret, battle["messages"])
+        kept = {**marks, "consent": body.consent, "address": voter.address, "prompt": asked}
         try:
             cast = arena_log.cast_vote(state, tenant, identity, voter.id, body.outcome, kept)
         except VoteRefused as error:
@@ -230,8 +249,8 @@ def arena_routes(state: State, settings: ArenaSettings) -> APIRouter:
         return JSONResponse(answer, 200 if cast.repeated else 201)
 
     @router.get("/leaderboard", response_model=Leaderboard)
-    def leaderboard(request: Request, category: Annotated[str, Query(max_length=64)] = ALL) -> Any:
-        return board_of(request).leaderboard(sorted(service_of(request).names), category)
+    def leaderboard(request: Request, category: Annotated[str, Query(max_length=64)] = ALL, style: bool = False) -> Any:
+        return board_of(request).leaderboard(sorted(service_of(request).names), category, style)
 
     @router.get("/history", response_model=History)
     def over_time(request: Request) -> Any:

@@ -14,7 +14,9 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request, Response
 
@@ -60,6 +62,12 @@ def remember(response: Response, request: Request, voter: Voter) -> None:
             COOKIE, voter.cookie, max_age=YEAR, path=PATH, httponly=True, samesite="strict",
             secure=request.url.scheme == "https",
         )  # fmt: skip
+
+
+def fingerprint(secret: bytes, messages: Sequence[Mapping[str, Any]]) -> str:
+    """What was asked under the secret's hash, capitals and white space apart: the same for all who asked it."""
+    said = [" ".join(str(message["content"]).casefold().split()) for message in messages if message["role"] == "user"]
+    return "p_" + _hash(secret, "prompt:" + "\n".join(said))
 
 
 def network_of(request: Request) -> str:

@@ -1,6 +1,7 @@
 """Bot rings are found and honest crowds are not accused; votes.py and arena_standings.py on made-up crowds."""
 
 import json
+import random
 from dataclasses import asdict, replace
 from itertools import product
 
@@ -113,6 +114,44 @@ def test_ratings_without_a_ring_are_those_of_the_honest() -> None:
     pushed = dict(zip(moved.models, moved.rating, strict=True))["oak"]
     assert found.set_aside["coordinated"] >= 200
     assert abs(now["oak"] - clean["oak"]) < 5 < 30 < pushed - clean["oak"]
+
+
+def test_votes_under_suspicion_are_said_and_count_if_asked() -> None:
+    votes = mixed(7, honest(7, voters=120), ring(7, "oak", 12, 20))
+    out, kept = counted(votes), counted(votes, leave_out=False)
+    assert out.suspicions == kept.suspicions and kept.set_aside["coordinated"] == 0 and len(kept.votes) == len(votes)
+    shown = standings(kept, [])
+    assert shown["suspicions"][0]["voters"] >= 10 and "bot" not in json.dumps(shown)
+    assert any("they count here" in note["en"] for note in shown["notes"])
+    assert any("don't count" in note["en"] for note in standings(out, [])["notes"])
+    for leave_out in (True, False):  # the same log gives the same answer, also when it is followed vote by vote
+        found = counted(votes[: checkpoint(len(votes))], leave_out)
+        for one in votes[checkpoint(len(votes)) :]:
+            found = with_votes(found, [one])
+        assert found == counted(votes, leave_out)
+
+
+def test_style_is_taken_out_of_ratings_if_asked() -> None:
+    """Two equal models; one writes longer, and voters like that."""
+    rng = random.Random(0)
+    votes = []
+    for i in range(600):
+        lengths = (rng.randint(20, 200), rng.randint(20, 200) + 60)
+        won = rng.random() < 1 / (1 + (lengths[1] / lengths[0]) ** 1.5)
+        style = [(length, 0, 0, 0) for length in lengths]
+        sides = ["ash", "birch"]
+        if i % 2:
+            style, sides, won = style[::-1], sides[::-1], not won
+        votes.append(vote(i, f"v-{i}", *sides, "a" if won else "b", style=tuple(style)))
+    plain, controlled = (standings(counted(votes), [], style=style)["ratings"] for style in (False, True))
+    gap = [rows[0]["rating"] - rows[1]["rating"] for rows in (plain, controlled)]
+    assert 0 < gap[1] < 0.85 * gap[0]  # not 0: the ridge that arena-rank has too draws effects of style together
+    assert all(row["upper"] - row["lower"] > 0 for row in controlled)
+    effects = standings(counted(votes), [], style=True)["style_effects"]
+    assert effects["length"] > 0.1 and effects["bold"] == 0
+    some = standings(counted([*votes, vote(600, "x", "ash", "birch", "a")]), [], style=True)
+    assert some["votes"] == 601 and "1 votes have no counts of style" in some["notes"][0]["en"]
+    assert some["ratings"][0]["rating"] == controlled[0]["rating"]
 
 
 @given(st.integers(0, 10**6))

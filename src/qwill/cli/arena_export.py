@@ -14,6 +14,7 @@ _WHY = {
     "leak_by_newer_rules": "a reply said which model it was, by the rules as they are now",
     "coordinated": "voters who seem to act together",
     "no_consent": "no consent to training",
+    "several_turns": "several turns: the two sides had different conversations, so no pair of one prompt",
     "tie": "ties", "both_bad": "both bad", "same_replies": "both replies the same", "empty_reply": "an empty reply",
 }  # fmt: skip
 
@@ -36,8 +37,8 @@ _WHY = {
 def export(out: Path, state: str | None, tenant: str, keep_personal_data: bool, suspects: str, as_json: bool) -> int:
     """Write the arena's votes to FOLDER/votes, and preference pairs made from them to FOLDER/preferences.
 
-    Votes count that were blind, of voters who don't seem to act together; a pair needs the voter's consent and names its
-    battle. `qwill arena rate` reads the votes, training reads the pairs.
+    Votes count that were blind, of voters who don't seem to act together; a pair needs the voter's consent and names
+    its battle. `qwill arena rate` reads the votes, training reads the pairs.
     """
     from dataclasses import asdict
 

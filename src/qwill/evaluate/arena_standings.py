@@ -2,7 +2,7 @@
 
 All of it is a pure function of the votes in their order, so that a log replayed anywhere gives the same ratings to the
 last bit. What does not count (a reply that said who it was, voters who seem to act together) is kept in the log, and is
-said; whether votes under suspicion count is for the caller to choose, and the same log gives the same answer either way.
+said. Whether votes under suspicion count is for the caller to choose; the same log gives the same answer either way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Note = dict[str, str]  # language → sentence
 
 @dataclass(frozen=True)
 class Counted:
-    """The votes that count, how many do not, by reason; who is under suspicion, and whether their votes are left out."""
+    """The votes that count; how many do not, by reason; who is under suspicion, and whether that leaves votes out."""
 
     votes: list[Vote]
     set_aside: dict[str, int]

@@ -14,9 +14,8 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import Request, Response
 
@@ -64,9 +63,9 @@ def remember(response: Response, request: Request, voter: Voter) -> None:
         )  # fmt: skip
 
 
-def fingerprint(secret: bytes, messages: Sequence[Mapping[str, Any]]) -> str:
+def fingerprint(secret: bytes, asked: Sequence[str]) -> str:
     """What was asked under the secret's hash, capitals and white space apart: the same for all who asked it."""
-    said = [" ".join(str(message["content"]).casefold().split()) for message in messages if message["role"] == "user"]
+    said = [" ".join(text.casefold().split()) for text in asked]
     return "p_" + _hash(secret, "prompt:" + "\n".join(said))
 
 

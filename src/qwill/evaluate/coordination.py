@@ -37,6 +37,7 @@ from qwill.evaluate.coordination_evidence import (
     Floats,
     Groups,
     Ints,
+    allowed,
     cells_of,
     evidence,
     honest,
@@ -159,7 +160,7 @@ def _together(ballots: _Ballots, tests: int) -> list[_Found]:
     for model, side in enumerate(sides):
         taste = int(others[model].argmax())
         for kind, groups, who, cells in _looks(side):
-            table = honest(cells)
+            table = honest(cells, tastes=allowed(taste))
             limit = math.log(tests * len(groups.starts) / (ALPHA * SHARE[kind]))
             for towards in (1, -1):
                 log_e, posterior = evidence(groups, table, cells, towards, taste)
@@ -248,24 +249,20 @@ def _windows(count: int) -> tuple[Ints, Ints]:
 
 def _labelled(side: _Side, label: Ints, shared: float) -> tuple[Groups, Ints, Cells] | None:
     """Groups of voters with one label (an address, a prompt); a unit is what a voter did under one of them."""
-    known = label > 0
-    if not known.any():
+    size = int(side.voter.max()) + 1
+    labels = np.unique(label * size + side.voter) // size
+    common = np.flatnonzero(np.bincount(labels) > 1)
+    kept = np.isin(label, common[common > 0])
+    if not kept.any():
         return None
-    key = label[known] * (int(side.voter.max()) + 1) + side.voter[known]
-    pairs, unit = np.unique(key, return_inverse=True)
-    labels, who = np.divmod(pairs, int(side.voter.max()) + 1)
+    pairs, unit = np.unique(label[kept] * size + side.voter[kept], return_inverse=True)
+    labels, who = np.divmod(pairs, size)
     starts = np.flatnonzero(np.diff(labels, prepend=-1))
     ends = np.append(starts[1:], len(labels))
-    many = ends - starts > 1
-    if not many.any():
-        return None
-    cells = cells_of(unit, side.log_odds[known], side.won[known], len(pairs))
-    order = np.flatnonzero(np.repeat(many, ends - starts))
-    ends = np.cumsum((ends - starts)[many])
-    starts = np.append(0, ends[:-1])
     if len(starts) > 1:  # and all of them as one: a ring may have a few addresses
-        starts, ends = np.append(starts, 0), np.append(ends, len(order))
-    return Groups(order, starts, ends, shared, MANY), who, cells
+        starts, ends = np.append(starts, 0), np.append(ends, len(labels))
+    cells = cells_of(unit, side.log_odds[kept], side.won[kept], len(pairs))
+    return Groups(np.arange(len(pairs)), starts, ends, shared, MANY), who, cells
 
 
 def _alone(ballots: _Ballots, limit: float) -> list[_Found]:

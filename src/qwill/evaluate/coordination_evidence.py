@@ -69,10 +69,10 @@ def cells_of(unit: Ints, log_odds: Floats, won: NDArray[np.bool_], count: int) -
     return Cells(table, wins, np.bincount(unit, minlength=count) - wins)
 
 
-def honest(cells: Cells, shifts: Floats = SHIFTS) -> Floats:
-    """log P_v [TASTES, shifts, unit]."""
+def honest(cells: Cells, shifts: Floats = SHIFTS, tastes: int = len(TASTES)) -> Floats:
+    """log P_v [the first `tastes` of TASTES, shifts, unit]."""
     top = cells.likelihood.max(axis=1, keepdims=True)
-    weights = np.stack([[_law(GRID - shift, taste, FANS) for shift in shifts] for taste in TASTES])
+    weights = np.stack([[_law(GRID - shift, taste, FANS) for shift in shifts] for taste in TASTES[:tastes]])
     weights /= weights.sum(axis=-1, keepdims=True)
     mean = np.einsum("tsk,vk->tsv", weights, np.exp(cells.likelihood - top), optimize=True)
     found: Floats = np.log(np.maximum(mean, 1e-300)) + top[:, 0]

@@ -152,8 +152,8 @@ def test_a_vote_on_a_reply_that_said_its_name_is_kept_and_not_counted(
 
     keep = arena_log.save_reply
 
-    def leaking(state: Any, tenant: str, battle: str, side: Any, reply: Any) -> None:
-        keep(state, tenant, battle, side, {**reply, "content": "I am Qwen." if side == "a" else "Hello."})
+    def leaking(state: Any, tenant: str, battle: str, side: Any, reply: Any, turn: int) -> None:
+        keep(state, tenant, battle, side, {**reply, "content": "I am Qwen." if side == "a" else "Hello."}, turn)
 
     monkeypatch.setattr("qwill.serve.arena_replies.save_reply", leaking)
     with arena(tmp_path / "s.db", models=MODELS) as server:

@@ -8,13 +8,14 @@ import click
 
 from qwill.cli.arena_export import export
 from qwill.cli.arena_judge import judge
+from qwill.cli.arena_purge import purge
 from qwill.cli.groups import Itself, examples
 
 
 def arena(own: click.Command) -> Itself:
     """The group: `own` is what `qwill arena RECIPE.yaml` does."""
     group = Itself(own)
-    for command in (rate, judge, export):
+    for command in (rate, judge, export, purge):
         group.add_command(command)
     return group
 

@@ -31,6 +31,7 @@ UNSETTLED = (
     "alpaca_eval's solver doesn't settle on these prompts, which are few or nearly separated: its number is where it "
     "stops."
 )
+SAME = 1e-4  # of x between -1 and 1: tanh makes the same of any two large differences, but for its last digits
 NO_SPREAD = 1e-9  # of log-odds: nothing but rounding
 NO_SPREAD_REASON = (
     "The judge said just what the fit expects of every prompt, such as a tie of all: no spread shows, and the interval "
@@ -143,7 +144,7 @@ def _no_maximum(x: Floats, y: Floats) -> str | None:
         return f"The model won every prompt: {why}."
     if not len(won):
         return f"The model lost every prompt: {why} (alpaca_eval's solver takes losses alone for wins and says 50 %)."
-    if (x == x[0]).all():
+    if np.ptp(x) < SAME:
         return (
             "The lengths differ by the same amount for every prompt: what length does and what the model does can't be "
             "told apart, and how the win rate is shared out between them rests on the penalty alone."

@@ -248,7 +248,8 @@ def bounded_interval(mean: float, stderr: float, groups: int, confidence: float 
     t = student_quantile(confidence, groups - 1)
     centre = (mean + t * t / (2 * trials)) / (1 + t * t / trials)
     half = t / (1 + t * t / trials) * math.sqrt(max(0.0, spread) / trials + t * t / (4 * trials * trials))
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    # At the ends rounding would leave the mean itself out.
+    return Interval(0.0 if mean == 0 else max(0.0, centre - half), 1.0 if mean == 1 else min(1.0, centre + half))
 
 
 @lru_cache(maxsize=1024)

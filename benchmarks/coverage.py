@@ -209,9 +209,10 @@ def main() -> None:
                 share = f"{average:.2f} % ({100 * min(held):.1f} to {100 * max(held):.1f})"
             wrong = "–"
             if study.equal:
-                # Sign flips err just 5 times in 100, the tests of right and wrong less often: their p moves in steps.
-                noise = 300 * math.sqrt(0.05 * 0.95 / (given.replications * len(study.grid)))
-                careful = careful and error <= 5 + noise
+                # Sign flips err just 5 times in 100, so that half of all runs of this study find a little more.
+                noise = min(0.3, 300 * math.sqrt(0.05 * 0.95 / (given.replications * len(study.grid))))
+                exact = "sign flips" in study.name or "the same" in study.name
+                careful = careful and error <= 5 + (noise if exact else 0)
                 wrong = f"{error:.2f} % (at most {100 * max(better):.1f})"
             lines.append(f"| {study.name} | {share} | {wrong} |")
             print(lines[-1], flush=True)
@@ -225,7 +226,7 @@ def main() -> None:
         + verdict("94–96 % of nominal 95 % intervals hold the truth, proportions, means and differences", met)
         + " "
         + verdict(
-            "equal models are told apart at most 5 times in 100, within three standard errors of so many draws", careful
+            "equal models are told apart at most 5 times in 100 (by sign flips within three standard errors)", careful
         )
     )
     print(f"\n{time.perf_counter() - started:.0f} s")

@@ -132,14 +132,13 @@ def test_a_reward_model_is_a_reward(tmp_path: Path) -> None:
 
 def test_prompts_of_your_own(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", [{"prompt": "a"}, {"prompt": [{"role": "user", "content": "b"}]}])
-    mine = GRPOConfig(rewards=(RewardPart("f", 1.0, "x.py:f"),))
-    assert [(r["id"], r["language"]) for r in problems(path, mine)] == [("1", "other"), ("2", "other")]
+    assert [(r["id"], r["language"]) for r in problems(path, False)] == [("1", "other"), ("2", "other")]
     with pytest.raises(DataError, match="line 1 has no 'key' to verify"):
-        problems(path, GRPOConfig())
+        problems(path, True)
     with pytest.raises(DataError, match="line 1: prompt: expected text or a list"):
-        problems(write(tmp_path / "q.jsonl", [{"text": "a"}]), mine)
+        problems(write(tmp_path / "q.jsonl", [{"text": "a"}]), False)
     with pytest.raises(DataError, match="holds no prompt"):
-        problems(write(tmp_path / "e.jsonl", []), mine)
+        problems(write(tmp_path / "e.jsonl", []), False)
 
 
 def test_what_a_reward_is_made_of_is_part_of_the_recipe(code: str) -> None:

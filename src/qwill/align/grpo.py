@@ -13,10 +13,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from qwill.align.critic import Critic
 from qwill.align.policy_update import logprobs_of, set_advantages, update
 from qwill.align.rewards import Rewards
 from qwill.align.rollouts import Rollout, draw_prompts
-from qwill.align.settings import GRPOConfig
+from qwill.align.settings import GRPOConfig, PPOConfig
 from qwill.base.errors import DataError, TrainingError
 from qwill.base.files import write_json
 from qwill.base.progress import MetricsLog
@@ -50,9 +54,7 @@ def roll_out(
     rewards: Rewards | None = None,
 ) -> list[list[Rollout]]:
     """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check."""
-    prompts = [
-        render(_messages(r["prompt"]), tokenizer=tokenizer, thinking=False, generation_prompt=True).ids for r in rows
-    ]
+    prompts = [prompt_ids(row["prompt"], tokenizer) for row in rows]
     groups: list[list[Completion]] = generate(
         model, prompts, Sampling(max_tokens=config.max_tokens, temperature=config.temperature), n=config.samples,
         slots=len(prompts) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
@@ -71,19 +73,25 @@ def roll_out(
     return out
 
 
-def _messages(prompt: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list[int]:
+    """A prompt (text of a user, or messages) up to where the assistant begins, without thinking."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return render(messages, tokenizer=tokenizer, thinking=False, generation_prompt=True).ids
 
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     start = load(ctx.inputs["sft"])
     model, tokenizer = start.model, start.tokenizer
-    rows = problems(ctx.inputs["tasks"], config)
+    verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
+    rows = problems(ctx.inputs["tasks"], verified)
     if config.prompts > len(rows):
         raise DataError(f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks.")
     reference = load(ctx.inputs["sft"]).model if config.kl else None
     with Rewards(config.rewards, ctx.display.say) if config.rewards else nullcontext() as rewards:
-        history = train_grpo(model, tokenizer, rows, config, ctx, reference=reference, rewards=rewards)
+        more: dict[str, Any] = {"reference": reference, "rewards": rewards}
+        if isinstance(config, PPOConfig):
+            more["critic"] = Critic.start(load(ctx.inputs["sft"]).model, config)
+        history = train_grpo(model, tokenizer, rows, config, ctx, **more)
     write_json(ctx.out / "training.json", history.thinned())
     save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
     last = history.curve[-max(1, len(history.curve) // 10) :]
@@ -95,11 +103,11 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     }
 
 
-def teaching(groups: list[list[Rollout]], config: GRPOConfig) -> list[Rollout]:
+def teaching(groups: list[list[Rollout]], config: GRPOConfig, judged: bool = False) -> list[Rollout]:
     """The rollouts that an update is made on: groups that are all alike teach nothing, unless rewards are compared
-    across groups or a KL is in the loss; a reply whose reward failed never teaches."""
+    across groups, by a critic (`judged`), or a KL is in the loss; a reply whose reward failed never teaches."""
     known = [[r for r in g if not math.isnan(r.reward)] for g in groups]
-    if config.algorithm == "reinforce_plus_plus" or config.kl:
+    if judged or config.algorithm == "reinforce_plus_plus" or config.kl:
         return [r for g in known for r in g]
     return [r for g in known if len({r.reward for r in g}) > 1 for r in g]
 
@@ -110,17 +118,17 @@ def mean(values: list[float]) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
-def problems(place: Path, config: GRPOConfig) -> list[dict[str, Any]]:
+def problems(place: Path, verified: bool) -> list[dict[str, Any]]:
     """The rows to draw prompts from: rl.jsonl of the stage tasks, or a file of your own whose rows have a `prompt`
-    (text or messages) and, unless a reward of yours judges them, a `key`. Raises DataError naming file, line, field."""
+    (text or messages) and, where replies are `verified`, a `key`. Raises DataError naming file, line and field."""
     if place.is_dir():
         return load_rows(place / "rl.jsonl")
-    own, rows = any(part.name == "verifier" for part in config.rewards) or not config.rewards, []
+    rows = []
     for number, row in read_rows(place):
         prompt = row.get("prompt")
         if not (isinstance(prompt, str) and prompt.strip()) and not (isinstance(prompt, list) and prompt):
             raise DataError(f"{place}: line {number}: prompt: expected text or a list of messages.")
-        if own and "key" not in row:
+        if verified and "key" not in row:
             raise DataError(f"{place}: line {number} has no 'key' to verify a reply by; name a reward of your own.")
         rows.append({"id": str(number), "language": "other"} | row)
     if not rows:
@@ -137,14 +145,18 @@ def train_grpo(
     checkpoint_seconds: float = 20.0,
     reference: Transformer | None = None,
     rewards: Rewards | None = None,
+    critic: Critic | None = None,
 ) -> History:
     """The whole run; resumes from ctx.work. `reference` is the starting model, where `kl` needs it.
 
     Raises TrainingError when a gradient is not finite, naming the step.
     """
     optimizers = make_optimizers(model, config.optimizer)
+    kept: tuple[nn.Module, list[torch.optim.Optimizer]] = (model, optimizers)
+    if critic is not None:
+        kept = nn.ModuleDict({"policy": model, "critic": critic.model}), [*optimizers, *critic.optimizers]
     history, first = History(), 0
-    if (found := load_checkpoint(ctx.work, model, optimizers)) is not None:
+    if (found := load_checkpoint(ctx.work, *kept)) is not None:
         first, extra = found
         history = History(**extra)  # type: ignore[arg-type]
     log = MetricsLog(ctx.metrics_path, resume_step=first)
@@ -152,7 +164,7 @@ def train_grpo(
     with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
         for step in range(first, config.steps):
-            set_rates(optimizers, rate_factor(step, config.steps, config.schedule))
+            set_rates(kept[1], rate_factor(step, config.steps, config.schedule))
             chosen = [rows[i] for i in draw_prompts(rows, step, config.prompts, ctx.seed)]
             groups = roll_out(model, tokenizer, chosen, config, step, ctx.seed, *([rewards] if rewards else []))
             every = [r for g in groups for r in g]
@@ -162,8 +174,11 @@ def train_grpo(
             if config.importance_most:
                 for r, own in zip(every, logprobs_of(model, every, config), strict=True):
                     r.old = own
-            set_advantages(groups, config)
-            useful = teaching(groups, config)
+            if critic is not None:
+                critic.set_advantages(every)
+            else:
+                set_advantages(groups, config)
+            useful = teaching(groups, config, critic is not None)
             numbers = {"reward": mean([r.reward for r in every]), "useful": len(useful) / len(every)}
             for language in sorted({r.language for r in every}):
                 numbers[f"reward_{language}"] = mean([r.reward for r in every if r.language == language])
@@ -177,6 +192,8 @@ def train_grpo(
                 now = update(model, optimizers, useful, config)
                 # Only the first update sees the weights that made the rollouts; later ones differ on purpose.
                 learned = now | ({"gap": learned["gap"]} if number else {})
+                if critic is not None:
+                    learned |= critic.update(useful)
             if not math.isfinite(learned["gradient_norm"]):
                 raise TrainingError(
                     f"grpo: the gradient of step {step} is not finite (first prompt: {chosen[0]['id']}); stopped, "
@@ -187,8 +204,8 @@ def train_grpo(
             log.log(step + 1, **numbers, **learned)
             bar.update(step + 1, reward=numbers["reward"], useful=numbers["useful"], gap=learned["gap"])
             if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < config.steps:
-                save_checkpoint(ctx.work, step + 1, model, optimizers, vars(history))
+                save_checkpoint(ctx.work, step + 1, *kept, vars(history))
                 saved_at = time.monotonic()
     if first < config.steps:
-        save_checkpoint(ctx.work, config.steps, model, optimizers, vars(history))
+        save_checkpoint(ctx.work, config.steps, *kept, vars(history))
     return history

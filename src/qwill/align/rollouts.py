@@ -16,7 +16,7 @@ class Rollout:
     Where the tokens of a reply have advantages of their own, `token_advantages` holds them. `reference` is what the
     starting model thought of each token, where there is a KL to it; `old` what the trainer did before its first update,
     where that isn't taken from the sampler. `parts` are the rewards that `reward` is the sum of;
-    NaN is one that failed.
+    NaN is one that failed. `values` and `returns` are a critic's, token by token.
     """
 
     ids: list[int]
@@ -29,6 +29,8 @@ class Rollout:
     reference: list[float] = field(default_factory=list)
     old: list[float] = field(default_factory=list)
     parts: dict[str, float] = field(default_factory=dict)
+    values: list[float] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:

@@ -121,6 +121,61 @@ class GRPOConfig:
                 return "token_mean"
 
 
+def _critical() -> OptimizerConfig:
+    return OptimizerConfig("adamw", learning_rate=3e-4, matrix_rate=3e-4)
+
+
+@dataclass(frozen=True)
+class PPOConfig(GRPOConfig):
+    """As GRPOConfig, with advantages of tokens by a critic (critic.py): gamma and lam are GAE's, value_clip bounds how
+    far a value moves in one step, `critic` is its optimiser. The policy's loss is `dapo`'s: the clipped ratio of each
+    token, a mean over all."""
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    value_clip: float = 0.2
+    critic: OptimizerConfig = field(default_factory=_critical)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need_positive(self, "value_clip")
+        if self.algorithm != "dapo":
+            raise ConfigError(f"algorithm is {self.algorithm}; PPO has its own: leave it out.")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """`steps` × `prompts` prompts, `samples` replies each; the student learns the teacher's distribution at each token.
+
+    on_policy: the share of steps whose replies are the student's own; in the others they are the teacher's. beta: 0 is
+    the forward KL(teacher ‖ student), 1 the reverse, between them the generalised JSD (GKD, arXiv 2306.13649).
+    temperature: of sampling; divergence_temperature: of both distributions in the loss.
+    """
+
+    steps: int = 100
+    prompts: int = 32
+    samples: int = 1
+    max_tokens: int = 64
+    on_policy: float = 1.0
+    beta: float = 0.5
+    temperature: float = 1.0
+    divergence_temperature: float = 1.0
+    train_tokens: int = 8192
+    optimizer: OptimizerConfig = field(default_factory=_gentle)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
+
+    def __post_init__(self) -> None:
+        need_positive(
+            self, "steps", "prompts", "samples", "max_tokens", "temperature", "divergence_temperature", "train_tokens"
+        )
+        for name in ("on_policy", "beta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+
+
 PairLoss = Literal["sigmoid", "hinge", "ipo", "robust", "exo", "normalised", "orpo", "simpo", "kto"]
 REFERENCE_FREE = ("orpo", "simpo")
 

@@ -34,14 +34,16 @@ from lm_eval_parity import folder_of
 from serve_models import config_of
 
 from qwill.base.errors import ConfigError, SourceError
-from qwill.engine.language_model import load
-from qwill.evaluate.prompting import solution
+from qwill.engine.language_model import LanguageModel, load
+from qwill.evaluate.prompting import Shots, prompt_ids, prompt_of, solution
+from qwill.evaluate.run_replies import answer_of
 from qwill.evaluate.run_task import EvalSettings, Evaluation, evaluate
 from qwill.evaluate.scorers import scorer_of
 from qwill.evaluate.task import Example, Score, Task, box_names, load_examples, load_task
 
 PEER = Path(__file__).parent / "peers" / "lm_eval_hf.py"
 CLOSE = 1e-4
+TIE = 1e-5  # between the two likeliest tokens' logits; a log-likelihood is rounded to more
 VOCABULARY, CONTEXT = 4096, 4096
 REPLY = 24  # tokens of a reply: a random model says nothing that is worth more
 
@@ -63,6 +65,8 @@ class Found:
     prompts_differ: int = 0
     replies: int = 0
     replies_differ: int = 0
+    ties: int = 0
+    others: list[tuple[str, str]] = field(default_factory=list)
     scores: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -145,6 +149,36 @@ def own_scores(task: Task, examples: Sequence[Example], sides: Sequence[Sequence
     return means
 
 
+def at_a_tie(lm: LanguageModel, ids: list[int], wanted: str, task: Task, chat: bool) -> bool:
+    """Whether `wanted` is what our model says when, somewhere, it takes the second likeliest token although the
+    likeliest is ahead by less than TIE: rounding alone decides there, and each batch size rounds otherwise."""
+    paths: list[list[int]] = [[]]
+    while paths:
+        made = paths.pop()
+        while len(made) < REPLY and not (made and made[-1] in lm.stop_ids):
+            with torch.no_grad():
+                top = lm.model.logits(torch.tensor([[*ids, *made]]))[0, -1].topk(2)
+            first, second = top.indices.tolist()
+            if float(top.values[0] - top.values[1]) < TIE:
+                paths.append([*made, second])
+            made = [*made, first]
+        made = made[:-1] if made[-1] in lm.stop_ids else made
+        if answer_of(lm.tokenizer.decode(made), task.generate.stop, False, chat)[0] == wanted:
+            return True
+    return False
+
+
+def settle(lm: LanguageModel, found: Found, task: Task, shots: int, chat: bool) -> None:
+    """Counts the replies that differ at a tie apart from the others."""
+    examples = load_examples(task)
+    before = Shots(task, shots, examples)
+    named = {example.id: example for example in examples}
+    for name, theirs in found.others:
+        prompt = prompt_of(lm, task, before.before(named[name]), named[name], chat, False)
+        found.ties += at_a_tie(lm, prompt_ids(lm.tokenizer, prompt), theirs, task, chat)
+    found.replies_differ -= found.ties
+
+
 def compared(name: str, shots: int, ours: Evaluation, theirs: dict[str, Any], mass: dict[str, Any] | None) -> Found:
     found = Found(name, shots, len(ours.rows), ours.available)
     assert len(ours.rows) == len(theirs["rows"]), name
@@ -161,6 +195,7 @@ def compared(name: str, shots: int, ours: Evaluation, theirs: dict[str, Any], ma
             found.replies += 1
             if a["replies"][0]["text"] != b["replies"][0]:
                 found.replies_differ += 1
+                found.others.append((a["id"], b["replies"][0]))
                 print(f"{name}, {a['id']}: ours {a['replies'][0]!r}, theirs {b['replies'][0]!r}", flush=True)
     for metric in ours.metrics:
         if metric == "mass":
@@ -186,6 +221,7 @@ def line(f: Found) -> str:
         f"{f.likelihoods} | {f.largest:.1e} (of {f.scale:.0f}) | {f.greedy_differs}" if f.likelihoods else "| |"
     )
     replies = f"{f.replies_differ} of {f.replies}" if f.replies else ""
+    replies += f", {f.ties} more at a tie" if f.ties else ""
     examples = f"{f.examples} of {f.available}" + (", made up" if f.made_up else "")
     return f"| {f.name} | {f.shots} | {examples} | {likelihoods} | {f.prompts_differ} | {replies} | {scores} |"
 
@@ -198,7 +234,9 @@ HEAD = (
 
 def run(arguments: argparse.Namespace, chat: bool, left_out: dict[str, str]) -> list[Found]:
     settings = EvalSettings(limit=arguments.limit, first=True, chat=chat)
-    names, found = arguments.tasks or box_names(), []
+    names, found = arguments.tasks or box_names(), list[Found]()
+    if arguments.kind:
+        names = [name for name in names if load_task(name).kind == arguments.kind]
     with tempfile.TemporaryDirectory() as place:
         folder, asked = Path(place), {}
         for task, shots in tasks_of(names, arguments.shots):
@@ -238,6 +276,7 @@ def run(arguments: argparse.Namespace, chat: bool, left_out: dict[str, str]) -> 
             one = compared(task.name, shots, ours, theirs[key], mass)
             one.made_up = "hub" in task.source and not arguments.real_hub
             if task.kind == "generate":
+                settle(lm, one, task, shots, chat)
                 sides = [[r["replies"][0]["text"] for r in ours.rows], [r["replies"][0] for r in theirs[key]["rows"]]]
                 mine, peer = own_scores(task, load_examples(task, len(ours.rows)), sides)
                 one.scores[f"{task.scorer} (its own)"] = mine, peer
@@ -306,8 +345,8 @@ def summary(found: Sequence[Found]) -> str:
         f"{len({f.name for f in found})} tasks, {sum(f.examples for f in found):,} prompts, "
         f"{sum(f.likelihoods for f in found):,} log-likelihoods (largest difference "
         f"{max((f.largest for f in found), default=0):.1e}; {sum(f.greedy for f in found):,} choices are greedy), "
-        f"{sum(f.replies for f in found):,} replies of at most {REPLY} tokens. Examples: the first so many of all that "
-        "a task has. Shots: the first examples of its source; tasks that say no right reply have none. Tools are not "
+        f"{sum(f.replies for f in found):,} replies of at most {REPLY} tokens ({sum(f.ties for f in found)} differ at "
+        f"a tie: the two likeliest tokens within {TIE:g}). Examples: the first so many of all that a task has. Shots: the first examples of its source; tasks that say no right reply have none. Tools are not "
         "told, for lm-eval has no place for them."
     )
     if made_up:
@@ -325,6 +364,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", required=True, help="a Python with lm-eval, torch and transformers")
     parser.add_argument("--tasks", nargs="*", default=[], help="names in the box or YAML files; none: the whole box")
+    parser.add_argument("--kind", choices=["choice", "generate"], help="only such tasks, in a section of their own")
     parser.add_argument("--limit", type=int, default=0, help="examples of each task; 0: all")
     parser.add_argument("--shots", type=int, nargs="*", default=[2], help="choice tasks are also asked with so many")
     parser.add_argument("--softmax", default="float64", help="lm-eval's softmax_dtype")
@@ -357,7 +397,8 @@ def main() -> int:
     body += verdict("within 1e-4, same is_greedy, prompts, replies and scores", met)
     print(body)
     if not arguments.dry:
-        write_section("qwill eval against lm-eval hf", body)
+        title = {"choice": ": choices", "generate": ": replies", None: ""}[arguments.kind]
+        write_section(f"qwill eval against lm-eval hf{title}", body)
     return int(not met)
 
 

@@ -106,6 +106,7 @@ def test_thinking(model, asked):
         ("7 STOP", False, True, "7 ", ""),
         ("7 END 8 STOP", False, False, "7 ", ""),
         ("  7", False, True, "  7", ""),
+        (" 7 <think>8", False, True, " 7 <think>8", ""),
         ("<think>a</think>b", False, False, "<think>a</think>b", ""),
         ('<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', False, True, None, ""),
     ],

@@ -150,11 +150,12 @@ def _row(
 
 
 def answer_of(text: str, stop: Sequence[str], opened: bool, chat: bool) -> tuple[str, str]:
-    """A reply up to its first stop text, and the thinking before it. In plain text there is no thinking."""
+    """A reply up to its first stop text, and the thinking before it. In plain text there is no thinking, nor where an
+    opening mark stands in the middle of a reply: that one stays as it is, to its first space."""
     from qwill.text.parse import parse_reply
 
     thought = ""
-    if chat and (opened or "<think>" in text or "</think>" in text):
+    if chat and (opened or "</think>" in text or text.lstrip().startswith("<think>")):
         reply = parse_reply(text, opened, tools=None)
         text, thought = reply.content.lstrip(), reply.reasoning_content or ""
     ends = [at for mark in stop if (at := text.find(mark)) >= 0]

@@ -183,6 +183,8 @@ def test_a_battle_goes_on_for_several_turns(browser: Browser, scripted: PageServ
     asked = page.run("[...document.querySelectorAll('.turn .said')].map((one) => one.textContent)")
     assert asked == ["hello", "hello again"] and page.count(".reply") == 4
     assert page.text(".turn:nth-child(2) .reply > .markdown") == "Side a heard: hello again"
+    top = "document.querySelector('.turn:nth-child(2)').getBoundingClientRect().top"
+    assert abs(page.run(f"{top} - document.getElementById('log').getBoundingClientRect().top")) < 30, "it is in sight"
     page.run(f"{FOCUS}.blur()")
     page.press("2")
     page.wait(TOLD)

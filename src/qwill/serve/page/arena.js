@@ -196,21 +196,31 @@ function goOn() {
   else if (!$("verdict").contains(at) || at.disabled) $("verdict").focus({ preventScroll: true });
 }
 
+/** A turn that was added fills the screen, so that it can stand at the top while its replies are still short. */
+function toTurn() {
+  const sections = [...$("talk").children];
+  for (const section of sections) section.style.minHeight = "";
+  if (sections.length < 2) return;
+  sections.at(-1).style.minHeight = `${$("log").clientHeight}px`;
+  sections.at(-1).scrollIntoView({ block: "start" });
+}
+
 function drawTalk() {
   if (!battle) {
     $("talk").replaceChildren();
     return;
   }
   if (!views.length) $("talk").replaceChildren();
+  const before = views.length;
   for (const { prompt, replies } of battle.turns.slice(views.length / 2)) {
     const input = new InputView({ role: "user", content: prompt, details: {} }, { ...act, busy: () => true });
     const section = h("section", { class: "turn" }, input.body, h("div", { class: "replies two" }));
     input.body.classList.add("asked");
     views.push(...replies.map((reply) => new ReplyView(reply, act)));
     $("talk").append(section);
-    if (battle.turns.length > 1) section.scrollIntoView({ block: "start" });
   }
   for (const one of views) one.refresh();
+  if (views.length > before) toTurn();
   const won = battle.result?.outcome;
   [...$("talk").children].forEach((section, i) => {
     section.querySelector(".said").setAttribute("aria-label", t("you"));

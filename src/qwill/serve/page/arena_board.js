@@ -116,7 +116,7 @@ export class Board {
   /** What one standard deviation more of each feature does to the odds. */
   #effects() {
     const found = Object.entries(this.table.style_effects ?? {});
-    return found.map(([name, effect]) => `${t(STYLES[name] ?? name)} ×${number(Math.exp(effect), 2)}`).join(t("listComma"));
+    return found.map(([name, effect]) => `${t(STYLES[name] ?? name)} ×${number(Math.exp(effect), 2)}`).join(getLanguage() === "zh" ? "，" : ", ");
   }
 
   #suspected() {

@@ -220,8 +220,8 @@ def main() -> None:
         f"and no more than {100 * level:g} % of honest arenas of any kind but the last suspected "
         f"({100 * most:.1f} % at most)"
     )
-    body = f"""Six models, 100 honest voters with 5 to 40 votes. A ring of "10 × 10" has 10 accounts with 10 votes each on
-its model (of about 30; 100 of some 850 votes on it); it counts as found when half of its accounts are accused.
+    body = f"""Six models, 100 honest voters with 5 to 40 votes. A ring of "10 × 10" has 10 accounts with 10 votes each
+on its model (of about 30; 100 of some 850 votes on it); it counts as found when half of its accounts are accused.
 {args.rings} arenas a line; *honest accused*: mean number of honest voters accused beside the ring.
 
 | ring | found before | now | honest accused before | now |

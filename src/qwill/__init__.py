@@ -4,10 +4,9 @@
 docs/en/. Importing this package loads nothing heavy.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from qwill.base.errors import QwillError
 
+TYPE_CHECKING = False  # `typing` would take longer to import than the rest
 if TYPE_CHECKING:
     from qwill.engine.language_model import load
 
@@ -15,7 +14,7 @@ __version__ = "0.1.0"
 __all__ = ["QwillError", "__version__", "load"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "load":
         from qwill.engine.language_model import load
 

@@ -19,7 +19,9 @@ from tests.align.tiny_rl import TOKENIZER, by_length, config, model, rows
 from tests.train.tiny_training import Killed, Outcome, checkpoints, context, outcome, saved
 
 from qwill.align import grpo
-from qwill.align.grpo import Rollout, draw_prompts, roll_out, train_grpo, update
+from qwill.align.grpo import roll_out, train_grpo
+from qwill.align.policy_update import update
+from qwill.align.rollouts import Rollout, draw_prompts
 from qwill.base.errors import DataError, TrainingError
 from qwill.base.files import write_jsonl
 from qwill.model.files import save_model
@@ -276,7 +278,7 @@ def test_the_stage_sums_up_its_history(tmp_path: Path, monkeypatch: pytest.Monke
     save_model(model("dense"), tmp_path / "sft", TOKENIZER)
     write_jsonl(tmp_path / "rl.jsonl", rows(3))
     curve = [{"step": i + 1, "reward": i / 20, "gap": 1e-6 * (i == 4)} for i in range(20)]
-    monkeypatch.setattr(grpo, "train_grpo", lambda *_: History(curve, tokens=9))
+    monkeypatch.setattr(grpo, "train_grpo", lambda *_, **__: History(curve, tokens=9))
     ctx = context(tmp_path / "run", {"sft": tmp_path / "sft", "tasks": tmp_path})
     assert grpo.run(config(), ctx) == {
         "rollouts": 4 * 3 * 6, "reward_first": 0.0, "reward_last": round((18 / 20 + 19 / 20) / 2, 4),

@@ -14,7 +14,8 @@ from tests.engine.tiny import tiny_model
 from tests.train.tiny_training import ROUNDING
 from torch import Tensor
 
-from qwill.align.grpo import Rollout, micro_batches, update
+from qwill.align.policy_update import update
+from qwill.align.rollouts import Rollout, micro_batches
 from qwill.model.batch import Batch
 from qwill.model.transformer import Transformer, balancing_loss
 from qwill.train.optim import make_optimizers

@@ -47,6 +47,8 @@ DATA = {
     ),
 }  # fmt: skip
 
+ADDED: dict[str, dict[str, object]] = {"battles": {"earlier": []}}  # columns of later versions, in rows from before
+
 
 def at_version(url: str, number: int) -> State:
     """A database as Qwill made it at that version, with its tables' data."""
@@ -92,7 +94,8 @@ def test_an_older_database_is_brought_up_to_date_and_keeps_its_data(url: str, nu
     with reading(state) as connection:
         assert state_module._version(connection) == VERSION
         for name, (since, row) in DATA.items():
-            assert rows(connection, metadata.tables[name], "local") == ([row] if since <= number else [])
+            whole = row | ADDED.get(name, {})
+            assert rows(connection, metadata.tables[name], "local") == ([whole] if since <= number else [])
 
 
 def test_the_migrations_make_the_tables_that_the_code_describes(url: str) -> None:

@@ -104,7 +104,7 @@ def test_results_that_were_changed_are_made_again(models: Path, here: Path, caps
     Path("done/qwill.json").write_text(json.dumps(manifest | {"stage": "results"}), encoding="utf-8")
     for words, says in (
         (command, "holds no results of `qwill eval`"),
-        (("eval", "compare", "done", "done"), "by a recipe"),
+        (("eval", "compare", "done", "done"), "line 1 has no proper `model`"),
     ):
         assert main(list(words)) == 2
         assert says in capsys.readouterr().err

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from qwill.cli import main as cli
+from qwill.cli.ends import EXTRAS
 
 
-@pytest.mark.parametrize("module", sorted(cli.EXTRAS))
+@pytest.mark.parametrize("module", sorted(EXTRAS))
 def test_a_missing_extra_is_one_sentence(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -19,9 +20,9 @@ def test_a_missing_extra_is_one_sentence(
 
     monkeypatch.setattr(cli.qwill, "main", missing)
     assert cli.main(["version"]) == 2
-    assert f"qwill[{cli.EXTRAS[module]}]" in capsys.readouterr().err
+    assert f"qwill[{EXTRAS[module]}]" in capsys.readouterr().err
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     distribution = module.replace("_", "-")
-    brought = project["optional-dependencies"][cli.EXTRAS[module]]
+    brought = project["optional-dependencies"][EXTRAS[module]]
     assert any(line.startswith(distribution) for line in brought)
     assert not any(line.startswith(distribution) for line in project["dependencies"])

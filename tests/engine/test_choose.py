@@ -132,7 +132,8 @@ def test_checked_draws_are_those_of_the_definition(native, temperature, spare):
         masks = torch.from_numpy(np.stack([reply.guide.mask() for reply in group]))
         first = sample(logits[rows], numbers[0], sampling, VOCAB)
         again = sample(logits[rows], numbers[1], sampling, VOCAB, None, masks)
-        may = torch.tensor([reply.guide.copy().take(t) for reply, t in zip(group, first.tokens_B.tolist(), strict=True)])
+        asked = zip(group, first.tokens_B.tolist(), strict=True)
+        may = torch.tensor([reply.guide.copy().take(t) for reply, t in asked])
         assert 5 < int(may.sum()) < 25
         ((part, own_BV, drawn),) = choose(group, rows, logits, VOCAB)
         assert part == group and torch.equal(own_BV, logits[rows])

@@ -11,14 +11,22 @@ STRENGTH = {"ash": 0.0, "birch": 0.4, "cedar": 0.8, "elm": -0.3, "fir": 1.1, "oa
 
 
 def honest(
-    seed: int, voters: int = 100, each: tuple[int, int] = (5, 40), taste: float = 0.4, ties: float = 0.2, homes: int = 0
+    seed: int,
+    voters: int = 100,
+    each: tuple[int, int] = (5, 40),
+    taste: float = 0.4,
+    ties: float = 0.2,
+    homes: int = 0,
+    fans: float = 0.0,
 ) -> list[Vote]:
     """Voters whose own strengths differ from the crowd's with standard deviation `taste`; `homes`: addresses that
-    several share, 0 for one each."""
+    several share, 0 for one each; `fans`: how many give one model five times the odds."""
     rng = random.Random(seed)
     votes: list[Vote] = []
     for voter in range(voters):
         own = {name: value + rng.gauss(0, taste) for name, value in STRENGTH.items()}
+        if fans and rng.random() < fans:
+            own[rng.choice(sorted(STRENGTH))] += math.log(5)
         address = f"home-{rng.randrange(homes)}" if homes else f"own-{voter}"
         for _ in range(rng.randint(*each)):
             a, b = rng.sample(sorted(STRENGTH), 2)

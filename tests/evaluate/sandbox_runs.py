@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -73,3 +75,10 @@ def processes_named(name: str) -> list[int]:
 
 def fresh_name() -> str:
     return f"qw{os.urandom(5).hex()}"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from qwill.base.errors import DataError
 from qwill.evaluate.agreement import category, cohens_kappa, judge_agreement
+from qwill.evaluate.statistics import bounded_interval
 
 RECORD = json.loads((Path(__file__).parents[1] / "oracles" / "judges.json").read_text(encoding="utf-8"))
 
@@ -47,7 +48,12 @@ def test_bounds_and_symmetry(pairs: list[tuple[str, str]]) -> None:
     if found.kappa is None:
         assert found.notes
         return
-    assert -1 <= found.kappa <= 1 and found.interval is not None
+    assert -1 <= found.kappa <= 1
+    assert (found.interval is None) == (len(set(first)) == 1 or len(set(second)) == 1)
+    if found.interval is None:
+        assert found.kappa == pytest.approx(0, abs=1e-12) and any("the same category" in note for note in found.notes)
+        return
+    assert found.interval.lower < found.interval.upper
     assert found.interval.lower <= found.kappa <= found.interval.upper
     assert turned.kappa == pytest.approx(found.kappa, abs=1e-9) and turned.stderr == pytest.approx(
         found.stderr, abs=1e-7
@@ -106,3 +112,50 @@ def test_votes_that_do_not_meet_are_refused() -> None:
         judge_agreement({"1": 1.0}, {"2": [1.0]})
     with pytest.raises(DataError, match="an outcome is 2"):
         category(2)
+
+
+def test_the_interval_over_clusters_holds_the_truth_as_often_as_it_says() -> None:
+    """60 requests in two languages, the second much like the first; both raters err: κ is 0.56 by arithmetic."""
+    rng = np.random.default_rng(0)
+    observed = 0.85 * 0.9 + 0.15 * 0.1
+    kappa = (observed - 0.5) / 0.5
+    held = {"plain": 0, "clusters": 0}
+    for _ in range(600):
+        alone = rng.random((60, 1)) < 0.6
+        truth, miss_a, miss_b = (
+            np.where(np.hstack([alone & False, alone]), one[:, :1], one)
+            for one in (rng.random((60, 2)) < 0.5, rng.random((60, 2)) < 0.15, rng.random((60, 2)) < 0.1)
+        )
+        first, second = ((truth ^ miss).ravel().tolist() for miss in (miss_a, miss_b))
+        for name, clusters in (("plain", None), ("clusters", np.repeat(np.arange(60), 2).tolist())):
+            interval = cohens_kappa(first, second, (False, True), clusters=clusters).interval
+            assert interval is not None
+            held[name] += interval.lower <= kappa <= interval.upper
+    assert held["plain"] < 0.9 * 600 and 0.92 * 600 < held["clusters"] < 0.97 * 600
+
+
+def test_clusters_that_are_none() -> None:
+    for clusters, says in (([1], "2 ratings and 1 clusters"), ([1, 1], "all items are of one cluster")):
+        with pytest.raises(DataError, match=says):
+            cohens_kappa("ab", "ba", clusters=clusters)
+@pytest.mark.parametrize("weights", ["none", "linear", "quadratic"])
+@pytest.mark.parametrize("n", [2, 10, 200])
+def test_full_agreement_is_no_certainty(weights: str, n: int) -> None:
+    ratings = ["a", "b"] * (n // 2)
+    found = cohens_kappa(ratings, ratings, ["b", "tie", "a"], weights)  # type: ignore[arg-type]
+    assert found.kappa == 1 and found.interval is not None and found.interval.upper == 1
+    # Chance reaches one half, so κ's lower end is twice as far from 1 as that of the share.
+    assert 1 - found.interval.lower == pytest.approx(min(2, 2 * (1 - bounded_interval(1.0, 0.0, n).lower)))
+    assert any("No spread shows" in note for note in found.notes)
+
+
+def test_full_disagreement_is_no_certainty() -> None:
+    found = cohens_kappa(["a", "b"] * 10, ["b", "a"] * 10)
+    assert found.kappa == -1 and found.interval is not None and found.interval.lower == -1
+    assert found.interval.upper == pytest.approx(2 * bounded_interval(0.0, 0.0, 20).upper - 1)
+
+
+def test_a_rater_who_says_one_thing_only_tells_nothing() -> None:
+    found = cohens_kappa(["a"] * 15, ["a"] * 10 + ["b"] * 5)
+    assert found.kappa == pytest.approx(0) and found.interval is None
+    assert any("One rater put every item" in note for note in found.notes)

@@ -264,9 +264,38 @@ def test_any_row_for_a_judge_is_read_or_named(tmp_path: Path, wrong: Any, which:
         elif which == "replies":
             assert read_replies(path, prompts).keys() == {"1"}
         else:
-            assert all(0 <= vote <= 1 for vote in read_human(path, prompts, "a", "b")["1"])
+            assert all(0 <= vote.outcome <= 1 for vote in read_human(path, prompts, "a", "b")["1"])
     except DataError as error:
         assert f"{path}: line 2" in str(error) and "\n" not in str(error)
+
+
+def test_numbers_out_of_range_are_one_sentence(tmp_path: Path, capsys: Capture) -> None:
+    votes = str(write(tmp_path / "votes.jsonl", [vote("a", "b", 1), vote("b", "a", 1)]))
+    for options in (["--prior", "nan"], ["--prior", "inf"], ["--confidence", "nan"], ["--anchor", "a=inf"]):
+        one_sentence(["arena", "rate", votes, *options], capsys)
+    for options in (["--seed", "-1"], ["--bootstrap", "1"], ["--confidence", "1"], ["--prior", "-1"]):
+        assert main(["arena", "rate", votes, *options]) == 2
+        said = capsys.readouterr()
+        assert options[0] in said.err and not said.out and "Traceback" not in said.err
+
+
+@pytest.mark.filterwarnings("error")
+def test_features_as_large_as_numbers_can_be_are_standardised_all_the_same(tmp_path: Path, capsys: Capture) -> None:
+    found = []
+    for scale in (1.0, 1e308):
+        rows = [vote("a", "b", i % 3 > 0) | {"tone": scale * x} for i, x in enumerate([1, -1, 0.5, 0.2, -0.7, 0.9])]
+        rows = [row | {"outcome": float(row["outcome"])} for row in rows]
+        assert main(["arena", "rate", str(write(tmp_path / "v.jsonl", rows)), "--feature", "tone", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[1]["features"]["tone"] == pytest.approx(found[0]["features"]["tone"]) != 0
+
+
+def test_intervals_of_ties_alone_are_said_to_be_no_certainty(tmp_path: Path, capsys: Capture) -> None:
+    votes = str(write(tmp_path / "votes.jsonl", [vote("a", "b", 0.5)] * 3))
+    assert main(["arena", "rate", votes]) == 0
+    assert "it is no certainty" in capsys.readouterr().out
+    assert main(["arena", "rate", str(write(tmp_path / "w.jsonl", [vote("a", "b", 1), vote("b", "a", 1)]))]) == 0
+    assert "no certainty" not in capsys.readouterr().out
 
 
 def test_a_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:

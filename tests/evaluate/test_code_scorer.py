@@ -123,8 +123,9 @@ def test_the_word_that_says_so_is_another_each_time(monkeypatch: pytest.MonkeyPa
     words = []
 
     def run(program: str, stdin: str, *_: object) -> Outcome:
-        words.append(json.loads(stdin)["word"])
-        assert words[-1] not in program
+        end = 16 + int(stdin[:16])
+        words.append(json.loads(stdin[end:])["word"])
+        assert words[-1] not in program + stdin[:end] and "METADATA" not in program + stdin[:end]
         return Outcome("exit", 0, f"\n{words[0]}", "", 0.1)
 
     monkeypatch.setattr("qwill.evaluate.code_scorer.run_python", run)

@@ -85,8 +85,10 @@ def test_which_test_is_made_of_what():
     right, wrong = [1.0] * 8 + [0.0] * 2, [0.0] * 4 + [1.0] * 4 + [0.0] * 2
     assert difference(right, wrong, None)[1] == "exact McNemar"
     assert difference(right, wrong, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4])[1] == "exact sign flips of clusters"
-    assert difference([0.5, *right[1:]], wrong, None)[1] == "paired bootstrap"
-    assert difference([0.5, *right[1:]], wrong, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4])[1] == "bootstrap of clusters"
+    assert difference([0.5, *right[1:]], wrong, None)[1] == "exact sign flips"
+    assert difference([0.5, *right[1:]], wrong, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4])[1] == "exact sign flips of clusters"
+    assert difference([0.5, *right[1:]] * 6, wrong * 6, None)[1] == "sign flips"
+    assert difference([0.3] * 60, [0.1, 0.2] * 30, [i // 2 for i in range(60)])[1] == "sign flips of clusters"
     found, name = difference(right, wrong, [0] * 10)
     assert name == "none: one cluster" and (found.lower, found.upper, found.p_value) == (-1, 1, 1)
 
@@ -213,7 +215,7 @@ def test_only_shared_examples_count_and_the_rest_is_said():
 @pytest.mark.parametrize(
     ("a", "b", "sentence"),
     [
-        (rows("t", [1.0]), rows("u", [1.0]), "no example in common"),
+        (rows("t", [1.0]), rows("u", [1.0]), "no question in common"),
         (rows("t", [1.0]), rows("t", [1.0], prompt=["another"]), "another question .*prompt differs"),
         (rows("t", [1.0]), rows("t", [1.0], gold=[[1]]), "gold differs"),
         (rows("t", [1.0]), rows("t", [1.0], scores=[{}]), "example 0: its score acc is None"),
@@ -284,3 +286,48 @@ def test_a_summary_has_languages_and_categories_where_there_are_several():
     assert found["examples"] == 4 and found["metrics"] == ["acc"] and found["categories"] == {}
     assert found["all"]["acc"]["clusters"] == 3 and found["languages"]["zh"]["acc"]["mean"] == 1
     assert found["languages"]["en"]["acc"]["clusters"] == 2
+
+
+def test_one_constant_difference_is_no_proof():
+    # Two examples, three tenths better both times: the bootstrap's p is 0.0002 and its interval has no width.
+    found, _ = difference([0.8, 0.9], [0.5, 0.6], None)
+    assert found.p_value == 0.5 and found.lower < 0 < 0.3 < found.upper
+    assert compare(rows("t", [0.8] * 5), rows("t", [0.5] * 5), {"t": "acc"}).lines[0].better == ""
+    assert compare(rows("t", [0.8] * 40), rows("t", [0.5] * 40), {"t": "acc"}).lines[0].better == "a"
+    same, _ = difference([0.4] * 50, [0.4] * 50, None)
+    assert same.p_value == 1 and same.lower == -same.upper < 0
+
+
+def test_clusters_that_all_say_half_are_told_apart():
+    # In each of 500 pairs one example is won and one is even: there is no spread, and there is no doubt.
+    a, b, clusters = [1.0, 0.0] * 500, [0.0, 0.0] * 500, [i // 2 for i in range(1000)]
+    found, _ = difference(a, b, clusters)
+    assert 0.45 < found.lower < found.difference == 0.5 < found.upper and found.p_value < 1e-99
+
+
+@pytest.mark.parametrize("n", [5, 12])
+def test_few_graded_examples_have_students_interval(n):
+    rng, held = np.random.default_rng(n), 0
+    for _ in range(1000):
+        a, b = (np.clip(rng.normal(0.5, 0.1, n), 0, 1).tolist() for _ in range(2))
+        found, _ = difference(a, b, None)
+        held += found.lower <= 0 <= found.upper
+    assert held / 1000 == pytest.approx(0.95, abs=0.021)  # percentiles of the bootstrap hold it 84 and 92 times in 100
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_nothing_is_detectable_where_no_p_can_be_small_enough(n):
+    assert detectable_difference([1.0] * n, [0.0] * n, None, 0.05) is None
+    assert detectable_difference([0.9] * n, [0.1 * i for i in range(n)], None, 0.05) is None
+    assert detectable_difference([1.0] * 2 * n, [0.0, 1.0] * n, [i // 2 for i in range(2 * n)], 0.05) is None
+
+
+def test_a_cluster_named_zero_is_a_cluster():
+    made = rows("t", [1, 0, 1], cluster=[0, 0, 1])
+    assert summarise(made, ["acc"])["all"]["acc"]["clusters"] == 2
+
+
+def test_two_rows_with_one_id_are_not_compared():
+    twice = rows("t", [1.0]) + rows("t", [0.0])
+    with pytest.raises(DataError, match="two rows of one result have the id 0"):
+        compare(twice, rows("t", [1.0]), {"t": "acc"})

@@ -1,17 +1,22 @@
 """Bot rings are found and honest crowds are not accused; votes.py and arena_standings.py on made-up crowds."""
 
 import json
-from dataclasses import asdict
+import random
+from dataclasses import asdict, replace
+from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_votes import honest, mixed, ring, vote
+from made_up_votes import honest, mixed, numbered, ring, vote
 
 from qwill.base.errors import DataError
 from qwill.evaluate.arena import fit_ratings
 from qwill.evaluate.arena_standings import checkpoint, counted, history, standings, with_votes
 from qwill.evaluate.coordination import ring_voters, suspicions
+from qwill.evaluate.coordination_evidence import MIDDLE, Groups, cells_of, evidence
+from qwill.evaluate.coordination_evidence import honest as honest_law
 from qwill.evaluate.votes import Vote, replay
 
 
@@ -46,6 +51,54 @@ def test_rings_are_found_whole_and_nobody_else(kind: str, target: str, accounts:
         assert kind in {one.kind for one in found} and first.chance < 1e-4 and first.votes > 0
 
 
+@pytest.mark.parametrize(("target", "against"), [("ash", False), ("elm", False), ("fir", True)])
+def test_ten_accounts_of_ten_votes_from_addresses_of_their_own_are_found(target: str, against: bool) -> None:
+    found = 0
+    for seed in range(6):
+        accused = ring_voters(mixed(seed, honest(seed), ring(seed, target, 10, 10, addresses=10, against=against)))
+        bots = {name for name in accused if name.startswith("bot")}
+        found += len(bots) >= 5
+        assert len(accused) - len(bots) <= 1, (seed, accused)
+    assert found >= 5
+
+
+def test_people_of_strong_taste_are_no_ring() -> None:
+    """One voter in eight finds their favourite, whichever it is, to have five times the odds."""
+    for seed in range(6):
+        assert suspicions(honest(seed, fans=0.125)) == []
+
+
+def test_accounts_that_come_together_or_ask_one_thing_are_found_sooner() -> None:
+    """Ten accounts with eight votes each: too few for the whole crowd, enough for a burst or a prompt."""
+    found = {"burst": 0, "prompt": 0, "": 0}
+    for seed in range(4):
+        crowd, bots = honest(seed, voters=150), ring(seed, "ash", 10, 8, addresses=10)
+        asked = [replace(vote, prompt="who are you?") for vote in bots]
+        found[""] += bool(ring_voters(mixed(seed, crowd, bots)))
+        found["burst"] += len(ring_voters(numbered([*crowd[:900], *bots, *crowd[900:]]))) >= 6
+        found["prompt"] += len(ring_voters(mixed(seed, crowd, asked))) >= 6
+    assert found["burst"] >= 3 and found["prompt"] >= 3 and found[""] <= 2, found
+
+
+def test_the_law_of_honest_votes_sums_to_one() -> None:
+    """Over all ways in which three votes can go, for each taste and shift; and e-values have a mean of 1 at most."""
+    odds = np.array([0.3, -0.8, 1.4])
+    ways = [np.array(way) for way in product([True, False], repeat=3)]
+    tables = [honest_law(cells_of(np.zeros(3, np.int64), odds, way, 1)) for way in ways]
+    total = np.exp(np.stack(tables)).sum(axis=0)
+    assert np.abs(total - 1).max() < 1e-9
+    # Three voters with one vote each.
+    groups = Groups(np.arange(3), np.array([0]), np.array([3]), None, (0.1, 0.5))
+    for taste, shift in ((0, MIDDLE), (2, MIDDLE + 2), (3, MIDDLE - 1)):
+        mean = 0.0
+        for way in ways:
+            cells = cells_of(np.arange(3), odds, way, 3)
+            table = honest_law(cells)
+            value = evidence(groups, table, cells, 1, taste)[0][0]
+            mean += float(np.exp(value + table[taste, shift].sum()))
+        assert mean <= 1 + 1e-9
+
+
 def test_where_few_vote_opposite_tastes_are_no_ring() -> None:
     friends = [vote(i, f"friend-{i % 4}", "ash", "birch", "a" if i % 4 < 2 else "b", "home") for i in range(400)]
     assert suspicions(friends) == []
@@ -61,6 +114,44 @@ def test_ratings_without_a_ring_are_those_of_the_honest() -> None:
     pushed = dict(zip(moved.models, moved.rating, strict=True))["oak"]
     assert found.set_aside["coordinated"] >= 200
     assert abs(now["oak"] - clean["oak"]) < 5 < 30 < pushed - clean["oak"]
+
+
+def test_votes_under_suspicion_are_said_and_count_if_asked() -> None:
+    votes = mixed(7, honest(7, voters=120), ring(7, "oak", 12, 20))
+    out, kept = counted(votes), counted(votes, leave_out=False)
+    assert out.suspicions == kept.suspicions and kept.set_aside["coordinated"] == 0 and len(kept.votes) == len(votes)
+    shown = standings(kept, [])
+    assert shown["suspicions"][0]["voters"] >= 10 and "bot" not in json.dumps(shown)
+    assert any("they count here" in note["en"] for note in shown["notes"])
+    assert any("don't count" in note["en"] for note in standings(out, [])["notes"])
+    for leave_out in (True, False):  # the same log gives the same answer, also when it is followed vote by vote
+        found = counted(votes[: checkpoint(len(votes))], leave_out)
+        for one in votes[checkpoint(len(votes)) :]:
+            found = with_votes(found, [one])
+        assert found == counted(votes, leave_out)
+
+
+def test_style_is_taken_out_of_ratings_if_asked() -> None:
+    """Two equal models; one writes longer, and voters like that."""
+    rng = random.Random(0)
+    votes = []
+    for i in range(600):
+        lengths = (rng.randint(20, 200), rng.randint(20, 200) + 60)
+        won = rng.random() < 1 / (1 + (lengths[1] / lengths[0]) ** 1.5)
+        style = [(length, 0, 0, 0) for length in lengths]
+        sides = ["ash", "birch"]
+        if i % 2:
+            style, sides, won = style[::-1], sides[::-1], not won
+        votes.append(vote(i, f"v-{i}", *sides, "a" if won else "b", style=tuple(style)))
+    plain, controlled = (standings(counted(votes), [], style=style)["ratings"] for style in (False, True))
+    gap = [rows[0]["rating"] - rows[1]["rating"] for rows in (plain, controlled)]
+    assert 0 < gap[1] < 0.9 * gap[0]  # not 0: the ridge that arena-rank has too draws effects of style together
+    assert all(row["upper"] - row["lower"] > 0 for row in controlled)
+    effects = standings(counted(votes), [], style=True)["style_effects"]
+    assert effects["length"] > 0.1 and effects["bold"] == 0
+    some = standings(counted([*votes, vote(600, "x", "ash", "birch", "a")]), [], style=True)
+    assert some["votes"] == 601 and "1 votes have no counts of style" in some["notes"][0]["en"]
+    assert some["ratings"][0]["rating"] == controlled[0]["rating"]
 
 
 @given(st.integers(0, 10**6))

@@ -25,6 +25,7 @@ from qwill.evaluate.judge import (
     share_of_a,
     vote_rows,
 )
+from qwill.evaluate.judge_inputs import Prompt, read_human, votes_on
 from qwill.evaluate.judge_summary import summarise
 from qwill.evaluate.kept_rows import keep, read_kept
 
@@ -78,7 +79,41 @@ def test_a_reply_cannot_close_its_own_marks() -> None:
         ("A", False, "A"),
         (" B.", False, "B"),
         ("(C)", False, "C"),
-        ("A better", False, "A"),
+        ("**A**", False, "A"),
+        ("A\nIt is clearer.", False, "A"),
+        ("B. It is right.", False, "B"),
+        ("C。两者差不多。", False, "C"),
+        ("「A」", False, "A"),
+        ("The better answer is B.", False, "B"),
+        ("My verdict: (C)", False, "C"),
+        ("Answer A is clearly better.", False, "A"),
+        ("b is better", False, "B"),
+        ("我选B。", False, "B"),
+        ("答案：A", False, "A"),
+        ("更好的回答是 B", False, "B"),
+        ("回答B更好。", False, "B"),
+        # Said too little, too much or something else: counted, not guessed.
+        ("A better", False, None),
+        ("A better answer would be B", False, None),
+        ("A good answer needs sources.", False, None),
+        ("A and B are both good", False, None),
+        ("A or B", False, None),
+        ("A, B", False, None),
+        ("A: good\nB: better", False, None),
+        ("A. wrong\nB. right", False, None),
+        ("A. B.", False, None),
+        ("B is worse than A", False, None),
+        ("A is better in style, but B", False, None),
+        ("[[A]] or [[B]]", False, None),
+        ("A比B差", False, None),
+        ("A和B差不多", False, None),
+        ("B不如A", False, None),
+        ("选A还是B？", False, None),
+        ("回答A不是更好", False, None),
+        ("D", False, None),
+        ("a", False, None),
+        ("ABC", False, None),
+        ("Ａ", False, None),
         ("Answer A", False, None),
         ("Both", False, None),
         ("[[B]]", False, "B"),
@@ -90,14 +125,46 @@ def test_a_reply_cannot_close_its_own_marks() -> None:
         ("结论：［［B］］", True, "B"),
         ("【A】", True, "A"),
         ("[C]", True, "C"),
+        ("Both err.\n**Verdict: [[B]]**\n", True, "B"),
+        ("比较如下。\n最终结论是 [[C]]。", True, "C"),
+        ("I end with [[A]] if A is better, [[B]] if B is. Now, answer A says", True, None),
+        ("[[A]] is for A.\nAnswer B is better", True, None),
+        ("Not [[A]] but [[B]]", True, None),
+        ("[[A]] [[A]]", True, "A"),
+        ("[[D]]", True, None),
+        ("", True, None),
     ],
 )
 def test_verdicts_are_read(text: str, explain: bool, expected: str | None) -> None:
     assert read_verdict(Answer(text), explain) == expected
 
 
-def test_without_a_verdict_the_likeliest_letter_counts() -> None:
-    assert read_verdict(Answer("Hm", {"A": -3.0, "C": -1.0})) == "C"
+def test_what_is_likely_but_was_not_said_is_no_verdict() -> None:
+    assert read_verdict(Answer("Hm", {"A": -3.0, "C": -1.0})) is None
+
+
+@given(st.text())
+def test_any_reply_has_one_verdict_or_none(text: str) -> None:
+    for explain in (False, True):
+        assert read_verdict(Answer(text), explain) in (None, *LETTERS)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_replies_without_a_verdict_are_counted_and_shown(language: str) -> None:
+    said = {"en": "A and B are both good", "zh": "A和B各有优点"}[language]
+    judge = respondent(lambda one, other: said if one == "good" else fair(one, other))
+    summary = summarise(judge_pairs(judge, pairs(9, language)), "x", "y", "j")
+    assert summary["judged"] == 6 and summary["pairs"] == 9
+    assert summary["no_verdict"] == {"no verdict could be read in what the judge said": 3}
+    assert summary["unreadable"] == {"replies": 3, "of": 18, "examples": [said] * 3}
+
+
+def test_a_share_of_another_place_than_the_verdict_is_none() -> None:
+    def ask(conversations: Sequence[Conversation], asking: Asking) -> list[Answer]:
+        return [Answer("A. B is vague", {"A": -4.0, "B": -0.1}) for _ in conversations]
+
+    judged = judge_pairs(Respondent("j", "j", ask), pairs(2))
+    assert judged[0].first.shown == "A" and judged[0].share is None
 
 
 def test_share_is_the_probability_that_a_is_better() -> None:
@@ -309,3 +376,24 @@ def test_a_judge_that_goes_away_leaves_what_was_judged(tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         judge_pairs(Respondent("j", "j", ask), pairs(10), kept=kept, slots=1)
     assert len(read_kept(kept)) == 4
+
+
+def test_votes_on_other_replies_are_neither_agreement_nor_disagreement(tmp_path: Path) -> None:
+    prompts = [Prompt(str(i), f"prompt {i}", [], "en") for i in range(3)]
+    rows: list[dict[str, object]] = [
+        {"prompt_id": "0", "model_a": "x", "model_b": "y", "outcome": "a", "reply_a": "good", "reply_b": "bad"},
+        {"prompt_id": "0", "model_a": "y", "model_b": "x", "outcome": "a", "reply_a": "bad", "reply_b": "good"},
+        {"prompt_id": "1", "model_a": "x", "model_b": "y", "outcome": "b", "reply_a": "another", "reply_b": "bad"},
+        {"prompt": "prompt 2", "model_a": "x", "model_b": "y", "outcome": "both_bad"},
+        {"prompt_id": "2", "model_a": "x", "model_b": "z", "outcome": "a"},
+    ]
+    path = tmp_path / "votes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    votes = read_human(path, prompts, "x", "y")
+    judged = [Pair(prompt.id, prompt.text, "good", "bad") for prompt in prompts]
+    assert votes_on(judged, votes) == ({"0": [1.0, 0.0], "2": [0.5]}, 1)
+    with pytest.raises(DataError, match=r"1 on other replies.*that people saw"):
+        votes_on(judged[1:2], votes)
+    named_none = [Prompt("None", "else", [], "en")]
+    with pytest.raises(DataError, match="no vote on x and y"):
+        read_human(path, named_none, "x", "y")

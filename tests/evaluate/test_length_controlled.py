@@ -74,6 +74,12 @@ def test_same_difference_everywhere_has_a_reason() -> None:
     assert "by the same amount" in (found.reason or "") and found.interval is None
 
 
+def test_differences_that_are_all_large_have_a_reason() -> None:
+    # tanh takes all of them to within 1e-6 of 1: the effect of length would be -2 million with digits of rounding.
+    found = length_controlled([0, 0, 0, 0, 1], [1] * 5, [225, 225, 244, 297, 244])
+    assert "by the same amount" in (found.reason or "") and found.interval is None
+
+
 def test_a_judge_that_only_counts_characters_is_seen_through() -> None:
     generator = np.random.default_rng(0)
     rival = generator.integers(200, 800, 3000)
@@ -173,3 +179,11 @@ def test_bad_rows_are_named(preference: list[float], own: list[float], rival: li
     with pytest.raises(DataError) as failure:
         length_controlled(preference, own, rival)
     assert words in str(failure.value)
+
+
+@pytest.mark.parametrize("said", [0.5, 0.7])
+def test_a_judge_without_any_spread_is_no_certainty(said: float) -> None:
+    found = length_controlled([said] * 20, list(range(1, 21)), [5, 30] * 10, resamples=20)
+    assert found.unpenalised == pytest.approx(said) and found.interval is not None
+    assert found.interval.lower < said - 0.15 and found.interval.upper > said + 0.1
+    assert "no spread shows" in (found.reason or "")

@@ -117,10 +117,22 @@ def test_arguments_that_are_allowed(machine: str, first: int, second: int) -> No
         assert (answer("socketpair", one, 1) == ALLOW) == (one == 1)
         assert (answer("prctl", one, second) == ALLOW) == (one in (15, 16))
         assert (answer("prlimit64", one, second) == ALLOW) == (one == 0)
+        for new in (1 + first // 2, (1 + first // 2) << 32):
+            assert answer("prlimit64", 0, one, new) == EPERM
     for one in (second, *range(0x5400, 0x5480)):
         assert (answer("ioctl", first, one) == ALLOW) == (one in (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451))
+    for one in (second, *range(2000)):
+        assert (answer("fcntl", first, one) == ALLOW) == (one in (*range(8), 36, 37, 38, 1030, 1032))
     assert answer("ioctl", 0, 0x5412) == EPERM  # TIOCSTI: typing into the user's terminal
     assert answer("clone3", first, second) == ENOSYS
+
+
+@pytest.mark.parametrize("machine", architectures())
+def test_who_may_start_processes_may_give_them_less(machine: str) -> None:
+    for processes, allowed in ((False, {15, 16}), (True, {1, 15, 16, 22})):
+        code = call_filter(machine, processes)
+        number = CALLS[machine]["prctl"]
+        assert {one for one in range(80) if run(code, AUDIT[machine], number, (one,)) == ALLOW} == allowed
 
 
 def test_a_machine_without_a_list_is_an_error() -> None:

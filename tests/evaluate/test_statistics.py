@@ -11,9 +11,12 @@ from scipy import stats
 
 from qwill.base.errors import DataError
 from qwill.evaluate.statistics import (
+    bounded_interval,
+    holm,
     mcnemar_exact,
     mean_interval,
     minimum_detectable_effect,
+    no_spread_interval,
     normal_quantile,
     paired_accuracy,
     paired_bootstrap,
@@ -173,6 +176,8 @@ def test_the_minimum_detectable_effect_is_detected_as_often_as_asked():
     detected = np.mean((draws[:, 0] - draws[:, 1]) / np.sqrt(draws[:, 0] + draws[:, 1]) > 1.96)
     assert detected == pytest.approx(0.8, abs=0.025)
     assert minimum_detectable_effect(5, 0.2) == math.inf
+    # Two or three examples can't solve the equation for any effect, though they all tell the models apart.
+    assert minimum_detectable_effect(2, 1.0) == minimum_detectable_effect(3, 1.0) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -193,6 +198,20 @@ def test_the_minimum_detectable_effect_is_detected_as_often_as_asked():
         (lambda: mean_interval([1.0, 2.0], clusters=["x"]), "2 values and 1 clusters"),
         (lambda: mean_interval([[1.0, 2.0]]), "shape"),
         (lambda: minimum_detectable_effect(10, 0), "discordant=0"),
+        (lambda: minimum_detectable_effect(math.nan, 0.5), "n=nan"),
+        (lambda: wilson(math.nan, 2), "k is nan"),
+        (lambda: wilson(1, 2.5), "n is 2.5"),
+        (lambda: mcnemar_exact(math.inf, 2), "b is inf"),
+        (lambda: pass_at_k(4, 1, 1.5), "k is 1.5"),
+        (lambda: paired_bootstrap([0.5], [0.2], seed=0), "1 independent examples"),
+        (lambda: paired_bootstrap([0.5, 0.4], [0.2, 0], seed=0, clusters=["x", "x"]), "1 independent examples"),
+        (lambda: paired_bootstrap([0.5, 0.4], [0.2, 0], seed=0, clusters=["x"]), "2 values and 1 clusters"),
+        (lambda: paired_bootstrap([0.5, 0.4], [0.2, 0], seed=-1), "seed=-1"),
+        (lambda: mean_interval([]), "0 independent examples"),
+        (lambda: bounded_interval(math.nan, 0.1, 5), "mean=nan"),
+        (lambda: bounded_interval(0.5, math.nan, 5), "stderr=nan"),
+        (lambda: student_quantile(0.95, 0), "0 degrees"),
+        (lambda: holm([0.1, math.nan]), "p-value of nan"),
     ],
 )
 def test_bad_input_is_named(call, words):
@@ -202,3 +221,10 @@ def test_bad_input_is_named(call, words):
 
 def test_normal_quantile():
     assert normal_quantile(0.95) == pytest.approx(stats.norm.ppf(0.975), rel=1e-14)
+
+
+@given(st.floats(-1, 1), st.integers(1, 10_000))
+def test_no_spread_is_an_interval_that_shrinks_with_the_groups(mean, groups):
+    found = no_spread_interval(mean, groups)
+    assert -1 - 1e-12 <= found.lower <= mean <= found.upper <= 1 + 1e-12
+    assert found.upper - found.lower == pytest.approx(2 * wilson(0, groups).upper)

@@ -14,6 +14,8 @@ from tests.serve import page_server
 from qwill.serve.arena_words import CONSENT, PROMPTS
 
 NAMES = ("zebra-7b", "okapi-3b")
+SUSPICION = {"kind": "crowd", "model": "okapi-3b", "direction": "for", "voters": 11, "votes": 97, "share": 0.97,
+             "expected": 0.42, "chance": 1e-7}  # fmt: skip
 
 
 def standing(model: str, rank: int | None, rating: float | None, half: float, votes: int) -> dict[str, Any]:
@@ -34,7 +36,15 @@ def table() -> dict[str, Any]:
     points = [[0, 50.5, 120], [29.5, 0, 0], [40, 0, 0]]
     matrix = {"models": ["zebra-7b", "tapir-1b", "okapi-3b"], "points": points, "battles": battles}
     notes = [{"en": "Three votes were set aside.", "zh": "有三票未计入。"}]
-    return {"ratings": rows, "matrix": matrix, "notes": notes, "votes": 290, "set_aside": {"leak": 3, "coordinated": 0}}
+    more = {"style": False, "style_effects": {}, "suspicions": [SUSPICION], "set_aside": {"leak": 3, "coordinated": 0}}
+    return {"ratings": rows, "matrix": matrix, "notes": notes, "votes": 290, **more}
+
+
+def without_style(found: dict[str, Any]) -> dict[str, Any]:
+    """Ratings nearer to each other, with wider intervals."""
+    rows = [standing(row["model"], row["rank"], row["rating"] and 500 + row["rating"] / 2, 30, row["votes"])
+            for row in found["ratings"]]  # fmt: skip
+    return found | {"ratings": rows, "style": True, "style_effects": {"length": 0.405, "headers": 0.0, "bold": -0.105}}
 
 
 def over_time() -> list[dict[str, Any]]:
@@ -80,8 +90,24 @@ class Arena:
                 "prompt": body["prompt"],
                 "sides": dict(zip("ab", sides, strict=True)),
                 "whole": set(),
+                "turns": [{"asked": body["prompt"], "replies": {"a": None, "b": None}}],
+                "vote": None,
             }
             handler.send(201, {"id": identity, "streams": ["a", "b"], "language": "en"})
+        elif parts[0] == "battles" and len(parts) == 2:
+            if (battle := self.battles.get(parts[1])) is None:
+                handler.error(404, "no such battle")
+                return
+            handler.send(200, {"id": parts[1], "language": "en", "turns": battle["turns"], "vote": battle["vote"]})
+        elif parts[0] == "battles" and parts[2] == "turns":
+            battle = self.battles[parts[1]]
+            if battle["whole"] != {"a", "b"} or battle["vote"] or body["turn"] != len(battle["turns"]) + 1:
+                handler.error(409, "The replies are not whole yet.")
+                return
+            battle["whole"] = set()
+            battle["prompt"] = body["prompt"]
+            battle["turns"].append({"asked": body["prompt"], "replies": {"a": None, "b": None}})
+            handler.send(200, {"id": parts[1], "turn": body["turn"]})
         elif parts[0] == "battles" and parts[2] in ("a", "b"):
             self.stream(handler, self.battles[parts[1]], parts[2])
         elif parts[0] == "battles":
@@ -91,6 +117,8 @@ class Arena:
             found = table()
             if category != "all":
                 found["ratings"] = [row for row in found["ratings"] if row["model"] != "tapir-1b"]
+            if query.get("style", ["false"])[0] == "true":
+                found = without_style(found)
             handler.send(
                 200, {**found, "category": category, "categories": {"all": 290, "en": 200, "zh": 90, "code": 41}}
             )
@@ -111,6 +139,7 @@ class Arena:
         handler.end_headers()
         handler.close_connection = True
         prompt = battle["prompt"]
+        reply = {"content": "", "reasoning": "", "finish_reason": "stop"}
         said = {"model": f"Side {side}", "messages": [{"role": "user", "content": prompt}]}
         try:
             for n, (delta, finish) in enumerate(page_server.script(said, (prompt.split() or [""])[0].lower())):
@@ -120,8 +149,11 @@ class Arena:
                 if n == 2 and side == "b" and self.broken:
                     self.broken = False
                     return
+                reply["content"] += delta.get("content") or ""
+                reply["reasoning"] += delta.get("reasoning_content") or ""
                 if finish:
                     battle["whole"].add(side)
+                    battle["turns"][-1]["replies"][side] = reply | {"finish_reason": finish}
                 handler.event({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
             handler.wfile.write(b"data: [DONE]\n\n")
         except OSError:
@@ -136,4 +168,5 @@ class Arena:
         changes = {a: {"before": 1000.0, "after": 1008.25}, b: {"before": 1000.0, "after": 991.75}}
         counted = {"counted": not self.leak, "why": "leak" if self.leak else None}
         answer = {"id": "vote", "model_a": a, "model_b": b, "outcome": body["outcome"], "repeated": False, **counted}
-        handler.send(201, {**answer, "changes": {} if self.leak else changes})
+        battle["vote"] = {**answer, "changes": {} if self.leak else changes}
+        handler.send(201, battle["vote"])

@@ -16,6 +16,7 @@ import qwill.serve
 from qwill.base.state import open_state
 from qwill.serve.adapters import LoadAdapter, UnloadAdapter
 from qwill.serve.app import make_app
+from qwill.serve.arena_routes import NewBattle, NewTurn, NewVote
 from qwill.serve.chat_schema import ChatRequest
 from qwill.serve.completions import CompletionRequest
 from qwill.serve.embeddings import EmbeddingRequest
@@ -23,7 +24,7 @@ from qwill.serve.fields import StructuredOutputs
 from qwill.serve.messages_schema import MessagesRequest
 from qwill.serve.responses_schema import ResponsesRequest
 from qwill.serve.service import Service
-from qwill.serve.settings import ServeSettings
+from qwill.serve.settings import ArenaSettings, ServeSettings
 from qwill.serve.tokens import DetokenizeRequest, TokenizeChat, TokenizeText
 
 PAGE = (Path(__file__).parents[2] / "docs/en/api.md").read_text(encoding="utf-8")
@@ -31,12 +32,13 @@ SPANS = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.S))
 NAMED = set(re.findall(r"[\w/{}.\-]+", " ".join(SPANS)))
 BODIES: list[type[BaseModel]] = [
     ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest, EmbeddingRequest, StructuredOutputs,
-    LoadAdapter, UnloadAdapter, TokenizeText, TokenizeChat, DetokenizeRequest,
+    LoadAdapter, UnloadAdapter, NewBattle, NewTurn, NewVote, TokenizeText, TokenizeChat, DetokenizeRequest,
 ]  # fmt: skip
 
 
 def test_every_route_is_there(tmp_path: Path) -> None:
-    app = make_app(Service([], state=open_state(f"sqlite:///{tmp_path / 'state.db'}"))).app  # type: ignore[attr-defined]
+    settings = ServeSettings(arena=ArenaSettings())
+    app = make_app(Service([], settings, state=open_state(f"sqlite:///{tmp_path / 'state.db'}"))).app  # type: ignore[attr-defined]
     assert isinstance(app, FastAPI)
     served = app.openapi()["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in served.items() for method in methods}

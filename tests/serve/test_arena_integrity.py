@@ -12,7 +12,7 @@ from serving import build_with, tiny_build
 
 from qwill.base.errors import ConfigError
 from qwill.base.state import close_state, open_state
-from qwill.serve.arena_voters import Turnstile
+from qwill.serve.arena_voters import Turnstile, fingerprint
 from qwill.serve.errors import ApiError
 from qwill.serve.keys import create_key
 from qwill.serve.settings import ArenaSettings
@@ -70,6 +70,19 @@ def test_the_database_knows_voters_by_pseudonyms_only(tmp_path: Path) -> None:
         dump = "\n".join(db.iterdump())
     assert len({voter for voter, _ in rows}) == 2 and len({json.loads(body)["address"] for _, body in rows}) == 1
     assert not any(cookie in dump for cookie in cookies) and "127.0.0.1" not in dump
+
+
+def test_one_prompt_has_one_pseudonym_and_no_text(tmp_path: Path) -> None:
+    with arena(tmp_path / "s.db", models=MODELS) as server:
+        for prompt in ("Who are you?", "  who ARE\nyou? ", "Who is he?"):
+            me = Person(server)
+            assert me.vote(me.battle(prompt)).status_code == 201
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        bodies = [row[0] for row in db.execute("SELECT body FROM votes ORDER BY sequence")]
+    prompts = [json.loads(body)["prompt"] for body in bodies]
+    assert prompts[0] == prompts[1] != prompts[2]
+    assert all(body["prompt"].startswith("p_") and "who" not in str(body).lower() for body in map(json.loads, bodies))
+    assert fingerprint(b"one", ["x"]) != fingerprint(b"two", ["x"])
 
 
 def test_a_cookie_that_is_none_is_replaced(tmp_path: Path) -> None:
@@ -152,8 +165,8 @@ def test_a_vote_on_a_reply_that_said_its_name_is_kept_and_not_counted(
 
     keep = arena_log.save_reply
 
-    def leaking(state: Any, tenant: str, battle: str, side: Any, reply: Any) -> None:
-        keep(state, tenant, battle, side, {**reply, "content": "I am Qwen." if side == "a" else "Hello."})
+    def leaking(state: Any, tenant: str, battle: str, side: Any, reply: Any, turn: int) -> None:
+        keep(state, tenant, battle, side, {**reply, "content": "I am Qwen." if side == "a" else "Hello."}, turn)
 
     monkeypatch.setattr("qwill.serve.arena_replies.save_reply", leaking)
     with arena(tmp_path / "s.db", models=MODELS) as server:

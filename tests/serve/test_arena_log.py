@@ -26,9 +26,13 @@ from qwill.serve.arena_log import (
     find_battle,
     log_entries,
     new_battle,
+    next_turn,
+    purge,
+    said_to,
     save_reply,
     secrets,
     server_secret,
+    turn_of,
     votes,
     votes_of,
 )
@@ -108,6 +112,69 @@ def test_the_first_reply_that_is_kept_stays(state: State) -> None:
     battle = fought(state)
     save_reply(state, ME, battle, "a", REPLY | {"content": "another"})
     assert find_battle(state, ME, battle, "v_1")["reply_a"] == REPLY
+
+
+def test_a_battle_goes_on_for_several_turns_until_the_vote(state: State) -> None:
+    battle = fought(state)
+    with pytest.raises(VoteRefused, match="turn 1; the next is 2, not 3"):
+        next_turn(state, ME, battle, "v_1", 3, "And at night?")
+    begun = next_turn(state, ME, battle, "v_1", 2, "And at night?")
+    assert turn_of(begun) == 2 and next_turn(state, ME, battle, "v_1", 2, "And at night?") == begun, (
+        "once, if sent twice"
+    )
+    save_reply(state, ME, battle, "a", REPLY | {"content": "late"}, turn=1)  # a stream of the turn before
+    save_reply(state, ME, battle, "b", REPLY | {"content": "Dark."}, turn=2)
+    assert find_battle(state, ME, battle, "v_1")["reply_a"] is None
+    assert refusal(state, ME, battle, "v_1", "a", MARKS) == "not_finished"
+    with pytest.raises(VoteRefused) as found:
+        next_turn(state, ME, battle, "v_1", 3, "Why?")
+    assert found.value.code == "not_finished"
+    with pytest.raises(VoteRefused) as found:
+        next_turn(state, ME, battle, "v_2", 3, "Why?")
+    assert found.value.code == "not_yours"
+    save_reply(state, ME, battle, "a", REPLY | {"content": "Stars."}, turn=2)
+    roles = [message["role"] for message in said_to(find_battle(state, ME, battle, "v_1"), "a")]
+    assert roles == ["user", "assistant", "user"]
+    assert not cast_vote(state, ME, battle, "v_1", "a", MARKS).repeated
+    assert cast_vote(state, ME, battle, "v_1", "a", MARKS).repeated, "one vote a battle, however many turns"
+    with pytest.raises(VoteRefused) as found:
+        next_turn(state, ME, battle, "v_1", 3, "Why?")
+    assert found.value.code == "already_voted"
+    assert erase(state, ME, "v_1") == 1
+    with reading(state) as connection:
+        told = json.dumps([change.payload for change in changes(connection) if change.row_id == battle])
+    assert "Stars" not in told and "night" not in told
+
+
+def test_battles_without_a_vote_are_forgotten_and_replays_stay_the_same(state: State) -> None:
+    voted, open_, other = fought(state), fought(state), fought(state, tenant="acme")
+    cast_vote(state, ME, voted, "v_1", "a", MARKS)
+    before = entries(state)
+    assert purge(state, 0) == 0
+    later = find_battle(state, "acme", other, "v_1")["changed"] + 1
+    assert purge(state, later, "nobody") == 0
+    assert purge(state, later) == 2 and purge(state, later) == 0
+    for tenant, battle in ((ME, open_), ("acme", other)):
+        with pytest.raises(VoteRefused) as found:
+            find_battle(state, tenant, battle, "v_1")
+        assert found.value.code == "unknown_battle"
+    assert entries(state) == before and find_battle(state, ME, voted, "v_1")["messages"] == ASKED
+    check_chain(entries(state))
+    with reading(state) as connection:
+        told = [change for change in changes(connection) if change.row_id == open_]
+        rows_ = connection.execute(
+            sa.text("SELECT messages, reply_a, asker FROM battles WHERE deleted IS NOT NULL")
+        ).all()
+    assert "sky" not in json.dumps([change.payload for change in told]) and told[-1].operation == "delete"
+    assert len(rows_) == 2 and "sky" not in str(rows_) and "Light" not in str(rows_) and "v_1" not in str(rows_)
+    assert refusal(state, ME, open_, "v_1", "a", MARKS) == "unknown_battle"
+
+
+def test_many_battles_are_forgotten_in_pieces(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwill.serve.arena_log._AT_ONCE", 2)
+    made = [fought(state) for _ in range(5)]
+    later = find_battle(state, ME, made[-1], "v_1")["changed"] + 1
+    assert purge(state, later) == 5
 
 
 def test_erasure_leaves_no_trace_of_what_was_asked_and_voted(state: State) -> None:

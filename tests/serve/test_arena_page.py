@@ -68,6 +68,10 @@ def tour(page: Page, server: PageServer) -> Iterator[str]:
     server.gate.set()
     page.wait(VOTE)
     yield "vote"
+    fill(page, "#prompt", "hello")
+    page.press("Enter")
+    page.wait(f"document.querySelectorAll('.turn').length === 2 && {VOTE}")
+    yield "a second turn"
     page.press("1")
     page.wait(TOLD)
     yield "names"
@@ -100,6 +104,9 @@ def tour(page: Page, server: PageServer) -> Iterator[str]:
     page.press("b", alt=True)
     page.wait("document.querySelector('.ratings tbody tr') && document.querySelector('.chart')")
     yield "leaderboard"
+    page.click(".styles button:nth-child(2)")
+    page.wait("document.querySelector('.styles button:nth-child(2)[aria-pressed=true]')")
+    yield "without style"
     page.click("#erase")
     page.wait(OPEN)
     yield "erase"
@@ -151,6 +158,96 @@ def test_names_and_rating_changes_come_with_the_vote(browser: Browser, scripted:
     assert page.count(".reply.won") == 1 and page.text(".reply.won .who").startswith("B")
     assert page.count("[data-act=again]") == 0, "no model answers again in a battle"
     page.wait("document.getElementById('said').textContent.includes('okapi-3b')")
+
+
+def test_a_battle_goes_on_for_several_turns(browser: Browser, scripted: PageServer, arena: Arena) -> None:
+    page = opened(browser, scripted)
+    fight(page, "hello")
+    assert page.run(f"{FOCUS}.id") == "verdict"
+    page.press("/")
+    assert page.run(f"{FOCUS}.id") == "prompt" and "before you vote" in page.run(f"{FOCUS}.placeholder")
+    arena.refuse = 429
+    page.type("hello again")
+    page.press("Enter")
+    page.wait("!document.getElementById('notice').hidden")
+    assert page.run("document.getElementById('prompt').value") == "hello again" and page.count(".turn") == 1
+    scripted.before = 1
+    scripted.gate.clear()
+    page.click("#notice button")
+    page.wait("document.querySelectorAll('.reply.running').length === 2")
+    page.run(f"{FOCUS}.blur()")
+    page.press("1")
+    assert not arena.votes, "there is no vote on half a reply of any turn"
+    scripted.gate.set()
+    page.wait(f"document.querySelectorAll('.turn').length === 2 && {VOTE}")
+    asked = page.run("[...document.querySelectorAll('.turn .said')].map((one) => one.textContent)")
+    assert asked == ["hello", "hello again"] and page.count(".reply") == 4
+    assert page.text(".turn:nth-child(2) .reply > .markdown") == "Side a heard: hello again"
+    top = "document.querySelector('.turn:nth-child(2)').getBoundingClientRect().top"
+    assert abs(page.run(f"{top} - document.getElementById('log').getBoundingClientRect().top")) < 30, "it is in sight"
+    page.run(f"{FOCUS}.blur()")
+    page.press("2")
+    page.wait(TOLD)
+    whos = page.run("[...document.querySelectorAll('.reply .who')].map((one) => one.textContent)")
+    assert whos == [f"A · {NAMES[0]}", f"B · {NAMES[1]}"] * 2 and page.count(".reply.won") == 2
+    assert page.run("document.getElementById('ask').hidden"), "nothing can be asked after the vote"
+    assert len(arena.battles) == len(arena.votes) == 1
+    assert [error for error in page.errors if " 429 " not in error] == []
+
+
+def test_a_reload_keeps_the_battle(browser: Browser, scripted: PageServer, arena: Arena) -> None:
+    page = opened(browser, scripted)
+
+    def again(wait: str) -> None:
+        page.run("window.old = true; location.reload()")
+        page.wait(f"!window.old && {READY} && {wait}")
+
+    scripted.before = 1
+    scripted.gate.clear()
+    fight(page, "hello", "document.querySelectorAll('.reply.running').length === 2")
+    again("document.querySelectorAll('.reply.running').length === 2")
+    scripted.gate.set()
+    page.wait(VOTE)
+    fill(page, "#prompt", "hello again")
+    page.press("Enter")
+    page.wait(f"document.querySelectorAll('.turn').length === 2 && {VOTE}")
+    page.responses.clear()
+    again(f"document.querySelectorAll('.turn').length === 2 && {VOTE}")
+    texts = page.run("[...document.querySelectorAll('.reply > .markdown')].map((one) => one.textContent)")
+    assert texts == [f"Side {side} heard: {said}" for said in ("hello", "hello again") for side in "ab"]
+    assert not any(one["response"]["url"].endswith(("/a", "/b")) for one in page.responses), "what is whole isn't read"
+    assert not any(name in page.run("document.documentElement.outerHTML") for name in NAMES)
+    page.run(f"{FOCUS}.blur()")
+    page.press("3")
+    page.wait(TOLD)
+    again(TOLD)
+    assert NAMES[0] in page.text("#outcome") and len(arena.votes) == 1
+    page.press("n")
+    page.wait("!document.getElementById('hello').hidden")
+    again("!document.getElementById('hello').hidden")
+    assert page.count(".turn") == 0 and len(arena.battles) == 1
+    fight(page, "hello")
+    arena.battles.clear()
+    again("!document.getElementById('hello').hidden")
+    assert page.run("document.getElementById('notice').hidden"), "a battle that is forgotten is no error"
+    assert [error for error in page.errors if " 404 " not in error] == []
+
+
+def test_the_leaderboard_without_style(browser: Browser, scripted: PageServer, arena: Arena) -> None:
+    page = opened(browser, scripted, "#board")
+    page.wait("document.querySelector('.bar')")
+    first = page.run("document.querySelector('.bar').getAttribute('aria-label')")
+    assert "11 voters for okapi-3b: 97% of 97 votes won, 42% expected" in page.text(".suspected")
+    page.click(".styles button:nth-child(2)")
+    page.wait("document.querySelector('.styles button:nth-child(2)[aria-pressed=true]')")
+    assert page.run(f"{FOCUS}.textContent") == "Without style"
+    label = page.run("document.querySelector('.bar').getAttribute('aria-label')")
+    assert first == "1,062, between 1,044 and 1,080" and label == "1,031, between 1,001 and 1,061"
+    assert "length ×1.5, headings ×1, bold ×0.9" in page.text("#board")
+    page.click(".categories button:nth-child(3)")
+    page.wait("document.querySelectorAll('.ratings tbody tr').length === 3")
+    assert page.count(".styles button:nth-child(2)[aria-pressed=true]") == 1, "a category keeps the choice"
+    assert page.errors == []
 
 
 def test_nothing_names_the_models_before_the_vote(browser: Browser, scripted: PageServer, arena: Arena) -> None:

@@ -1,5 +1,8 @@
 """The arena over HTTP, against a real server of tiny models."""
 
+import json
+import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,3 +131,82 @@ def test_a_server_without_the_option_has_no_arena(tmp_path: Path) -> None:
 
     with serving(state=open_state(str(tmp_path / "s.db"))) as plain:
         assert plain.client.get("/qwill/arena").status_code == 404
+
+
+def test_a_battle_of_two_turns_is_shown_again_as_it_is(server: Server) -> None:
+    me, other = Person(server), Person(server)
+    battle = me.begin("Why is the sky blue?")
+    turns = f"/qwill/arena/battles/{battle}/turns"
+    early = me.client.post(turns, json={"prompt": "And at night?", "turn": 2})
+    assert early.status_code == 409 and early.json()["error"]["code"] == "not_finished"
+    first = {side: text_of(me.read(battle, side)) for side in "ab"}
+    begun = me.client.post(turns, json={"prompt": "And at night?", "turn": 2})
+    assert begun.status_code == 200 and begun.json() == {"id": battle, "turn": 2}
+    assert me.client.post(turns, json={"prompt": "And at night?", "turn": 2}).json() == begun.json()
+    assert me.client.post(turns, json={"prompt": "Else?", "turn": 2}).json()["error"]["code"] == "other_turn"
+    assert other.client.post(turns, json={"prompt": "And?", "turn": 2}).status_code == 403
+    assert me.client.post(turns, json={"prompt": " ", "turn": 3}).status_code == 400
+    assert me.client.post(turns, json={"prompt": "x" * 100_001, "turn": 3}).status_code == 400
+    second = text_of(me.read(battle, "a"))
+    now = me.get(f"/battles/{battle}")
+    assert [turn["asked"] for turn in now["turns"]] == ["Why is the sky blue?", "And at night?"]
+    assert {side: reply["content"] for side, reply in now["turns"][0]["replies"].items()} == first
+    assert now["turns"][1]["replies"]["a"]["content"] == second and now["turns"][1]["replies"]["b"] is None
+    assert now["vote"] is None and "tiny-" not in str(now)
+    assert me.vote(battle).json()["error"]["code"] == "not_finished"
+    me.read(battle, "b")
+    voted = me.vote(battle, "b")
+    assert voted.status_code == 201 and me.vote(battle, "b").json()["repeated"]
+    shown = me.get(f"/battles/{battle}")["vote"]
+    assert shown == voted.json() | {"repeated": True}
+    assert me.client.post(turns, json={"prompt": "More?", "turn": 3}).json()["error"]["code"] == "already_voted"
+    assert other.client.get(f"/qwill/arena/battles/{battle}").status_code == 403
+
+
+def test_the_leaderboard_with_and_without_style(server: Server) -> None:
+    me = Person(server)
+    for n in range(4):
+        me.vote(me.battle(f"Prompt {n}"), "ab"[n % 2])
+    plain, controlled = me.get("/leaderboard"), me.get("/leaderboard?style=true")
+    assert not plain["style"] and plain["style_effects"] == {} and plain["suspicions"] == []
+    assert controlled["style"] and set(controlled["style_effects"]) == {"length", "headers", "bold", "lists"}
+    for board in (plain, controlled):
+        rated = [row for row in board["ratings"] if row["rating"] is not None]
+        assert rated and all(row["lower"] < row["rating"] < row["upper"] for row in rated)
+    assert server.client.get("/qwill/arena/leaderboard?style=perhaps").status_code == 400
+
+
+def test_a_running_server_forgets_battles_that_nobody_voted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from arena_serving import FREE
+
+    monkeypatch.setattr("qwill.serve.arena_purge.EVERY", 0.1)
+    with arena(tmp_path / "s.db", replace(FREE, keep_days=1e-6)) as running:
+        me = Person(running)
+        battle = me.begin("Something personal")
+        until = time.monotonic() + 20
+        while me.client.get(f"/qwill/arena/battles/{battle}").status_code != 404:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        assert "Something personal" not in "\n".join(db.iterdump())
+
+
+def test_the_command_forgets_too(tmp_path: Path) -> None:
+    import click
+    from click.testing import CliRunner
+
+    from qwill.base.state import close_state, open_state
+    from qwill.cli.arena import arena as commands
+    from qwill.serve.arena_log import new_battle
+
+    where = str(tmp_path / "s.db")
+    state = open_state(where)
+    new_battle(state, "local", "v_1", "en", [{"role": "user", "content": "x"}], "ash", "birch")
+    close_state(state)
+    command = commands(click.Command("arena"))
+    assert CliRunner().invoke(command, ["purge", "--state", where]).output == "0 battles without a vote forgotten.\n"
+    time.sleep(0.01)
+    run = CliRunner().invoke(command, ["purge", "--state", where, "--days", "0", "--json"])
+    assert json.loads(run.output) == {"battles": 1, "days": 0.0}

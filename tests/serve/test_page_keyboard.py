@@ -166,6 +166,40 @@ def test_a_chat_without_a_mouse(browser: Browser, scripted: PageServer) -> None:
     assert page.errors == []
 
 
+SOFT = """(async () => {
+  const { Follow } = await import("/scroll.js");
+  const box = document.createElement("div");
+  box.style = "position: fixed; inset: 0; height: 100px; overflow: auto";
+  const grow = () => box.append(Object.assign(document.createElement("p"), { style: "height: 300px" }));
+  document.body.append(box);
+  grow();
+  const follow = new Follow(box, document.createElement("button"));
+  const scrolled = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  follow.grown();
+  await scrolled();
+  const end = box.scrollTop;
+  box.dispatchEvent(new KeyboardEvent("keydown", { key: "Home" }));
+  box.dispatchEvent(new Event("scroll")); // it tells of a place from before the key
+  box.scrollTop = end - 10; // the first frame of a soft scroll
+  await scrolled();
+  grow();
+  follow.grown();
+  const left = box.scrollTop === end - 10;
+  box.scrollTop = box.scrollHeight; // and going down to the end takes up following again
+  await scrolled();
+  grow();
+  follow.grown();
+  const again = box.scrollTop + box.clientHeight === box.scrollHeight;
+  box.remove();
+  return [end > 0, left, again];
+})()"""
+
+
+def test_a_key_that_leaves_the_end_wins_against_a_growing_text(browser: Browser, scripted: PageServer) -> None:
+    page = opened(browser, scripted.url)
+    assert page.run(SOFT) == [True, True, True]
+
+
 def test_the_talk_scrolls_by_keys(browser: Browser, scripted: PageServer) -> None:
     page = opened(browser, scripted.url)
     say(page, "story")

@@ -1,1 +1,2 @@
-"""Reinforcement learning and preference losses. May import up to train."""
+"""Alignment: preferences (DPO and its kin, KTO, ORPO, SimPO), reward models, reinforcement learning (the GRPO family, PPO)
+and distillation. Losses are pure functions (`losses`), each stage is a module. May import up to train."""

@@ -1,56 +1,40 @@
-"""The algorithms of reinforcement learning as pure functions of tensors, one a function.
+"""Every algorithm of alignment as a pure function of tensors: `from qwill.align import losses`.
 
-Letters: P prompts, G samples of a prompt, N completion tokens of a packed batch.
+What a token counts is in `aggregation`, what a reward becomes in `advantages`.
 """
 
-from __future__ import annotations
+from qwill.align.advantages import gae, group_advantages, leave_one_out, reinforce_plus_plus, token_rewards, whiten
+from qwill.align.aggregation import sequence_means, sequence_of_token, sequence_sums, token_weights
+from qwill.align.distillation_losses import generalised_jsd
+from qwill.align.kl import kl_term, kl_value
+from qwill.align.policy_losses import (
+    PolicyLoss,
+    cispo,
+    clipped,
+    clipped_value,
+    gspo,
+    gspo_token,
+    reinforce,
+    truncated_importance,
+)  # fmt: skip
+from qwill.align.preference_losses import (
+    bradley_terry,
+    dpo,
+    dpo_exo,
+    dpo_hinge,
+    dpo_normalised,
+    dpo_robust,
+    ipo,
+    kto,
+    kto_reference_point,
+    orpo_odds,
+    simpo,
+)  # fmt: skip
 
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
-
-def group_advantages(rewards_PG: Tensor, scale: bool = True) -> Tensor:
-    """Reward minus the mean of its group, divided by the group's (sample) standard deviation when `scale`.
-
-    GRPO (DeepSeekMath, arXiv 2402.03300, §4.1.2); without the division: Dr. GRPO (arXiv 2503.20783, eq. 3). A group
-    whose rewards are all equal gets zeros.
-    """
-    centred_PG = rewards_PG - rewards_PG.mean(1, keepdim=True)
-    if not scale:
-        return centred_PG
-    return centred_PG / (rewards_PG.std(1, keepdim=True) + 1e-4)
-
-
-@dataclass
-class PolicyLoss:
-    """`total` is to be minimised; `clipped` is the share of tokens whose gradient the clip cut off."""
-
-    total: Tensor
-    clipped: float
-
-
-def clipped_policy_loss(
-    logp_N: Tensor, old_logp_N: Tensor, advantage_N: Tensor, weight_N: Tensor, clip_low: float, clip_high: float
-) -> PolicyLoss:
-    """−Σ weight · min(ρ·A, clip(ρ, 1 − low, 1 + high)·A), ρ = exp(logp − old_logp).
-
-    PPO (arXiv 1707.06347, eq. 7) with DAPO's separate upper clip (arXiv 2503.14476, eq. 10). `weight_N` is the
-    aggregation: 1/N over all tokens of the step (DAPO's token mean), or 1/(sequences · its length) (GRPO's).
-    """
-    ratio_N = torch.exp(logp_N - old_logp_N)
-    clipped_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)
-    plain_N, cut_N = ratio_N * advantage_N, clipped_N * advantage_N
-    total = -(torch.minimum(plain_N, cut_N) * weight_N).sum()
-    return PolicyLoss(total, float((cut_N < plain_N).float().mean()))
-
-
-def kl_k3(logp_N: Tensor, reference_N: Tensor) -> Tensor:
-    """exp(Δ) − Δ − 1 with Δ = reference − logp: unbiased for KL(policy ‖ reference) on the policy's samples.
-
-    Schulman, "Approximating KL divergence" (2020). Its gradient is biased when it is used inside the loss; here it is
-    only reported.
-    """
-    delta_N = reference_N - logp_N
-    return torch.exp(delta_N) - delta_N - 1
+__all__ = [
+    "PolicyLoss", "bradley_terry", "cispo", "clipped", "clipped_value", "dpo", "dpo_exo", "dpo_hinge", "dpo_normalised",
+    "dpo_robust", "gae", "generalised_jsd", "group_advantages", "gspo", "gspo_token", "ipo", "kl_term", "kl_value",
+    "kto", "kto_reference_point", "leave_one_out", "orpo_odds", "reinforce", "reinforce_plus_plus",
+    "sequence_means", "sequence_of_token", "sequence_sums", "simpo", "token_rewards", "token_weights",
+    "truncated_importance", "whiten",
+]  # fmt: skip

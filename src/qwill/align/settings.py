@@ -1,20 +1,57 @@
-"""Settings of the reinforcement learning stage, apart from the code so that reading a recipe does not import torch."""
+"""Settings of the alignment stages, apart from the code so that reading a recipe does not import torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
+from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
-from qwill.train.settings import OptimizerConfig, ScheduleConfig, need_positive
+from qwill.model.lora_config import LoraConfig
+from qwill.train.settings import OptimizerConfig, Precision, ScheduleConfig, need_positive
 
 
 def _gentle() -> OptimizerConfig:
     return OptimizerConfig(learning_rate=3e-4, matrix_rate=3e-3)
 
 
+PolicyAlgorithm = Literal["dapo", "grpo", "dr_grpo", "cispo", "gspo", "rloo", "reinforce_plus_plus"]
+
+
+@dataclass(frozen=True)
+class RewardPart:
+    """One term of a reply's reward. `name: verifier` is the problem's own check. With `function: file.py:NAME` a
+    function of yours with TRL's signature, NAME(prompts, completions, **columns) -> one number each; it runs in a
+    process of its own, and may take `seconds` for a reply. With `model` the reward model of that folder."""
+
+    name: str = "verifier"
+    weight: float = 1.0
+    function: str | None = None
+    model: str | None = None
+    seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        need_positive(self, "seconds")
+        if self.function is not None and self.model is not None:
+            raise ConfigError(f"the reward {self.name} has a function and a model; make two rewards of them.")
+        if self.function is None and self.model is None and self.name != "verifier":
+            raise ConfigError(
+                f"the reward {self.name} has neither function nor model; add one, or call it verifier for the "
+                "problems' own check."
+            )
+
+
 @dataclass(frozen=True)
 class GRPOConfig:
     """`steps` × `prompts` prompts, `samples` replies each of at most `max_tokens`; `updates` optimiser steps on each.
+
+    algorithm: `dapo` (a mean over tokens), `grpo` (over replies of means over tokens), `dr_grpo` (unscaled, over a
+    fixed length), `cispo`, `gspo`, `rloo`, `reinforce_plus_plus`; docs/en/alignment.md has their equations. clip_low
+    and clip_high bound a token's ratio, with rloo a reply's; sequence_low and sequence_high GSPO's; ratio_most CISPO's.
+    kl: weight of the KL to the starting model, as a term of the loss or in the reward. importance_most: the truncation
+    of importance sampling between rollout and trainer; 0 leaves it out, as their probabilities are the same here.
+    rewards: a weighted sum; without any the problems' own check.
 
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
     left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
@@ -34,8 +71,185 @@ class GRPOConfig:
     train_tokens: int = 8192
     optimizer: OptimizerConfig = field(default_factory=_gentle)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
+    algorithm: PolicyAlgorithm = field(default="dapo", metadata=LATER)
+    sequence_low: float = field(default=3e-4, metadata=LATER)
+    sequence_high: float = field(default=4e-4, metadata=LATER)
+    ratio_most: float = field(default=5.0, metadata=LATER)
+    kl: float = field(default=0.0, metadata=LATER)
+    kl_in: Literal["loss", "reward"] = field(default="loss", metadata=LATER)
+    kl_estimator: Literal["k1", "k2", "k3"] = field(default="k3", metadata=LATER)
+    importance_most: float = field(default=0.0, metadata=LATER)
+    rewards: tuple[RewardPart, ...] = field(default=(), metadata=LATER)
+
+    def outside(self) -> dict[str, str]:
+        """The hashes of the files that rewards name."""
+        from qwill.base.artifact import identify
+        from qwill.base.files import sha256_file
+        from qwill.base.resolve import resolve
+
+        files = [Path(part.function.rpartition(":")[0]) for part in self.rewards if part.function]
+        models = {part.model: identify(resolve(part.model)).content_id for part in self.rewards if part.model}
+        return {str(file): sha256_file(file) for file in files if file.is_file()} | models
 
     def __post_init__(self) -> None:
+        names = [part.name for part in self.rewards]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"rewards are called {', '.join(names)}; give each a name of its own.")
         need_positive(self, "steps", "prompts", "updates", "max_tokens", "temperature", "train_tokens")
         if self.samples < 2:
             raise ConfigError(f"samples is {self.samples}; a group needs at least 2 to compare.")
+        for name in ("clip_low", "clip_high", "sequence_low", "sequence_high", "kl", "importance_most"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
+        if self.kl_in == "reward" and self.kl_estimator != "k1":
+            raise ConfigError(
+                f"kl_estimator is {self.kl_estimator}; in the reward only k1 has the right gradient: set it to k1, or "
+                "kl_in to loss."
+            )
+
+    @property
+    def aggregation(self) -> Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]:
+        """How tokens become one loss (aggregation.py)."""
+        match self.algorithm:
+            case "grpo" | "gspo":
+                return "sequence_mean"
+            case "dr_grpo":
+                return "fixed_length"
+            case "rloo":
+                return "sequence_sum"
+            case _:
+                return "token_mean"
+
+
+def _critical() -> OptimizerConfig:
+    return OptimizerConfig("adamw", learning_rate=3e-4, matrix_rate=3e-4)
+
+
+@dataclass(frozen=True)
+class PPOConfig(GRPOConfig):
+    """As GRPOConfig, with advantages of tokens by a critic (critic.py): gamma and lam are GAE's, value_clip bounds how
+    far a value moves in one step, `critic` is its optimiser. The policy's loss is `dapo`'s: the clipped ratio of each
+    token, a mean over all."""
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    value_clip: float = 0.2
+    critic: OptimizerConfig = field(default_factory=_critical)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need_positive(self, "value_clip")
+        if self.algorithm != "dapo":
+            raise ConfigError(f"algorithm is {self.algorithm}; PPO has its own: leave it out.")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """`steps` × `prompts` prompts, `samples` replies each; the student learns the teacher's distribution at each token.
+
+    on_policy: the share of steps whose replies are the student's own; in the others they are the teacher's. beta: 0 is
+    the forward KL(teacher ‖ student), 1 the reverse, between them the generalised JSD (GKD, arXiv 2306.13649).
+    temperature: of sampling; divergence_temperature: of both distributions in the loss.
+    """
+
+    steps: int = 100
+    prompts: int = 32
+    samples: int = 1
+    max_tokens: int = 64
+    on_policy: float = 1.0
+    beta: float = 0.5
+    temperature: float = 1.0
+    divergence_temperature: float = 1.0
+    train_tokens: int = 8192
+    optimizer: OptimizerConfig = field(default_factory=_gentle)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
+
+    def __post_init__(self) -> None:
+        need_positive(
+            self, "steps", "prompts", "samples", "max_tokens", "temperature", "divergence_temperature", "train_tokens"
+        )
+        for name in ("on_policy", "beta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+
+
+PairLoss = Literal["sigmoid", "hinge", "ipo", "robust", "exo", "normalised", "orpo", "simpo", "kto"]
+REFERENCE_FREE = ("orpo", "simpo")
+
+
+def _preferring() -> OptimizerConfig:
+    return OptimizerConfig("adamw", learning_rate=2e-5, matrix_rate=2e-5)
+
+
+@dataclass(frozen=True)
+class PreferenceConfig:
+    """`steps` of `pairs` pairs each (or, with `kto`, replies), from a file of preferences.
+
+    loss: DPO's `sigmoid`, `hinge`, `ipo`, `robust`, `exo`, `normalised` (by length); `kto`, `orpo`, `simpo`. beta: how
+    far the policy may go from the reference. gamma: SimPO's margin. flipped: the share of wrong labels that `robust`
+    and `exo` reckon with. likelihood: weight of the chosen replies' own loss, a token each (ORPO's is 1). desirable,
+    undesirable: KTO's weights. heldout: the share of prompts kept out, on which pair accuracy is measured. Pairs longer
+    than `max_tokens` are left out and counted, never cut. train_tokens: at most so many are computed at once.
+    """
+
+    loss: PairLoss = "sigmoid"
+    beta: float = 0.1
+    gamma: float = 1.0
+    flipped: float = 0.1
+    likelihood: float | None = None
+    desirable: float = 1.0
+    undesirable: float = 1.0
+    steps: int = 100
+    pairs: int = 16
+    max_tokens: int = 1024
+    train_tokens: int = 8192
+    heldout: float = 0.1
+    balance: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=_preferring)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
+    lora: LoraConfig | None = None
+    dtype: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        need_positive(self, "beta", "steps", "pairs", "max_tokens", "train_tokens")
+        if not 0 <= self.heldout < 1:
+            raise ConfigError(f"heldout is {self.heldout}; expected a share from 0 to below 1.")
+        if self.loss in ("robust", "exo") and not 0 < self.flipped < 0.5:
+            raise ConfigError(f"flipped is {self.flipped}; expected a share between 0 and 0.5.")
+        if self.loss == "kto" and self.pairs < 2:
+            raise ConfigError("pairs is 1; KTO compares with the other replies of a step and needs at least 2.")
+
+    @property
+    def own_likelihood(self) -> float:
+        if self.likelihood is not None:
+            return self.likelihood
+        return 1.0 if self.loss == "orpo" else 0.0
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """`steps` of `pairs` pairs each. centring: weight of (chosen + rejected)², which fixes the zero of rewards.
+    margins: whether rows' margins are taken. The rest as in PreferenceConfig."""
+
+    centring: float = 0.01
+    margins: bool = True
+    steps: int = 100
+    pairs: int = 16
+    max_tokens: int = 1024
+    train_tokens: int = 8192
+    heldout: float = 0.1
+    balance: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=_preferring)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
+    lora: LoraConfig | None = None
+    dtype: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        need_positive(self, "steps", "pairs", "max_tokens", "train_tokens")
+        if self.centring < 0:
+            raise ConfigError(f"centring is {self.centring}; expected 0 or more.")
+        if not 0 <= self.heldout < 1:
+            raise ConfigError(f"heldout is {self.heldout}; expected a share from 0 to below 1.")

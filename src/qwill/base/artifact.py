@@ -18,6 +18,8 @@ from qwill.base.tensorfile import tensor_digests
 
 SCHEMA = 1
 MANIFEST = "qwill.json"
+ROWS = (".jsonl", ".parquet")  # ends of files that hold rows
+MODELS = (".gguf", ".gz", ".whl", ".zip")  # and of those that hold a model
 NOT_CONTENT = (MANIFEST, "README.md", "run.json")
 
 
@@ -159,16 +161,28 @@ def need_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def from_elsewhere(path: Path) -> str | None:
+    """What an input without a manifest is: a `model` (a folder, a GGUF file, a package with one), or `data`, a file of
+    rows."""
+    if (path / "config.json").is_file() or (path.is_file() and path.suffix in MODELS):
+        return "model"
+    return "data" if path.is_file() and path.suffix in ROWS else None
+
+
 def identify(folder: Path) -> Manifest:
-    """The manifest of an input. A model folder from elsewhere has none; what it gets says what it is (its content id),
-    and nothing of how it came about. Raises ArtifactError for what is neither an artifact nor a model folder."""
-    if (manifest := read_manifest(folder)) is not None:
+    """The manifest of an input. What comes from elsewhere has none; what it gets says what it is (its content id), and
+    nothing of how it came about. Raises ArtifactError for what is neither an artifact nor a model folder nor data."""
+    if folder.is_dir() and (manifest := read_manifest(folder)) is not None:
         return manifest
-    if not (folder / "config.json").is_file():
+    if (kind := from_elsewhere(folder)) is None:
         return need_manifest(folder)
-    identity, files, tensors = content_id(folder)
+    if folder.is_file():
+        files, tensors = {kind: sha256_file(folder)}, dict[str, dict[str, Any]]()
+        identity = _id({"files": files, "tensors": tensors})
+    else:
+        identity, files, tensors = content_id(folder)
     return Manifest(
-        kind="model", stage="elsewhere", stage_version=1, recipe_id="", content_id=identity, inputs={}, config={},
+        kind=kind, stage="elsewhere", stage_version=1, recipe_id="", content_id=identity, inputs={}, config={},
         seed=0, libraries={}, threads=0, dtype="", files=files, tensors=tensors, metrics={},
     )  # fmt: skip
 

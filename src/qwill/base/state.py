@@ -22,7 +22,7 @@ from sqlalchemy import event, exc
 from qwill.base.errors import ConfigError, StateError
 from qwill.base.state_rows import Transaction, node
 
-VERSION = 3  # the number of the newest migration
+VERSION = 4  # the number of the newest migration
 VERSION_TABLE = "qwill_version"
 BUSY_SECONDS = 30
 _LOCK_NUMBER = 0x7177696C6C  # "qwill": which of PostgreSQL's advisory locks a writer takes

@@ -8,13 +8,14 @@ import click
 
 from qwill.cli.arena_export import export
 from qwill.cli.arena_judge import judge
+from qwill.cli.arena_purge import purge
 from qwill.cli.groups import Itself, examples
 
 
 def arena(own: click.Command) -> Itself:
     """The group: `own` is what `qwill arena RECIPE.yaml` does."""
     group = Itself(own)
-    for command in (rate, judge, export):
+    for command in (rate, judge, export, purge):
         group.add_command(command)
     return group
 
@@ -39,7 +40,7 @@ def arena(own: click.Command) -> Itself:
     "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, show_default=True,
     help="Of the intervals.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the resamples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def rate(
     votes: Path, style: bool, features: tuple[str, ...], anchor: str | None, bootstrap: int | None,

@@ -60,7 +60,7 @@ class JudgeOptions:
 @click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Of a reply of A and B.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Of A and B.")
 @click.option("--slots", type=click.IntRange(1, 1024), default=16, show_default=True, help="Conversations at once.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of replies and resamples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of replies and resamples.")
 @click.option("--key-env", metavar="NAME", help="The environment variable that holds the key for the URLs.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="[default: runs/judge/A-B]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -88,7 +88,7 @@ def run_judge(a: str, b: str, prompts: Path, judge: str, options: JudgeOptions, 
     from qwill.base.progress import Display
     from qwill.evaluate.ask import Asking, respondent
     from qwill.evaluate.judge import judge_pairs, vote_rows
-    from qwill.evaluate.judge_inputs import make_pairs, read_human, read_prompts
+    from qwill.evaluate.judge_inputs import make_pairs, read_human, read_prompts, votes_on
     from qwill.evaluate.judge_summary import summarise
 
     asked = read_prompts(prompts, options.limit)
@@ -111,6 +111,7 @@ def run_judge(a: str, b: str, prompts: Path, judge: str, options: JudgeOptions, 
     pairs = make_pairs(asked, *replies)
     if not pairs:
         raise ConfigError(f"no prompt was answered by both models ({next(iter(failed.values()))}).")
+    human, others = votes_on(pairs, votes) if votes is not None else (None, 0)
     with display.stage(f"judge {who.name}", 2 * len(pairs), "judgement") as bar:
         judged = judge_pairs(
             who,
@@ -122,8 +123,8 @@ def run_judge(a: str, b: str, prompts: Path, judge: str, options: JudgeOptions, 
             progress=lambda done: bar.update(done),
         )
     summary = summarise(
-        judged, *names, who.name, human=votes, weighted=options.weighted, resamples=options.bootstrap, seed=options.seed
-    ) | {"not_answered": failed}
+        judged, *names, who.name, human=human, weighted=options.weighted, resamples=options.bootstrap, seed=options.seed
+    ) | {"not_answered": failed, "votes_on_other_replies": others}
     write_jsonl(out / "votes.jsonl", vote_rows(judged, *names, who.name))
     write_json(out / "summary.json", summary)
     if as_json:
@@ -178,8 +179,14 @@ def told(summary: dict[str, Any]) -> list[str]:
             shares = zip(found["categories"], found["prevalence"], strict=True)
             lines.append(_line("", "of all verdicts " + ", ".join(f"{share:.0%} {what}" for what, share in shares)))
             lines += [_line("", note) for note in found["notes"]]
+    if others := summary.get("votes_on_other_replies"):
+        lines.append(_line("", f"{others} votes were on other replies to the same prompts and are left out"))
     for why, count in summary["no_verdict"].items():
         lines.append(_line("no verdict", f"{count}: {why}"))
+    if (unreadable := summary["unreadable"])["replies"]:
+        text = f"{unreadable['replies']} of {unreadable['of']} replies of the judge, such as "
+        text += repr(unreadable["examples"][0])
+        lines.append(_line("unreadable", text))
     if summary.get("not_answered"):
         why = next(iter(summary["not_answered"].values()))
         lines.append(_line("not answered", f"{len(summary['not_answered'])} prompts, such as: {why}"))

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from qwill.base.errors import ConfigError
 from qwill.evaluate.arena_small import POINTS, SmallRatings, rate_small
 from qwill.evaluate.arena_table import VoteTable, read_votes
 
+TYPE_CHECKING = False  # `typing` would take longer to import than the rest
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+    from typing import Any
+
     from qwill.evaluate.arena import Ratings
 
 
+ALIKE = 1e-3  # rating points: an interval that only rounding keeps open
+
+
 def rate(
-    votes: Path,
-    style: bool,
-    features: Sequence[str],
-    anchor: str | None,
-    bootstrap: int | None,
-    category: str | None,
-    cluster: str | None,
-    weight_pairs: bool,
-    prior: float,
-    confidence: float,
-    seed: int,
-    as_json: bool,
+    votes: str | PathLike[str],
+    style: bool = False,
+    features: Sequence[str] = (),
+    anchor: str | None = None,
+    bootstrap: int | None = None,
+    category: str | None = None,
+    cluster: str | None = None,
+    weight_pairs: bool = False,
+    prior: float = 0.0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    as_json: bool = False,
 ) -> int:
     """Print the leaderboard; raises DataError and ConfigError, each with one sentence."""
     place = _anchor(anchor)
@@ -141,6 +146,8 @@ def _notes(
         notes.append("Each vote counts 1/max(votes of its pair, 50).")
     if table.feature_names:
         notes.append("Taken out of the ratings: " + ", ".join(table.feature_names) + ".")
+    if any(row["stderr"] < ALIKE for row in board["ratings"]):
+        notes.append("An interval without width comes from votes that are all alike, such as ties; it is no certainty.")
     if prior:
         notes.append(f"Regularised by a normal prior of precision {prior:g}.")
     if board["separated"]:

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwill.base.errors import ConfigError
 from qwill.base.files import write_text
-from qwill.base.lock import folder_lock
-from qwill.base.progress import Display, clock
+from qwill.base.progress import Display
 from qwill.base.resolve import resolve
+from qwill.cli.eval_making import make, slug
 from qwill.evaluate import eval_results
 from qwill.evaluate.eval_results import REPORT, Results
 
 if TYPE_CHECKING:
+    from qwill.evaluate.ask import Respondent
     from qwill.evaluate.comparison import Comparison
-    from qwill.evaluate.run_task import EvalSettings
     from qwill.evaluate.task import Task
 
 EVALS = Path("runs") / "evals"
-WORK = "eval"
 
 
 def is_recipe(given: Path) -> bool:
@@ -68,10 +63,14 @@ def evaluate_model(
     given: Mapping[str, Any],
     loading: Mapping[str, Any],
     out: Path | None,
+    judge: str | None,
+    key_env: str | None,
+    card: Path | None,
     as_json: bool,
 ) -> int:
     """Ask, score, keep, print. Killed at any moment, the same command goes on with the example it was at."""
     from qwill.evaluate.run_task import EvalSettings
+    from qwill.hub.eval_card import CARD, check_card, write_card
 
     if overrides:
         raise ConfigError(f"{overrides[0]!r} sets something of a recipe, and {model} is a model; use options for it.")
@@ -79,22 +78,25 @@ def evaluate_model(
     tasks = _tasks(names)
     place = resolve(model)
     tasks, origins = eval_results.pinned(tasks)
+    respondent, judge_place = _judge(judge, key_env, tasks)
+    if card is not None:
+        check_card(card, place)
     import torch
 
     threads = torch.get_num_threads()
     shown = asdict(settings)
     asked = {name: value for name, value in shown.items() if name not in ("seed", "slots", "memory")}
     plan = eval_results.make_plan(
-        place, tasks, asked | {"weights": loading["weights"]}, settings.seed, threads, loading["dtype"], origins
-    )
+        place, tasks, asked | {"weights": loading["weights"]}, settings.seed, threads, loading["dtype"], origins,
+        judge_place,
+    )  # fmt: skip
     name = _name(model, place)
     folder = out or EVALS / f"{name}-{plan.recipe_id[4:12]}"
     display = Display()
-    if eval_results.finished(folder, plan):
-        display.say(f"{folder}: made already")
-    else:
-        _make(folder, plan, model, name, tasks, settings, loading, display)
+    make(folder, plan, model, name, tasks, settings, loading, respondent, display)
     results = eval_results.read_results(folder)
+    if card is not None and write_card(card, results):
+        display.say(f"{card / CARD}: scores written")
     if as_json:
         print(json.dumps(_told(results), indent=2, ensure_ascii=False))
     else:
@@ -102,47 +104,23 @@ def evaluate_model(
     return 0
 
 
-def _make(
-    folder: Path,
-    plan: eval_results.Plan,
-    model: str,
-    name: str,
-    tasks: Sequence[Task],
-    settings: EvalSettings,
-    loading: Mapping[str, Any],
-    display: Display,
-) -> None:
-    from qwill.engine.language_model import load
-    from qwill.evaluate.run_task import evaluate
-    from qwill.evaluate.task_scores import summarise
+def _judge(
+    judge: str | None, key_env: str | None, tasks: Sequence[Task]
+) -> tuple[Respondent | None, Path | str | None]:
+    """(whom to ask about refusals, where it lies or what it is called)."""
+    if judge is None:
+        if key_env:
+            raise ConfigError("--key-env is the key of a --judge behind a URL; name that, or leave it out.")
+        return None, None
+    from qwill.evaluate.ask import respondent
+    from qwill.evaluate.refusal_agreement import need_safety
 
-    work = folder.parent / ".work" / f"{WORK}-{plan.recipe_id}"
-    started = time.perf_counter()
-    # A lock of its own name: the folder itself is put in place as a whole, and may be gone for a moment.
-    with folder_lock(work, of=folder):
-        lm = load(model, **loading)
-        rows: list[dict[str, Any]] = []
-        summary: dict[str, Any] = {"model": name, "tasks": {}}
-        for task in tasks:
-            with display.stage(task.name, settings.limit, "example") as bar:
-
-                def progress(done: int, total: int, bar: Any = bar) -> None:
-                    bar.total = total
-                    bar.update(done)
-
-                found = evaluate(lm, task, settings, work / _slug(task.name), plan.recipe_id, progress)
-                bar.total = bar.done = len(found.rows)
-            summary["tasks"][task.name] = summarise(found.rows, found.metrics) | {
-                "available": found.available,
-                "cut": sum(bool(row.get("cut")) for row in found.rows),
-            }
-            rows += found.rows
-        seconds = round(time.perf_counter() - started, 3)
-        eval_results.write_results(folder, plan, name, rows, summary, {"given": model, "seconds": seconds})
-        shutil.rmtree(work)
-        with suppress(OSError):
-            work.parent.rmdir()  # others may be at work there
-    display.say(f"made {folder} in {clock(seconds)}")
+    need_safety(tasks)
+    key = None
+    if key_env and not (key := os.environ.get(key_env)):
+        raise ConfigError(f"--key-env names {key_env}, and there is no such environment variable; set it.")
+    found = respondent(judge, key)
+    return found, found.identity if judge.startswith(("http://", "https://")) else resolve(judge)
 
 
 def _tasks(names: str | None) -> list[Task]:
@@ -156,16 +134,14 @@ def _tasks(names: str | None) -> list[Task]:
         if task.name in tasks:
             raise ConfigError(f"--tasks names two tasks that call themselves {task.name!r}; rename one of them.")
         tasks[task.name] = task
+    if not tasks:
+        raise ConfigError(f"--tasks is {names!r}, which names no task; give names out of `qwill eval tasks`.")
     return list(tasks.values())
 
 
 def _name(model: str, place: Path) -> str:
     """What the model is called in tables: the folder's own name, however it was referred to."""
-    return _slug(model if model == "smollm2" else os.path.basename(os.path.realpath(place)))
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
+    return slug(model if model == "smollm2" else os.path.basename(os.path.realpath(place)))
 
 
 def _told(results: Results) -> dict[str, Any]:
@@ -177,6 +153,8 @@ def _told(results: Results) -> dict[str, Any]:
 
 
 def _print_scores(results: Results) -> None:
+    from qwill.evaluate.refusal_agreement import refusal_lines
+
     width = max([len("task"), *map(len, results.summary["tasks"])])
     print(f"{results.model}\n")
     print(_columns("task", "metric", "score", "95 % interval", "examples", "interval by", width=width))
@@ -193,6 +171,8 @@ def _print_scores(results: Results) -> None:
     for task, found in results.summary["tasks"].items():
         if found["cut"]:
             print(f"{task}: {found['cut']} prompts were longer than the model reads, and lost their beginning.")
+        for line in refusal_lines(task, found["refusals"]) if "refusals" in found else []:
+            print(line)
     print(f"Every answer: {results.folder / REPORT}")
     print(f"To compare with another model: qwill eval compare {results.folder} OTHER")
 
@@ -213,11 +193,12 @@ def compare_results(
 ) -> int:
     """Two results artifacts, in pairs."""
     from qwill.evaluate.comparison import compare
+    from qwill.evaluate.recipe_results import by_question, read_side
 
-    one, other = (eval_results.read_results(resolve(name)) for name in (a, b))
+    one, other = by_question(read_side(a), read_side(b))
     metrics = shared_metrics(one, other, tasks, metric)
-    found = compare(one.rows, other.rows, metrics, alpha, seed)
-    found = replace(found, asked=eval_results.asked_otherwise(one, other, list(metrics)))
+    asked = eval_results.asked_otherwise(one, other, list(metrics))
+    found = replace(compare(one.rows, other.rows, metrics, alpha, seed), asked=asked)
     name_a, name_b = one.model, other.model
     if name_a == name_b:
         name_a, name_b = one.folder.name, other.folder.name
@@ -226,8 +207,12 @@ def compare_results(
     if html is not None:
         from qwill.evaluate.eval_report import comparison_page
 
-        html.parent.mkdir(parents=True, exist_ok=True)
-        write_text(html, comparison_page(name_a, name_b, found, one.rows, other.rows, metrics))
+        page = comparison_page(name_a, name_b, found, one.rows, other.rows, metrics)
+        try:
+            html.parent.mkdir(parents=True, exist_ok=True)
+            write_text(html, page)
+        except OSError as error:
+            raise ConfigError(f"--html: {html} can't be written ({error.strerror}); name another file.") from None
     if as_json:
         print(json.dumps(_comparison_told(one, other, name_a, name_b, found), indent=2, ensure_ascii=False))
     else:

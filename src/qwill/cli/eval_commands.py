@@ -15,6 +15,8 @@ from qwill.cli.groups import Itself, examples
         "qwill eval runs/demo/aligned --tasks boolq,hellaswag --limit 500",
         "qwill eval runs/demo/aligned --tasks mine.yaml --chat --thinking --out runs/evals/mine",
         "qwill eval compare runs/evals/base runs/evals/aligned --html differences.html",
+        "qwill eval runs/demo/aligned --tasks safety_harmful,safety_harmless --judge smollm2",
+        "qwill eval runs/demo/aligned --tasks boolq --card runs/demo/aligned",
         "qwill eval recipes/demo.yaml problems=100",
     ),
 )
@@ -37,11 +39,20 @@ from qwill.cli.groups import Itself, examples
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="Where the model computes.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The artifact.  [default: in runs/evals]")
+@click.option(
+    "--judge", metavar="MODEL|URL", help="Of refusals in safety tasks, beside the phrase rules: a model or URL#MODEL."
+)
+@click.option("--key-env", metavar="NAME", help="The environment variable that holds the key of the judge's URL.")
+@click.option(
+    "--card", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Write the scores into README.md of this folder: MODEL's own, or that of a copy.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def own(
     recipe: Path, overrides: tuple[str, ...], tasks: str | None, limit: int | None, first: bool, shots: int | None,
     chat: bool, thinking: bool, samples: int, temperature: float | None, seed: int, unsafe: bool, weights: str,
-    dtype: str, device: str, out: Path | None, as_json: bool,
+    dtype: str, device: str, out: Path | None, judge: str | None, key_env: str | None,
+    card: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Score MODEL on tasks, with intervals; every answer is kept.
 
@@ -55,7 +66,8 @@ def own(
             "--tasks": tasks, "--limit": limit, "--first": first, "--shots": shots is not None, "--chat": chat,
             "--thinking": thinking, "--samples": samples > 1, "--temperature": temperature is not None,
             "--seed": seed, "--unsafe": unsafe, "--weights": weights != "float", "--dtype": dtype != "float32",
-            "--device": device != "cpu", "--out": out,
+            "--device": device != "cpu", "--out": out, "--judge": judge, "--key-env": key_env,
+            "--card": card,
         }  # fmt: skip
         return work.of_recipe(recipe, overrides, [name for name, value in given.items() if value], as_json)
     return work.evaluate_model(
@@ -68,6 +80,9 @@ def own(
         },
         {"weights": weights, "dtype": dtype, "device": device},
         out,
+        judge,
+        key_env,
+        card,
         as_json,
     )  # fmt: skip
 
@@ -88,6 +103,7 @@ def tasks(as_json: bool) -> int:
     epilog=examples(
         "qwill eval compare runs/evals/base runs/evals/aligned",
         "qwill eval compare runs/evals/base runs/evals/aligned --html differences.html",
+        "qwill eval compare runs/demo/results:sft runs/demo/results:aligned",
         "qwill eval compare qw1-3f… qw1-a0… --tasks boolq --alpha 0.01 --json",
     )
 )
@@ -99,13 +115,13 @@ def tasks(as_json: bool) -> int:
     "--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True,
     help="The chance of calling any one better when none is.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap's resamples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of signs and resamples drawn.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the examples that differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def compare(
     a: str, b: str, tasks: str | None, metric: str | None, alpha: float, seed: int, html: Path | None, as_json: bool
 ) -> int:
-    """Say whether A or B is better, two results of `qwill eval`.
+    """Say whether A or B is better, two results of `qwill eval MODEL`, or RESULTS:MODEL of a recipe.
 
     Only examples that both answered count, in pairs. "Better" is printed only where the difference is more than chance
     at `alpha`, all comparisons of the table taken together.

@@ -99,6 +99,10 @@ def verification(ancestors: Sequence[Ancestor], as_json: bool) -> int:
 def _text(row: dict[str, Any], short: bool) -> str:
     if "messages" in row:
         text = "\n".join(f"{message['role']}: {message.get('content')}" for message in row["messages"])
+    elif "chosen" in row:
+        parts = [*row["prompt"], *({**m, "role": name} for name in ("chosen", "rejected") for m in row[name])]
+        text = "\n".join(f"{message['role']}: {message.get('content')}" for message in parts)
+        text = f"battle {row.get('battle')}, vote {row.get('vote')}\n{text}" if "battle" in row else text
     elif "prompt" in row:
         text = f"{row['prompt']}\n→ {row.get('answer')}"
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,51 +10,26 @@ from typing import Any
 import click
 
 from qwill import __version__
-from qwill.base.errors import QwillError
 from qwill.cli.arena import arena
+from qwill.cli.ends import exit_code
 from qwill.cli.eval_commands import evaluation
 from qwill.cli.groups import InOrder, Itself, examples
 from qwill.cli.serve_commands import serve
-from qwill.cli.trouble import machine_trouble
-
-STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
-
-
-# Top-level modules of optional installs, and the extra that brings each.
-EXTRAS = {
-    "ftfy": "curate", "py3langid": "curate", "prompt_toolkit": "chat", "fastapi": "serve", "uvicorn": "serve",
-    "prometheus_client": "serve", "sqlalchemy": "serve", "alembic": "serve",
-    "httpx": "serve", "llguidance": "serve",
-}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 2 for what the user can mend, 130 when stopped. A bug raises."""
+    return exit_code(lambda: _command(arguments))
+
+
+def _command(arguments: Sequence[str] | None) -> int:
     try:
         return int(qwill.main(args=arguments, prog_name="qwill", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except QwillError as error:
-        return _fail(str(error))
-    except (KeyboardInterrupt, click.Abort):
-        print("\nqwill: stopped; run the same command again to go on.", file=sys.stderr)
-        return STOPPED
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has had enough; without this Python complains when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-            return _fail(f"{error.name} is not installed; run `pip install 'qwill[{EXTRAS[error.name]}]'`.")
-        if sentence := machine_trouble(error):
-            return _fail(sentence)
-        raise
-
-
-def _fail(sentence: str) -> int:
-    print(f"qwill: {sentence}", file=sys.stderr)
-    return 2
+    except click.Abort:
+        raise KeyboardInterrupt from None
 
 
 def _recipe(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,7 +157,12 @@ _stage_command(tokenizer, "tokenizer train", "Train a byte-level BPE vocabulary 
 _stage_command(qwill, "mix", "Find the mixture that small models learn most from.", "runs=40", "mixing")
 _stage_command(qwill, "pretrain", "Train a base model on the corpus.", "steps=100")
 _stage_command(qwill, "sft", "Fine-tune the base model on conversations.", "steps=50")
+_stage_command(qwill, "preferences", "Gather pairs of replies of which one was preferred.", "seed=2", "dpo")
+_stage_command(qwill, "reward", "Train a reward model on pairs of replies.", "centring=0", "reward")
+_stage_command(qwill, "dpo", "Teach a model what was preferred: DPO and its kin, KTO, ORPO, SimPO.", "loss=kto", "dpo")
 _stage_command(qwill, "grpo", "Improve the model by reinforcement learning, rewards checked.", "seed=2")
+_stage_command(qwill, "ppo", "Reinforcement learning with a critic and advantages of tokens (PPO).", "lam=1", "ppo")
+_stage_command(qwill, "distill", "Teach a model another one's distribution, on its own replies.", "beta=1", "distill")
 _stage_command(qwill, "quantize", "Put the aligned model into int8 and measure what that costs.", "problems=50")
 qwill.add_command(evaluation)
 qwill.add_command(

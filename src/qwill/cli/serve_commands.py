@@ -64,12 +64,32 @@ from qwill.cli.groups import Itself, examples
 @click.option("--log-prompts", is_flag=True, help="Put prompts and replies into the log.")
 @click.option("--arena", is_flag=True, help="Let the models meet in battles that people vote on; the page shows it.")
 @click.option(
-    "--arena-limit", type=click.IntRange(min=0), default=30, show_default=True,
+    "--arena-limit",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
     help="Battles and votes of one voter in a minute; of one address eight times as many. 0: no limit.",
 )
 @click.option(
-    "--arena-prior", type=click.FloatRange(min=0), default=0.1, show_default=True,
+    "--arena-prior",
+    type=click.FloatRange(min=0),
+    default=0.1,
+    show_default=True,
     help="How far ratings are drawn together, in votes. 0: not at all; models without wins or losses are then unrated.",
+)
+@click.option(
+    "--arena-suspects",
+    type=click.Choice(["leave-out", "count"]),
+    default="leave-out",
+    show_default=True,
+    help="What ratings do with votes of voters who seem to act together; the log keeps them, and the page says so.",
+)
+@click.option(
+    "--arena-keep-days",
+    type=click.FloatRange(min=0),
+    default=30,
+    show_default=True,
+    help="Days after which battles that nobody voted on are forgotten. 0: never.",
 )
 @click.option("--arena-tokens", type=click.IntRange(min=1), help="Most tokens of a reply.  [default: the models' own]")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
@@ -79,7 +99,8 @@ def serve_models(
     kv_cache: str | None, speculate: str | None, speculate_tokens: int | None, device: str, threads: int, queue: int,
     timeout: float, max_body: int, drain: float,
     origins: tuple[str, ...], allow_adapter_loading: bool, log_prompts: bool, arena: bool, arena_limit: int,
-    arena_prior: float, arena_tokens: int | None, as_json: bool,
+    arena_prior: float, arena_suspects: str, arena_keep_days: float, arena_tokens: int | None,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Serve MODEL to OpenAI's and Anthropic's clients, and a page to talk with it.
 
@@ -90,10 +111,14 @@ def serve_models(
     from qwill.serve.settings import ArenaSettings, ServeSettings
 
     limit = arena_limit or None
-    battles = ArenaSettings(arena_prior, limit, limit, limit and 8 * limit, arena_tokens) if arena else None
+    battles = ArenaSettings(
+        arena_prior, limit, limit, limit and 8 * limit, arena_tokens, arena_suspects == "leave-out",
+        arena_keep_days or None,
+    )  # fmt: skip
     settings = ServeSettings(
         host, port, api_key_required, state, thinking, max_body << 20, queue, timeout,
-        drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading, arena=battles,
+        drain=drain, origins=origins, log_prompts=log_prompts, adapter_loading=allow_adapter_loading,
+        arena=battles if arena else None,
     )  # fmt: skip
     if engine == "vllm":
         ours = {

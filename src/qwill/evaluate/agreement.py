@@ -16,20 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwill.base.errors import DataError
-from qwill.evaluate.statistics import Interval, normal_quantile, wilson
+from qwill.evaluate.statistics import (
+    Interval,
+    bounded_interval,
+    group_numbers,
+    normal_quantile,
+    student_quantile,
+    wilson,
+)  # fmt: skip
 
 Floats = NDArray[np.float64]
 Weights = Literal["none", "linear", "quadratic"]
 
 ENOUGH = 30  # items below which the normal interval of κ is rough (Fleiss, Levin & Paik 2003, section 18.1)
+NO_SPREAD = 1e-7  # of κ: nothing but the root of rounding
 LOPSIDED = 0.8  # of all ratings in one category: κ is then low even where raters mostly agree
 
 
 @dataclass(frozen=True)
 class Agreement:
     """`kappa` in [-1, 1] with its standard error and interval; None where chance alone would agree always, both raters
-    having used one and the same category. `observed` and `expected` agreement, weighted if κ is; `share` is the plain
-    share of equal ratings and `share_interval` Wilson's. `table[i][j]`: items that the first rater put into category i
+    having used one and the same category. The interval is None too where one of them used a single category: κ is 0
+    then, whatever the other did. Where no spread shows, as when the raters agreed on all items or on none, the interval
+    is Wilson's for the observed agreement (`bounded_interval`), with what chance would reach left as it is. `observed`
+    and `expected` agreement, weighted if κ is; `share` is the plain share of equal ratings and `share_interval`
+    Wilson's. `table[i][j]`: items that the first rater put into category i
     and the second into j. `prevalence`: each category's share of all ratings. `notes`: what to mind when reading κ.
     """
 
@@ -54,11 +65,15 @@ def cohens_kappa(
     categories: Sequence[Hashable] | None = None,
     weights: Weights = "none",
     confidence: float = 0.95,
+    clusters: Sequence[object] | None = None,
 ) -> Agreement:
     """Agreement of two raters on the same items, in the same order.
 
     `categories`: all there can be; weights "linear" and "quadratic" need their order (b, tie, a). Without, those that
-    occur, sorted. Raises DataError for lists of different lengths, no items, or a rating that is no category.
+    occur, sorted. `clusters` names what each item belongs to: those of one cluster are not independent, so their pulls
+    on κ are summed before squaring, with the factor G/(G-1) and Student's t, as `statistics.mean_interval` does.
+
+    Raises DataError for lists of different lengths, no items, a rating that is no category, or a single cluster.
     """
     if len(first) != len(second) or not len(first):
         raise DataError(
@@ -89,10 +104,25 @@ def cohens_kappa(
         # Each cell's pull on κ: Fleiss, Cohen & Everitt (1969), equation 13.
         mean_rows, mean_columns = credit @ columns, rows @ credit
         pull = credit - (mean_rows[:, None] + mean_columns[None, :]) * (1 - kappa)
-        spread = float((share * pull**2).sum()) - (kappa - expected * (1 - kappa)) ** 2
-        stderr = math.sqrt(max(0.0, spread) / n) / (1 - expected)
-        half = normal_quantile(confidence) * stderr
+        centre = kappa - expected * (1 - kappa)
+        if clusters is None:
+            variance = float((share * (pull - centre) ** 2).sum()) / n
+        else:
+            variance = _clustered(
+                [float(pull[place[a], place[b]]) - centre for a, b in zip(first, second, strict=True)], clusters
+            )
+        stderr = math.sqrt(variance) / (1 - expected)
+        quantile = normal_quantile(confidence)
+        if clusters is not None:
+            quantile = student_quantile(confidence, len(set(clusters)) - 1)
+        half = quantile * stderr
         interval = Interval(max(-1.0, kappa - half), min(1.0, kappa + half))
+        if max(rows.max(), columns.max()) > 1 - 1e-12:
+            interval = None
+        elif stderr < NO_SPREAD:
+            ends = bounded_interval(min(1.0, max(0.0, observed)), 0.0, n, confidence)
+            low, high = ((end - expected) / (1 - expected) for end in ends)
+            interval = Interval(max(-1.0, low), min(1.0, high))
     return Agreement(
         kappa,
         stderr,
@@ -106,8 +136,20 @@ def cohens_kappa(
         prevalence.tolist(),
         n,
         weights,
-        _notes(kappa, stderr, prevalence, n, known),
+        _notes(kappa, stderr, interval, prevalence, n, known),
     )
+
+
+def _clustered(pulls: Sequence[float], clusters: Sequence[object]) -> float:
+    """Variance of the mean of centred numbers that are independent between clusters only."""
+    if len(clusters) != len(pulls):
+        raise DataError(f"there are {len(pulls)} ratings and {len(clusters)} clusters; give one for each item.")
+    groups = group_numbers(clusters)
+    count = int(groups.max()) + 1
+    if count < 2:
+        raise DataError("all items are of one cluster, which shows no spread; give at least two.")
+    sums = np.bincount(groups, weights=pulls)
+    return float(sums @ sums) * count / (count - 1) / len(pulls) ** 2
 
 
 def judge_agreement(
@@ -158,7 +200,12 @@ def _credit(size: int, weights: Weights) -> Floats:
 
 
 def _notes(
-    kappa: float | None, stderr: float | None, prevalence: Floats, n: int, categories: Sequence[Hashable]
+    kappa: float | None,
+    stderr: float | None,
+    interval: Interval | None,
+    prevalence: Floats,
+    n: int,
+    categories: Sequence[Hashable],
 ) -> list[str]:
     notes = []
     most = int(prevalence.argmax())
@@ -167,13 +214,17 @@ def _notes(
             f"Both raters put every item into {categories[most]!r}: they always agree, and chance would too, so κ has "
             "no value."
         )
-    elif prevalence[most] > LOPSIDED:
+    elif interval is None:
+        notes.append(
+            "One rater put every item into the same category: κ is 0 whatever the other did, and says nothing."
+        )
+    elif stderr is not None and stderr < NO_SPREAD:
+        notes.append("No spread shows: the interval is Wilson's for the observed agreement.")
+    if kappa is not None and prevalence[most] > LOPSIDED:
         notes.append(
             f"{prevalence[most]:.0%} of all ratings are {categories[most]!r}: with so uneven categories κ is low even "
             "where raters mostly agree; look at the share of equal ratings too."
         )
-    if stderr == 0:
-        notes.append("All items were rated alike, so the interval has no width; it doesn't mean certainty.")
     if n < ENOUGH:
         notes.append(f"{n} items are few: the interval of κ is rough below {ENOUGH}.")
     return notes

@@ -256,6 +256,8 @@ def _standardised(features: ArrayLike | None, length: int) -> Floats:
     if array.ndim != 2 or len(array) != length:
         raise DataError(f"features has shape {array.shape}, expected ({length}, F), one row for each vote.")
     _finite("features", array)
+    largest = np.abs(array).max(axis=0, initial=0.0)
+    array = array / np.where(largest > 1e100, largest, 1.0)  # whose squares would overflow
     spread = array.std(axis=0)
     standardised: Floats = (array - array.mean(axis=0)) / np.where(spread == 0, 1.0, spread)
     return standardised

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from operator import mul
-from typing import NamedTuple
 
 from qwill.evaluate.quantiles import normal_quantile
+
+TYPE_CHECKING = False  # `typing` would take longer to import than the rest
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MOST_MODELS = 40
 CENTRE, POINTS = 1000.0, 400.0 / math.log(10.0)
@@ -21,17 +23,18 @@ HESSIAN_RIDGE, SMALL_STEP, ROUNDING, STEPS = 1e-5, 1e-9, 1e-6, 100
 Matrix = list[list[float]]
 
 
-class SmallRatings(NamedTuple):
+class SmallRatings:
     """As `arena.Ratings`, in lists; `points` [i][j] that i won from j, `battles` between the two."""
 
-    models: list[str]
-    rating: list[float]
-    stderr: list[float]
-    lower: list[float]
-    upper: list[float]
-    rank: list[int]
-    points: Matrix
-    battles: list[list[int]]
+    def __init__(
+        self, models: list[str], rating: list[float], stderr: list[float], confidence: float, points: Matrix,
+        battles: list[list[int]],
+    ) -> None:  # fmt: skip
+        z = normal_quantile(confidence)
+        self.models, self.rating, self.stderr, self.points, self.battles = models, rating, stderr, points, battles
+        self.lower = [r - z * s for r, s in zip(rating, stderr, strict=True)]
+        self.upper = [r + z * s for r, s in zip(rating, stderr, strict=True)]
+        self.rank = [1 + sum(low > high + ROUNDING for low in self.lower) for high in self.upper]
 
 
 def rate_small(
@@ -61,11 +64,7 @@ def rate_small(
     variance = _variances(points, squares, battles, strength)
     rating = [CENTRE + POINTS * r for r in strength]
     stderr = [POINTS * math.sqrt(max(v, 0.0)) for v in variance]
-    z = normal_quantile(confidence)
-    lower = [r - z * s for r, s in zip(rating, stderr, strict=True)]
-    upper = [r + z * s for r, s in zip(rating, stderr, strict=True)]
-    rank = [1 + sum(low > high + ROUNDING for low in lower) for high in upper]
-    return SmallRatings(models, rating, stderr, lower, upper, rank, points, battles)
+    return SmallRatings(models, rating, stderr, confidence, points, battles)
 
 
 def _finite(points: Matrix) -> bool:

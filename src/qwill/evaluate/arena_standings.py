@@ -1,7 +1,8 @@
 """Leaderboards from a log of votes: which votes count, who stands where, and how that came about.
 
 All of it is a pure function of the votes in their order, so that a log replayed anywhere gives the same ratings to the
-last bit. What does not count (a reply that said who it was, voters who act together) is kept in the log, and is said.
+last bit. What does not count (a reply that said who it was, voters who seem to act together) is kept in the log, and is
+said. Whether votes under suspicion count is for the caller to choose; the same log gives the same answer either way.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qwill.base.errors import DataError
-from qwill.evaluate.coordination import ring_voters
+from qwill.evaluate.arena_style import STYLE
+from qwill.evaluate.coordination import Suspicion, suspicions
 from qwill.evaluate.votes import Vote
 
 ALL = "all"
@@ -23,34 +25,42 @@ Note = dict[str, str]  # language → sentence
 
 @dataclass(frozen=True)
 class Counted:
-    """The votes that count, how many do not, by reason, and the voters whose votes are left out."""
+    """The votes that count; how many do not, by reason; who is under suspicion, and whether that leaves votes out."""
 
     votes: list[Vote]
     set_aside: dict[str, int]
-    rings: frozenset[str]
+    suspicions: tuple[Suspicion, ...] = ()
+    leave_out: bool = True
 
     @property
     def blind(self) -> int:
         return len(self.votes) + self.set_aside["coordinated"]
 
+    @property
+    def rings(self) -> frozenset[str]:
+        """The voters under suspicion."""
+        return frozenset(voter for one in self.suspicions for voter in one.voters)
 
-def counted(votes: Sequence[Vote]) -> Counted:
-    """Leave out votes that were not blind and those of voters who act together.
+
+def counted(votes: Sequence[Vote], leave_out: bool = True) -> Counted:
+    """Leave out votes that were not blind and, unless `leave_out` is false, those of voters who seem to act together.
 
     Who acts together is looked for at a few lengths of the log only (`checkpoint`), as a function of the log must be
     that is asked for after each vote.
     """
     blind = [vote for vote in votes if not vote.leaks]
-    return with_votes(Counted([], {"leak": 0, "coordinated": 0}, ring_voters(blind[: checkpoint(len(blind))])), votes)
+    found = tuple(suspicions(blind[: checkpoint(len(blind))]))
+    return with_votes(Counted([], {"leak": 0, "coordinated": 0}, found, leave_out), votes)
 
 
 def with_votes(found: Counted, added: Sequence[Vote]) -> Counted:
     """`counted` of these votes too, where that many more don't reach the next `checkpoint`; in place of the old."""
-    kept = [vote for vote in added if not vote.leaks and vote.voter not in found.rings]
+    out = found.rings if found.leave_out else frozenset[str]()
+    kept = [vote for vote in added if not vote.leaks and vote.voter not in out]
     found.votes.extend(kept)
     leaks = sum(1 for vote in added if vote.leaks)
     aside = {"leak": leaks, "coordinated": len(added) - leaks - len(kept)}
-    return Counted(found.votes, {why: n + aside[why] for why, n in found.set_aside.items()}, found.rings)
+    return replace(found, set_aside={why: n + aside[why] for why, n in found.set_aside.items()})
 
 
 def checkpoint(count: int) -> int:
@@ -65,10 +75,14 @@ def checkpoint(count: int) -> int:
     return found
 
 
-def standings(found: Counted, models: Sequence[str], category: str = ALL, prior: float = 0.1) -> dict[str, Any]:
+def standings(
+    found: Counted, models: Sequence[str], category: str = ALL, prior: float = 0.1, style: bool = False
+) -> dict[str, Any]:
     """The leaderboard of one category: ratings, best first, then the models without one; the matrix of wins; notes.
 
-    models: those that take part, whether votes name them or not. Raises DataError for a category that no vote has.
+    models: those that take part, whether votes name them or not. style: ratings without what length, headings, bold and
+    lists of the replies do by themselves (`style_effects`: log-odds for one standard deviation of each). Raises
+    DataError for a category that no vote has.
     """
     from qwill.evaluate.arena import win_matrix
 
@@ -77,7 +91,7 @@ def standings(found: Counted, models: Sequence[str], category: str = ALL, prior:
         raise DataError(f"category: no vote has {category!r:.50}; choose from {', '.join([ALL, *sorted(sizes)])}.")
     votes = [vote for vote in found.votes if category in (ALL, *vote.categories)]
     named = sorted({name for vote in votes for name in (vote.model_a, vote.model_b)})
-    rated, notes = _rated(votes, prior)
+    rated, notes, effects = _rated(votes, prior, style)
     scores = {name: Counter[float]() for name in named}
     for vote in votes:
         scores[vote.model_a][vote.points] += 1
@@ -97,7 +111,8 @@ def standings(found: Counted, models: Sequence[str], category: str = ALL, prior:
     return {
         "category": category, "ratings": rows, "matrix": shown, "votes": len(votes),
         "categories": {ALL: len(found.votes)} | dict(sorted(sizes.items())), "set_aside": found.set_aside,
-        "notes": notes + _aside(found.set_aside),
+        "notes": notes + _aside(found), "style": style, "style_effects": effects,
+        "suspicions": [asdict(one) | {"voters": len(one.voters)} for one in found.suspicions],
     }  # fmt: skip
 
 
@@ -106,30 +121,41 @@ def history(votes: Sequence[Vote], prior: float = 0.1) -> list[dict[str, Any]]:
     lengths = sorted({math.ceil(len(votes) * step / POINTS) for step in range(1, POINTS + 1)} - {0})
     points = []
     for length in lengths:
-        rated, _ = _rated(votes[:length], prior)
+        rated = _rated(votes[:length], prior)[0]
         short = {name: {key: row[key] for key in ("rating", "lower", "upper")} for name, row in rated.items()}
         points.append({"votes": length, "time": votes[length - 1].time / 1000, "ratings": short})
     return points
 
 
-def _rated(votes: Sequence[Vote], prior: float) -> tuple[dict[str, dict[str, Any]], list[Note]]:
-    from qwill.evaluate.arena import fit_ratings
+def _rated(
+    votes: Sequence[Vote], prior: float, style: bool = False
+) -> tuple[dict[str, dict[str, Any]], list[Note], dict[str, float]]:
+    """Ratings by model, notes, and what style does by itself."""
+    from qwill.evaluate.arena import fit_ratings, style_features
 
     if not votes:
-        return {}, [{"en": "No votes yet.", "zh": "还没有投票。"}]
+        return {}, [{"en": "No votes yet.", "zh": "还没有投票。"}], {}
+    notes: list[Note] = []
+    used = [vote for vote in votes if vote.style is not None] if style else list(votes)
+    if short := len(votes) - len(used):
+        notes.append({"en": f"{short} votes have no counts of style, and are left out of these ratings.",
+                      "zh": f"{short} 票没有风格统计，未计入这里的评分。"})  # fmt: skip
+    if not used:
+        return {}, notes, {}
+    counts = [vote.style for vote in used if vote.style is not None]
+    features = style_features([a for a, _ in counts], [b for _, b in counts]) if style else None
     try:
         found = fit_ratings(
-            [v.model_a for v in votes], [v.model_b for v in votes], [v.points for v in votes], prior=prior
+            [v.model_a for v in used], [v.model_b for v in used], [v.points for v in used], features, prior=prior
         )
     except DataError as error:
-        return {}, [{"en": f"No ratings: {error}", "zh": f"无法评分：{error}"}]
+        return {}, [*notes, {"en": f"No ratings: {error}", "zh": f"无法评分：{error}"}], {}
     rated = {
         name: {"rank": int(rank), "rating": float(rating), "lower": float(lower), "upper": float(upper)}
         for name, rank, rating, lower, upper in zip(
             found.models, found.rank, found.rating, found.lower, found.upper, strict=True
         )
     }
-    notes = []
     if len(found.groups) > 1:
         groups = "; ".join(", ".join(group) for group in found.groups)
         notes.append({"en": f"No vote connects these groups, so their ratings can't be compared: {groups}.",
@@ -138,15 +164,19 @@ def _rated(votes: Sequence[Vote], prior: float) -> tuple[dict[str, dict[str, Any
         names = ", ".join(found.separated)
         notes.append({"en": f"Won or lost every vote against the rest, so rated by the prior ({prior:g}): {names}.",
                       "zh": f"对其余模型全胜或全败，评分由先验（{prior:g}）决定：{names}。"})  # fmt: skip
-    return rated, notes
+    return rated, notes, dict(zip(STYLE, found.coefficients.tolist(), strict=False))
 
 
-def _aside(numbers: dict[str, int]) -> list[Note]:
+def _aside(found: Counted) -> list[Note]:
     notes = []
-    if leaks := numbers["leak"]:
+    if leaks := found.set_aside["leak"]:
         notes.append({"en": f"{leaks} votes don't count: a reply said which model it was.",
                       "zh": f"{leaks} 票未计入：回答透露了模型身份。"})  # fmt: skip
-    if rings := numbers["coordinated"]:
-        notes.append({"en": f"{rings} votes don't count: their voters act together.",
+    if rings := found.set_aside["coordinated"]:
+        notes.append({"en": f"{rings} votes don't count: their voters seem to act together.",
                       "zh": f"{rings} 票未计入：投票者疑似串通。"})  # fmt: skip
+    elif who := found.rings:
+        votes = sum(vote.voter in who for vote in found.votes)
+        notes.append({"en": f"{votes} votes are of voters who seem to act together; they count here.",
+                      "zh": f"{votes} 票的投票者疑似串通，这里仍然计入。"})  # fmt: skip
     return notes

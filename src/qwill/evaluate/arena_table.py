@@ -6,13 +6,17 @@ import json
 import math
 import operator
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
-from os import PathLike
-from typing import Any
 
 from qwill.base.errors import DataError
+
+TYPE_CHECKING = False  # `typing` would take longer to import than the rest
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from os import PathLike
+    from typing import Any
+
+    Row = dict[str, Any]
 
 OUTCOMES: dict[object, float] = {
     "a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5,
@@ -22,19 +26,17 @@ OUTCOMES: dict[object, float] = {
 # More than ratings themselves is imported only where it is needed: it would take longer than they do.
 LINES = 1024  # read at once: enough to be fast, few enough that replies don't fill the memory
 
-Row = dict[str, Any]
 
-
-@dataclass(frozen=True)
 class VoteTable:
     """One entry a vote. `features` has a row of numbers a vote, `feature_names` one name for each of them."""
 
-    model_a: list[str] = field(default_factory=list)
-    model_b: list[str] = field(default_factory=list)
-    outcome: list[float] = field(default_factory=list)
-    features: list[list[float]] = field(default_factory=list)
-    feature_names: list[str] = field(default_factory=list)
-    clusters: list[object] = field(default_factory=list)
+    def __init__(self, feature_names: list[str]) -> None:
+        self.model_a: list[str] = []
+        self.model_b: list[str] = []
+        self.outcome: list[float] = []
+        self.features: list[list[float]] = []
+        self.feature_names = feature_names
+        self.clusters: list[object] = []
 
 
 def read_votes(
@@ -64,7 +66,7 @@ def read_votes(
 
         if category not in CATEGORIES:
             raise DataError(f"there is no category '{category}'; choose from {', '.join(CATEGORIES)}.")
-    table, seen = VoteTable(feature_names=names), Counter[str]()
+    table, seen = VoteTable(names), Counter[str]()
     simple = not names and cluster is None and category is None
     for numbers, rows in _blocks(path):
         if simple and _add_plain(table, rows):

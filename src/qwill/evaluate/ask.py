@@ -81,7 +81,8 @@ def respondent(reference: str, api_key: str | None = None) -> Respondent:
             loaded.append(engine_asker(load(path, weights="auto")))
         return loaded[0](conversations, asking)
 
-    name = path.name if path.exists() and path.name else reference
+    # The archive that smollm2 is in has a name that says less.
+    name = path.name if path.is_dir() or path.suffix == ".gguf" else reference
     return Respondent(name, manifest.content_id if manifest else _fingerprint(path), ask)
 
 

@@ -4,59 +4,46 @@ An example brings its tests in the fields of HumanEval (`prompt`, `entry_point`,
 MBPP (`test_list` of statements, `test_setup_code` or `test_imports` before them); any task whose examples have a field
 `test` or `test_list` will do.
 
-That the tests were passed is said by a word drawn for each run, which the program is not given and which is printed
-after the last test: to end early, whatever the exit status, scores 0. A result that decides by itself what it is equal
-to (a class with `__eq__` of the reply's own) scores 0 too. A program that looks for the word in its interpreter's
-memory on purpose could still find it: the sandbox keeps the machine safe, not a score from a determined cheat.
+Reply and tests run in two processes of one sandbox (code_harness.py). That the tests were passed is said by a word
+drawn for each run; neither it nor the tests are ever in the reply's memory, and what the reply answers is compared by
+the tests' interpreter. So to end early, to print the word, to change builtins or to return something that equals
+everything scores 0. Where a task asks for a class, its tests ask objects of the reply's own what they are equal to:
+those scores rest on what the class says of itself.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import json
+import platform
 import re
 import secrets
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from qwill.base.errors import DataError
-from qwill.data.workers import available_cores
-from qwill.evaluate.sandbox import Limits, Outcome, run_python
+from qwill.evaluate.sandbox import Limits, Outcome, in_order, run_python
+from qwill.evaluate.sandbox_calls import architectures, call_filter
 from qwill.evaluate.task import Example, Score
 
 LIMITS = Limits(seconds=15, cpu_seconds=6)
 
-# The word is read before the reply's code runs, and is nowhere but in this function's own variables.
-_HARNESS = """
-import builtins, json, os, sys
-
-def judge(code, setup, tests, entry_point, word):
-    write, end, escape = os.write, os._exit, SystemExit
-    builtins.exit = builtins.quit = sys.exit
-    def checked(result):
-        kind = type(result)
-        if getattr(getattr(kind.__eq__, "__code__", None), "co_filename", "") == "reply.py":
-            raise AssertionError("its result decides by itself what it is equal to")
-        if kind in (list, tuple, set):
-            [checked(part) for part in result]
-        elif kind is dict:
-            [checked(part) for part in result.values()]
-        return result
-    def candidate(*arguments, **named):
-        return checked(names[entry_point](*arguments, **named))
-    names = {"__name__": "reply", "__builtins__": builtins}
-    exec(compile(code, "reply.py", "exec"), names)
-    exec(compile(setup + "\\n" + tests, "tests.py", "exec"), names)
-    if entry_point and "check" in names:
-        names["check"](candidate)
-    sys.stdout.flush()
-    write(1, ("\\n" + word).encode())
-    end(0)
-
-judge(**json.loads(sys.stdin.read()))
+# What the sandbox runs: two files that need no others, the first as a module for the second.
+_PROGRAM = """
+import sys
+line = type(sys)("qwill.evaluate.code_line")
+sys.modules[line.__name__] = line
+exec(compile({line!r}, "code_line.py", "exec"), line.__dict__)
+exec(compile({harness!r}, "code_harness.py", "exec"))
 """
+# Fields that hold a solution, from which it is seen which names of the tests are classes.
+_SOLUTIONS = ("canonical_solution", "code", "solution")
 
 
 def code_scorer(unsafe: bool = False, limits: Limits | None = None) -> Callable[[Example, str], Score]:
@@ -64,13 +51,10 @@ def code_scorer(unsafe: bool = False, limits: Limits | None = None) -> Callable[
     can't be contained here and `unsafe` was not asked for."""
 
     def score(example: Example, reply: str) -> Score:
-        request = {
-            "code": code_of(example, reply),
-            **_tests(example),
-            "word": secrets.token_hex(16),
-        }
-        outcome = run_python(_HARNESS, json.dumps(request), limits or LIMITS, unsafe)
-        return _judged(outcome, request["word"], limits or LIMITS)
+        word = secrets.token_hex(16)
+        stdin = _request(code_of(example, reply), example, word, unsafe)
+        outcome = run_python(_harness(), stdin, replace(limits or LIMITS, processes=2), unsafe)
+        return _judged(outcome, word, limits or LIMITS)
 
     return score
 
@@ -80,13 +64,7 @@ def score_replies(
 ) -> list[Score]:
     """The scores of many replies in their order, `workers` at a time (one for each core)."""
     score = code_scorer(unsafe, limits)
-    with ThreadPoolExecutor(workers or available_cores()) as pool:
-        running = [pool.submit(score, example, reply) for example, reply in pairs]
-        try:
-            return [run.result() for run in running]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    return in_order(pairs, lambda pair: score(*pair), workers)
 
 
 def code_of(example: Example, reply: str) -> str:
@@ -106,6 +84,70 @@ def code_of(example: Example, reply: str) -> str:
     if blocks and prompt and code.strip() and not code.lstrip("\n").startswith((" ", "\t")):
         code = textwrap.indent(code, "    ")
     return prompt + code
+
+
+@cache
+def _harness() -> str:
+    line, harness = (Path(__file__).with_name(name).read_text() for name in ("code_line.py", "code_harness.py"))
+    return _PROGRAM.format(line=line, harness=harness)
+
+
+def _request(code: str, example: Example, word: str, unsafe: bool) -> str:
+    """What the harness reads: first the reply's part, then the tests'."""
+    tests = _tests(example)
+    trees = [ast.parse(tests["setup"]), ast.parse(tests["tests"])]
+    imports = [
+        ast.unparse(node)
+        for tree in trees
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "__future__"
+    ]
+    entry = tests["entry_point"]
+    filter_of_both = call_filter(platform.machine(), processes=False) if platform.machine() in architectures() else b""
+    reply = json.dumps({"code": code, "imports": imports, "filter": filter_of_both.hex(), "unsafe": unsafe})
+    more = {"word": word, "given": _given(example, entry), **_names(example, trees, entry)}
+    return f"{len(reply):016d}{reply}{json.dumps(tests | more)}"
+
+
+def _names(example: Example, trees: Sequence[ast.Module], entry: str) -> dict[str, list[str]]:
+    """Names that the tests use and don't bind. `used`: all. `asked`: those that the task asks the reply for, as far as
+    its own code tells. `classes`: those of them that are classes. `modules`: of the standard library."""
+    used, bound, bases = {entry} - {""}, set(), set()
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                used.add(node.id)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                bases.add(node.value.id)
+        for node in tree.body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                bound |= {(name.asname or name.name).partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                bound.add(node.name)
+            else:
+                bound |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    free = used - bound
+    prompt = str(example.fields.get("prompt", ""))
+    texts = [prompt] if _is_code(prompt) else []
+    texts += [str(example.fields[name]) for name in _SOLUTIONS if example.fields.get(name)]
+    defined = re.findall(r"^(class|def|async def)\s+(\w+)", "\n".join(texts), re.M)
+    asked = {name for _, name in defined} | {entry} - {""}
+    if texts:
+        classes = free & {name for kind, name in defined if kind == "class"}
+    else:  # nothing of the task's own tells; most write classes so
+        classes = {name for name in free - set(dir(builtins)) if name[0].isupper() and "_" not in name}
+    modules = (bases & free & sys.stdlib_module_names) - asked
+    found = {"used": free, "asked": free & asked, "classes": classes, "modules": modules}
+    return {name: sorted(some) for name, some in found.items()}
+
+
+def _given(example: Example, entry: str) -> str:
+    """The imports and helpers that a prompt has before the function it asks for: the tests take the task's own."""
+    prompt = str(example.fields.get("prompt", ""))
+    if not entry or not _is_code(prompt):
+        return ""
+    before = re.split(rf"^(?:async\s+def|def|class)\s+{re.escape(entry)}\b", prompt, flags=re.M)[0]
+    return before if _is_code(before) else ""
 
 
 def _is_code(text: str) -> bool:

@@ -14,12 +14,15 @@ from statistics import NormalDist
 from typing import Any
 
 from qwill.base.errors import DataError
+from qwill.evaluate.sign_flips import sign_flips
 from qwill.evaluate.statistics import (
     Difference,
     group_numbers,
     holm,
+    mcnemar_exact,
     mean_interval,
     minimum_detectable_effect,
+    no_spread_interval,
     normal_quantile,
     paired_accuracy,
     paired_bootstrap,
@@ -28,6 +31,9 @@ from qwill.evaluate.statistics import (
 from qwill.evaluate.task_scores import Row, clusters_of, estimate, score_of
 
 POWER = 0.8
+# Independent examples or clusters below which percentiles of the bootstrap lie too close together: Student's t instead.
+MANY = 30
+NO_SPREAD = 1e-12  # of a mean of scores: nothing but rounding
 # What must be the same for two rows to be answers to the same question.
 QUESTION = ("prompt", "choices", "gold", "answer")
 
@@ -134,20 +140,38 @@ def compare(
 
 
 def paired_rows(task: str, rows_a: Sequence[Row], rows_b: Sequence[Row]) -> tuple[list[tuple[Row, Row]], int, int]:
-    """Both models' rows of each example that both answered, in a's order; and how many only a and only b did."""
-    of_a = {row["id"]: row for row in rows_a if row["task"] == task}
-    of_b = {row["id"]: row for row in rows_b if row["task"] == task}
+    """Both models' rows of each example that both answered, in a's order; and how many only a and only b did. Rows are
+    known by their `question`, or where they have none by their `id`."""
+    of_a, of_b = _by_question(task, rows_a), _by_question(task, rows_b)
     pairs = [(row, of_b[name]) for name, row in of_a.items() if name in of_b]
     if not pairs:
-        raise DataError(f"task {task}: the two results have no example in common; run both with the same --limit.")
+        raise DataError(
+            f"task {task}: the two results have no question in common ({len(of_a)} and {len(of_b)}); run both on the "
+            "same ones."
+        )
     for one, other in pairs:
         for part in QUESTION:
             if one.get(part) != other.get(part):
                 raise DataError(
-                    f"task {task}: example {one['id']} is another question in the two results (their {part} differs); "
-                    "run both with the same task file."
+                    f"task {task} is of two revisions: example {one['id']} is another question in the two results "
+                    f"(their {part} differs); run both with the same task file."
                 )
     return pairs, len(of_a) - len(pairs), len(of_b) - len(pairs)
+
+
+def _by_question(task: str, rows: Sequence[Row]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row["task"] != task:
+            continue
+        key = row.get("question", row["id"])
+        if key in found:
+            raise DataError(
+                f"task {task}: two rows of one result have the id {row['id']}, so it can't be told which of them to "
+                "compare; give every example an id of its own."
+            )
+        found[key] = row
+    return found
 
 
 def _line(
@@ -191,32 +215,41 @@ def difference(
 ) -> tuple[Difference, str]:
     """(difference of two models' scores on the same examples, name of the test).
 
-    Right and wrong: exact McNemar with the interval of Bonett & Price; with clusters the exact sign-flip test, which is
-    McNemar's where a cluster is one example, and Student's t over clusters for the interval. Other numbers: the paired
-    bootstrap, over clusters where there are some. One cluster shows nothing: p is 1 and the interval [-1, 1].
+    Right and wrong: exact McNemar with the interval of Bonett & Price. With clusters, and of other numbers: the
+    sign-flip test, which is McNemar's where a cluster is one right or wrong example. The interval is Student's t over
+    clusters for right and wrong; the paired bootstrap's for other numbers (whole clusters are drawn), or Student's t
+    where they are fewer than 30. One cluster shows nothing: p is 1 and the interval [-1, 1].
     """
     binary = all(value in (0, 1) for values in (a, b) for value in values)
     gap = [x - y for x, y in zip(a, b, strict=True)]
     if clusters is None and binary:
         return paired_accuracy(a, b, 1 - alpha), "exact McNemar"
-    if (len(gap) if clusters is None else len(set(clusters))) < 2:
+    count = len(gap) if clusters is None else len(set(clusters))
+    if count < 2:
         return Difference(sum(gap) / len(gap), -1.0, 1.0, 1.0, len(gap)), "none: one cluster"
-    if clusters is None:
-        return _within_reach(paired_bootstrap(a, b, seed, confidence=1 - alpha)), "paired bootstrap"
-    if not binary:
-        found = paired_bootstrap(a, b, seed, confidence=1 - alpha, clusters=clusters)
-        return _within_reach(found), "bootstrap of clusters"
     mean = mean_interval(gap, 1 - alpha, clusters)
-    if mean.stderr == 0:
-        # Clusters that all say the same show no spread; then each counts as one example and no more.
-        signs = [round(mean.mean)] * mean.clusters
-        alike = paired_accuracy([sign > 0 for sign in signs], [sign < 0 for sign in signs], 1 - alpha)
-        mean = replace(mean, lower=min(alike.lower, mean.mean), upper=max(alike.upper, mean.mean))
-    sums: dict[int, int] = {}
+    lower, upper = mean.lower, mean.upper
+    if mean.stderr < NO_SPREAD:
+        lower, upper = no_spread_interval(mean.mean, count, 1 - alpha)
+    elif not binary and count >= MANY:
+        drawn = paired_bootstrap(a, b, seed, confidence=1 - alpha, clusters=clusters)
+        lower, upper = drawn.lower, drawn.upper
+    p_value, test = _flipped(gap, clusters, binary, seed)
+    return _within_reach(Difference(mean.mean, lower, upper, p_value, len(gap))), test
+
+
+def _flipped(gap: Sequence[float], clusters: Sequence[object] | None, binary: bool, seed: int) -> tuple[float, str]:
+    """(p-value, name) of the sign-flip test: of examples, or of the sums of clusters."""
+    if clusters is None:
+        p_value, exact = sign_flips(gap, seed)
+        return p_value, "exact sign flips" if exact else "sign flips"
+    sums: dict[int, float] = {}
     for group, value in zip(group_numbers(clusters).tolist(), gap, strict=True):
-        sums[group] = sums.get(group, 0) + round(value)
-    found = Difference(mean.mean, mean.lower, mean.upper, sign_flips_exact(list(sums.values())), len(gap))
-    return _within_reach(found), "exact sign flips of clusters"
+        sums[group] = sums.get(group, 0.0) + value
+    if binary:
+        return sign_flips_exact([round(value) for value in sums.values()]), "exact sign flips of clusters"
+    p_value, exact = sign_flips(list(sums.values()), seed)
+    return p_value, ("exact " if exact else "") + "sign flips of clusters"
 
 
 def _within_reach(found: Difference) -> Difference:
@@ -226,16 +259,19 @@ def _within_reach(found: Difference) -> Difference:
 def detectable_difference(
     a: Sequence[float], b: Sequence[float], clusters: Sequence[object] | None, alpha: float
 ) -> float | None:
-    """The smallest true difference that would be called one at `alpha` with 80 % power, given how the scores spread."""
+    """The smallest true difference that would be called one at `alpha` with 80 % power, given how the scores spread.
+
+    None where there is none: so few examples, or clusters, that not even all of them could make the test say so.
+    """
     gap = [x - y for x, y in zip(a, b, strict=True)]
     n = len(gap)
+    if mcnemar_exact(n if clusters is None else len(set(clusters)), 0) >= alpha:
+        return None  # the smallest p that there can be, of sign flips too
     if clusters is None and all(value in (0, 1) for values in (a, b) for value in values):
         # Where no example told the models apart, the share that would is taken for that of one example.
         discordant = max(1, sum(value != 0 for value in gap)) / n
         found = minimum_detectable_effect(n, discordant, 1 - alpha, POWER)
         return found if isfinite(found) else None
-    if (n if clusters is None else len(set(clusters))) < 2:
-        return None
     spread = mean_interval(gap, clusters=clusters).stderr
     found = (normal_quantile(1 - alpha) + NormalDist().inv_cdf(POWER)) * spread
     return found if 0 < found <= 1 else None

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwill.evaluate.sandbox import Limits, SandboxError, run_python
+from qwill.evaluate.sandbox_calls import architectures
 
 # Each tries something and says whether it came through.
 _ATTEMPTS = """
-import ctypes, json, mmap, os, sys
+import ctypes, errno, json, mmap, os, resource, socket, sys
 libc = ctypes.CDLL(None, use_errno=True)
 given = json.loads(sys.stdin.read())
 def came_through(attempt):
@@ -27,8 +28,11 @@ def fork():
         os._exit(0)
     return True
 def network():
-    import socket
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    families = [value for name, value in vars(socket).items() if name.startswith("AF_") and value]
+    return any(came_through(lambda: socket.socket(family, kind)) for family in families for kind in (1, 2, 3, 5))
+def call(number):
+    ctypes.set_errno(0)
+    return libc.syscall(number, 0, 0, 0, 0, 0) >= 0 or ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS)
 def signal_outside():
     os.kill(given["pid"], 0)
     return True
@@ -50,7 +54,9 @@ tried = {
     "fork": fork,
     "signals": signal_outside,
     "namespace": lambda: libc.unshare(0x10000000) == 0,
-    "trace": lambda: libc.syscall(given["ptrace"], 0, 0, 0, 0) == 0,
+    "trace": lambda: libc.syscall(given["calls"]["ptrace"], 0, 0, 0, 0) == 0,
+    "calls": lambda: any(map(call, given["calls"].values())),
+    "crash": lambda: resource.getrlimit(resource.RLIMIT_CORE) != (1, 1),
     "memory": lambda: mmap.mmap(-1, given["memory_mib"] << 20),
     "scratch": fill,
     "root": lambda: os.setuid(0) is None,
@@ -58,6 +64,15 @@ tried = {
     "descriptors": lambda: [fd for fd in range(3, 256) if came_through(lambda: os.fstat(fd))],
 }
 print(json.dumps({name: came_through(attempt) for name, attempt in tried.items()}))
+"""
+
+# By itself: what comes through takes the place of the program.
+_EXECUTE = """
+import os
+try:
+    os.execv("/bin/sh", ["sh", "-c", "echo through"])
+except OSError:
+    pass
 """
 
 # What holds when the attempt did not come through, and what is open when it did.
@@ -71,6 +86,12 @@ _SAID = {
     "signals": ("no signal reaches a process outside", "signals CAN reach processes outside"),
     "namespace": ("no namespace can be made", "namespaces CAN be made"),
     "trace": ("nothing can be traced", "processes CAN be traced"),
+    "calls": (
+        "no io_uring, bpf, perf, userfaultfd, keys, memfd or other processes' memory",
+        "io_uring, bpf, perf, userfaultfd, keys, memfd or other processes' memory ARE within reach",
+    ),
+    "execute": ("nothing but Python can be executed", "other programs CAN be executed"),
+    "crash": ("a crash starts no handler of the machine's", "a crash MAY start the machine's crash handler"),
     "memory": ("memory is bounded", "memory is NOT bounded"),
     "scratch": ("what is kept in files is bounded in all", "files are bounded one by one, NOT in all"),
     "root": ("root can't be had", "root CAN be had"),
@@ -80,7 +101,12 @@ _SAID = {
     "output": ("endless output is cut off", "endless output is NOT cut off"),
 }
 _OPTIONAL = ("list",)
-_PTRACE = {"x86_64": 101, "aarch64": 117}
+# Numbers on x86_64 and aarch64.
+_CALLS = {
+    "ptrace": (101, 117), "io_uring_setup": (425, 425), "bpf": (321, 280), "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282), "keyctl": (250, 219), "memfd_create": (319, 279), "process_vm_readv": (310, 270),
+    "pidfd_open": (434, 434),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,7 +144,7 @@ def _try(limits: Limits, unsafe: bool) -> dict[str, bool]:
         given = {
             "file": str(file),
             "pid": os.getpid(),
-            "ptrace": _PTRACE[platform.machine()],
+            "calls": {name: of[list(architectures()).index(platform.machine())] for name, of in _CALLS.items()},
             "memory_mib": limits.memory_mib + 1,
             "scratch_mib": limits.scratch_mib,
         }
@@ -129,6 +155,7 @@ def _try(limits: Limits, unsafe: bool) -> dict[str, bool]:
             f"{(outcome.stderr.strip().splitlines() or ['nothing'])[-1]}"
         )
     walls = {name: not through for name, through in json.loads(outcome.stdout.splitlines()[-1]).items()}
+    walls["execute"] = "through" not in run_python(_EXECUTE, "", limits, unsafe).stdout
     short = Limits(seconds=0.4, output_kib=64)
     walls["time"] = run_python("while True: pass", "", short, unsafe).ended == "time"
     endless = run_python("while True: print('x' * 4000)", "", Limits(seconds=5, output_kib=64), unsafe)

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from qwill.evaluate.comparison import Comparison, Line, differing
+from qwill.evaluate.refusal_agreement import refusal_lines
 from qwill.evaluate.task_scores import Row, score_of
 
 # Examples on a page: a browser must still scroll through them.
@@ -36,10 +37,20 @@ def results_page(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
         models=[str(summary["model"])],
         tables=tables,
         lines=[],
-        notes=[],
+        notes=_judged(summary["tasks"]),
         examples=[_single(row, metrics[row["task"]], score) for row, _, score, _ in chosen],
         total=len(found),
     )
+
+
+def _judged(tasks: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a judge of refusals found, (English, Chinese)."""
+    found = [(task, one["refusals"]) for task, one in tasks.items() if "refusals" in one]
+    return [
+        pair
+        for task, refusals in found
+        for pair in zip(refusal_lines(task, refusals), refusal_lines(task, refusals, "zh"), strict=True)
+    ]
 
 
 def comparison_page(
@@ -187,12 +198,17 @@ def _double(one: Row, other: Row, metric: str, a: float, b: float) -> dict[str, 
     }
 
 
+def _detail(reply: Mapping[str, Any]) -> str:
+    judged = reply.get("judged")
+    return " · ".join(filter(None, [reply.get("detail"), f"judge: {judged['why']}" if judged else ""]))
+
+
 def _side(row: Row, metric: str, score: float) -> dict[str, Any]:
     replies = [
         {
             "text": _cut(reply.get("text", "")),
             "reasoning": _cut(reply.get("reasoning") or ""),
-            "detail": reply.get("detail") or "",
+            "detail": _detail(reply),
             "right": reply.get("score") == 1,
         }
         for reply in row.get("replies") or []

@@ -10,12 +10,12 @@ run.json        what the model was called, and how long it took
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from qwill.base.artifact import Manifest, identify, need_manifest, read_manifest, recipe_id, seal, verify
+from qwill.base.artifact import MANIFEST, Manifest, identify, need_manifest, read_manifest, recipe_id, seal, verify
 from qwill.base.config import to_dict
 from qwill.base.errors import ArtifactError, DataError
 from qwill.base.files import new_folder, read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_text
@@ -47,13 +47,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Results:
-    """An evaluation that has been made: `model` is what its model was called."""
+    """An evaluation that has been made: `model` is what its model was called, `asked` how it was asked, name → value;
+    a task's own settings are `TASK.setting`."""
 
     folder: Path
     manifest: Manifest
     model: str
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def headlines(self) -> dict[str, str]:
@@ -114,20 +116,33 @@ def make_plan(
     threads: int,
     dtype: str,
     origins: Sequence[dict[str, Any]] = (),
+    judge: Path | str | None = None,
 ) -> Plan:
-    """`tasks` and `origins` as `pinned` gives them. Raises ArtifactError for a folder that is no model, DataError for a
-    task whose file is not there."""
+    """`tasks` and `origins` as `pinned` gives them; `judge`: the folder or file of a model that judges refusals, or the
+    URL and name of one.
+
+    Raises ArtifactError for a folder that is no model, DataError for a task whose file is not there.
+    """
     from qwill.base.device import numeric_libraries
 
     config: dict[str, Any] = {"tasks": {task.name: task_identity(task) for task in tasks}, "settings": dict(settings)}
-    inputs, sources, parents = {}, list(origins), {}
-    if model.is_dir():
-        if (manifest := identify(model)).kind != "model":
-            raise ArtifactError(f"{model} is an artifact of the kind {manifest.kind}; expected a model.")
-        inputs, parents = {"model": model}, {"model": manifest.content_id}
-    else:
-        config["model_file"] = {"name": model.name, "sha256": sha256_file(model)}
-        sources.append(config["model_file"])
+    inputs: dict[str, Path] = {}
+    sources: list[dict[str, Any]] = list(origins)
+    parents: dict[str, str] = {}
+    for name, place in (("model", model), ("judge", judge)):
+        if place is None:
+            continue
+        if isinstance(place, str):
+            config[name] = place
+        elif place.is_dir():
+            if not any((place / file).is_file() for file in (MANIFEST, "config.json")):
+                raise ArtifactError(f"{place} holds no config.json, so it is no model; give a model's folder.")
+            if (manifest := identify(place)).kind != "model":
+                raise ArtifactError(f"{place} is an artifact of the kind {manifest.kind}; expected a model.")
+            inputs[name], parents[name] = place, manifest.content_id
+        else:
+            sources.append({"name": place.name, "sha256": sha256_file(place)})
+            config[f"{name}_file"] = sources[-1]
     libraries = numeric_libraries()
     identity = recipe_id(
         stage=STAGE, stage_version=VERSION, inputs=parents, config=config, seed=seed, libraries=libraries,
@@ -147,9 +162,16 @@ def finished(folder: Path, plan: Plan) -> bool:
 
 
 def write_results(
-    folder: Path, plan: Plan, model: str, rows: Sequence[Row], summary: Mapping[str, Any], run: Mapping[str, Any]
+    folder: Path,
+    plan: Plan,
+    model: str,
+    rows: Sequence[Row],
+    summary: Mapping[str, Any],
+    run: Mapping[str, Any],
+    inside: Path | None = None,
 ) -> Manifest:
-    """Write the artifact, whole or not at all; an older one in the folder is replaced."""
+    """Write the artifact, whole or not at all; an older one in the folder is replaced. It is written `inside` another
+    folder of the same disk, and a killed process leaves it there; else beside its place."""
     from qwill.evaluate.eval_report import results_page
 
     metrics = {
@@ -157,7 +179,7 @@ def write_results(
         for task, found in summary["tasks"].items()
         for metric in found["metrics"]
     }
-    with new_folder(folder) as out:
+    with new_folder(folder, inside) as out:
         write_jsonl(out / ROWS, [dict(row) for row in rows])
         write_json(out / SUMMARY, dict(summary))
         write_text(out / REPORT, results_page(summary, rows))
@@ -182,21 +204,45 @@ def write_results(
 
 def asked_otherwise(one: Results, other: Results, tasks: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     """What was set otherwise for one than for the other, of the run and of the tasks' files; which examples were asked
-    is another matter."""
+    is another matter. Where one is of a recipe, of what both tell.
+
+    Raises DataError for a task of the Hub that they had in two revisions.
+    """
+    names = one.asked.keys() | other.asked.keys()
+    if one.manifest.stage != other.manifest.stage:
+        names = one.asked.keys() & other.asked.keys()
     found = {}
-    places: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = []
-    for section, names in (("settings", [""]), ("tasks", tasks)):
-        for name in names:
-            sides = [results.manifest.config.get(section, {}) for results in (one, other)]
-            a, b = (side.get(name, {}) for side in sides) if name else sides
-            places.append((f"{name}." if name else "", a, b))
-    for prefix, a, b in places:
-        for key in sorted((a.keys() | b.keys()) - {"limit", "first", "about", "files"}):
-            if a.get(key) != b.get(key):
-                found[prefix + key] = a.get(key), b.get(key)
-    if one.manifest.seed != other.manifest.seed:
-        found["seed"] = one.manifest.seed, other.manifest.seed
+    for name in sorted(names):
+        a, b = one.asked.get(name), other.asked.get(name)
+        task, _, setting = name.partition(".")
+        if a == b or (setting and task not in tasks):
+            continue
+        if setting == "source" and isinstance(a, Mapping) and isinstance(b, Mapping) and a.get("hub") == b.get("hub"):
+            old, new = a.get("revision"), b.get("revision")
+            if old != new:
+                raise DataError(
+                    f"task {task} is of two revisions: {one.folder} has {old or 'the newest'} and {other.folder} "
+                    f"{new or 'the newest'} of {a.get('hub')}; run both with the same `source.revision`."
+                )
+        found[name] = a, b
     return found
+
+
+def _asked(manifest: Manifest) -> dict[str, Any]:
+    config = manifest.config
+    found = dict(config.get("settings", {})) | {"seed": manifest.seed}
+    for task, settings in config.get("tasks", {}).items():
+        for name, value in settings.items():
+            if name == "generate" and isinstance(value, Mapping):
+                found |= {f"{task}.{name}.{key}": one for key, one in value.items()}
+            else:
+                found[f"{task}.{name}"] = value
+    unasked = {"limit", "first", "about", "files"}
+    return {
+        name: value
+        for name, value in found.items()
+        if name.partition(".")[2] not in unasked | {"name"} and name not in unasked
+    }
 
 
 def read_results(folder: Path) -> Results:
@@ -205,10 +251,7 @@ def read_results(folder: Path) -> Results:
     if manifest.kind != "results":
         raise ArtifactError(f"{folder} is an artifact of the kind {manifest.kind}; expected results of `qwill eval`.")
     if manifest.stage != STAGE:
-        raise ArtifactError(
-            f"{folder} was made by a recipe, which compares its models itself (see its summary.json); expected results "
-            "of `qwill eval MODEL --tasks …`."
-        )
+        raise ArtifactError(f"{folder} was made by the stage {manifest.stage}; expected results of `qwill eval MODEL`.")
     rows = []
     for line, row in read_jsonl(folder / ROWS):
         for name, kind in (("task", str), ("id", str), ("language", str), ("scores", dict)):
@@ -219,4 +262,4 @@ def read_results(folder: Path) -> Results:
     if not isinstance(summary, dict) or not isinstance(summary.get("tasks"), dict):
         raise DataError(f"{folder / SUMMARY} holds no tasks; run `qwill eval` again.")
     run = read_json(folder / RUN) if (folder / RUN).is_file() else {}
-    return Results(folder, manifest, str(run.get("model") or folder.name), rows, summary)
+    return Results(folder, manifest, str(run.get("model") or folder.name), rows, summary, _asked(manifest))

@@ -27,8 +27,24 @@ FIRST, SECOND, TIE = LETTERS
 EXPLANATION_TOKENS = 1024
 BATCH = 4  # slots' worth of questions between two writes of what was judged
 CUT = 2000  # characters of a judge's text that are kept
-_ALONE = re.compile(r"^[\s\W]*([ABC])(?![A-Za-z])")
 _MARKED = re.compile(r"(?:\[\[|【|\[|［［)\s*([ABC])\s*(?:\]\]|】|\]|］］)")
+_SIGNS = r"[\s*_`\"'“”‘’「」『』()（）\[\]［］【】<>《》#>-]*"
+# The letter alone, perhaps with reasons behind a full stop or the end of the line, among which no other stands alone;
+# or a sentence that can't be meant otherwise. "A and B", "A good answer", "A比B差", "A: 3, B: 5" are no verdicts.
+_ALONE = re.compile(rf"{_SIGNS}([ABC]){_SIGNS}?(?:$|[.。\n])")
+_ANOTHER = re.compile(rf"(?<![A-Za-z])[ABC]{_SIGNS}(?:$|[.。:：,，、])")
+_SENTENCE = re.compile(
+    rf"{_SIGNS}(?:"
+    r"(?:(?:so|therefore|overall|thus),? )?(?:my |the )?(?:final |better |best )?(?:verdict|choice|answer|one)"
+    rf"(?: is|:)+{_SIGNS}(?:answer )?{_SIGNS}(?P<en>[ABC])"
+    r"|(?:i (?:choose|prefer|pick) )?(?:answer )?(?P<is>[ABC]) is (?:clearly |slightly |much )?(?:the )?better"
+    r"(?: one| answer)?"
+    r"|(?:我?选择?|(?:我的)?(?:最终)?(?:答案|结论|判断)(?:是|为)?|更好的(?:回答)?是)"
+    rf"[:：]?{_SIGNS}(?:回答)?{_SIGNS}(?P<zh>[ABC])"
+    r"|(?:我认为)?(?:回答)?(?P<geng>[ABC])\s*(?:答得|写得)?(?:的回答)?(?:明显|稍微|略)?(?:更好|更优|较好)(?:一些)?"
+    rf"){_SIGNS}[.。!！]?{_SIGNS}",
+    re.IGNORECASE,
+)
 
 SYSTEM = {
     "en": (
@@ -85,8 +101,8 @@ class Pair:
 @dataclass(frozen=True)
 class Judgement:
     """What the judge said of a pair in one order. `shown`: "A", "B" or "C" as it said it, None where no verdict could
-    be read. `share`: probability that a is better, a tie being half, from the log-probabilities of the letters; None
-    where they aren't known. `key` names what was asked of whom."""
+    be read (never guessed). `share`: probability that a is better, a tie being half, from the log-probabilities of the
+    letters; None where they aren't known. `key` names what was asked of whom."""
 
     key: str
     id: str
@@ -153,15 +169,20 @@ def conversation(pair: Pair, order: Order, explain: bool = False) -> list[dict[s
 
 
 def read_verdict(answer: Answer, explain: bool = False) -> str | None:
-    """The letter: the last marked one of an explanation, else the one that the reply begins with or, where there is
-    none, the likeliest."""
-    if explain:
-        marked = _MARKED.findall(answer.text)
-        return str(marked[-1]) if marked else None
-    if found := _ALONE.match(answer.text) or _MARKED.search(answer.text):
+    """The letter that the judge said; None where it said none, or more than one.
+
+    Of an explanation the last line must hold one marked letter. Else the reply is the letter, the only one that is
+    marked, or a sentence that says no more than which is better. What is likely but wasn't said is not taken for it.
+    """
+    text = answer.text.strip()
+    marked = set(_MARKED.findall(text.rpartition("\n")[2] if explain else text))
+    if marked or explain:
+        return str(marked.pop()) if len(marked) == 1 else None
+    if (found := _ALONE.match(text)) and not _ANOTHER.search(text, found.end()):
         return found[1]
-    known = [letter for letter in LETTERS if letter in answer.letters]
-    return max(known, key=lambda letter: answer.letters[letter]) if known else None
+    if found := _SENTENCE.fullmatch(text):
+        return next(letter for letter in found.groups() if letter).upper()
+    return None
 
 
 def share_of_a(letters: Mapping[str, float], order: Order) -> float | None:
@@ -211,7 +232,9 @@ def judge_pairs(
         answers, made = judge.ask([asked for _, _, asked, _ in part], asking), []
         for (pair, order, _, key), answer in zip(part, answers, strict=True):
             shown = None if answer.error else read_verdict(answer, explain)
-            share = share_of_a(answer.letters, order)
+            # Of another place in the text where another letter is the likeliest: it says nothing of this verdict.
+            told = max(answer.letters, key=lambda letter: answer.letters[letter], default=None) == shown
+            share = share_of_a(answer.letters, order) if shown and told else None
             made.append(Judgement(key, pair.id, order, shown, share, answer.text[:CUT], answer.error))
         if kept:
             # One that failed is asked again next time.

@@ -115,11 +115,19 @@ def make_pairs(prompts: Sequence[Prompt], replies_a: Mapping[str, str], replies_
     ]
 
 
-def read_human(path: Path, prompts: Sequence[Prompt], model_a: str, model_b: str) -> dict[str, list[float]]:
-    """People's votes on these two models, by prompt id and seen from model a: rows as `qwill arena rate` reads them,
-    with `prompt_id` or `prompt`. Votes on other models or prompts are passed over. Raises DataError naming the row."""
+@dataclass(frozen=True)
+class HumanVote:
+    """`outcome` as seen from model a; `replies` of a and b on which it was cast, None where the file doesn't say."""
+
+    outcome: float
+    replies: tuple[str, str] | None
+
+
+def read_human(path: Path, prompts: Sequence[Prompt], model_a: str, model_b: str) -> dict[str, list[HumanVote]]:
+    """People's votes on these two models, by prompt id: rows as `qwill arena rate` reads them, with `prompt_id` or
+    `prompt`. Votes on other models or prompts are passed over. Raises DataError naming the row."""
     ids, texts = {prompt.id for prompt in prompts}, {prompt.text: prompt.id for prompt in prompts}
-    votes: dict[str, list[float]] = {}
+    votes: dict[str, list[HumanVote]] = {}
     for where, row in _rows(path):
         sides = (row.get("model_a"), row.get("model_b"))
         if not all(isinstance(side, str) and side for side in sides):
@@ -127,13 +135,37 @@ def read_human(path: Path, prompts: Sequence[Prompt], model_a: str, model_b: str
         outcome = _outcome(row, where)
         if sides not in ((model_a, model_b), (model_b, model_a)):
             continue
-        known = str(row.get("prompt_id"))
-        found = known if known in ids else texts.get(_text(row))
-        if found is not None:
-            votes.setdefault(found, []).append(outcome if sides == (model_a, model_b) else 1 - outcome)
+        known = row.get("prompt_id")
+        found = str(known) if known is not None and str(known) in ids else texts.get(_text(row))
+        if found is None:
+            continue
+        replies = (row.get("reply_a"), row.get("reply_b"))
+        if sides != (model_a, model_b):
+            outcome, replies = 1 - outcome, replies[::-1]
+        told = all(isinstance(reply, str) for reply in replies)
+        votes.setdefault(found, []).append(HumanVote(outcome, (str(replies[0]), str(replies[1])) if told else None))
     if not votes:
         raise DataError(f"{path}: there is no vote on {model_a} and {model_b} with one of these prompts.")
     return votes
+
+
+def votes_on(pairs: Sequence[Pair], votes: Mapping[str, Sequence[HumanVote]]) -> tuple[dict[str, list[float]], int]:
+    """(outcomes by pair, how many votes were on other replies to the same prompts): who saw other replies neither
+    agrees nor disagrees. Raises DataError where none is left."""
+    kept: dict[str, list[float]] = {}
+    others = 0
+    for pair in pairs:
+        for vote in votes.get(pair.id, ()):
+            if vote.replies in (None, (pair.reply_a, pair.reply_b)):
+                kept.setdefault(pair.id, []).append(vote.outcome)
+            else:
+                others += 1
+    if not kept:
+        raise DataError(
+            f"none of the people's votes is on a pair that is judged ({others} on other replies to the same prompts); "
+            "let the judge see the replies that people saw."
+        )
+    return kept, others
 
 
 def _outcome(row: Mapping[str, Any], where: str) -> float:

@@ -14,6 +14,8 @@ from qwill.evaluate.judge import Judged
 from qwill.evaluate.length_controlled import length_controlled
 from qwill.evaluate.statistics import mean_interval, wilson
 
+SHOWN = 80  # characters of a reply without a verdict
+
 
 def summarise(
     judged: Sequence[Judged],
@@ -45,6 +47,7 @@ def summarise(
         "pairs": len(judged),
         "judged": len(decided),
         "no_verdict": dict(Counter(_why(one) for one in judged if one.outcome is None)),
+        "unreadable": _unreadable(judged),
         "weighted": weighted,
         "confidence": confidence,
         "position": _position(decided, confidence),
@@ -125,6 +128,12 @@ def _better(summary: Mapping[str, Any], model_a: str, model_b: str) -> str | Non
     if rate["lower"] is None or rate["lower"] <= 0.5 <= rate["upper"]:
         return None
     return model_a if rate["mean"] > 0.5 else model_b
+
+
+def _unreadable(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Replies of the judge, two a pair, in which no verdict could be read, and what some of them begin with."""
+    said = [each.text for one in judged for each in (one.first, one.second) if each.shown is None and not each.error]
+    return {"replies": len(said), "of": 2 * len(judged), "examples": [text[:SHOWN] for text in said[:3]]}
 
 
 def _why(one: Judged) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qwill.base.errors import DataError
 from qwill.evaluate.l1_logistic import fit_l1_logistic
-from qwill.evaluate.statistics import Interval, student_quantile
+from qwill.evaluate.statistics import Interval, bounded_interval, student_quantile
 
 Floats = NDArray[np.float64]
 
@@ -31,6 +31,12 @@ UNSETTLED = (
     "alpaca_eval's solver doesn't settle on these prompts, which are few or nearly separated: its number is where it "
     "stops."
 )
+SAME = 1e-4  # of x between -1 and 1: tanh makes the same of any two large differences, but for its last digits
+NO_SPREAD = 1e-9  # of log-odds: nothing but rounding
+NO_SPREAD_REASON = (
+    "The judge said just what the fit expects of every prompt, such as a tie of all: no spread shows, and the interval "
+    "is Wilson's of so many prompts."
+)
 RIDGE = 1e-6  # keeps a resample that is separated finite: its win rate is then 0 or 1 to five digits
 BOOTSTRAP_BLOCK = 1 << 20
 
@@ -42,8 +48,9 @@ class LengthControlled:
     `raw`: as judged. `win_rate`: as alpaca_eval's minimal model gives it, from `strength` (its C, chosen by
     cross-validation); None where it can't be computed. `unpenalised`: maximum likelihood, with the standard error of
     that share by the sandwich, and the interval made on the log-odds with Student's t, n - 2 degrees of freedom; None
-    where the likelihood has no maximum. `bootstrap` is the percentile interval of the same, where asked for, and
-    `bootstrap_stderr` the spread. `length_effect`: log-odds that x = 1, a much longer reply, adds to a win.
+    where the likelihood has no maximum, and Wilson's where no spread shows. `bootstrap` is the percentile interval of
+    the same, where asked for, and `bootstrap_stderr` the spread. `length_effect`: log-odds that x = 1, a much longer
+    reply, adds to a win.
     `reason`: None, or a sentence or two saying why a number is missing, rests on the penalty alone or isn't
     alpaca_eval's.
     """
@@ -104,9 +111,12 @@ def length_controlled(
         return LengthControlled(raw, win_rate, strength, None, None, None, None, None, None, None, n, reason)
     a, b, covariance = _maximum_likelihood(x, y)
     stderr_a, stderr_b = np.sqrt(np.diag(covariance)).tolist()
-    half = student_quantile(confidence, n - 2) * stderr_b
     share = float(_sigmoid(np.array(b)))
+    half = student_quantile(confidence, n - 2) * stderr_b
     low, high = _sigmoid(np.array([b - half, b + half])).tolist()
+    if stderr_b < NO_SPREAD:
+        low, high = bounded_interval(share, 0.0, n, confidence)
+        reason = " ".join(filter(None, [NO_SPREAD_REASON, reason]))
     bootstrap, spread = _bootstrap(difference, y, confidence, resamples, seed) if resamples else (None, None)
     return LengthControlled(
         raw, win_rate, strength, share, share * (1 - share) * stderr_b, Interval(low, high), bootstrap, spread,
@@ -134,7 +144,7 @@ def _no_maximum(x: Floats, y: Floats) -> str | None:
         return f"The model won every prompt: {why}."
     if not len(won):
         return f"The model lost every prompt: {why} (alpaca_eval's solver takes losses alone for wins and says 50 %)."
-    if (x == x[0]).all():
+    if np.ptp(x) < SAME:
         return (
             "The lengths differ by the same amount for every prompt: what length does and what the model does can't be "
             "told apart, and how the win rate is shared out between them rests on the penalty alone."

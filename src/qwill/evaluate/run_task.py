@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ class EvalSettings:
                 f"limit is {self.limit}, shots {self.shots}, samples {self.samples}, slots {self.slots}: "
                 "limit and shots are 0 or more, samples and slots at least 1."
             )
+        if self.temperature is not None and not 0 <= self.temperature < inf:
+            raise ConfigError(f"temperature is {self.temperature}; expected a number from 0, such as 0.7.")
         if self.thinking and not self.chat:
             raise ConfigError("thinking needs the chat template: ask for chat as well, or leave thinking out.")
 
@@ -76,6 +79,31 @@ class Evaluation:
         return [metric for metric in first if all(metric in scores for scores in others)]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """All of a task that is there before a model is: its examples, shots and scorer (None where it has choices)."""
+
+    examples: list[Example]
+    shots: Shots
+    score: Scorer | None
+
+
+def prepare(task: Task, settings: EvalSettings, score: Scorer | None = None) -> Prepared:
+    """Read the task, so that what is wrong with it is told before a model is loaded. `score` replaces its scorer.
+
+    Raises DataError and ConfigError for a task that can't be asked so, SourceError for one whose source can't be read.
+    """
+    if task.kind == "choice" and (settings.samples > 1 or settings.thinking):
+        raise ConfigError(
+            f"task {task.name} compares choices; samples and thinking are for tasks that ask for replies."
+        )
+    examples = load_examples(task)
+    shots = Shots(task, task.shots.count if settings.shots is None else settings.shots, examples)
+    if task.kind == "choice":
+        return Prepared(examples, shots, None)
+    return Prepared(examples, shots, score or _own_scorer(task, settings.unsafe))
+
+
 def headline(task: Task) -> str:
     """The metric that a table shows for a task."""
     return task.metrics[0] if task.kind == "choice" else "score"
@@ -89,37 +117,32 @@ def evaluate(
     model: str = "",
     progress: Callable[[int, int], None] | None = None,
     score: Scorer | None = None,
+    prepared: Prepared | None = None,
 ) -> Evaluation:
     """Ask the model every example of a task, or those that the settings choose.
 
     `work`: a folder in which finished rows are kept; given again with the same task, settings and `model` (a name or
     content id) only what is missing is asked. `progress(done, all)` is called now and then. `score` replaces the task's
-    scorer.
+    scorer. `prepared`: what `prepare` gave for the same task, settings and scorer.
 
     Raises DataError and ConfigError for a task that can't be asked so, ModelError when the model fails.
     """
     settings = settings or EvalSettings()
     chat = settings.chat or task.chat
-    if task.kind == "choice" and (settings.samples > 1 or settings.thinking):
-        raise ConfigError(
-            f"task {task.name} compares choices; samples and thinking are for tasks that ask for replies."
-        )
     if settings.thinking and not lm.thinks:
         raise ConfigError(f"task {task.name}: this model has no thinking block; leave thinking out.")
-    examples = load_examples(task)
-    count = task.shots.count if settings.shots is None else settings.shots
-    shots = Shots(task, count, examples)
+    ready = prepared or prepare(task, settings, score)
+    examples, shots = ready.examples, ready.shots
     chosen = _chosen(examples, settings)
     kept = KeptRows(work, _header(task, settings, model, examples))
     left = [example for example in chosen if example.id not in kept.rows]
     asked = [(e, prompt_of(lm, task, shots.before(e), e, chat, settings.thinking)) for e in left]
     rows: Iterator[dict[str, Any]]
-    if task.kind == "choice":
+    if ready.score is None:
         rows = run_choices(lm, task, asked, chat, settings.memory, settings.slots)
     else:
         drawing = drawing_of(lm, task, settings.samples, settings.thinking, settings.temperature, settings.seed)
-        score = score or _own_scorer(task, settings.unsafe)
-        rows = run_replies(lm, task, asked, drawing, score, settings.memory, settings.slots)
+        rows = run_replies(lm, task, asked, drawing, ready.score, settings.memory, settings.slots)
     for number, row in enumerate(rows, start=1):
         kept.add(row)
         if progress is not None:

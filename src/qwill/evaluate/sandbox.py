@@ -15,25 +15,29 @@ import ast
 import marshal
 import os
 import platform
+import secrets
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from qwill.base.errors import ConfigError, QwillError
 from qwill.data.workers import available_cores
 from qwill.evaluate.sandbox_calls import architectures, call_filter
 
+A = TypeVar("A")
+B = TypeVar("B")
 _LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 _DEVICES = ("/dev/null", "/dev/urandom")
 _PROGRAM = "program.py"
@@ -122,7 +126,7 @@ def run_python(
             f"scratch folder of {limits.scratch_mib} MiB; raise its limit scratch_mib."
         )
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qwill-unsafe-")) if unsafe else ""
+        folder = stack.enter_context(_scratch_of_unsafe()) if unsafe else ""
         request = _request(program, stdin, limits, unsafe, folder)
         return _supervise(request, limits, unsafe)
 
@@ -134,13 +138,50 @@ def run_many(
 
     Raises as run_python does.
     """
+    return in_order(programs, lambda program: run_python(program, "", limits, unsafe), workers)
+
+
+def in_order(things: Sequence[A], do: Callable[[A], B], workers: int | None = None) -> list[B]:
+    """What `do` gives for each of them, `workers` at a time, by default one for each core. The first error ends all
+    that has not begun."""
     with ThreadPoolExecutor(workers or available_cores()) as pool:
-        running = [pool.submit(run_python, program, "", limits, unsafe) for program in programs]
+        running = [pool.submit(do, thing) for thing in things]
         try:
             return [run.result() for run in running]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _scratch_of_unsafe() -> Iterator[str]:
+    """A folder on the disk, gone afterwards whatever a program has made in it: links are not followed, and folders in
+    folders without end are taken apart from above, for which neither a path nor our stack needs to be long enough."""
+    folder = tempfile.mkdtemp(prefix="qwill-unsafe-")
+    try:
+        yield folder
+    finally:
+        try:
+            _take_apart(folder)
+        except OSError:  # something of the program's is still at work in it
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_apart(folder: str) -> None:
+    new, number = secrets.token_hex(8), 0  # a name that the program has not taken
+    while entries := list(os.scandir(folder)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry)
+                continue
+            os.chmod(entry, 0o700)
+            for inner in list(os.scandir(entry)):
+                if inner.is_dir(follow_symlinks=False):
+                    os.chmod(inner, 0o700)  # to move a folder, it must be writable itself
+                os.rename(inner, f"{folder}/{new}{number}")
+                number += 1
+            os.rmdir(entry)
+    os.rmdir(folder)
 
 
 @cache
@@ -196,7 +237,8 @@ def _request(program: str, stdin: str, limits: Limits, unsafe: bool, folder: str
             "RLIMIT_FSIZE": limits.file_mib * MIB,
             "RLIMIT_NOFILE": limits.open_files,
             "RLIMIT_NPROC": limits.processes + limits.threads + 1,
-            "RLIMIT_CORE": 0,
+            # 0 would keep core files away, and still start the machine's crash handler where core_pattern names one.
+            "RLIMIT_CORE": 1,
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,
             "RLIMIT_SIGPENDING": 256,

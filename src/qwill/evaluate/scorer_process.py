@@ -12,9 +12,11 @@ import importlib.util
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ class ScorerProcess:
     """Calls `target` ("path/file.py:function" or "module:function") for each reply in one child process, which is
     started again after it was ended."""
 
+    module = "qwill.evaluate.scorer_process"  # what the child runs
+    kind = "scorer"
+
     def __init__(self, target: str, name: str, seconds: float = SECONDS) -> None:
         """`name` is how errors call the scorer; `seconds` is what one reply may take. Raises DataError when the target
         can't be loaded."""
@@ -44,7 +49,7 @@ class ScorerProcess:
         request = {"example": asdict(example), "reply": reply}
         answer = self._ask(child, json.dumps(request, default=str).encode() + b"\n", self._seconds)
         if "error" in answer:
-            raise DataError(f"the scorer {self._name} {answer['error']}")
+            raise DataError(f"the {self.kind} {self._name} {answer['error']}")
         return Score(float(answer["value"]), str(answer["detail"]))
 
     def close(self) -> None:
@@ -59,7 +64,7 @@ class ScorerProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         source = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
-        command = [sys.executable, "-P", "-m", "qwill.evaluate.scorer_process", self._target]
+        command = [sys.executable, "-P", "-m", self.module, self._target]
         child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
         )
@@ -67,7 +72,7 @@ class ScorerProcess:
         answer = self._ask(child, b"", _START_SECONDS)
         if "error" in answer:
             self.close()
-            raise DataError(f"the scorer {self._name} {answer['error']}")
+            raise DataError(f"the {self.kind} {self._name} {answer['error']}")
         return child
 
     def _ask(self, child: subprocess.Popen[bytes], request: bytes, seconds: float) -> dict[str, Any]:
@@ -122,7 +127,25 @@ def as_score(result: Any) -> Score:
     raise DataError(f"gave {result!r}; expected a number from 0 to 1, True or False, a Score, or (number, detail).")
 
 
-def _serve(target: str) -> None:
+def _end_with_parent() -> None:
+    """On Linux: SIGKILL when the process that started this one ends, however it does, for a scorer that hangs would
+    outlive it."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def _score(function: Any, request: dict[str, Any]) -> dict[str, Any]:
+    told = request["example"]
+    told |= {name: tuple(told[name]) for name in ("choices", "gold", "tools")}
+    score = as_score(function(Example(**told), request["reply"]))
+    return {"value": score.value, "detail": score.detail}
+
+
+def serve(target: str, answer_to: Callable[[Any, dict[str, Any]], dict[str, Any]] = _score) -> None:
+    """The child: load the function, then answer each line of standard input with a line."""
+    _end_with_parent()
     # What the scorer prints must not stand among the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -141,12 +164,8 @@ def _serve(target: str) -> None:
         return
     say(ready=True)
     for line in sys.stdin.buffer:
-        request = json.loads(line)
-        told = request["example"]
-        told |= {name: tuple(told[name]) for name in ("choices", "gold", "tools")}
         try:
-            score = as_score(function(Example(**told), request["reply"]))
-            say(value=score.value, detail=score.detail)
+            say(**answer_to(function, json.loads(line)))
         except QwillError as error:
             say(error=str(error))
         except Exception as error:
@@ -154,10 +173,12 @@ def _serve(target: str) -> None:
 
 
 def _where(error: Exception) -> str:
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{type(error).__name__}: {error.msg} in line {error.lineno} of {Path(error.filename or '').name}"
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" in line {last[0].lineno} of {Path(last[0].filename).name}" if last else ""
     return f"{type(error).__name__}: {error}{place}"
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    serve(sys.argv[1])

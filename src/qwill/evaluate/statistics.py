@@ -58,6 +58,7 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
     Unlike the textbook p ± z·se it keeps its coverage near 0 and 1 and never leaves [0, 1].
     """
     _check_count("k", k)
+    _check_count("n", n)
     if n < 1 or k > n:
         raise DataError(f"wilson got k={k} of n={n}, expected 0 <= k <= n and n >= 1; check the counts.")
     z = normal_quantile(confidence)
@@ -137,7 +138,9 @@ def sign_flips_exact(sums: Sequence[int]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for being several (Holm 1979): whoever calls those below α real errs, in at least one of them,
-    with a chance of α at most, however they depend on each other."""
+    with a chance of α at most, however they depend on each other. DataError for what is no probability."""
+    if wrong := [p for p in p_values if not 0 <= p <= 1]:
+        raise DataError(f"holm got a p-value of {wrong[0]}, expected numbers from 0 to 1; repair that test.")
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         largest = max(largest, (len(p_values) - rank) * p_values[place])
@@ -164,15 +167,19 @@ def paired_bootstrap(
 
     Pairs are drawn together, so what the two models share (an example that is hard for both) cancels. The
     p-value is twice the smaller tail of resampled differences on the wrong side of zero, with one added to
-    numerator and denominator (Davison & Hinkley 1997, chapter 4), so it is never 0. Same seed, same result.
+    numerator and denominator (Davison & Hinkley 1997, chapter 4), so it is never 0; it is right for many examples
+    only, that of `sign_flips` for any number. Same seed, same result. Needs at least two examples, or groups.
     """
     values_a, values_b = _paired(a, b)
     _check_confidence(confidence)
-    if resamples < 1:
-        raise DataError(f"paired_bootstrap got resamples={resamples}, expected at least 1; use 10000.")
+    if resamples < 1 or seed < 0:
+        raise DataError(
+            f"paired_bootstrap got resamples={resamples}, seed={seed}, expected at least 1 and a seed of 0 or more; "
+            "use 10000 and 0."
+        )
     gap = values_a - values_b
     n = len(gap)
-    groups = np.arange(n) if clusters is None else group_numbers(clusters)
+    groups = _groups("paired_bootstrap", n, clusters)
     sums, sizes = np.bincount(groups, weights=gap), np.bincount(groups)
     generator = np.random.Generator(np.random.PCG64(seed))
     means = np.empty(resamples)
@@ -194,7 +201,8 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
     1 - C(n-c, k)/C(n, k), as a product so that nothing overflows (Chen et al. 2021, arXiv:2107.03374, eq. 1).
     """
-    _check_count("c", c)
+    for name, value in (("n", n), ("c", c), ("k", k)):
+        _check_count(name, value)
     if not (1 <= k <= n and c <= n):
         raise DataError(f"pass_at_k got n={n}, c={c}, k={k}, expected c <= n, 1 <= k <= n; draw more samples.")
     if n - c < k:
@@ -212,15 +220,8 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, clusters: Sequenc
     """
     scores = _finite("values", values)
     n = len(scores)
-    if clusters is None:
-        groups = np.arange(n)
-    else:
-        if len(clusters) != n:
-            raise DataError(f"mean_interval got {n} values and {len(clusters)} clusters; give one for each value.")
-        groups = group_numbers(clusters)
-    count = int(groups.max()) + 1 if n else 0
-    if count < 2:
-        raise DataError(f"mean_interval got {count} independent examples; give at least 2, or no spread shows.")
+    groups = _groups("mean_interval", n, clusters)
+    count = int(groups.max()) + 1
     mean = float(scores.mean())
     sums = np.bincount(groups, weights=scores - mean)
     stderr = math.sqrt(float(sums @ sums) * count / (count - 1)) / n
@@ -236,6 +237,10 @@ def bounded_interval(mean: float, stderr: float, groups: int, confidence: float 
     do for surveys. Near 0 and 1, where scores are skewed, it holds the truth more often than mean ± t·stderr.
     Groups that show no spread at all count as one trial each.
     """
+    if not (0 <= mean <= 1 and 0 <= stderr < math.inf):
+        raise DataError(
+            f"bounded_interval got mean={mean}, stderr={stderr}, expected a mean from 0 to 1 and its error."
+        )
     if groups < 2:
         raise DataError(f"bounded_interval got {groups} independent examples; give at least 2, or no spread shows.")
     spread = mean * (1 - mean)
@@ -243,7 +248,8 @@ def bounded_interval(mean: float, stderr: float, groups: int, confidence: float 
     t = student_quantile(confidence, groups - 1)
     centre = (mean + t * t / (2 * trials)) / (1 + t * t / trials)
     half = t / (1 + t * t / trials) * math.sqrt(max(0.0, spread) / trials + t * t / (4 * trials * trials))
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    # At the ends rounding would leave the mean itself out.
+    return Interval(0.0 if mean == 0 else max(0.0, centre - half), 1.0 if mean == 1 else min(1.0, centre + half))
 
 
 @lru_cache(maxsize=1024)
@@ -253,6 +259,8 @@ def student_quantile(confidence: float, degrees: int) -> float:
     Abramowitz & Stegun (1964): the finite series 26.7.3 and 26.7.4, inverted by bisection; from 200 degrees of freedom
     on the expansion 26.7.5 around the normal quantile, whose error is below 1e-9 there.
     """
+    if degrees < 1:
+        raise DataError(f"Student's t was asked for with {degrees} degrees of freedom, expected at least 1.")
     z = normal_quantile(confidence)
     if degrees >= 200:
         return (
@@ -290,16 +298,39 @@ def minimum_detectable_effect(n: int, discordant: float, confidence: float = 0.9
     (1987, Biometrics 43), n = (z_a·√ψ + z_b·√(ψ - δ²))²/δ², for δ. `math.inf` when even a difference as large
     as ψ, the largest there can be, would not be seen.
     """
-    if n < 1 or not 0.0 < discordant <= 1.0 or not 0.5 <= power < 1.0:
+    if not 1 <= n < math.inf or not 0.0 < discordant <= 1.0 or not 0.5 <= power < 1.0:
         raise DataError(
             f"minimum_detectable_effect got n={n}, discordant={discordant}, power={power}, "
             "expected n >= 1, 0 < discordant <= 1 and 0.5 <= power < 1; check the numbers."
         )
     z_a, z_b = normal_quantile(confidence), NormalDist().inv_cdf(power)
     # δ is the larger root of (n + z_b²)δ² - 2√n·z_a·√ψ·δ + (z_a² - z_b²)ψ = 0: the smaller has √n·δ < z_a·√ψ.
-    root = z_b * math.sqrt(discordant * max(0.0, n - z_a**2 + z_b**2))
+    room = n - z_a**2 + z_b**2
+    if room < 0:
+        return math.inf  # no δ at all solves it: even if all examples told one model from the other, n would be too few
+    root = z_b * math.sqrt(discordant * room)
     effect = (z_a * math.sqrt(n * discordant) + root) / (n + z_b**2)
     return effect if effect <= discordant else math.inf
+
+
+def no_spread_interval(mean: float, groups: int, confidence: float = 0.95) -> Interval:
+    """Of a mean difference in [-1, 1] that was the same in all of `groups` examples or clusters.
+
+    No spread is no certainty: as many others as Wilson's upper end of 0 in `groups` may be as different as can be.
+    """
+    others = wilson(0, groups, confidence).upper
+    return Interval(mean - others * (1 + mean), mean + others * (1 - mean))
+
+
+def _groups(who: str, n: int, clusters: Sequence[object] | None) -> NDArray[np.int64]:
+    """The group of each of n examples as a number; DataError where there are fewer than two groups."""
+    if clusters is not None and len(clusters) != n:
+        raise DataError(f"{who} got {n} values and {len(clusters)} clusters; give one for each value.")
+    groups = np.arange(n) if clusters is None else group_numbers(clusters)
+    count = int(groups.max()) + 1 if n else 0
+    if count < 2:
+        raise DataError(f"{who} got {count} independent examples; give at least 2, or no spread shows.")
+    return groups
 
 
 def _check_confidence(confidence: float) -> None:
@@ -308,7 +339,7 @@ def _check_confidence(confidence: float) -> None:
 
 
 def _check_count(name: str, value: int) -> None:
-    if int(value) != value or value < 0:
+    if not 0 <= value < math.inf or int(value) != value:
         raise DataError(f"{name} is {value!r}, expected a count (a whole number, 0 or more).")
 
 

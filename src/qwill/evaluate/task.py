@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +53,11 @@ class Replying:
         if self.max_tokens < 1 or self.thinking_tokens < 0:
             raise ConfigError(
                 f"max_tokens is {self.max_tokens}, thinking_tokens {self.thinking_tokens}; give 1 or more."
+            )
+        if not 0 <= self.temperature < inf or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ConfigError(
+                f"temperature is {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: temperature and top_k are "
+                "0 or more, top_p is above 0 and at most 1."
             )
         if "" in self.stop:
             raise ConfigError("stop holds an empty text, which would end every reply; take it out.")
@@ -209,6 +215,8 @@ def load_examples(task: Task, limit: int = 0, seed: int | None = None) -> list[E
 def make_example(task: Task, fields: Mapping[str, Any], number: int, where: str) -> Example:
     """The example that `fields` are, the `number`-th of its source (from 0); `where` begins what errors say."""
 
+    _check_fields(fields, where)
+
     def text(name: str, template: str) -> str:
         return text_of(template, fields, f"{where}: {name}")
 
@@ -226,6 +234,8 @@ def make_example(task: Task, fields: Mapping[str, Any], number: int, where: str)
     elif task.scorer in NEED_ANSWER and answer in (None, "", []):
         raise DataError(f"{where}: its answer is empty, and the scorer {task.scorer} compares replies with it.")
     tools = value_of(task.tools, fields, f"{where}: tools") if task.tools else ()
+    if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise DataError(f"{where}: its tools are {tools!r}; expected a list of definitions in OpenAI's form.")
     return Example(
         id=identifier,
         prompt=text("prompt", task.prompt),
@@ -239,6 +249,21 @@ def make_example(task: Task, fields: Mapping[str, Any], number: int, where: str)
         instruction=text("instruction", task.instruction),
         tools=tuple(tools),
     )
+
+
+def _check_fields(fields: Mapping[str, Any], where: str) -> None:
+    """What JSON has no word for, though Python reads it: NaN, Infinity, half of a character."""
+    for name, value in fields.items():
+        left = [value]
+        while left:
+            one = left.pop()
+            if isinstance(one, float) and not isfinite(one):
+                raise DataError(f"{where}: its field {name!r} holds {one}; write a number, or a text.")
+            if isinstance(one, str) and not one.isascii() and any("\ud800" <= c <= "\udfff" for c in one):
+                raise DataError(
+                    f"{where}: its field {name!r} holds half of a character (a lone \\ud8…); write it whole."
+                )
+            left += one.values() if isinstance(one, Mapping) else one if isinstance(one, list | tuple) else ()
 
 
 def _answer(task: Task, fields: Mapping[str, Any], where: str) -> Any:

@@ -35,7 +35,8 @@ class Estimate:
 
 def clusters_of(rows: Sequence[Row]) -> list[object] | None:
     """The cluster of each row, None where no two share one. A row without a cluster is a cluster by itself."""
-    names: list[object] = [row.get("cluster") or ("alone", place) for place, row in enumerate(rows)]
+    clusters = [row.get("cluster") for row in rows]
+    names: list[object] = [("alone", i) if name in (None, "") else name for i, name in enumerate(clusters)]
     return names if len(set(names)) < len(names) else None
 
 

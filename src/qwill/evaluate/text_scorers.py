@@ -114,7 +114,7 @@ def number(example: Example, reply: str) -> Score:
     answer; several numbers in an answer ("5:45", "12 and 17") are all asked for, in order. An answer without numbers
     must stand in the reply in words."""
     for one in references(example):
-        wanted = numbers(announced(one)) if isinstance(one, str) else [Fraction(str(one))]
+        wanted = numbers(announced(one)) if isinstance(one, str) else [_exact(one)]
         if not wanted:
             if contains(Example(example.id, "", answer=str(one)), announced(reply)).value:
                 return Score(1.0, f"says {one!r}")
@@ -129,6 +129,12 @@ def number(example: Example, reply: str) -> Score:
     return Score(0.0, f"says {_shown(found[-1:])}" if found else "says no number")
 
 
+def _exact(value: Any) -> Fraction:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"the answer {value!r} is no number; write one, or a text that holds one.")
+    return Fraction(str(value))
+
+
 def numbers(text: str) -> list[Fraction]:
     """The numbers of a text in order: with thousands' commas, decimals, fractions a/b; a sign counts where it can't be
     a hyphen."""
@@ -136,7 +142,7 @@ def numbers(text: str) -> list[Fraction]:
     for match in _NUMBER.finditer(unicodedata.normalize("NFKC", text)):
         digits = (match[1] or match[0]).replace(",", "").replace("−", "-").strip()
         # Longer than any answer; int() is quadratic in the number of digits.
-        if len(digits) > 60:
+        if max(len(digits), len(match[2] or "")) > 60:
             continue
         value = Fraction(digits)
         if match[1] and match[0].lstrip().startswith(("-", "−")):

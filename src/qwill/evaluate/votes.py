@@ -26,7 +26,8 @@ Entry = Mapping[str, Any]
 @dataclass(frozen=True)
 class Vote:
     """`time`: Unix milliseconds. `leaks`: why it can't count (a reply said who it was), empty for most. `address`: the
-    voter's network address under a keyed hash. `style`: what style features count in reply a and reply b."""
+    voter's network address under a keyed hash. `style`: what style features count in reply a and reply b. `prompt`: the
+    prompt under a keyed hash, the same for all who asked it."""
 
     id: str
     sequence: int
@@ -42,6 +43,7 @@ class Vote:
     consent: bool = False
     address: str = ""
     style: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    prompt: str = ""
 
     @property
     def points(self) -> float:
@@ -124,7 +126,7 @@ def vote_of(entry: Entry) -> Vote:
         voter=entry["voter"], outcome=entry["outcome"], model_a=body["model_a"], model_b=body["model_b"],
         language=body.get("language", "other"), categories=tuple(body.get("categories", ())),
         leaks=tuple(body.get("leaks", ())), consent=bool(body.get("consent")), address=body.get("address", ""),
-        style=None if style is None else (tuple(style[0]), tuple(style[1])),
+        style=None if style is None else (tuple(style[0]), tuple(style[1])), prompt=body.get("prompt", ""),
     )  # fmt: skip
 
 

@@ -43,9 +43,13 @@ def model_card(folder: Path, summary: Mapping[str, Any] | None = None) -> str:
 
 
 def refresh_cards(models: Iterable[Path], summary: Mapping[str, Any]) -> None:
-    """Write the cards again of models that have been evaluated."""
+    """Write the cards again of models that have been evaluated; scores of `qwill eval` stay in them."""
+    from qwill.hub.eval_card import kept_scores
+
     for folder in models:
-        write_text(folder / "README.md", model_card(folder, summary))
+        path, new = folder / "README.md", model_card(folder, summary)
+        old = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+        write_text(path, kept_scores(old, new))
 
 
 def _front(manifest: Manifest) -> str:

@@ -23,6 +23,7 @@ DOCUMENTS = {
     "corpus": ("train.parquet",),
     "dialogues": ("train.jsonl",),
     "tasks": ("demonstrations.jsonl", "rl.jsonl"),
+    "preferences": ("preferences.jsonl",),
 }
 _BULK = ("files", "tensors", "ancestry")
 
@@ -77,8 +78,16 @@ def trace(folder: Path, search: Sequence[Path] = ()) -> list[Ancestor]:
 
 
 def check(ancestors: Sequence[Ancestor]) -> list[Check]:
-    """Hash every artifact again that was found, and every package that is in the cache, and compare the records."""
-    checks = [_check_artifact(ancestor) for ancestor in ancestors]
+    """Hash every artifact again that was found, and every package that is in the cache, and compare the records; each
+    preference pair is looked up among the votes that it was made from."""
+    found = {ancestor.content_id: ancestor.folder for ancestor in ancestors}
+    checks = []
+    for ancestor in ancestors:
+        one = _check_artifact(ancestor)
+        votes = found.get(str(ancestor.record["inputs"].get("votes")))
+        if ancestor.record["kind"] == "preferences" and ancestor.folder is not None and votes is not None:
+            one = dataclasses.replace(one, problems=(*one.problems, *_pair_problems(ancestor.folder, votes)))
+        checks.append(one)
     every = [source for ancestor in ancestors for source in ancestor.record["sources"]]
     packages = {package_name(source): source for source in every if source.get("registry") != "hub"}
     sets = {source_name(source): source for source in every if source.get("registry") == "hub"}
@@ -162,6 +171,33 @@ def _check_artifact(ancestor: Ancestor) -> Check:
         what = ", ".join(changed)
         problems.append(f"{ancestor.folder}: qwill.json says otherwise than what was made from it recorded ({what}).")
     return Check(name, True, tuple(problems))
+
+
+def _pair_problems(pairs: Path, votes: Path) -> list[str]:
+    """What doesn't hold of: each pair has its vote, of its battle, with consent, won by the model that it prefers, and
+    no vote has two pairs."""
+    file, problems, seen = pairs / "preferences.jsonl", [], set()
+    try:
+        known = {str(row.get("id")): row for _, row in read_jsonl(votes / "votes.jsonl")}
+        for number, row in read_jsonl(file):
+            where, name = f"{file}: line {number}", str(row.get("vote"))
+            vote = known.get(name)
+            if vote is None:
+                problems.append(f"{where}: its vote {name} is not among the votes that it was made from.")
+                continue
+            winner, loser = ("model_a", "model_b") if vote.get("outcome") == "a" else ("model_b", "model_a")
+            if row.get("battle") != vote.get("battle"):
+                problems.append(f"{where}: says battle {row.get('battle')}, its vote says {vote.get('battle')}.")
+            if vote.get("outcome") not in ("a", "b") or vote.get("consent") is not True:
+                problems.append(f"{where}: its vote {name} is {vote.get('outcome')!r}, consent {vote.get('consent')}.")
+            elif (row.get("chosen_model"), row.get("rejected_model")) != (vote.get(winner), vote.get(loser)):
+                problems.append(f"{where}: prefers {row.get('chosen_model')}, its vote {vote.get(winner)}.")
+            if name in seen:
+                problems.append(f"{where}: its vote {name} has a pair already.")
+            seen.add(name)
+    except DataError as error:
+        problems.append(str(error))
+    return problems
 
 
 def _check_source(name: str, source: dict[str, Any]) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from qwill.model.stored import FLOATS, INDEX, StoredTensors
 from qwill.model.transformer import Transformer
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, HEAD, SCORE = "model.embed_tokens.weight", "lm_head.weight", "score.weight"
 NESTED, VISION = "model.language_model.", "model.visual."
 
 
@@ -38,11 +39,13 @@ def save_model(
     metadata: Mapping[str, str] | None = None,
     shard_bytes: float = 5e9,
     generation_config: Mapping[str, Any] | None = None,
+    score_D: Tensor | None = None,
 ) -> None:
     """Write config.json, generation_config.json, model*.safetensors (and the tokenizer's files) into `folder`.
 
     Tensors are written as the model holds them; a tied head is not stored. `metadata` goes into each file's
-    `__metadata__`; `generation_config` is by default what Qwen3 was released with.
+    `__metadata__`; `generation_config` is by default what Qwen3 was released with. With `score_D` the folder is a
+    reward model: transformers' …ForSequenceClassification with one label.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,10 +54,16 @@ def save_model(
     for slot in names.values():
         if slot.parameter not in parameters:
             raise ModelError(f"{slot.parameter} is held quantised; load the model as floats to save it.")
+    tensors: Iterable[tuple[str, Tensor]]
     tensors = ((name, slot.read(parameters[slot.parameter])) for name, slot in names.items())
+    config = model.config.to_hf()
+    if score_D is not None:
+        tensors = chain(tensors, [(SCORE, score_D.detach()[None])])
+        config["architectures"] = [config["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")]
+        config |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
     write_tensors(folder, tensors, metadata, shard_bytes)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    write_json(folder / "config.json", model.config.to_hf() | {"torch_dtype": dtype})
+    write_json(folder / "config.json", config | {"torch_dtype": dtype})
     sampling = released_sampling(model.config) if generation_config is None else dict(generation_config)
     write_json(folder / "generation_config.json", sampling)
     if tokenizer is not None:
@@ -157,6 +166,15 @@ def load_model(
     return model.eval()
 
 
+def load_score(folder: str | Path, width: int) -> Tensor:
+    """score_D, what a reward model's head multiplies the last hidden state by; CheckpointError where there is none."""
+    with StoredTensors(Path(folder)) as stored:
+        if SCORE not in stored.names:
+            raise CheckpointError(f"{folder} holds no {SCORE}: it is no reward model; train one with `qwill reward`.")
+        stored.check(SCORE, (1, width))
+        return stored.read(SCORE, (1, width))[0].float()
+
+
 def read_into(
     model: Transformer, stored: StoredTensors, slots: Mapping[str, Slot], codes: Mapping[str, Quantized]
 ) -> None:
@@ -241,6 +259,7 @@ def fit(stored: StoredTensors, config: ModelConfig) -> tuple[ModelConfig, dict[s
     """
     stored.widths, stored.group_sizes = _quantization(config, stored.folder)
     alias = _released_names(stored)
+    alias.pop(SCORE, None)  # of a reward model: `load_score` reads it
     names = alias.keys()
     left = {name for name in names if not name.endswith("rotary_emb.inv_freq")}  # a constant in old Llama files
     if config.tie_word_embeddings and HEAD in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -77,5 +78,13 @@ def _page(service: Service) -> Callable[[str], Any]:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    arena, purging = service.settings.arena, None
+    if service.state is not None and arena is not None and arena.keep_days is not None:
+        from qwill.serve.arena_purge import keep_purging
+
+        purging = asyncio.create_task(keep_purging(service.state, arena.keep_days))
     yield
-    await app.state.service.close()
+    if purging is not None:
+        purging.cancel()
+    await service.close()

@@ -33,21 +33,25 @@ class Board:
     state: State
     tenant: str
     prior: float
+    leave_out: bool = True  # votes of those under suspicion
     votes: list[Vote] = field(default_factory=list)
     last: int = 0  # the log's newest entry that is in `votes`
     lock: threading.Lock = field(default_factory=threading.Lock)
-    _counted: Counted = field(default_factory=lambda: counted([]))
+    _counted: Counted = field(init=False)
     _live: LiveRatings | None = None
     _changes: dict[str, Changes] = field(default_factory=dict)
     _answers: dict[str, Any] = field(default_factory=dict)
 
-    def leaderboard(self, models: Sequence[str], category: str) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        self._counted = counted([], self.leave_out)
+
+    def leaderboard(self, models: Sequence[str], category: str, style: bool = False) -> dict[str, Any]:
         """Raises DataError for a category that no vote has."""
         with self.lock:
             self._refresh()
-            key = f"leaderboard/{category}/{'/'.join(models)}"
+            key = f"leaderboard/{style}/{category}/{'/'.join(models)}"
             if key not in self._answers:
-                found = standings(self._counted, models, category, self.prior)
+                found = standings(self._counted, models, category, self.prior, style)
                 self._answers[key] = found | {"through": self.last}
             return self._answers[key]
 
@@ -106,7 +110,7 @@ class Board:
             self._afresh()
 
     def _afresh(self) -> None:
-        self._counted = counted(self.votes)
+        self._counted = counted(self.votes, self.leave_out)
         votes = self._counted.votes
         names = [] if self._live is None else self._live.models
         if votes:

@@ -26,11 +26,11 @@ from qwill.base.state_rows import Row
 from qwill.data.conversation import problem
 from qwill.data.preferences import FILE, preference_problem
 from qwill.evaluate.arena_standings import counted
-from qwill.evaluate.leaks import leaks_of
 from qwill.evaluate.votes import Vote, check_chain, replay
-from qwill.serve.arena_log import SIDES, battles, log_entries
+from qwill.serve.arena_log import SIDES, battles, log_entries, said_to, turn_of
+from qwill.serve.arena_marks import marks_of
 
-VERSION = 1
+VERSION = 2
 VOTES = "votes.jsonl"
 _AT_ONCE = 500  # battles read with one query
 
@@ -44,13 +44,14 @@ class Export:
     left_out: dict[str, int]
 
 
-def export_arena(state: State, tenant: str, out: Path, redacted: bool = True) -> Export:
-    """Write `out`/votes and `out`/preferences. Raises DataError where there is no vote yet, or the log was changed."""
+def export_arena(state: State, tenant: str, out: Path, redacted: bool = True, leave_out: bool = True) -> Export:
+    """Write `out`/votes and `out`/preferences. leave_out: without votes of those who seem to act together. Raises
+    DataError where there is no vote yet, or the log was changed."""
     with reading(state) as connection:
         entries = log_entries(connection, tenant)
         head = check_chain(entries)
         everything = replay(entries)
-        found = counted(everything)
+        found = counted(everything, leave_out)
         if not everything:
             raise DataError(f"The arena of {tenant!r} has no votes yet; let people vote (`qwill serve A B --arena`).")
         there = _battles(connection, tenant, [vote.battle for vote in found.votes])
@@ -60,13 +61,13 @@ def export_arena(state: State, tenant: str, out: Path, redacted: bool = True) ->
     for vote in found.votes:
         battle = there.get(vote.battle)
         shown = _texts(battle, vote, redacted) if vote.consent and battle is not None else {}
-        rows.append(_vote_row(vote) | {name: shown[name] for name in ("messages", "reply_a", "reply_b") if shown})
+        rows.append(_vote_row(vote) | _public(shown))
         pair, why = _pair(vote, battle, shown, models)
         if pair is not None:
             pairs.append(pair)
         else:
             left_out[why] += 1
-    config = {"tenant": tenant, "entries": len(entries), "head": head, "redacted": redacted}
+    config = {"tenant": tenant, "entries": len(entries), "head": head, "redacted": redacted, "leave_out": leave_out}
     counts = {"votes": len(rows), **found.set_aside}
     _write(out / "votes", "votes", VOTES, rows, {}, config, counts)
     counts = {"pairs": len(pairs), **dict(sorted(left_out.items()))}
@@ -117,13 +118,25 @@ def _texts(battle: Row, vote: Vote, redacted: bool) -> Row:
 
         return redact(text, language=vote.language if vote.language in ("en", "zh") else "en").text
 
-    messages = [{"role": m["role"], "content": clean(str(m["content"]))} for m in battle["messages"]]
-    shown: Row = {"messages": messages}
+    shown: Row = {"turns": turn_of(battle)}
     for side in SIDES:
+        said = [{"role": m["role"], "content": clean(str(m["content"]))} for m in said_to(battle, side)]
+        shown[f"messages_{side}"] = said
         reply = battle[f"reply_{side}"]
         shown[f"reply_{side}"] = clean(reply["content"])
         shown[f"thinking_{side}"] = clean(reply["reasoning"])
     return shown
+
+
+def _public(shown: Row) -> Row:
+    """What a vote's row says of the texts: where both sides had one conversation, it is there once."""
+    if not shown:
+        return {}
+    texts = {"reply_a": shown["reply_a"], "reply_b": shown["reply_b"]}
+    if shown["turns"] == 1:
+        return {"messages": shown["messages_a"], **texts}
+    asked = [message for message in shown["messages_a"] if message["role"] == "user"]
+    return {"messages": asked, "messages_a": shown["messages_a"], "messages_b": shown["messages_b"], **texts}
 
 
 def _pair(vote: Vote, battle: Row | None, shown: Row, models: Sequence[str]) -> tuple[Row | None, str]:
@@ -132,14 +145,13 @@ def _pair(vote: Vote, battle: Row | None, shown: Row, models: Sequence[str]) -> 
         return None, "no_consent"
     if vote.outcome not in SIDES:
         return None, vote.outcome
-    asked = "\n\n".join(str(message["content"]) for message in battle["messages"])
-    for side in SIDES:
-        reply = battle[f"reply_{side}"]
-        if leaks_of(f"{reply['reasoning']}\n{reply['content']}", models, asked):
-            return None, "leak_by_newer_rules"
+    if shown["turns"] > 1:
+        return None, "several_turns"
+    if marks_of(battle, models)["leaks"]:
+        return None, "leak_by_newer_rules"
     winner, loser = (vote.outcome, "b" if vote.outcome == "a" else "a")
     row = {
-        "id": vote.id, "prompt": shown["messages"], "chosen": _reply(shown, winner), "rejected": _reply(shown, loser),
+        "id": vote.id, "prompt": shown["messages_a"], "chosen": _reply(shown, winner), "rejected": _reply(shown, loser),
         "language": vote.language, "categories": list(vote.categories), "battle": vote.battle, "vote": vote.id,
         "sequence": vote.sequence, "source": "arena", "chosen_model": battle[f"model_{winner}"],
         "rejected_model": battle[f"model_{loser}"],

@@ -21,6 +21,7 @@ from qwill.evaluate.votes import BEGINNING, OUTCOMES, commitment, seal
 
 Side = Literal["a", "b"]
 SIDES: tuple[Side, Side] = ("a", "b")
+_AT_ONCE = 200  # battles purged in one transaction
 
 # Without the columns of other tables and never in the outbox: other nodes must not learn it.
 secrets = sa.Table(
@@ -39,7 +40,9 @@ battles = table(
     sa.Column("model_b", sa.Text, nullable=False),
     sa.Column("reply_a", sa.JSON(none_as_null=True)),
     sa.Column("reply_b", sa.JSON(none_as_null=True)),
-    emptied={"asker": "", "messages": [], "reply_a": None, "reply_b": None},
+    # A battle of several turns: the replies of each earlier one, and what was `asked` next.
+    sa.Column("earlier", sa.JSON, nullable=False),
+    emptied={"asker": "", "messages": [], "reply_a": None, "reply_b": None, "earlier": []},
 )
 sa.Index("battles_asker", battles.c.tenant, battles.c.asker)
 
@@ -63,7 +66,7 @@ sa.Index("votes_voter", votes.c.tenant, votes.c.voter)
 
 
 class VoteRefused(DataError):
-    """A vote that can't be taken; `code`: unknown_battle, not_yours, not_finished, already_voted."""
+    """A vote or turn refused; `code`: unknown_battle, not_yours, not_finished, already_voted, other_turn."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -100,6 +103,7 @@ def new_battle(
     values = {
         "asker": asker, "language": language, "messages": [dict(message) for message in messages], "model_a": a,
         "model_b": b,
+        "earlier": [],
     }  # fmt: skip
     with writing(state) as db:
         return insert(db, battles, tenant, values)
@@ -109,7 +113,17 @@ def find_battle(state: State, tenant: str, identity: str, voter: str) -> Row:
     """Raises VoteRefused for a battle that isn't there, or that somebody else has begun: who has not asked may have
     heard which models they are."""
     with reading(state) as connection:
-        found = get(connection, battles, tenant, identity)
+        return _battle(connection, tenant, identity, voter)
+
+
+def find_vote(state: State, tenant: str, identity: str, voter: str) -> Row | None:
+    """The voter's vote on a battle, if it stands."""
+    with reading(state) as connection:
+        return _vote_on(connection, tenant, identity, voter)
+
+
+def _battle(connection: sa.Connection, tenant: str, identity: str, voter: str) -> Row:
+    found = get(connection, battles, tenant, identity)
     if found is None:
         raise VoteRefused("unknown_battle", f"There is no battle {identity} here; it may have been erased.")
     if found["asker"] != voter:
@@ -117,11 +131,63 @@ def find_battle(state: State, tenant: str, identity: str, voter: str) -> Row:
     return found
 
 
-def save_reply(state: State, tenant: str, identity: str, side: Side, reply: Mapping[str, Any]) -> None:
-    """Keep the whole reply of one side; the first that is kept stays."""
+def _vote_on(connection: sa.Connection, tenant: str, identity: str, voter: str) -> Row | None:
+    living = rows(connection, votes, tenant, votes.c.battle == identity, votes.c.voter == voter)
+    return living[0] if living else None
+
+
+def turn_of(battle: Row) -> int:
+    """The number of the turn that a battle is in, from 1 on."""
+    return len(battle["earlier"]) + 1
+
+
+def said_to(battle: Row, side: Side) -> list[dict[str, Any]]:
+    """The messages that one side's model answers: with its own earlier replies."""
+    messages = [dict(message) for message in battle["messages"]]
+    for turn in battle["earlier"]:
+        messages.append({"role": "assistant", "content": turn[f"reply_{side}"]["content"]})
+        messages.append({"role": "user", "content": turn["asked"]})
+    return messages
+
+
+def asked_in(battle: Row) -> list[str]:
+    """All that the user has said."""
+    said = [str(message["content"]) for message in battle["messages"] if message["role"] == "user"]
+    return said + [str(turn["asked"]) for turn in battle["earlier"]]
+
+
+def replies_of(battle: Row, side: Side) -> list[Row]:
+    """The replies of one side that are whole, first to last."""
+    found = [turn[f"reply_{side}"] for turn in battle["earlier"]]
+    return found if battle[f"reply_{side}"] is None else [*found, battle[f"reply_{side}"]]
+
+
+def next_turn(state: State, tenant: str, identity: str, voter: str, turn: int, asked: str) -> Row:
+    """Go on with a battle that nobody has voted on: `turn` is the number that this gets, 2 or more. The same turn again
+    is the one that is there. Raises VoteRefused."""
+    with writing(state) as db:
+        battle = _battle(db.connection, tenant, identity, voter)
+        if _vote_on(db.connection, tenant, identity, voter) is not None:
+            raise VoteRefused("already_voted", "You have voted on this battle; begin a new one.")
+        now = turn_of(battle)
+        if turn == now > 1 and battle["earlier"][-1]["asked"] == asked:
+            return battle
+        if turn != now + 1:
+            raise VoteRefused("other_turn", f"The battle is in turn {now}; the next is {now + 1}, not {turn}.")
+        if any(battle[f"reply_{side}"] is None for side in SIDES):
+            raise VoteRefused("not_finished", "Both replies must be there before you go on; wait for their end.")
+        done = {"reply_a": battle["reply_a"], "reply_b": battle["reply_b"], "asked": asked}
+        values = {"earlier": [*battle["earlier"], done], "reply_a": None, "reply_b": None}
+        changed = update(db, battles, tenant, identity, values)
+        assert changed is not None  # it was there in this transaction
+        return changed
+
+
+def save_reply(state: State, tenant: str, identity: str, side: Side, reply: Mapping[str, Any], turn: int = 1) -> None:
+    """Keep the whole reply of one side in a turn; the first that is kept stays, and none comes into another turn."""
     with writing(state) as db:
         found = get(db.connection, battles, tenant, identity)
-        if found is not None and found[f"reply_{side}"] is None:
+        if found is not None and found[f"reply_{side}"] is None and turn_of(found) == turn:
             update(db, battles, tenant, identity, {f"reply_{side}": dict(reply)})
 
 
@@ -138,13 +204,14 @@ def cast_vote(state: State, tenant: str, identity: str, voter: str, outcome: str
         raise VoteRefused("not_finished", "Both replies must be there before one is voted for; wait for their end.")
     whole = {"model_a": battle["model_a"], "model_b": battle["model_b"], "language": battle["language"], **body}
     with writing(state) as db:
-        living = rows(db.connection, votes, tenant, votes.c.battle == identity, votes.c.voter == voter)
-        if living:
-            if living[0]["outcome"] != outcome:
+        standing = _vote_on(db.connection, tenant, identity, voter)
+        if standing is not None:
+            if standing["outcome"] != outcome:
                 raise VoteRefused("already_voted", "You have voted on this battle already, and that vote stands.")
-            return Cast(living[0], battle, True)
-        if get(db.connection, battles, tenant, identity) is None:  # erased a moment ago
-            raise VoteRefused("unknown_battle", f"There is no battle {identity} here; it may have been erased.")
+            return Cast(standing, battle, True)
+        there = _battle(db.connection, tenant, identity, voter)  # it may have been erased, or gone on, a moment ago
+        if turn_of(there) != turn_of(battle):
+            raise VoteRefused("not_finished", "The battle has gone on meanwhile; wait for the end of both replies.")
         content = {"battle": identity, "voter": voter, "outcome": outcome, "body": whole}
         return Cast(_append(db, tenant, "vote", content | {"salt": randomness.token_hex(16)}), battle, False)
 
@@ -159,6 +226,29 @@ def erase(state: State, tenant: str, voter: str) -> int:
         for battle in rows(db.connection, battles, tenant, battles.c.asker == voter):
             delete(db, battles, tenant, battle["id"])
     return len(mine)
+
+
+def purge(state: State, before: int, tenant: str | None = None) -> int:
+    """Forget battles without a vote that nothing has happened in since `before` (Unix milliseconds); returns how many.
+
+    They are in no entry of the log, so that replays stay what they are; a tombstone says that there was one. A battle
+    that somebody voted on stays, also when the vote was erased from another copy.
+    """
+    voted = sa.select(votes.c.id).where(votes.c.battle == battles.c.id).exists()
+    query = sa.select(battles.c.tenant, battles.c.id).where(
+        battles.c.deleted.is_(None), battles.c.changed < before, ~voted
+    )
+    if tenant is not None:
+        query = query.where(battles.c.tenant == tenant)
+    count = 0
+    while True:
+        with writing(state) as db:  # a few at a time: voters wait meanwhile
+            found = db.connection.execute(query.order_by(battles.c.id).limit(_AT_ONCE)).all()
+            for row in found:
+                delete(db, battles, row.tenant, row.id)
+        count += len(found)
+        if len(found) < _AT_ONCE:
+            return count
 
 
 def log_entries(connection: sa.Connection, tenant: str, after: int = 0) -> list[Row]:

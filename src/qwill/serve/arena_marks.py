@@ -12,21 +12,22 @@ from qwill.base.state_rows import Row
 from qwill.evaluate.arena_categories import categories_of
 from qwill.evaluate.arena_style import style_counts
 from qwill.evaluate.leaks import leaks_of
-from qwill.serve.arena_log import SIDES
+from qwill.serve.arena_log import SIDES, asked_in, replies_of
 
 
 def marks_of(battle: Row, names: Sequence[str]) -> dict[str, Any]:
     """`names`: the models that take part. A battle without its replies has no marks yet."""
-    replies = [battle[f"reply_{side}"] for side in SIDES]
-    if None in replies:
+    if None in (battle["reply_a"], battle["reply_b"]):
         return {}
-    prompt = "\n\n".join(str(message["content"]) for message in battle["messages"] if message["role"] == "user")
-    before = "\n\n".join(str(message["content"]) for message in battle["messages"])
-    texts = [str(reply["content"]) for reply in replies]
+    replies = [replies_of(battle, side) for side in SIDES]
+    prompt = "\n\n".join(asked_in(battle))
+    before = "\n\n".join([*(str(m["content"]) for m in battle["messages"] if m["role"] != "user"), prompt])
+    texts = ["\n\n".join(str(reply["content"]) for reply in own) for own in replies]
     everyone = sorted({*names, battle["model_a"], battle["model_b"]})
     leaks = [
         f"{side}:{leak.kind}"
-        for side, reply in zip(SIDES, replies, strict=True)
+        for side, own in zip(SIDES, replies, strict=True)
+        for reply in own
         for leak in leaks_of(f"{reply['reasoning']}\n{reply['content']}", everyone, before)
     ]
     return {

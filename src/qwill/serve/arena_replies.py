@@ -13,7 +13,7 @@ from typing import Any
 
 from qwill.base.state import State
 from qwill.base.state_rows import Row
-from qwill.serve.arena_log import Side, save_reply
+from qwill.serve.arena_log import Side, said_to, save_reply, turn_of
 from qwill.serve.chat_completions import plain_messages
 from qwill.serve.conversation import Chat, Counts, Prepared, parts, prepare
 from qwill.serve.errors import ApiError, as_api_error
@@ -46,8 +46,10 @@ async def reply_stream(
         other.fail(ApiError(409, "This reply was asked for again elsewhere.", code="superseded"))
     try:
         target = service.find(battle[f"model_{side}"])
-        seed = int.from_bytes(hashlib.sha256(f"{battle['id']}/{side}".encode()).digest()[:8]) >> 1
-        chat = Chat(battle["messages"], SamplingFields(seed=seed), max_tokens=max_tokens)
+        turn = turn_of(battle)
+        name = f"{battle['id']}/{side}" + (f"/{turn}" if turn > 1 else "")
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1
+        chat = Chat(said_to(battle, side), SamplingFields(seed=seed), max_tokens=max_tokens)
         prepared = await prepare(service, target, chat, new_id("battle-"))
         job = await service.job(target, [prepared.request], caller)
     except Exception as error:
@@ -59,7 +61,8 @@ async def reply_stream(
         if running.get(place) is job:
             del running[place]
 
-    keep = lambda reply: asyncio.to_thread(save_reply, state, battle["tenant"], battle["id"], side, reply)  # noqa: E731
+    where = (state, battle["tenant"], battle["id"], side)
+    keep = lambda reply: asyncio.to_thread(save_reply, *where, reply, turn)  # noqa: E731
     return EventStream(_stream(job, prepared, chunk, keep), close, _failure)
 
 

@@ -2,17 +2,22 @@
 
     GET    /qwill/arena → {models, model_count, votes, voted, prompts: {en, zh}, consent: {en, zh}}
     POST   /qwill/arena/battles {prompt | messages, language} → 201 {id, streams: ["a", "b"], language}
+    GET    /qwill/arena/battles/ID → {id, language, turns: [{asked, replies: {a, b}}], vote}: what a page shows again;
+           a reply is {content, reasoning, finish_reason} or null while it isn't whole, vote as below or null
     GET    /qwill/arena/battles/ID/a (and /b) → the reply as events: chat completion chunks without `model`
+    POST   /qwill/arena/battles/ID/turns {prompt, turn: 2, …} → {id, turn}: ask on, both replies being there, before the
+           vote; each model goes on with its own replies
     POST   /qwill/arena/battles/ID/votes {outcome: a|b|tie|both_bad, consent}
            → 201 {id, model_a, model_b, outcome, counted, why, changes: {model: {before, after}}, repeated}
              (200 when the same vote was there already)
-    GET    /qwill/arena/leaderboard?category=all → {ratings: [{model, rank, rating, lower, upper, votes, wins, ties,
-           losses}], matrix: {models, points, battles}, categories: {name: votes}, set_aside, notes: [{en, zh}], …}
+    GET    /qwill/arena/leaderboard?category=all&style=false → {ratings: [{model, rank, rating, lower, upper, votes,
+           wins, ties, losses}], matrix: {models, points, battles}, categories: {name: votes}, set_aside, suspicions,
+           style, style_effects, notes: [{en, zh}], …}
     GET    /qwill/arena/history → {points: [{votes, time, ratings: {model: {rating, lower, upper}}}]}
     DELETE /qwill/arena/votes/mine → {erased}: the voter's votes and prompts are gone, and ratings do without them
 
 Times are Unix seconds. Errors have OpenAI's shape, with `code`: unknown_battle 404, not_yours 403, not_finished and
-already_voted 409, rate_limit_exceeded 429.
+already_voted and other_turn 409, rate_limit_exceeded 429.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ from qwill.serve.arena_board import Board
 from qwill.serve.arena_log import Side, VoteRefused
 from qwill.serve.arena_marks import marks_of
 from qwill.serve.arena_replies import Running, conversation, reply_stream
-from qwill.serve.arena_voters import PATH, Turnstile, Voter, remember, voter_of
+from qwill.serve.arena_voters import PATH, Turnstile, Voter, fingerprint, remember, voter_of
 from qwill.serve.arena_words import CONSENT, PROMPTS
 from qwill.serve.chat_schema import ChatMessage
 from qwill.serve.errors import ApiError
@@ -46,7 +51,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 LONGEST = 100_000  # characters of what is asked, all messages together
-STATUS = {"unknown_battle": 404, "not_yours": 403, "not_finished": 409, "already_voted": 409}
+STATUS = {"unknown_battle": 404, "not_yours": 403, "not_finished": 409, "already_voted": 409, "other_turn": 409}
+MOST_TURNS = 50
 
 
 class _Body(BaseModel):
@@ -57,6 +63,11 @@ class NewBattle(_Body):
     prompt: str | None = Field(None, max_length=LONGEST)
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=200)] | None = None
     language: Literal["en", "zh", "other"] | None = None
+
+
+class NewTurn(_Body):
+    prompt: str = Field(max_length=LONGEST)
+    turn: int = Field(ge=2, le=MOST_TURNS)
 
 
 class NewVote(_Body):
@@ -101,6 +112,31 @@ class VoteAnswer(BaseModel):
     repeated: bool
 
 
+class BegunTurn(BaseModel):
+    id: str
+    turn: int
+
+
+class WholeReply(BaseModel):
+    content: str
+    reasoning: str
+    finish_reason: str
+
+
+class Turn(BaseModel):
+    asked: str
+    replies: dict[str, WholeReply | None]
+
+
+class BattleNow(BaseModel):
+    """A battle as far as it has come, without names before the vote."""
+
+    id: str
+    language: str
+    turns: list[Turn]
+    vote: VoteAnswer | None
+
+
 class Standing(BaseModel):
     model: str
     rank: int | None
@@ -119,6 +155,19 @@ class Matrix(BaseModel):
     battles: list[list[int]]
 
 
+class Suspected(BaseModel):
+    """Voters who seem to act together: how many, for or against which model, and how unlikely it is by chance."""
+
+    kind: str
+    model: str
+    direction: str
+    voters: int
+    votes: int
+    share: float
+    expected: float
+    chance: float
+
+
 class Leaderboard(BaseModel):
     category: str
     ratings: list[Standing]
@@ -127,6 +176,9 @@ class Leaderboard(BaseModel):
     categories: dict[str, int]
     set_aside: dict[str, int]
     notes: list[dict[str, str]]
+    style: bool
+    style_effects: dict[str, float]
+    suspicions: list[Suspected]
     through: int
 
 
@@ -162,7 +214,7 @@ def arena_routes(state: State, settings: ArenaSettings) -> APIRouter:
 
     def board_of(request: Request) -> Board:
         tenant = tenant_of(request)
-        return boards.setdefault(tenant, Board(state, tenant, settings.prior))
+        return boards.setdefault(tenant, Board(state, tenant, settings.prior, settings.leave_out))
 
     def enter(request: Request, gate: Turnstile) -> Voter:
         voter = voter_of(request, secret)
@@ -199,6 +251,35 @@ def arena_routes(state: State, settings: ArenaSettings) -> APIRouter:
         battle = arena_log.new_battle(state, tenant_of(request), voter.id, tongue, messages, a, b)
         return {"id": battle["id"], "streams": list(arena_log.SIDES), "language": tongue}
 
+    @router.get("/battles/{identity}", response_model=BattleNow)
+    def battle_now(request: Request, identity: Identity) -> Any:
+        voter = voter_of(request, secret)
+        battle = battle_of(request, identity, voter)
+        vote = arena_log.find_vote(state, tenant_of(request), identity, voter.id)
+        said: list[dict[str, Any]] = [
+            {"asked": asked, "replies": {side: None for side in arena_log.SIDES}}
+            for asked in arena_log.asked_in(battle)[-arena_log.turn_of(battle) :]
+        ]
+        for side in arena_log.SIDES:
+            for turn, reply in zip(said, arena_log.replies_of(battle, side), strict=False):
+                turn["replies"][side] = reply
+        shown = None if vote is None else answer_of(request, battle, vote, True)
+        return {"id": identity, "language": battle["language"], "turns": said, "vote": shown}
+
+    @router.post("/battles/{identity}/turns", response_model=BegunTurn)
+    def turn(request: Request, identity: Identity, body: NewTurn) -> Any:
+        conversation(body.prompt, None)
+        voter = enter(request, battles)
+        battle = battle_of(request, identity, voter)
+        whole = [*arena_log.said_to(battle, "a"), *arena_log.said_to(battle, "b")]
+        if sum(len(str(message["content"])) for message in whole) / 2 + len(body.prompt) > LONGEST:
+            raise ApiError(400, f"The battle has more than {LONGEST:,} characters; begin a new one.", "prompt")
+        try:
+            begun = arena_log.next_turn(state, tenant_of(request), identity, voter.id, body.turn, body.prompt)
+        except VoteRefused as error:
+            raise refused(error) from error
+        return {"id": identity, "turn": arena_log.turn_of(begun)}
+
     @router.get("/battles/{identity}/{side}", response_class=Response)
     async def stream(request: Request, identity: Identity, side: Side) -> Any:
         battle = await asyncio.to_thread(battle_of, request, identity, voter_of(request, secret))
@@ -215,23 +296,28 @@ def arena_routes(state: State, settings: ArenaSettings) -> APIRouter:
     def vote(request: Request, identity: Identity, body: NewVote) -> Any:
         voter, tenant = enter(request, votes), tenant_of(request)
         names = service_of(request).names
-        marks = marks_of(battle_of(request, identity, voter), names)
-        kept = {**marks, "consent": body.consent, "address": voter.address}
+        battle = battle_of(request, identity, voter)
+        marks = marks_of(battle, names)
+        asked = fingerprint(secret, arena_log.asked_in(battle))
+        kept = {**marks, "consent": body.consent, "address": voter.address, "prompt": asked}
         try:
             cast = arena_log.cast_vote(state, tenant, identity, voter.id, body.outcome, kept)
         except VoteRefused as error:
             raise refused(error) from error
-        leaked = bool(cast.vote["body"]["leaks"])
-        answer = {
-            "id": cast.vote["id"], "model_a": cast.battle["model_a"], "model_b": cast.battle["model_b"],
-            "outcome": body.outcome, "counted": not leaked, "why": "leak" if leaked else None,
-            "changes": board_of(request).changes(cast.vote["id"]), "repeated": cast.repeated,
-        }  # fmt: skip
+        answer = answer_of(request, cast.battle, cast.vote, cast.repeated)
         return JSONResponse(answer, 200 if cast.repeated else 201)
 
+    def answer_of(request: Request, battle: Any, vote: Any, repeated: bool) -> dict[str, Any]:
+        leaked = bool(vote["body"]["leaks"])
+        return {
+            "id": vote["id"], "model_a": battle["model_a"], "model_b": battle["model_b"], "outcome": vote["outcome"],
+            "counted": not leaked, "why": "leak" if leaked else None,
+            "changes": board_of(request).changes(vote["id"]), "repeated": repeated,
+        }  # fmt: skip
+
     @router.get("/leaderboard", response_model=Leaderboard)
-    def leaderboard(request: Request, category: Annotated[str, Query(max_length=64)] = ALL) -> Any:
-        return board_of(request).leaderboard(sorted(service_of(request).names), category)
+    def leaderboard(request: Request, category: Annotated[str, Query(max_length=64)] = ALL, style: bool = False) -> Any:
+        return board_of(request).leaderboard(sorted(service_of(request).names), category, style)
 
     @router.get("/history", response_model=History)
     def over_time(request: Request) -> Any:

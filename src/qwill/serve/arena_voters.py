@@ -14,6 +14,7 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fastapi import Request, Response
@@ -60,6 +61,12 @@ def remember(response: Response, request: Request, voter: Voter) -> None:
             COOKIE, voter.cookie, max_age=YEAR, path=PATH, httponly=True, samesite="strict",
             secure=request.url.scheme == "https",
         )  # fmt: skip
+
+
+def fingerprint(secret: bytes, asked: Sequence[str]) -> str:
+    """What was asked under the secret's hash, capitals and white space apart: the same for all who asked it."""
+    said = [" ".join(text.casefold().split()) for text in asked]
+    return "p_" + _hash(secret, "prompt:" + "\n".join(said))
 
 
 def network_of(request: Request) -> str:

@@ -11,10 +11,11 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from qwill.serve.access import caller_of, service_of
-from qwill.serve.chat_schema import ChatCompletion, ChatCompletionChunk, ChatRequest, MediaPart, NamedTool, RefusalPart
+from qwill.serve.chat_schema import ChatCompletion, ChatCompletionChunk, ChatRequest, NamedTool
 from qwill.serve.constraints import Wanted, constraint_fields, only
 from qwill.serve.conversation import BUDGETS, Chat, Counts, Part, Prepared, parts, prepare
 from qwill.serve.errors import ApiError
+from qwill.serve.fields import plain_text
 from qwill.serve.routes import answers, new_router
 from qwill.serve.service import Job
 from qwill.serve.shapes import chat_logprob, new_id, now, usage
@@ -82,7 +83,7 @@ def plain_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
     plain = []
     for i, message in enumerate(messages):
         made: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
-        made["content"] = _text(message.content, f"messages[{i}].content")
+        made["content"] = plain_text(message.content, f"messages[{i}].content")
         for name in ("reasoning_content", "tool_call_id"):
             if (value := getattr(message, name, None)) is not None:
                 made[name] = value
@@ -92,18 +93,6 @@ def plain_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
             made["tool_calls"] = [call.model_dump(exclude_none=True) for call in calls]
         plain.append(made)
     return plain
-
-
-def _text(content: Any, param: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for i, part in enumerate(content):
-        if isinstance(part, MediaPart):
-            text = f"{param}[{i}] is of type {part.type}, but this model reads text only; describe it in words."
-            raise ApiError(400, text, f"{param}[{i}]", code="unsupported_content")
-        texts.append(part.refusal if isinstance(part, RefusalPart) else part.text)
-    return "".join(texts)
 
 
 class _Sample:

@@ -101,6 +101,21 @@ def stops_of(fields: SamplingFields) -> tuple[str, ...]:
     return () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
 
 
+def plain_text(content: Any, param: str) -> str:
+    """What a message's content says: a text, or its parts together; nothing for None. Raises ApiError for a part that
+    is no text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for i, part in enumerate(content):
+        text = getattr(part, "refusal" if part.type == "refusal" else "text", None)
+        if text is None:
+            said = f"{param}[{i}] is of type {part.type}, but this model reads text only; describe it in words."
+            raise ApiError(400, said, f"{param}[{i}]", code="unsupported_content")
+        texts.append(str(text))
+    return "".join(texts)
+
+
 def room(prompt: Sequence[int], info: ModelInfo, param: str) -> int:
     """Tokens that the context leaves for the reply. Raises ApiError with both numbers when it leaves none."""
     left = info.context - len(prompt)

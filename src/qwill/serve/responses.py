@@ -14,15 +14,14 @@ from qwill.serve.access import caller_of, note, service_of
 from qwill.serve.constraints import Wanted, constraint_fields, only
 from qwill.serve.conversation import BUDGETS, Chat, Counts, Part, Prepared, parts, prepare
 from qwill.serve.errors import ApiError, as_api_error
+from qwill.serve.fields import plain_text
 from qwill.serve.reply_blocks import Block, Blocks, Change
 from qwill.serve.responses_schema import (
     FunctionCallItem,
     FunctionChoice,
     FunctionOutputItem,
     FunctionTool,
-    InputMedia,
     InputMessage,
-    InputRefusal,
     ReasoningItem,
     ResponseEvent,
     ResponseObject,
@@ -116,31 +115,19 @@ def _messages(body: ResponsesRequest) -> tuple[list[dict[str, Any]], list[str]]:
         place = f"input[{i}]"
         if isinstance(item, InputMessage):
             role = "system" if item.role == "developer" else item.role
-            add(place, {"role": role, "content": _text(item.content, f"{place}.content")})
+            add(place, {"role": role, "content": plain_text(item.content, f"{place}.content")})
         elif isinstance(item, FunctionCallItem):
             function = {"name": item.name, "arguments": item.arguments}
             call = {"id": item.call_id, "type": "function", "function": function}
             add(place, {"role": "assistant", "content": "", "tool_calls": [call]})
         elif isinstance(item, FunctionOutputItem):
-            text = _text(item.output, f"{place}.output")
+            text = plain_text(item.output, f"{place}.output")
             add(place, {"role": "tool", "tool_call_id": item.call_id, "content": text})
         else:
             assert isinstance(item, ReasoningItem)
-            text = _text(item.content or [], f"{place}.content")
+            text = plain_text(item.content or [], f"{place}.content")
             add(place, {"role": "assistant", "content": "", "reasoning_content": text})
     return made, places
-
-
-def _text(content: Any, param: str) -> str:
-    if isinstance(content, str):
-        return content
-    texts = []
-    for i, part in enumerate(content):
-        if isinstance(part, InputMedia):
-            text = f"{param}[{i}] is of type {part.type}, but this model reads text only; describe it in words."
-            raise ApiError(400, text, f"{param}[{i}]", code="unsupported_content")
-        texts.append(part.refusal if isinstance(part, InputRefusal) else part.text)
-    return "".join(texts)
 
 
 class _Reply:

@@ -12,13 +12,17 @@ from qwill.base.errors import ConfigError
 class ArenaSettings:
     """`prior`: of the leaderboard's ratings (fit_ratings); 0 leaves models that can't be compared unrated. `battles`,
     `votes`: the most of one voter in a minute, `address` of both that come from one address; None: no limit.
-    `max_tokens` of a reply; None: as many as the models' own settings say."""
+    `max_tokens` of a reply; None: as many as the models' own settings say. `leave_out`: votes of voters who seem to act
+    together don't count in ratings. `keep_days`: battles that nobody voted on are forgotten after so many days; None:
+    never."""
 
     prior: float = 0.1
     battles: int | None = 20
     votes: int | None = 30
     address: int | None = 240
     max_tokens: int | None = None
+    leave_out: bool = True
+    keep_days: float | None = 30.0
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,9 @@ def training_examples(
     tools: Sequence[Mapping[str, Any]] | None,
     tokenizer: Tokenizer,
     where: str = "conversation",
+    after: int = 0,
 ) -> list[Rendered]:
-    """Sequences to train on, in which every assistant turn is trained exactly once.
+    """Sequences to train on, in which every assistant turn behind the first `after` messages is trained exactly once.
 
     In front of each trained turn stands token for token what the released template gives at inference for
     that point, generation prompt included. `where` (a file and line, a row's id) begins the sentence of
@@ -104,7 +105,8 @@ def training_examples(
     """
     turns = _turns(messages, where)
     thinks = "<think>" in tokenizer.specials
-    if not any(turn.role == "assistant" and (turn.content.strip() or turn.thought or turn.calls) for turn in turns):
+    said = [turn for turn in turns[after:] if turn.role == "assistant"]
+    if not any(turn.content.strip() or turn.thought or turn.calls for turn in said):
         raise DataError(f"{where}: no assistant message says anything, so there is nothing to train on; remove it.")
     if turns[0].role == "assistant":
         raise DataError(
@@ -116,7 +118,7 @@ def training_examples(
     ids: list[int] = []
     mask: list[int] = []
     for i, turn in enumerate(turns):
-        if turn.role != "assistant":
+        if turn.role != "assistant" or i < after:
             continue
         thinking = not thinks or turn.thought or _asked_not_to_think(turns[:i])
         prompt = _encode(_conversation(turns[:i], tools, thinks) + _prompt(thinking), tokenizer, memory)

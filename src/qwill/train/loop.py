@@ -19,7 +19,7 @@ from qwill.train.checkpoint import Checkpoints
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
 from qwill.train.recompute import recomputing
 from qwill.train.settings import OptimizerConfig, ScheduleConfig, StepConfig
-from qwill.train.step import StepData, backward, split
+from qwill.train.step import StepResult, backward, split
 
 if TYPE_CHECKING:
     from qwill.train.parallel import Parallel
@@ -52,7 +52,7 @@ class History:
 def train(
     model: Transformer,
     steps: int,
-    step_data: Callable[[int], StepData],
+    step_data: Callable[[int], Any],
     optimizer: OptimizerConfig,
     schedule: ScheduleConfig,
     balance: float,
@@ -63,9 +63,11 @@ def train(
     checkpoint_seconds: float = 20.0,
     how: StepConfig = StepConfig(),  # noqa: B008 (frozen)
     parallel: Parallel | None = None,
+    compute: Callable[[Any], StepResult] | None = None,
 ) -> History:
     """Train in place; resumes from ctx.work and leaves checkpoints there. With `parallel`, which holds `model`, every
-    rank calls this with the same arguments, and rank 0 alone writes metrics.
+    rank calls this with the same arguments, and rank 0 alone writes metrics. `compute` adds a step's gradients where
+    they aren't those of next-token prediction; its steps need a `source` and a number of `tokens`.
 
     Raises TrainingError on a loss or gradient that is not finite, naming the step and its batch; the last checkpoint,
     which is good, stays where it is.
@@ -88,7 +90,10 @@ def train(
             data = step_data(step)
             factor = rate_factor(step, steps, schedule)
             set_rates(optimizers, factor)
-            if parallel is None:
+            if compute is not None:
+                done = compute(data)
+                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip, foreach=True))
+            elif parallel is None:
                 done = backward(model, split(data, how.micro_batches), balance, how.balance_over, ctx.dtype)
                 norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip, foreach=True))
             else:
@@ -106,7 +111,7 @@ def train(
                 o.zero_grad(set_to_none=True)
             if parallel is not None:
                 parallel.zero_gradients()
-            history.tokens += len(data.targets_N)
+            history.tokens += data.tokens
             history.curve.append({"step": step + 1, **numbers, "gradient_norm": norm, "rate": factor})
             _remember_load(history, done.load_LE)
             if log is not None:

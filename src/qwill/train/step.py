@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -29,17 +29,23 @@ class StepData:
     weight_N: Tensor
     source: str
 
+    @property
+    def tokens(self) -> int:
+        return len(self.targets_N)
+
 
 @dataclass
 class StepResult:
-    """`loss` in nats; of sparse models also the balancing loss and load_LE, each layer's assignments per token."""
+    """`loss` in nats; of sparse models also the balancing loss and load_LE, each layer's assignments per token. `more`
+    are other numbers for the log."""
 
     loss: float
     balance: float | None = None
     load_LE: Tensor | None = None
+    more: dict[str, float] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, float]:
-        return {"loss": self.loss} | ({} if self.balance is None else {"balance": self.balance})
+        return {"loss": self.loss} | ({} if self.balance is None else {"balance": self.balance}) | self.more
 
 
 def split(data: StepData, parts: int) -> list[StepData]:

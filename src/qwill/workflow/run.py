@@ -14,7 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qwill.base.artifact import NOT_CONTENT, Manifest, identify, need_manifest, read_manifest, recipe_id, seal
+from qwill.base.artifact import (
+    NOT_CONTENT,
+    Manifest,
+    from_elsewhere,
+    identify,
+    need_manifest,
+    read_manifest,
+    recipe_id,
+    seal,
+)
 from qwill.base.config import identity_of
 from qwill.base.device import machine, numeric_libraries, set_threads, training_dtype
 from qwill.base.errors import ArtifactError
@@ -90,8 +99,9 @@ def make_plan(recipe: Recipe, section: Section) -> Plan:
     """Find the inputs of a section and its recipe id. Raises ArtifactError for an input that has not been made."""
     inputs = {name: section.given.get(name, recipe.folder / name) for name in section.needs}
     for name, folder in inputs.items():
-        # A model that is named in the recipe may come from elsewhere, without a manifest.
-        if read_manifest(folder) is None and not (name in section.given and (folder / "config.json").is_file()):
+        # A model or a file of rows that is named in the recipe may come from elsewhere, without a manifest.
+        known = folder.is_dir() and read_manifest(folder) is not None
+        if not known and not (name in section.given and from_elsewhere(folder)):
             maker = recipe.section(name)
             command = f"`qwill {maker.stage.verb} {recipe.path}`" if maker else "the command that makes it"
             raise ArtifactError(f"{section.stage.name} needs {folder}, which is not there; run {command} first.")

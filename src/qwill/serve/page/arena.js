@@ -9,7 +9,7 @@ import { askKey, showHelp } from "./dialogs.js";
 import { h, icon } from "./dom.js";
 import { addWords, firstLanguage, getLanguage, number, setLanguage, t } from "./i18n.js";
 import { ALT, command, shared, shortcuts } from "./keys.js";
-import { recall, remember } from "./memory.js";
+import { recall, recallHere, remember, rememberHere } from "./memory.js";
 import { arrange, InputView, ReplyView } from "./message.js";
 import { drawStaticWords, drawTheme, nextTheme } from "./surface.js";
 
@@ -39,6 +39,7 @@ const KEYS = [
   ...shared("theme", "language", "help"),
 ];
 const SHOWN = 4; // suggestions at a time
+const KEPT = "battle"; // under which the tab remembers it
 
 let about = null; // what the server says of its arena
 let battle = null;
@@ -82,24 +83,59 @@ function drawGrown() {
 }
 
 function begin(text) {
-  if (battle || !text.trim()) return false;
+  if (!text.trim()) return false;
+  if (battle) return goOnWith(text);
   const own = (battle = new Battle(text, null, view));
   views = [];
   fail(null);
   draw();
   $("log").scrollTop = 0;
-  own.begin().catch((error) => {
-    if (battle !== own || error.name === "AbortError") return;
-    end();
-    composer.write(text); // nothing that was written is lost
-    fail(error, () => composer.submit());
+  own
+    .begin()
+    .then(() => battle === own && rememberHere(KEPT, own.id))
+    .catch((error) => {
+      if (battle !== own || error.name === "AbortError") return;
+      end();
+      lost(text, error);
+    });
+  return true;
+}
+
+function goOnWith(text) {
+  const own = battle;
+  if (stage !== "vote" || own.voting) return false;
+  fail(null);
+  own.goOn(text).catch((error) => {
+    if (battle === own && error.name !== "AbortError") lost(text, error);
   });
   return true;
+}
+
+function lost(text, error) {
+  composer.write(text); // nothing that was written is lost
+  fail(error, () => composer.submit());
+}
+
+/** The battle that was there before the page was loaded again. */
+async function resume() {
+  const id = recallHere(KEPT);
+  if (!id || battle) return;
+  try {
+    const own = await Battle.found(id, view);
+    if (battle) return own.leave();
+    battle = own;
+    views = [];
+    draw();
+  } catch (error) {
+    if (error.status === 404 || error.status === 403) rememberHere(KEPT, null);
+    else fail(error, resume);
+  }
 }
 
 function end() {
   battle?.leave();
   battle = null;
+  rememberHere(KEPT, null);
   views = [];
   grown = new Set();
   draw();
@@ -136,7 +172,8 @@ function draw() {
   stage = now;
   drawTalk();
   $("hello").hidden = Boolean(battle);
-  $("ask").hidden = now !== "ask";
+  $("ask").hidden = now !== "ask" && now !== "vote";
+  $("agree").hidden = now !== "ask";
   $("verdict").hidden = now !== "read" && now !== "vote";
   $("outcome").hidden = now !== "voted";
   drawVerdict();
@@ -159,24 +196,38 @@ function goOn() {
   else if (!$("verdict").contains(at) || at.disabled) $("verdict").focus({ preventScroll: true });
 }
 
+/** A turn that was added fills the screen, so that it can stand at the top while its replies are still short. */
+function toTurn() {
+  const sections = [...$("talk").children];
+  for (const section of sections) section.style.minHeight = "";
+  if (sections.length < 2) return;
+  sections.at(-1).style.minHeight = `${$("log").clientHeight}px`;
+  sections.at(-1).scrollIntoView({ block: "start" });
+}
+
 function drawTalk() {
   if (!battle) {
     $("talk").replaceChildren();
     return;
   }
-  if (!views.length) {
-    const input = new InputView({ role: "user", content: battle.prompt, details: {} }, { ...act, busy: () => true });
-    const replies = h("div", { class: "replies two" });
-    views = battle.replies.map((reply) => new ReplyView(reply, act));
-    $("talk").replaceChildren(h("section", { class: "turn" }, input.body, replies));
+  if (!views.length) $("talk").replaceChildren();
+  const before = views.length;
+  for (const { prompt, replies } of battle.turns.slice(views.length / 2)) {
+    const input = new InputView({ role: "user", content: prompt, details: {} }, { ...act, busy: () => true });
+    const section = h("section", { class: "turn" }, input.body, h("div", { class: "replies two" }));
     input.body.classList.add("asked");
+    views.push(...replies.map((reply) => new ReplyView(reply, act)));
+    $("talk").append(section);
   }
   for (const one of views) one.refresh();
-  const section = $("talk").firstElementChild;
-  section.querySelector(".said").setAttribute("aria-label", t("you"));
-  arrange(section.lastElementChild, views.map((one) => one.element));
+  if (views.length > before) toTurn();
   const won = battle.result?.outcome;
-  views.forEach((one, i) => one.element.classList.toggle("won", won === battle.replies[i].side));
+  [...$("talk").children].forEach((section, i) => {
+    section.querySelector(".said").setAttribute("aria-label", t("you"));
+    const two = views.slice(2 * i, 2 * i + 2);
+    arrange(section.lastElementChild, two.map((one) => one.element));
+    for (const one of two) one.element.classList.toggle("won", won === one.node.side);
+  });
 }
 
 function drawVerdict() {
@@ -222,6 +273,9 @@ function drawWords() {
   const counts = about ?? { model_count: 0, votes: 0 };
   $("hello-note").textContent = about ? t("helloArenaNote", { models: number(counts.model_count ?? counts.models), votes: number(counts.votes) }) : "";
   $("consent-text").textContent = typeof about?.consent === "string" ? about.consent : (about?.consent?.[getLanguage()] ?? "");
+  const words = t(battle ? "promptGoOn" : "promptCompare");
+  $("prompt").setAttribute("aria-label", words);
+  $("prompt").placeholder = words;
   document.title = `${t(onBoard() ? "board" : "arena")} · ${t("title")}`;
 }
 
@@ -309,5 +363,6 @@ addEventListener("pagehide", () => battle?.leave());
 drawLanguage();
 document.body.classList.add("ready");
 await load();
+await resume();
 show();
 if (!onBoard() && matchMedia("(min-width: 861px)").matches && !document.querySelector("dialog[open]")) composer.focus();

@@ -1,29 +1,70 @@
-// One battle: a prompt, two replies whose models nobody knows, a vote. No DOM.
+// One battle: one or several turns, each with two replies whose models nobody knows, and a vote. No DOM.
 
 import { ApiError, chunks, json } from "./api.js";
 import { absorb } from "./conversation.js";
 
 export const SIDES = ["a", "b"];
+const made = (side) => ({ side, letter: side.toUpperCase(), model: null, content: "", reasoning: "", toolCalls: [], details: {} });
+const begun = (prompt) => ({ prompt, replies: SIDES.map(made) });
 
 export class Battle {
   /** `view`: changed() when its state or a reply's end changes, grew(reply) for text. */
   constructor(prompt, language, view) {
-    Object.assign(this, { prompt, language, view, id: null, result: null, voting: false });
+    Object.assign(this, { language, view, id: null, result: null, voting: false, going: false });
+    this.turns = [begun(prompt)];
     this.control = new AbortController();
     this.running = new Set();
-    const reply = (side) => ({ side, letter: side.toUpperCase(), model: null, content: "", reasoning: "", toolCalls: [], details: {} });
-    this.replies = SIDES.map(reply);
+  }
+
+  /** A battle that the server still has, as it was left; its replies are read on. Raises ApiError. */
+  static async found(id, view) {
+    const { language, turns, vote } = await json(`/qwill/arena/battles/${id}`);
+    const battle = new Battle("", language, view);
+    battle.id = id;
+    battle.turns = turns.map(({ asked, replies }) => {
+      const turn = begun(asked);
+      for (const reply of turn.replies) {
+        const kept = replies[reply.side];
+        if (kept) Object.assign(reply, { content: kept.content, reasoning: kept.reasoning, details: { finish: kept.finish_reason } });
+      }
+      return turn;
+    });
+    if (vote) battle.#told(vote);
+    else for (const reply of battle.replies) if (!reply.details.finish) battle.read(reply);
+    return battle;
+  }
+
+  /** Those of the last turn. */
+  get replies() {
+    return this.turns.at(-1).replies;
   }
 
   get finished() {
-    return this.replies.every(({ details }) => details.finish && !details.fault) && !this.running.size;
+    return !this.going && this.replies.every(({ details }) => details.finish && !details.fault) && !this.running.size;
   }
 
   /** Raises ApiError where it can't begin; then nothing has been said. */
   async begin() {
-    const body = { prompt: this.prompt, language: this.language };
+    const body = { prompt: this.turns[0].prompt, language: this.language };
     this.id = (await json("/qwill/arena/battles", { method: "POST", body, signal: this.control.signal })).id;
     for (const reply of this.replies) this.read(reply);
+  }
+
+  /** Another turn, once both replies are whole and before the vote. Raises ApiError; the battle is then as before. */
+  async goOn(prompt) {
+    if (!this.finished || this.voting || this.result) return false;
+    this.going = true;
+    this.view.changed();
+    try {
+      const body = { prompt, turn: this.turns.length + 1 };
+      await json(`/qwill/arena/battles/${this.id}/turns`, { method: "POST", body, signal: this.control.signal });
+      this.turns.push(begun(prompt));
+    } finally {
+      this.going = false;
+      this.view.changed();
+    }
+    for (const reply of this.replies) this.read(reply);
+    return true;
   }
 
   /** The reply's stream, also once more after it broke off. */
@@ -61,13 +102,17 @@ export class Battle {
     this.voting = true;
     this.view.changed();
     try {
-      this.result = await json(`/qwill/arena/battles/${this.id}/votes`, { method: "POST", body: { outcome, consent } });
-      for (const reply of this.replies) reply.model = this.result[`model_${reply.side}`];
+      this.#told(await json(`/qwill/arena/battles/${this.id}/votes`, { method: "POST", body: { outcome, consent } }));
       return true;
     } finally {
       this.voting = false;
       this.view.changed();
     }
+  }
+
+  #told(result) {
+    this.result = result;
+    for (const { replies } of this.turns) for (const reply of replies) reply.model = result[`model_${reply.side}`];
   }
 
   leave() {

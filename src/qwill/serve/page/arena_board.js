@@ -9,6 +9,7 @@ import { getLanguage, number, t } from "./i18n.js";
 const CATEGORIES = {
   all: "catAll", en: "catEn", zh: "catZh", other: "catOther", code: "catCode", maths: "catMaths", long: "catLong", hard: "catHard",
 };
+const STYLES = { length: "styleLength", headers: "styleHeaders", bold: "styleBold", lists: "styleLists" };
 const categoryName = (name) => (Object.hasOwn(CATEGORIES, name) ? t(CATEGORIES[name]) : name);
 const percent = (share) => `${number(100 * share)}%`;
 
@@ -18,7 +19,7 @@ export const apart = (row, above) => row.upper < above.lower;
 export class Board {
   /** `act`: said(words) for screen readers, failed(error), erased(). */
   constructor(element, act) {
-    Object.assign(this, { element, act, category: "all", table: null, points: [], voted: 0 });
+    Object.assign(this, { element, act, category: "all", style: false, table: null, points: [], voted: 0 });
     this.chart = h("div", { class: "over-time" });
     this.width = 0;
     new ResizeObserver(() => this.chart.clientWidth !== this.width && this.#drawChart()).observe(this.chart);
@@ -27,7 +28,7 @@ export class Board {
   async load() {
     try {
       const [table, over, about] = await Promise.all([
-        json(`/qwill/arena/leaderboard?category=${encodeURIComponent(this.category)}`),
+        json(`/qwill/arena/leaderboard?category=${encodeURIComponent(this.category)}&style=${this.style}`),
         json("/qwill/arena/history"),
         json("/qwill/arena"),
       ]);
@@ -44,9 +45,16 @@ export class Board {
     this.element.querySelector(".categories [aria-pressed=true]")?.focus();
   }
 
+  async #look(style) {
+    this.style = style;
+    await this.load();
+    this.element.querySelector(".styles [aria-pressed=true]")?.focus();
+  }
+
   draw() {
     if (!this.table) return;
     const { categories, notes, ratings } = this.table;
+    const look = (style, words) => h("button", { type: "button", class: "chip", "aria-pressed": String(style === this.style), onclick: () => this.#look(style) }, t(words));
     const choose = (name) =>
       h(
         "button",
@@ -60,8 +68,11 @@ export class Board {
       h("h1", null, t("board")),
       h("p", { class: "soft" }, t("boardNote")),
       h("div", { class: "categories", role: "group", "aria-label": t("categories") }, names.map(choose)),
+      h("div", { class: "styles", role: "group", "aria-label": t("style") }, look(false, "stylePlain"), look(true, "styleControlled")),
+      this.style ? h("p", { class: "hint" }, t("styleNote", { effects: this.#effects() })) : "",
       this.#ratings(ratings),
       ...notes.map((note) => h("p", { class: "hint note-line" }, note[getLanguage()] ?? note.en)),
+      ...this.#suspected(),
       h("h2", null, t("matrix")),
       h("p", { class: "hint" }, t("matrixNote")),
       this.#matrix(ratings),
@@ -100,6 +111,20 @@ export class Board {
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads.map(head))),
       h("tbody", { role: "rowgroup" }, rows.map(line)),
     );
+  }
+
+  /** What one standard deviation more of each feature does to the odds. */
+  #effects() {
+    const found = Object.entries(this.table.style_effects ?? {});
+    return found.map(([name, effect]) => `${t(STYLES[name] ?? name)} ×${number(Math.exp(effect), 2)}`).join(getLanguage() === "zh" ? "，" : ", ");
+  }
+
+  #suspected() {
+    const found = this.table.suspicions ?? [];
+    if (!found.length) return [];
+    const line = ({ model, direction, voters, votes, share, expected }) =>
+      h("li", null, t(direction === "for" ? "suspectedFor" : "suspectedAgainst", { model, voters: number(voters), votes: number(votes), share: percent(share), expected: percent(expected) }));
+    return [h("h2", null, t("suspected")), h("p", { class: "hint" }, t("suspectedNote")), h("ul", { class: "hint suspected" }, found.map(line))];
   }
 
   #matrix(rows) {

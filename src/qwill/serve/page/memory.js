@@ -11,6 +11,24 @@ export function recall(name, fallback = null) {
   }
 }
 
+/** Kept for this tab alone, through a reload; null forgets it. */
+export function rememberHere(name, value) {
+  try {
+    if (value === null) sessionStorage.removeItem(`qwill.${name}`);
+    else sessionStorage.setItem(`qwill.${name}`, value);
+  } catch {
+    // then a reload begins anew
+  }
+}
+
+export function recallHere(name) {
+  try {
+    return sessionStorage.getItem(`qwill.${name}`);
+  } catch {
+    return null;
+  }
+}
+
 export function remember(name, value) {
   held.set(name, value);
   try {

@@ -19,11 +19,12 @@ export class Follow {
   }
 
   #look() {
-    // Going down to the end takes up following again; any way up ends it.
-    const up = this.box.scrollTop < (this.top ?? 0) - 1;
+    // Going down to the end takes up following again; any way up ends it. Only a way down does: a scroll event may tell of a
+    // place from before the key that leaves, and a browser that scrolls softly is still near the end in its first frames.
+    const moved = this.box.scrollTop - (this.top ?? 0);
     this.top = this.box.scrollTop;
-    if (up && this.#left > NEAR) this.on = false;
-    else if (this.#left <= NEAR) this.on = true;
+    if (moved < -1 && this.#left > NEAR) this.on = false;
+    else if (moved > 1 && this.#left <= NEAR) this.on = true;
     this.button.hidden = this.#left <= NEAR * 4 || this.on;
   }
 

@@ -1,0 +1,208 @@
+"""Stage `dpo`: a chat model and preferences → a model that says what was preferred; DPO and its kin, KTO, ORPO, SimPO.
+
+Reference log-probabilities are computed once, before training, and kept under a hash of what made them (the model's
+weights, the replies' ids), so that a resumed run reads them and a changed one does not.
+
+Not covered: a reference that follows the policy, and training on several ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qwill.align import preference_losses as losses
+from qwill.align.preference_examples import Pair, Verdict, pairs_of, verdicts_of
+from qwill.align.preference_scores import PairScores, pair_scores
+from qwill.align.replies import Packed, pack_replies, parts_of, reply_logprobs, two_passes
+from qwill.align.settings import REFERENCE_FREE, PreferenceConfig
+from qwill.base.artifact import read_manifest
+from qwill.base.files import new_file, write_json
+from qwill.base.stage import StageContext
+from qwill.data.preferences import holds_pairs
+from qwill.engine.language_model import load
+from qwill.model.files import save_model
+from qwill.model.lora import attach, merge, new_adapter
+from qwill.model.lora_files import save_adapter
+from qwill.model.transformer import Transformer, balancing_loss
+from qwill.train.loop import train
+from qwill.train.sft import plan_steps
+from qwill.train.step import StepResult
+
+Unit = Pair | Verdict
+
+
+@dataclass
+class PreferenceStep:
+    """What one step compares: places in the list of examples."""
+
+    units: list[int]
+    source: str
+    tokens: int
+
+
+@dataclass
+class Offline:
+    """A model, its examples and, for each, the reference's log-probability of both replies, float64 [units, 2]."""
+
+    model: Transformer
+    units: Sequence[Unit]
+    reference_U2: Tensor
+    config: PreferenceConfig
+
+    def compute(self, step: PreferenceStep) -> StepResult:
+        """Adds the gradients of the step's mean loss, in parts; numbers for the log."""
+        config, result = self.config, StepResult(0.0)
+        point = self.reference_point(step.units) if config.loss == "kto" else 0.0
+        chosen_tokens = sum(self.units[i].replies[0].tokens for i in step.units)
+        length = lambda i: sum(r.length for r in self.trained(self.units[i]))  # noqa: E731
+        seen: dict[str, float] = {"kto_point": point} if config.loss == "kto" else {}
+        for part in parts_of(step.units, length, config.train_tokens):
+            packed = pack_replies([r for i in part for r in self.trained(self.units[i])])
+
+            def loss_of(logp_N: Tensor, part: list[int] = part, packed: Packed = packed) -> Tensor:
+                own = self.losses(part, packed, logp_N, point, seen) / len(step.units)
+                if config.own_likelihood:
+                    first_N = packed.reply_N % 2 == 0
+                    own = own - config.own_likelihood * logp_N[first_N].sum() / chosen_tokens
+                return own
+
+            total, loss, stats = two_passes(self.model, packed, loss_of)
+            result.loss += loss
+            if config.balance and stats:
+                share = len(part) / len(step.units)
+                total = total + config.balance * share * balancing_loss(stats)
+            total.backward()
+        result.more = {name: value / (1 if name == "kto_point" else len(step.units)) for name, value in seen.items()}
+        return result
+
+    def trained(self, unit: Unit) -> tuple[Any, ...]:
+        return unit.replies if isinstance(unit, Pair) else (unit.reply,)
+
+    def losses(self, part: list[int], packed: Packed, logp_N: Tensor, point: float, seen: dict[str, float]) -> Tensor:
+        """Σ of the losses of a part's units; adds to what is `seen`: rewards, accuracy, margins."""
+        config, units = self.config, [self.units[i] for i in part]
+        sums_S = packed.sums(logp_N)
+        tokens_S = torch.tensor([r.tokens for u in units for r in self.trained(u)], dtype=sums_S.dtype)
+        reference_U2 = self.reference_U2[torch.tensor(part)].to(sums_S.dtype)
+        if config.loss == "kto":
+            ratio_S = sums_S - reference_U2[:, 0]
+            wanted_S = torch.tensor([isinstance(u, Verdict) and u.desirable for u in units])
+            self.note(seen, {"desirable": ratio_S[wanted_S], "undesirable": ratio_S[~wanted_S]})
+            return losses.kto(ratio_S, wanted_S, point, config.beta, config.desirable, config.undesirable).sum()
+        chosen_P, rejected_P = sums_S[0::2], sums_S[1::2]
+        chosen_tokens_P, rejected_tokens_P = tokens_S[0::2], tokens_S[1::2]
+        if config.loss in REFERENCE_FREE:
+            chosen_P, rejected_P = chosen_P / chosen_tokens_P, rejected_P / rejected_tokens_P
+        else:
+            chosen_P, rejected_P = chosen_P - reference_U2[:, 0], rejected_P - reference_U2[:, 1]
+        better_P = (chosen_P > rejected_P).to(chosen_P.dtype)
+        self.note(seen, {"chosen": chosen_P, "rejected": rejected_P, "margin": chosen_P - rejected_P})
+        seen["accuracy"] = seen.get("accuracy", 0.0) + float(better_P.sum())
+        beta = config.beta
+        match config.loss:
+            case "sigmoid":
+                loss_P = losses.dpo(chosen_P, rejected_P, beta)
+            case "hinge":
+                loss_P = losses.dpo_hinge(chosen_P, rejected_P, beta)
+            case "robust":
+                loss_P = losses.dpo_robust(chosen_P, rejected_P, beta, config.flipped)
+            case "exo":
+                loss_P = losses.dpo_exo(chosen_P, rejected_P, beta, config.flipped)
+            case "ipo":
+                loss_P = losses.ipo(chosen_P, rejected_P, chosen_tokens_P, rejected_tokens_P, beta)
+            case "normalised":
+                loss_P = losses.dpo_normalised(chosen_P, rejected_P, chosen_tokens_P, rejected_tokens_P, beta)
+            case "orpo":
+                loss_P = losses.orpo_odds(chosen_P, rejected_P, beta)
+            case "simpo":
+                loss_P = losses.simpo(chosen_P, rejected_P, beta, config.gamma)
+        return loss_P.sum()
+
+    @staticmethod
+    def note(seen: dict[str, float], values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            seen[f"reward_{name}"] = seen.get(f"reward_{name}", 0.0) + float(value.detach().sum())
+
+    def reference_point(self, chosen: list[int]) -> float:
+        """KTO's: how much more likely the policy makes replies that answer other prompts, at least 0."""
+        wrong = [self.units[i].replies[1] for i in chosen]
+        now_S = reply_logprobs(self.model, wrong, self.config.train_tokens)
+        return float(losses.kto_reference_point(now_S - self.reference_U2[torch.tensor(chosen), 1]))
+
+
+def reference_logprobs(model: Transformer, units: Sequence[Unit], most_tokens: int, kept: Path | None) -> Tensor:
+    """float64 [units, 2] of both replies under the model as it is now; from `kept` where that was made by the same
+    weights and the same ids."""
+    digest = hashlib.sha256()
+    for name, p in model.named_parameters():
+        digest.update(name.encode() + str(p.dtype).encode())
+        digest.update(p.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    digest.update(json.dumps([[[e.ids, e.loss_mask] for r in u.replies for e in r.examples] for u in units]).encode())
+    file = None if kept is None else kept / f"reference-{digest.hexdigest()[:32]}.npy"
+    if file is not None and file.exists():
+        return torch.from_numpy(np.load(file))
+    found = reply_logprobs(model, [r for u in units for r in u.replies], most_tokens).view(-1, 2)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(file) as out:
+            np.save(out, found.numpy())
+    return found
+
+
+def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
+    start = load(ctx.inputs["sft"])
+    tokenizer, model = start.tokenizer, start.model
+    path = ctx.inputs["preferences"]
+    settings = (tokenizer, config.max_tokens, config.heldout, ctx.seed)
+    compared = None if config.loss == "kto" and not holds_pairs(path) else pairs_of(path, *settings)
+    judged = verdicts_of(path, *settings) if config.loss == "kto" else None
+    pairs = compared.heldout if compared else []
+    units: Sequence[Unit] = judged.train if judged else compared.train if compared else []
+    too_long = (judged or compared).too_long  # type: ignore[union-attr]
+    most = config.train_tokens
+    reference_U2 = torch.zeros(len(units), 2, dtype=torch.float64)
+    if config.loss not in REFERENCE_FREE:
+        reference_U2 = reference_logprobs(model, units, most, ctx.work)
+    before_U2 = reference_logprobs(model, pairs, most, ctx.work) if pairs else torch.zeros(0, 2)
+    adapter = None
+    if config.lora is not None:
+        adapter = new_adapter(model, config.lora, torch.Generator().manual_seed(ctx.seed))
+        attach(model, adapter)
+    offline = Offline(model, units, reference_U2, config)
+    plan = plan_steps([1] * len(units), config.steps, config.pairs, ctx.seed)
+
+    def step_data(step: int) -> PreferenceStep:
+        tokens = sum(r.tokens for i in plan[step] for r in offline.trained(units[i]))
+        return PreferenceStep(plan[step], f"preference {units[plan[step][0]].id} …", tokens)
+
+    history = train(
+        model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "dpo", compute=offline.compute
+    )
+    if adapter is not None:
+        known = read_manifest(ctx.inputs["sft"]) if ctx.inputs["sft"].is_dir() else None
+        save_adapter(adapter, ctx.out / "adapter", known.content_id if known else None, {"recipe_id": ctx.recipe_id})
+        merge(model, adapter)
+    scores = None
+    if pairs:
+        after_U2 = reply_logprobs(model, [r for p in pairs for r in p.replies], most).view(-1, 2)
+        scores = pair_scores(pairs, after_U2, before_U2, config.loss in REFERENCE_FREE)
+    report = history.thinned() | {"pairs": len(units), "heldout": len(pairs), "too_long": too_long}
+    write_json(ctx.out / "training.json", report | {"scores": scores.told() if scores else None})
+    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    return _metrics(len(units), too_long, history.curve, scores)
+
+
+def _metrics(units: int, too_long: int, curve: list[dict[str, float]], scores: PairScores | None) -> dict[str, Any]:
+    last = curve[-max(1, len(curve) // 10) :]
+    found: dict[str, Any] = {"pairs": units, "too_long": too_long}
+    found["loss_last"] = round(sum(p["loss"] for p in last) / len(last), 4)
+    return found | ({} if scores is None else scores.told())

@@ -1,0 +1,146 @@
+"""Replies as trainers see them: token ids, which of them the model is to have said, and packed batches of many.
+
+Letters: N trained tokens of a batch, S replies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from qwill.base.errors import DataError
+from qwill.data.preferences import Said
+from qwill.model import ops
+from qwill.model.batch import Batch
+from qwill.model.transformer import RouterStats, Transformer
+from qwill.text.chat import Rendered, training_examples
+from qwill.text.tokenizer import Tokenizer
+
+Unit = TypeVar("Unit")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply behind its prompt. Several examples only where a reply holds several turns and the template does not
+    keep what came before; the log-probability of the reply is the sum over all."""
+
+    examples: tuple[Rendered, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many the model is to have said."""
+        return sum(sum(e.loss_mask) for e in self.examples)
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and reply, of the longest example."""
+        return max(len(e.ids) for e in self.examples)
+
+
+def render_reply(
+    prompt: Said, said: Said, tokenizer: Tokenizer, tools: Sequence[dict[str, Any]] = (), where: str = "reply"
+) -> Reply:
+    """Prompt and reply as ids; trained are the turns of the assistant in `said`, each with its end token.
+
+    Plain text has no chat around it: the prompt's ids, the reply's ids and the end token; encoded apart, as they are at
+    inference. Raises DataError, beginning with `where`, for what can't be rendered.
+    """
+    if isinstance(prompt, str) or isinstance(said, str):
+        assert isinstance(prompt, str) and isinstance(said, str)
+        before, after = tokenizer.encode(prompt), [*tokenizer.encode(said), tokenizer.stop_ids[0]]
+        if not before:
+            raise DataError(f"{where}: the prompt is empty, so nothing predicts the reply's first token; give one.")
+        return Reply((Rendered([*before, *after], [0] * len(before) + [1] * len(after)),))
+    return Reply(tuple(training_examples([*prompt, *said], tools, tokenizer, where, after=len(prompt))))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of replies: hidden states at `index_N` predict `targets_N`, which belong to the replies `reply_N`."""
+
+    batch: Batch
+    index_N: Tensor
+    targets_N: Tensor
+    reply_N: Tensor
+    replies: int
+
+    def sums(self, logp_N: Tensor) -> Tensor:
+        """Log-probability of each reply, [S]."""
+        return logp_N.new_zeros(self.replies).index_add(0, self.reply_N, logp_N)
+
+
+def pack_replies(replies: Sequence[Reply], whole: bool = False) -> Packed:
+    """All examples of all replies end to end; none sees another. The last token of each predicts nothing, so it is left
+    out of the batch, unless `whole`."""
+    index, targets, owner, start = [], [], [], 0
+    sequences = []
+    for i, reply in enumerate(replies):
+        for example in reply.examples:
+            at = [j for j, trained in enumerate(example.loss_mask) if trained]
+            index += [start + j - 1 for j in at]
+            targets += [example.ids[j] for j in at]
+            owner += [i] * len(at)
+            sequences.append(example.ids if whole else example.ids[:-1])
+            start += len(sequences[-1])
+    return Packed(
+        Batch.pack(sequences), torch.tensor(index), torch.tensor(targets), torch.tensor(owner), len(replies)
+    )  # fmt: skip
+
+
+def two_passes(
+    model: Transformer, packed: Packed, loss_of: Callable[[Tensor], Tensor], temperature: float = 1.0
+) -> tuple[Tensor, float, list[RouterStats] | None]:
+    """(what to call backward on, the loss, router statistics) of a loss that is a function of log-probabilities.
+
+    `loss_of` gets the log-probabilities (float64 [N], on the CPU) of the trained tokens under
+    softmax(logits / temperature). Its derivative by each is that token's weight in a fused cross-entropy, so that
+    logits are never held whole: first the log-probabilities alone, then weighted ones. The value of what is returned
+    isn't the loss, its gradient is.
+    """
+    output = model(packed.batch)
+    hidden_ND = output.hidden_ND[packed.index_N]
+    with torch.no_grad():
+        nothing_N = torch.zeros(len(packed.targets_N), dtype=hidden_ND.dtype)
+        _, loss_N = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, nothing_N, temperature)
+    # Sums over a reply keep their last bits in float64, which not every device has; these are a few thousand numbers.
+    logp_N = (-loss_N).cpu().double().requires_grad_()
+    loss = loss_of(logp_N)
+    loss.backward()
+    weight_N = -logp_N.grad if logp_N.grad is not None else torch.zeros_like(logp_N)
+    weight_N = weight_N.to(loss_N)
+    total, _ = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, weight_N, temperature)
+    return total, float(loss.detach()), output.router_stats
+
+
+@torch.no_grad()
+def reply_logprobs(model: Transformer, replies: Sequence[Reply], most_tokens: int) -> Tensor:
+    """Log-probability of each reply, float64 [S], whatever is packed beside it."""
+    out = torch.zeros(len(replies), dtype=torch.float64)
+    for part in parts_of(range(len(replies)), lambda i: _length(replies[i]), most_tokens):
+        packed = pack_replies([replies[i] for i in part])
+        hidden_ND = model(packed.batch).hidden_ND[packed.index_N]
+        nothing_N = torch.zeros(len(packed.targets_N), dtype=hidden_ND.dtype)
+        _, loss_N = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, nothing_N)
+        out[torch.tensor(part)] = packed.sums(-loss_N.double())
+    return out
+
+
+def _length(reply: Reply) -> int:
+    return sum(len(e.ids) for e in reply.examples)
+
+
+def parts_of(units: Iterable[Unit], length: Callable[[Unit], int], most: int) -> list[list[Unit]]:
+    """Units of like length together, at most `most` tokens a part, where one alone isn't longer."""
+    parts: list[list[Unit]] = []
+    size = 0
+    for unit in sorted(units, key=lambda u: -length(u)):
+        if not parts or size + length(unit) > most:
+            parts.append([])
+            size = 0
+        parts[-1].append(unit)
+        size += length(unit)
+    return parts

@@ -1,0 +1,155 @@
+"""Stage `reward`: pairs of replies → a model that scores a reply, by Bradley–Terry (losses in preference_losses.py).
+
+A reply's reward is score_D · (the hidden state behind the last norm at the reply's last token, `<|im_end|>`), as in
+transformers' …ForSequenceClassification, which reads the folder. Rewards are used by reinforcement learning, by
+best-of-n and as a judge (`RewardModel.score`).
+
+Not covered: rewards of steps within a reply (process rewards).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qwill.align.offline import PreferenceStep
+from qwill.align.preference_examples import Pair, pairs_of
+from qwill.align.preference_losses import bradley_terry
+from qwill.align.replies import Reply, pack_replies, parts_of, render_reply
+from qwill.align.reward_scores import reward_scores
+from qwill.align.settings import RewardConfig
+from qwill.base.artifact import read_manifest
+from qwill.base.errors import DataError
+from qwill.base.files import write_json
+from qwill.base.resolve import resolve
+from qwill.base.stage import StageContext
+from qwill.data.preferences import Said
+from qwill.engine.language_model import load
+from qwill.model.files import load_model, load_score, save_model
+from qwill.model.lora import attach, merge, new_adapter
+from qwill.model.lora_files import save_adapter
+from qwill.model.transformer import Transformer, balancing_loss
+from qwill.text.tokenizer import Tokenizer
+from qwill.train.loop import train
+from qwill.train.sft import plan_steps
+from qwill.train.step import StepResult
+
+
+@dataclass
+class RewardModel:
+    """A trained one: what a reply behind a prompt is worth."""
+
+    model: Transformer
+    score_D: Tensor
+    tokenizer: Tokenizer
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[Said], replies: Sequence[Said], train_tokens: int = 8192) -> list[float]:
+        """Rewards of texts or messages, in order; they don't depend on what stands beside them."""
+        rendered = [
+            render_reply(prompt, said, self.tokenizer, where=f"reply {i}")
+            for i, (prompt, said) in enumerate(zip(prompts, replies, strict=True), start=1)
+        ]
+        return score_replies(self.model, self.score_D, rendered, train_tokens).tolist()
+
+
+def load_reward(ref: str | Path) -> RewardModel:
+    """A reward model's folder. Raises CheckpointError for a model without a score."""
+    folder = resolve(ref)
+    model = load_model(folder)
+    return RewardModel(model, load_score(folder, model.config.hidden_size), Tokenizer.load(folder))
+
+
+def rewards_of(model: Transformer, score_D: Tensor, replies: Sequence[Reply]) -> tuple[Tensor, Any]:
+    """(rewards [S], router statistics) of replies packed together; of several examples the last one's."""
+    last = [Reply((r.examples[-1],)) for r in replies]
+    packed = pack_replies(last, whole=True)
+    output = model(packed.batch)
+    ends = packed.batch.cu_seqlens[1:].long() - 1
+    return output.hidden_ND[ends].to(score_D.dtype) @ score_D, output.router_stats
+
+
+def score_replies(model: Transformer, score_D: Tensor, replies: Sequence[Reply], most_tokens: int) -> Tensor:
+    """float64 [S], whatever is packed together."""
+    out = torch.zeros(len(replies), dtype=torch.float64)
+    for part in parts_of(range(len(replies)), lambda i: len(replies[i].examples[-1].ids), most_tokens):
+        rewards, _ = rewards_of(model, score_D, [replies[i] for i in part])
+        out[torch.tensor(part)] = rewards.double()
+    return out
+
+
+@dataclass
+class RewardTraining:
+    """What a step needs: the model with its parameter `score`, and pairs."""
+
+    model: Transformer
+    pairs: Sequence[Pair]
+    config: RewardConfig
+
+    def compute(self, step: PreferenceStep) -> StepResult:
+        """Adds the gradients of the mean loss of the step's pairs."""
+        config, result, count = self.config, StepResult(0.0), len(step.units)
+        score_D = self.model.get_parameter("score")
+        right = margin = centre = 0.0
+        length = lambda i: sum(r.length for r in self.pairs[i].replies)  # noqa: E731
+        for part in parts_of(step.units, length, config.train_tokens):
+            pairs = [self.pairs[i] for i in part]
+            reward_S, stats = rewards_of(self.model, score_D, [r for p in pairs for r in p.replies])
+            chosen_P, rejected_P = reward_S[0::2], reward_S[1::2]
+            margin_P = torch.tensor([p.margin if config.margins else 0.0 for p in pairs], dtype=reward_S.dtype)
+            total = bradley_terry(chosen_P, rejected_P, margin_P, config.centring).sum() / count
+            result.loss += float(total.detach())
+            right += float((chosen_P > rejected_P).sum())
+            margin += float((chosen_P - rejected_P).detach().sum())
+            centre += float((chosen_P + rejected_P).detach().sum())
+            if config.balance and stats:
+                total = total + config.balance * len(part) / count * balancing_loss(stats)
+            total.backward()
+        result.more = {"accuracy": right / count, "margin": margin / count, "centre": centre / (2 * count)}
+        return result
+
+
+def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
+    start = load(ctx.inputs["sft"])
+    model, tokenizer = start.model, start.tokenizer
+    examples = pairs_of(ctx.inputs["preferences"], tokenizer, config.max_tokens, config.heldout, ctx.seed)
+    adapter = None
+    if config.lora is not None:
+        adapter = new_adapter(model, config.lora, torch.Generator().manual_seed(ctx.seed))
+        attach(model, adapter)
+    if "score" in dict(model.named_parameters()):
+        raise DataError(f"{ctx.inputs['sft']} is a reward model already; start from a chat model.")
+    # Zero: every reply begins with the reward 0, and the first steps move the score, not the model.
+    model.register_parameter("score", nn.Parameter(torch.zeros(model.config.hidden_size)))
+    training = RewardTraining(model, examples.train, config)
+    plan = plan_steps([1] * len(examples.train), config.steps, config.pairs, ctx.seed)
+
+    def step_data(step: int) -> PreferenceStep:
+        pairs = [examples.train[i] for i in plan[step]]
+        return PreferenceStep(
+            plan[step], f"preference {pairs[0].id} …", sum(r.length for p in pairs for r in p.replies)
+        )
+
+    history = train(
+        model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "reward", compute=training.compute
+    )
+    score_D = model.get_parameter("score").detach()
+    if adapter is not None:
+        known = read_manifest(ctx.inputs["sft"]) if ctx.inputs["sft"].is_dir() else None
+        save_adapter(adapter, ctx.out / "adapter", known.content_id if known else None, {"recipe_id": ctx.recipe_id})
+        merge(model, adapter)
+    heldout, scores = examples.heldout, None
+    if heldout:
+        with torch.no_grad():
+            replies = [r for p in heldout for r in p.replies]
+            scores = reward_scores(heldout, score_replies(model, score_D, replies, config.train_tokens).view(-1, 2))
+    told = scores.told() if scores else {}
+    report = {"pairs": len(examples.train), "heldout": len(heldout), "too_long": examples.too_long, "scores": told}
+    write_json(ctx.out / "training.json", history.thinned() | report)
+    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, score_D=score_D)
+    return {"pairs": len(examples.train), "too_long": examples.too_long, **told}

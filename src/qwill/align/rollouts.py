@@ -1,0 +1,63 @@
+"""Rollouts of reinforcement learning: what was sampled, from which prompts, and how it is packed for training."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwill.align.replies import parts_of
+
+
+@dataclass
+class Rollout:
+    """One sampled reply: the whole sequence, where the reply starts, and what the sampler thought of each token.
+
+    Where the tokens of a reply have advantages of their own, `token_advantages` holds them. `reference` is what the
+    starting model thought of each token, where there is a KL to it; `old` what the trainer did before its first update,
+    where that isn't taken from the sampler. `parts` are the rewards that `reward` is the sum of;
+    NaN is one that failed. `values` and `returns` are a critic's, token by token.
+    """
+
+    ids: list[int]
+    start: int
+    logprobs: list[float]
+    reward: float
+    language: str
+    advantage: float = 0.0
+    token_advantages: list[float] = field(default_factory=list)
+    reference: list[float] = field(default_factory=list)
+    old: list[float] = field(default_factory=list)
+    parts: dict[str, float] = field(default_factory=dict)
+    values: list[float] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids) - self.start
+
+    @property
+    def advantages(self) -> list[float]:
+        """One for each token of the reply."""
+        return self.token_advantages or [self.advantage] * self.tokens
+
+
+def draw_prompts(rows: list[dict[str, Any]], step: int, count: int, seed: int) -> list[int]:
+    """Indices of step `step`'s prompts: each language's rows in seeded order, taken in turn, epoch after epoch."""
+    languages = sorted({r["language"] for r in rows})
+    chosen: list[int] = []
+    for k, language in enumerate(languages):
+        mine = [i for i, r in enumerate(rows) if r["language"] == language]
+        share = count // len(languages) + (k < count % len(languages))
+        orders: dict[int, list[int]] = {}
+        for j in range(step * share, (step + 1) * share):
+            epoch, place = divmod(j, len(mine))
+            if epoch not in orders:
+                orders[epoch] = random.Random(f"{seed}/grpo/{language}/{epoch}").sample(mine, len(mine))
+            chosen.append(orders[epoch][place])
+    return chosen
+
+
+def micro_batches(rollouts: list[Rollout], limit: int) -> list[list[Rollout]]:
+    """Rollouts of like length together, at most `limit` tokens a part, where one alone isn't longer."""
+    return parts_of(rollouts, lambda r: len(r.ids), limit) or [[]]

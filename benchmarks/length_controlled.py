@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/length_controlled.py --peer-python PYTHON_WITH_ALPACA_EVAL
 
-(`pip install alpaca-eval==0.6.6 scikit-learn==1.9.1 statsmodels==0.15.0`, without a network: of the
-table that alpaca_eval downloads the minimal formula reads nothing.) Random sets of 5 to 805 prompts: verdicts, ties, shares of a win, one-sided and
-separated ones. Claims: within 1e-4 wherever its solver says that it converged, else a reason is named; and nominal
-95 % intervals of the plain likelihood cover 94 to 96 % of 10,000 replications for each of nine true win rates.
+(`pip install alpaca-eval==0.6.6 scikit-learn==1.9.1 statsmodels==0.15.0`, without a network: of the table that
+alpaca_eval downloads the minimal formula reads nothing.) Random sets of 5 to 805 prompts: verdicts, ties, shares of a
+win, one-sided and separated ones. Claims: within 1e-4 wherever its solver says that it converged, else a reason is
+named; and nominal 95 % intervals of the plain likelihood cover 94 to 96 % of 10,000 replications for each of nine true
+win rates.
 """
 
 from __future__ import annotations

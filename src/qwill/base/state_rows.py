@@ -79,9 +79,7 @@ def table(name: str, *columns: Any, emptied: Mapping[str, Any] | None = None) ->
     )
 
 
-def insert(
-    db: Transaction, into: sa.Table, tenant: str, values: Mapping[str, Any], identity: str | None = None
-) -> Row:
+def insert(db: Transaction, into: sa.Table, tenant: str, values: Mapping[str, Any], identity: str | None = None) -> Row:
     """A new row with `values`; returns the whole of it. `identity`: a fresh uuid7() which the caller needs before."""
     row: Row = {column.name: None for column in into.columns}
     row |= {"id": identity or uuid7(), "origin": db.origin, "tenant": tenant, "created": db.now, "changed": db.now}

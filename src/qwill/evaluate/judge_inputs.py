@@ -19,7 +19,6 @@ from qwill.evaluate.kept_rows import keep, read_kept
 BATCH = 4  # slots' worth of prompts between two writes of what was replied
 
 
-
 @dataclass(frozen=True)
 class Prompt:
     """`text` is what the judge reads, `messages` what a model is asked."""

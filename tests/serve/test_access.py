@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import httpx
 import pytest
@@ -130,7 +131,11 @@ def test_what_was_reserved_and_not_used_is_given_back(guarded: Server) -> None:
 def test_the_log_says_who_asked_what_and_never_the_prompt(guarded: Server, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "qwill.serve"):
         guarded.post("/v1/completions", {"model": "tiny", "prompt": "sesame", "max_tokens": 1}, headers=key(guarded))
-    lines = [record.fields for record in caplog.records if record.message == "request"]
+        # The line is written once the answer is out, by the server's thread.
+        end = time.monotonic() + 20
+        while not (lines := [r.fields for r in caplog.records if r.getMessage() == "request"]):
+            assert time.monotonic() < end, "nothing was logged"
+            time.sleep(0.01)
     assert lines[-1]["status"] == 200 and lines[-1]["path"] == "/v1/completions" and lines[-1]["key"]
     assert "sesame" not in str(lines)
 

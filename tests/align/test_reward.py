@@ -19,8 +19,7 @@ from tests.train.tiny_training import ROUNDING, context
 from torch import nn
 
 from qwill.align import reward
-from qwill.align.offline import PreferenceStep
-from qwill.align.preference_examples import Pair
+from qwill.align.preference_examples import Pair, PreferenceStep
 from qwill.align.replies import Reply
 from qwill.align.reward import RewardTraining, load_reward, score_replies
 from qwill.align.reward_scores import reward_scores, spearman
@@ -110,7 +109,7 @@ def test_what_was_preferred_gets_more(tmp_path: Path, lora: LoraConfig | None) -
     assert good > bad and alone[0] == pytest.approx(good, abs=1e-5)
 
 
-def test_a_chat_model_is_no_reward_model_and_a_reward_model_no_start(tmp_path: Path) -> None:
+def test_a_chat_model_is_no_reward_model(tmp_path: Path) -> None:
     save_model(tiny_model("dense", VOCAB, 120), tmp_path / "sft", TOKENIZER)
     with pytest.raises(CheckpointError, match="it is no reward model; train one with `qwill reward`"):
         load_reward(tmp_path / "sft")

@@ -7,7 +7,6 @@ advantages are GAE's (advantages.py), whitened over the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +61,7 @@ class Critic:
         for r, a, b in zip(known, whiten(advantage_N).split(lengths), return_N.split(lengths), strict=True):
             r.token_advantages, r.returns = a.tolist(), b.tolist()
 
-    def update(self, rollouts: list[Rollout], finite: Callable[[float], bool] = math.isfinite) -> dict[str, float]:
+    def update(self, rollouts: list[Rollout]) -> dict[str, float]:
         """One optimiser step on a mean over tokens; the loss, and the share of the returns' variance explained before
         it."""
         tokens = sum(r.tokens for r in rollouts)
@@ -77,7 +76,7 @@ class Critic:
         clip = self.config.critic.clip
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip, foreach=True))
         for o in self.optimizers:
-            if finite(norm):
+            if math.isfinite(norm):
                 o.step()
             o.zero_grad(set_to_none=True)
         values = torch.tensor([v for r in rollouts for v in r.values], dtype=torch.float64)

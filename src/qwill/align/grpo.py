@@ -18,6 +18,7 @@ from torch import nn
 
 from qwill.align.critic import Critic
 from qwill.align.policy_update import logprobs_of, set_advantages, update
+from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards
 from qwill.align.rollouts import Rollout, draw_prompts
 from qwill.align.settings import GRPOConfig, PPOConfig
@@ -75,8 +76,7 @@ def roll_out(
 
 def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list[int]:
     """A prompt (text of a user, or messages) up to where the assistant begins, without thinking."""
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return render(messages, tokenizer=tokenizer, thinking=False, generation_prompt=True).ids
+    return render(as_messages(prompt), tokenizer=tokenizer, thinking=False, generation_prompt=True).ids
 
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:

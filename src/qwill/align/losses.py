@@ -14,7 +14,6 @@ from qwill.align.policy_losses import (
     clipped_value,
     gspo,
     gspo_token,
-    reinforce,
     truncated_importance,
 )  # fmt: skip
 from qwill.align.preference_losses import (
@@ -34,7 +33,7 @@ from qwill.align.preference_losses import (
 __all__ = [
     "PolicyLoss", "bradley_terry", "cispo", "clipped", "clipped_value", "dpo", "dpo_exo", "dpo_hinge", "dpo_normalised",
     "dpo_robust", "gae", "generalised_jsd", "group_advantages", "gspo", "gspo_token", "ipo", "kl_term", "kl_value",
-    "kto", "kto_reference_point", "leave_one_out", "orpo_odds", "reinforce", "reinforce_plus_plus",
+    "kto", "kto_reference_point", "leave_one_out", "orpo_odds", "reinforce_plus_plus",
     "sequence_means", "sequence_of_token", "sequence_sums", "simpo", "token_rewards", "token_weights",
     "truncated_importance", "whiten",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from qwill.align import preference_losses as losses
-from qwill.align.preference_examples import Pair, Verdict, pairs_of, verdicts_of
+from qwill.align.preference_examples import Pair, PreferenceStep, Verdict, pairs_of, verdicts_of
 from qwill.align.preference_scores import PairScores, pair_scores
 from qwill.align.replies import Packed, pack_replies, parts_of, reply_logprobs, two_passes
 from qwill.align.settings import REFERENCE_FREE, PreferenceConfig
@@ -38,15 +38,6 @@ from qwill.train.sft import plan_steps
 from qwill.train.step import StepResult
 
 Unit = Pair | Verdict
-
-
-@dataclass
-class PreferenceStep:
-    """What one step compares: places in the list of examples."""
-
-    units: list[int]
-    source: str
-    tokens: int
 
 
 @dataclass

@@ -80,11 +80,6 @@ def cispo(logp_N: Tensor, old_N: Tensor, advantage_N: Tensor, most: float = 5.0,
     return PolicyLoss(-held_N * advantage_N * logp_N, held_N != ratio_N)
 
 
-def reinforce(logp: Tensor, advantage: Tensor) -> PolicyLoss:
-    """−A·logp: the plain policy gradient, right only for samples of this very policy (Williams 1992)."""
-    return PolicyLoss(-advantage * logp, torch.zeros_like(logp, dtype=torch.bool))
-
-
 def truncated_importance(trainer_N: Tensor, rollout_N: Tensor, most: float = 2.0) -> Tensor:
     """min(exp(trainer − rollout), most), [N], without gradient: what a token's loss is multiplied by when the sampler's
     probabilities differ from the trainer's (another precision, older weights).

@@ -17,12 +17,11 @@ from qwill.align.advantages import group_advantages, leave_one_out, reinforce_pl
 from qwill.align.aggregation import sequence_of_token, sequence_sums, token_weights
 from qwill.align.kl import kl_term, kl_value
 from qwill.align.policy_losses import PolicyLoss, cispo, clipped, gspo, truncated_importance
-from qwill.align.replies import Packed, two_passes
+from qwill.align.replies import Packed, Reply, pack_replies, token_logprobs, two_passes
 from qwill.align.rollouts import Rollout, micro_batches
 from qwill.align.settings import GRPOConfig
-from qwill.model import ops
-from qwill.model.batch import Batch
 from qwill.model.transformer import Transformer, balancing_loss
+from qwill.text.chat import Rendered
 
 
 def set_advantages(groups: list[list[Rollout]], config: GRPOConfig) -> None:
@@ -78,12 +77,8 @@ def policy_loss(
 
 def pack_rollouts(rollouts: list[Rollout]) -> Packed:
     """The replies' tokens are what is predicted."""
-    batch = Batch.pack([r.ids[:-1] for r in rollouts])
-    starts = batch.cu_seqlens[:-1].tolist()
-    index = [s + j for s, r in zip(starts, rollouts, strict=True) for j in range(r.start - 1, len(r.ids) - 1)]
-    targets = torch.tensor([t for r in rollouts for t in r.ids[r.start :]])
-    owner_N = sequence_of_token([r.tokens for r in rollouts])
-    return Packed(batch, torch.tensor(index), targets, owner_N, len(rollouts))
+    masks = ([0] * r.start + [1] * r.tokens for r in rollouts)
+    return pack_replies([Reply((Rendered(r.ids, mask),)) for r, mask in zip(rollouts, masks, strict=True)])
 
 
 @torch.no_grad()
@@ -93,10 +88,8 @@ def logprobs_of(model: Transformer, rollouts: list[Rollout], config: GRPOConfig)
     for part in micro_batches(rollouts, config.train_tokens):
         packed = pack_rollouts(part)
         hidden_ND = model(packed.batch).hidden_ND[packed.index_N]
-        nothing_N = torch.zeros(len(packed.targets_N), dtype=hidden_ND.dtype)
-        targets_N = packed.targets_N
-        _, loss_N = ops.cross_entropy(hidden_ND, model.head_weight_VD, targets_N, nothing_N, config.temperature)
-        for r, own_n in zip(part, (-loss_N).split([r.tokens for r in part]), strict=True):
+        own_N = token_logprobs(model, packed, hidden_ND, config.temperature)
+        for r, own_n in zip(part, own_N.split([r.tokens for r in part]), strict=True):
             out[id(r)] = own_n.tolist()
     return [out[id(r)] for r in rollouts]
 

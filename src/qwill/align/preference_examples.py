@@ -46,6 +46,15 @@ class Verdict:
         return self.reply, self.mismatched
 
 
+@dataclass
+class PreferenceStep:
+    """What one step compares: places in the list of examples."""
+
+    units: list[int]
+    source: str
+    tokens: int
+
+
 Unit = TypeVar("Unit", Pair, Verdict)
 
 

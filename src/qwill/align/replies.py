@@ -58,6 +58,11 @@ def render_reply(
     return Reply(tuple(training_examples([*prompt, *said], tools, tokenizer, where, after=len(prompt))))
 
 
+def as_messages(prompt: Said) -> list[dict[str, Any]]:
+    """A prompt as a conversation: plain text is what a user says."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
 @dataclass(frozen=True)
 class Packed:
     """A batch of replies: hidden states at `index_N` predict `targets_N`, which belong to the replies `reply_N`."""
@@ -91,6 +96,14 @@ def pack_replies(replies: Sequence[Reply], whole: bool = False) -> Packed:
     )  # fmt: skip
 
 
+@torch.no_grad()
+def token_logprobs(model: Transformer, packed: Packed, hidden_ND: Tensor, temperature: float = 1.0) -> Tensor:
+    """[N], of `packed.targets_N`, from the hidden states that predict them; logits are never held whole."""
+    nothing_N = torch.zeros(len(packed.targets_N), dtype=hidden_ND.dtype)
+    _, loss_N = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, nothing_N, temperature)
+    return -loss_N
+
+
 def two_passes(
     model: Transformer, packed: Packed, loss_of: Callable[[Tensor], Tensor], temperature: float = 1.0
 ) -> tuple[Tensor, float, list[RouterStats] | None]:
@@ -103,15 +116,13 @@ def two_passes(
     """
     output = model(packed.batch)
     hidden_ND = output.hidden_ND[packed.index_N]
-    with torch.no_grad():
-        nothing_N = torch.zeros(len(packed.targets_N), dtype=hidden_ND.dtype)
-        _, loss_N = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, nothing_N, temperature)
+    own_N = token_logprobs(model, packed, hidden_ND, temperature)
     # Sums over a reply keep their last bits in float64, which not every device has; these are a few thousand numbers.
-    logp_N = (-loss_N).cpu().double().requires_grad_()
+    logp_N = own_N.cpu().double().requires_grad_()
     loss = loss_of(logp_N)
     loss.backward()
     weight_N = -logp_N.grad if logp_N.grad is not None else torch.zeros_like(logp_N)
-    weight_N = weight_N.to(loss_N)
+    weight_N = weight_N.to(own_N)
     total, _ = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, weight_N, temperature)
     return total, float(loss.detach()), output.router_stats
 
@@ -123,9 +134,7 @@ def reply_logprobs(model: Transformer, replies: Sequence[Reply], most_tokens: in
     for part in parts_of(range(len(replies)), lambda i: _length(replies[i]), most_tokens):
         packed = pack_replies([replies[i] for i in part])
         hidden_ND = model(packed.batch).hidden_ND[packed.index_N]
-        nothing_N = torch.zeros(len(packed.targets_N), dtype=hidden_ND.dtype)
-        _, loss_N = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, nothing_N)
-        out[torch.tensor(part)] = packed.sums(-loss_N.double())
+        out[torch.tensor(part)] = packed.sums(token_logprobs(model, packed, hidden_ND).double())
     return out
 
 

@@ -1,8 +1,8 @@
 """Stage `reward`: pairs of replies → a model that scores a reply, by Bradley–Terry (losses in preference_losses.py).
 
 A reply's reward is score_D · (the hidden state behind the last norm at the reply's last token, `<|im_end|>`), as in
-transformers' …ForSequenceClassification, which reads the folder. Rewards are used by reinforcement learning, by
-best-of-n and as a judge (`RewardModel.score`).
+transformers' …ForSequenceClassification, which reads the folder. Reinforcement learning takes it as a reward, and
+`RewardModel.score` scores texts and messages.
 
 Not covered: rewards of steps within a reply (process rewards).
 """
@@ -17,14 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qwill.align.offline import PreferenceStep
-from qwill.align.preference_examples import Pair, pairs_of
+from qwill.align.preference_examples import Pair, PreferenceStep, pairs_of
 from qwill.align.preference_losses import bradley_terry
 from qwill.align.replies import Reply, pack_replies, parts_of, render_reply
 from qwill.align.reward_scores import reward_scores
 from qwill.align.settings import RewardConfig
 from qwill.base.artifact import read_manifest
-from qwill.base.errors import DataError
 from qwill.base.files import write_json
 from qwill.base.resolve import resolve
 from qwill.base.stage import StageContext
@@ -122,8 +120,6 @@ def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
     if config.lora is not None:
         adapter = new_adapter(model, config.lora, torch.Generator().manual_seed(ctx.seed))
         attach(model, adapter)
-    if "score" in dict(model.named_parameters()):
-        raise DataError(f"{ctx.inputs['sft']} is a reward model already; start from a chat model.")
     # Zero: every reply begins with the reward 0, and the first steps move the score, not the model.
     model.register_parameter("score", nn.Parameter(torch.zeros(model.config.hidden_size)))
     training = RewardTraining(model, examples.train, config)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from qwill.align.replies import as_messages
 from qwill.align.reward import load_reward
 from qwill.align.settings import RewardPart
 from qwill.base.errors import DataError, TrainingError
@@ -53,7 +54,7 @@ class Rewards:
     def _function(self, part: RewardPart) -> Callable[[dict[str, Any], str, bool], float]:
         if part.model is not None:
             judge = load_reward(part.model)
-            return lambda row, reply, ended: judge.score([_messages(row)], [_said(reply)])[0]
+            return lambda row, reply, ended: judge.score([as_messages(row["prompt"])], [_said(reply)])[0]
         if part.function is not None:
             process = RewardProcess(part.function, part.name, part.seconds)
             self._processes.append(process)
@@ -93,11 +94,6 @@ class Rewards:
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
             process.close()
-
-
-def _messages(row: dict[str, Any]) -> list[dict[str, Any]]:
-    prompt = row["prompt"]
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 
 
 def _said(reply: str) -> list[dict[str, Any]]:

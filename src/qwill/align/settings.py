@@ -9,7 +9,7 @@ from typing import Literal
 from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
 from qwill.model.lora_config import LoraConfig
-from qwill.train.settings import OptimizerConfig, Precision, ScheduleConfig, need_positive
+from qwill.train.settings import OptimizerConfig, ScheduleConfig, need_positive
 
 
 def _gentle() -> OptimizerConfig:
@@ -185,14 +185,37 @@ def _preferring() -> OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class PreferenceConfig:
-    """`steps` of `pairs` pairs each (or, with `kto`, replies), from a file of preferences.
+class PairTraining:
+    """`steps` of `pairs` pairs each, from a file of preferences.
+
+    heldout: the share of prompts kept out, on which pair accuracy is measured. Pairs longer than `max_tokens` are left
+    out and counted, never cut. train_tokens: at most so many are computed at once.
+    """
+
+    steps: int = 100
+    pairs: int = 16
+    max_tokens: int = 1024
+    train_tokens: int = 8192
+    heldout: float = 0.1
+    balance: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=_preferring)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
+    lora: LoraConfig | None = None
+
+    def __post_init__(self) -> None:
+        need_positive(self, "steps", "pairs", "max_tokens", "train_tokens")
+        if not 0 <= self.heldout < 1:
+            raise ConfigError(f"heldout is {self.heldout}; expected a share from 0 to below 1.")
+
+
+@dataclass(frozen=True)
+class PreferenceConfig(PairTraining):
+    """As PairTraining; with `kto`, `pairs` counts replies.
 
     loss: DPO's `sigmoid`, `hinge`, `ipo`, `robust`, `exo`, `normalised` (by length); `kto`, `orpo`, `simpo`. beta: how
     far the policy may go from the reference. gamma: SimPO's margin. flipped: the share of wrong labels that `robust`
     and `exo` reckon with. likelihood: weight of the chosen replies' own loss, a token each (ORPO's is 1). desirable,
-    undesirable: KTO's weights. heldout: the share of prompts kept out, on which pair accuracy is measured. Pairs longer
-    than `max_tokens` are left out and counted, never cut. train_tokens: at most so many are computed at once.
+    undesirable: KTO's weights.
     """
 
     loss: PairLoss = "sigmoid"
@@ -202,25 +225,16 @@ class PreferenceConfig:
     likelihood: float | None = None
     desirable: float = 1.0
     undesirable: float = 1.0
-    steps: int = 100
-    pairs: int = 16
-    max_tokens: int = 1024
-    train_tokens: int = 8192
-    heldout: float = 0.1
-    balance: float = 0.0
-    optimizer: OptimizerConfig = field(default_factory=_preferring)
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
-    lora: LoraConfig | None = None
-    dtype: Precision = "auto"
 
     def __post_init__(self) -> None:
-        need_positive(self, "beta", "steps", "pairs", "max_tokens", "train_tokens")
-        if not 0 <= self.heldout < 1:
-            raise ConfigError(f"heldout is {self.heldout}; expected a share from 0 to below 1.")
+        super().__post_init__()
+        need_positive(self, "beta")
         if self.loss in ("robust", "exo") and not 0 < self.flipped < 0.5:
             raise ConfigError(f"flipped is {self.flipped}; expected a share between 0 and 0.5.")
         if self.loss == "kto" and self.pairs < 2:
             raise ConfigError("pairs is 1; KTO compares with the other replies of a step and needs at least 2.")
+        if self.loss == "kto" and self.likelihood is not None:
+            raise ConfigError(f"likelihood is {self.likelihood}; KTO has single replies and none that was chosen.")
 
     @property
     def own_likelihood(self) -> float:
@@ -230,26 +244,14 @@ class PreferenceConfig:
 
 
 @dataclass(frozen=True)
-class RewardConfig:
-    """`steps` of `pairs` pairs each. centring: weight of (chosen + rejected)², which fixes the zero of rewards.
-    margins: whether rows' margins are taken. The rest as in PreferenceConfig."""
+class RewardConfig(PairTraining):
+    """As PairTraining. centring: weight of (chosen + rejected)², which fixes the zero of rewards. margins: whether
+    rows' margins are taken."""
 
     centring: float = 0.01
     margins: bool = True
-    steps: int = 100
-    pairs: int = 16
-    max_tokens: int = 1024
-    train_tokens: int = 8192
-    heldout: float = 0.1
-    balance: float = 0.0
-    optimizer: OptimizerConfig = field(default_factory=_preferring)
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
-    lora: LoraConfig | None = None
-    dtype: Precision = "auto"
 
     def __post_init__(self) -> None:
-        need_positive(self, "steps", "pairs", "max_tokens", "train_tokens")
+        super().__post_init__()
         if self.centring < 0:
             raise ConfigError(f"centring is {self.centring}; expected 0 or more.")
-        if not 0 <= self.heldout < 1:
-            raise ConfigError(f"heldout is {self.heldout}; expected a share from 0 to below 1.")

@@ -369,3 +369,12 @@ def test_seeded_bugs_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     forgotten = replace(work, reference_U2=torch.zeros_like(work.reference_U2))
     wrong, _, _ = gradients(forgotten, [0, 1, 2])
     assert max(float((a - b).abs().max()) for a, b in zip(right, wrong, strict=True)) > 1e-4
+
+
+def test_ktos_rewards_are_means_of_their_own_kind() -> None:
+    work, units = of("kto", model()), [0, 1, 2, 4]
+    _, _, more = gradients(replace(work, config=replace(work.config, train_tokens=30)), units)
+    ratio = {i: float(plain_logp(work.model, work.units[i].reply)[0] - work.reference_U2[i, 0]) for i in units}
+    for kind, name in ((True, "reward_desirable"), (False, "reward_undesirable")):
+        mine = [ratio[i] for i in units if work.units[i].desirable is kind]
+        assert mine and more[name] == pytest.approx(sum(mine) / len(mine), abs=1e-8)

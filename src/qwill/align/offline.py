@@ -24,15 +24,13 @@ from qwill.align.preference_examples import Pair, PreferenceStep, Verdict, pairs
 from qwill.align.preference_scores import PairScores, pair_scores
 from qwill.align.replies import Packed, pack_replies, parts_of, reply_logprobs, two_passes
 from qwill.align.settings import REFERENCE_FREE, PreferenceConfig
-from qwill.base.artifact import read_manifest
 from qwill.base.files import new_file, write_json
 from qwill.base.stage import StageContext
 from qwill.data.preferences import holds_pairs
 from qwill.engine.language_model import load
 from qwill.model.files import save_model
-from qwill.model.lora import attach, merge, new_adapter
-from qwill.model.lora_files import save_adapter
 from qwill.model.transformer import Transformer, balancing_loss
+from qwill.train.adapter import begin_adapter, finish_adapter
 from qwill.train.loop import train
 from qwill.train.sft import plan_steps
 from qwill.train.step import StepResult
@@ -72,8 +70,17 @@ class Offline:
                 share = len(part) / len(step.units)
                 total = total + config.balance * share * balancing_loss(stats)
             total.backward()
-        result.more = {name: value / (1 if name == "kto_point" else len(step.units)) for name, value in seen.items()}
+        result.more = self.means(seen, len(step.units))
         return result
+
+    @staticmethod
+    def means(seen: dict[str, float], count: int) -> dict[str, float]:
+        """Of what was summed over `count` units; KTO's rewards are means over their own kind, 0 where there is none."""
+        wanted = seen.pop("wanted", None)
+        if wanted is None:
+            return {name: value / count for name, value in seen.items()}
+        counts = {"reward_desirable": wanted, "reward_undesirable": count - wanted, "kto_point": 1}
+        return {name: value / max(1, counts[name]) for name, value in seen.items()}
 
     def trained(self, unit: Unit) -> tuple[Any, ...]:
         return unit.replies if isinstance(unit, Pair) else (unit.reply,)
@@ -88,6 +95,7 @@ class Offline:
             ratio_S = sums_S - reference_U2[:, 0]
             wanted_S = torch.tensor([isinstance(u, Verdict) and u.desirable for u in units])
             self.note(seen, {"desirable": ratio_S[wanted_S], "undesirable": ratio_S[~wanted_S]})
+            seen["wanted"] = seen.get("wanted", 0.0) + int(wanted_S.sum())
             return losses.kto(ratio_S, wanted_S, point, config.beta, config.desirable, config.undesirable).sum()
         chosen_P, rejected_P = sums_S[0::2], sums_S[1::2]
         chosen_tokens_P, rejected_tokens_P = tokens_S[0::2], tokens_S[1::2]
@@ -164,10 +172,7 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
     if config.loss not in REFERENCE_FREE:
         reference_U2 = reference_logprobs(model, units, most, ctx.work)
     before_U2 = reference_logprobs(model, pairs, most, ctx.work) if pairs else torch.zeros(0, 2)
-    adapter = None
-    if config.lora is not None:
-        adapter = new_adapter(model, config.lora, torch.Generator().manual_seed(ctx.seed))
-        attach(model, adapter)
+    adapter = begin_adapter(model, config.lora, ctx.seed)
     offline = Offline(model, units, reference_U2, config)
     plan = plan_steps([1] * len(units), config.steps, config.pairs, ctx.seed)
 
@@ -178,10 +183,7 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
     history = train(
         model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "dpo", compute=offline.compute
     )
-    if adapter is not None:
-        known = read_manifest(ctx.inputs["sft"]) if ctx.inputs["sft"].is_dir() else None
-        save_adapter(adapter, ctx.out / "adapter", known.content_id if known else None, {"recipe_id": ctx.recipe_id})
-        merge(model, adapter)
+    finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     scores = None
     if pairs:
         after_U2 = reply_logprobs(model, [r for p in pairs for r in p.replies], most).view(-1, 2)

@@ -22,17 +22,15 @@ from qwill.align.preference_losses import bradley_terry
 from qwill.align.replies import Reply, pack_replies, parts_of, render_reply
 from qwill.align.reward_scores import reward_scores
 from qwill.align.settings import RewardConfig
-from qwill.base.artifact import read_manifest
 from qwill.base.files import write_json
 from qwill.base.resolve import resolve
 from qwill.base.stage import StageContext
 from qwill.data.preferences import Said
 from qwill.engine.language_model import load
 from qwill.model.files import load_model, load_score, save_model
-from qwill.model.lora import attach, merge, new_adapter
-from qwill.model.lora_files import save_adapter
 from qwill.model.transformer import Transformer, balancing_loss
 from qwill.text.tokenizer import Tokenizer
+from qwill.train.adapter import begin_adapter, finish_adapter
 from qwill.train.loop import train
 from qwill.train.sft import plan_steps
 from qwill.train.step import StepResult
@@ -116,10 +114,7 @@ def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
     start = load(ctx.inputs["sft"])
     model, tokenizer = start.model, start.tokenizer
     examples = pairs_of(ctx.inputs["preferences"], tokenizer, config.max_tokens, config.heldout, ctx.seed)
-    adapter = None
-    if config.lora is not None:
-        adapter = new_adapter(model, config.lora, torch.Generator().manual_seed(ctx.seed))
-        attach(model, adapter)
+    adapter = begin_adapter(model, config.lora, ctx.seed)
     # Zero: every reply begins with the reward 0, and the first steps move the score, not the model.
     model.register_parameter("score", nn.Parameter(torch.zeros(model.config.hidden_size)))
     training = RewardTraining(model, examples.train, config)
@@ -135,10 +130,7 @@ def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
         model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "reward", compute=training.compute
     )
     score_D = model.get_parameter("score").detach()
-    if adapter is not None:
-        known = read_manifest(ctx.inputs["sft"]) if ctx.inputs["sft"].is_dir() else None
-        save_adapter(adapter, ctx.out / "adapter", known.content_id if known else None, {"recipe_id": ctx.recipe_id})
-        merge(model, adapter)
+    finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     heldout, scores = examples.heldout, None
     if heldout:
         with torch.no_grad():

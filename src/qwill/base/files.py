@@ -27,9 +27,12 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file beside `path` to write to; it takes that name on success and vanishes on an error."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+def new_file(path: Path, inside: Path | None = None, prefix: str | None = None) -> Iterator[BinaryIO]:
+    """A temporary file to write to; it takes the name `path` on success and vanishes on an error. It lies beside
+    `path`, or `inside` a folder on the same disk; a killed process leaves it there, its name beginning with `prefix`
+    (`.NAME.`)."""
+    place, prefix = inside or path.parent, prefix or f".{path.name}."
+    descriptor, temporary = tempfile.mkstemp(dir=place, prefix=prefix, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as f:
             yield f

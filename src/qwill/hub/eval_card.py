@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ import yaml
 
 from qwill.base.artifact import MANIFEST, identify
 from qwill.base.errors import ArtifactError, DataError
-from qwill.base.files import sync_folder
+from qwill.base.files import new_file
 from qwill.evaluate.eval_results import Results
 
 CARD, KEY, BY = "README.md", "model-index", "qwill eval"
@@ -341,16 +340,5 @@ def _replace(folder: Path, text: str) -> None:
         place = beside
     for old in place.glob(f"{prefix}*.tmp"):
         old.unlink(missing_ok=True)  # of a process that was killed: nobody else writes now
-    descriptor, temporary = tempfile.mkstemp(dir=place, prefix=prefix, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    sync_folder(folder)
+    with new_file(target, place, prefix) as file:
+        file.write(text.encode())

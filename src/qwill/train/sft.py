@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 
-from qwill.base.artifact import read_manifest
 from qwill.base.errors import DataError
 from qwill.base.files import read_jsonl, write_json
 from qwill.base.stage import StageContext
 from qwill.model.batch import Batch
 from qwill.model.files import load_model, save_model
-from qwill.model.lora import attach, merge, new_adapter
-from qwill.model.lora_files import save_adapter
 from qwill.text.chat import Rendered, training_examples
 from qwill.text.tokenizer import Tokenizer
+from qwill.train.adapter import begin_adapter, finish_adapter
 from qwill.train.loop import train
 from qwill.train.settings import SFTConfig
 from qwill.train.step import StepData
@@ -97,17 +95,11 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
         chosen = plan[step]
         return pack_examples([examples.rendered[i] for i in chosen], f"conversations {examples.names[chosen[0]]} …")
 
-    adapter = None
-    if config.lora is not None:
-        adapter = new_adapter(model, config.lora, torch.Generator().manual_seed(ctx.seed))
-        attach(model, adapter)
+    adapter = begin_adapter(model, config.lora, ctx.seed)
     history = train(
         model, config.steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "sft", how=config.step
     )  # fmt: skip
-    if adapter is not None:
-        known = read_manifest(ctx.inputs["base"])
-        save_adapter(adapter, ctx.out / "adapter", known.content_id if known else None, {"recipe_id": ctx.recipe_id})
-        merge(model, adapter)
+    finish_adapter(model, adapter, ctx.inputs["base"], ctx)
     loss = heldout_loss(model, heldout.rendered, config.batch_tokens)
     report = history.thinned() | {
         "examples": len(examples.rendered),

@@ -148,10 +148,11 @@ def test_what_the_index_lacks_is_told_apart(links: Path) -> None:
     assert cached(links) == []
 
 
-def test_an_index_that_does_not_answer_is_named(links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["simple", "404/simple"])
+def test_an_index_that_does_not_answer_is_named(links: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # bound and not listening: whoever connects is refused
-        index = f"http://127.0.0.1:{free.getsockname()[1]}/simple"
+        index = f"http://127.0.0.1:{free.getsockname()[1]}/{path}"
         monkeypatch.delenv("PIP_NO_INDEX")
         monkeypatch.setenv("PIP_INDEX_URL", index)
         with pytest.raises(SourceError, match=f"{index}/made-up/ does not answer; check the network") as caught:

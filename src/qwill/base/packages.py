@@ -39,8 +39,9 @@ name, version, kind, sha256, folder = sys.argv[1:6]
 unreachable = []
 class Listener(logging.Handler):
     def emit(self, record):
-        # pip passes over an index that does not answer; only its log knows. 404 is an answer.
-        if "Could not fetch URL" in record.msg and "404" not in str(record.args[1]):
+        # pip passes over an index that does not answer; only its log knows. 404 is an answer ("404 Client Error: …"),
+        # and may stand elsewhere too: in a port, say.
+        if "Could not fetch URL" in record.msg and not str(record.args[1]).startswith("404 "):
             unreachable.append(str(record.args[0]))
 log = logging.getLogger("pip._internal.index.collector")
 log.setLevel(logging.DEBUG)

@@ -127,7 +127,7 @@ class Peer:
             kind = self.exception_class(own[0], str(own[1]), kind)
         try:
             error = kind(*arguments)
-        except Exception:
+        except Exception:  # a class may want other arguments than those that it keeps (UnicodeDecodeError does)
             error = Exception(text)
         if own is not None:
             error.__dict__["text"] = text

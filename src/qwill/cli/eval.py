@@ -13,7 +13,7 @@ from qwill.base.errors import ConfigError
 from qwill.base.files import write_text
 from qwill.base.progress import Display
 from qwill.base.resolve import resolve
-from qwill.cli.eval_making import make, slug
+from qwill.cli.eval_making import Making, make, slug
 from qwill.evaluate import eval_results
 from qwill.evaluate.eval_results import REPORT, Results
 
@@ -93,7 +93,7 @@ def evaluate_model(
     name = _name(model, place)
     folder = out or EVALS / f"{name}-{plan.recipe_id[4:12]}"
     display = Display()
-    make(folder, plan, model, name, tasks, settings, loading, respondent, display)
+    make(Making(folder, plan, model, name, tasks, settings, loading, respondent, display))
     results = eval_results.read_results(folder)
     if card is not None and write_card(card, results):
         display.say(f"{card / CARD}: scores written")

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +36,25 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
 
 
-def make(
-    folder: Path,
-    plan: eval_results.Plan,
-    model: str,
-    name: str,
-    tasks: Sequence[Task],
-    settings: EvalSettings,
-    loading: Mapping[str, Any],
-    judge: Respondent | None,
-    display: Display,
-) -> None:
-    """Have the results of `plan` in `folder`, whatever is left of an earlier run. `model` is how it was referred to,
-    `name` what it is called; `judge` judges refusals."""
+@dataclass(frozen=True)
+class Making:
+    """What is to be made, and how. `model` is how it was referred to, `name` what it is called; `judge` judges
+    refusals."""
+
+    folder: Path
+    plan: eval_results.Plan
+    model: str
+    name: str
+    tasks: Sequence[Task]
+    settings: EvalSettings
+    loading: Mapping[str, Any]
+    judge: Respondent | None
+    display: Display
+
+
+def make(asked: Making) -> None:
+    """Have the results in the folder, whatever is left of an earlier run."""
+    folder, plan, display = asked.folder, asked.plan, asked.display
     work = folder.parent / ".work" / f"{WORK}-{plan.recipe_id}"
     if _finished(folder, plan) and not work.exists():
         display.say(f"{folder}: made already")
@@ -65,7 +72,7 @@ def make(
                 display.say(f"{folder}: made already")
             else:
                 _remove_half_written(work)
-                seconds = _make(folder, work, plan, model, name, tasks, settings, loading, judge, display)
+                seconds = _make(asked, work)
                 display.say(f"made {folder} in {clock(seconds)}")
         except BaseException:
             # Each file begins with a line that says what its rows are of.
@@ -86,18 +93,7 @@ def _no_place(folder: Path, error: OSError) -> ArtifactError:
     return ArtifactError(f"--out: {str(folder)[:200]} can't be made ({error.strerror}); name another folder.")
 
 
-def _make(
-    folder: Path,
-    work: Path,
-    plan: eval_results.Plan,
-    model: str,
-    name: str,
-    tasks: Sequence[Task],
-    settings: EvalSettings,
-    loading: Mapping[str, Any],
-    judge: Respondent | None,
-    display: Display,
-) -> float:
+def _make(asked: Making, work: Path) -> float:
     """Seconds that it took."""
     from qwill.engine.language_model import load
     from qwill.evaluate.refusal_agreement import KEPT as JUDGED
@@ -105,15 +101,18 @@ def _make(
     from qwill.evaluate.run_task import evaluate, prepare
     from qwill.evaluate.task_scores import summarise
 
+    tasks, settings, judge, display = asked.tasks, asked.settings, asked.judge, asked.display
     started = time.perf_counter()
     # All tasks first: a mistake in the last must not show after hours of the others.
     prepared = [prepare(task, settings) for task in tasks]
-    lm = _loaded(load, model, loading)
+    lm = _loaded(load, asked.model, asked.loading)
     found: dict[str, list[dict[str, Any]]] = {}
-    summary: dict[str, Any] = {"model": name, "tasks": {}}
+    summary: dict[str, Any] = {"model": asked.name, "tasks": {}}
     for task, ready in zip(tasks, prepared, strict=True):
         with display.stage(task.name, settings.limit, "example") as bar:
-            one = evaluate(lm, task, settings, work / slug(task.name), plan.recipe_id, _shown(bar), prepared=ready)
+            one = evaluate(
+                lm, task, settings, work / slug(task.name), asked.plan.recipe_id, _shown(bar), prepared=ready
+            )
             bar.total = bar.done = len(one.rows)
         found[task.name] = one.rows
         summary["tasks"][task.name] = summarise(one.rows, one.metrics) | {
@@ -130,7 +129,8 @@ def _make(
             summary["tasks"][task.name]["refusals"] = told
     rows = [row for of_one in found.values() for row in of_one]
     seconds = round(time.perf_counter() - started, 3)
-    eval_results.write_results(folder, plan, name, rows, summary, {"given": model, "seconds": seconds}, inside=work)
+    given = {"given": asked.model, "seconds": seconds}
+    eval_results.write_results(asked.folder, asked.plan, asked.name, rows, summary, given, inside=work)
     return seconds
 
 

@@ -59,7 +59,8 @@ class EngineSettings:
     """`blocks` of the cache, or as many as fit into `memory` bytes; at most `max_running` samples at a time and
     `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given, and
     float16 beside quantised weights in native code. `snapshots`: recurrent states kept for sharing, in models that have
-    them. `adapters`: most at a time. `speculate`: who drafts tokens that passes check."""
+    them. `adapters`: most at a time. `speculate`: who drafts tokens that passes check. `routing`: keep the experts that
+    every token went through, of a model that has some, and tell them with a sample's last event."""
 
     blocks: int | None = None
     memory: int = 1 << 30
@@ -71,6 +72,7 @@ class EngineSettings:
     share_prefixes: bool = True
     adapters: int = 64
     speculate: NgramSpec | DraftSpec | MtpSpec | None = None
+    routing: bool = False
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_running", "token_budget", "adapters"):

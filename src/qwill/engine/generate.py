@@ -61,11 +61,11 @@ def generate(
     `sampling.max_tokens`, or at the model's context (`max_position_embeddings`). `streams[i]` names prompt
     i's random stream (its place in the list unless given), so the same prompt under the same stream is
     continued in the same way whatever else is in the list. Ids from `vocab_size` on are never chosen.
-    `progress(finished sequences, generated tokens)` is called whenever sequences finish. `support` and `routing`: whether
-    completions have these.
+    `progress(finished sequences, generated tokens)` is called whenever sequences finish. `support` and `routing`:
+    whether completions have these.
 
-    Raises `DataError` for a prompt that is empty, fills the context or holds a foreign id, `ConfigError` for routing of a
-    model without experts, `ModelError` when the model gives NaN.
+    Raises `DataError` for a prompt that is empty, fills the context or holds a foreign id, `ConfigError` for routing of
+    a model without experts, `ModelError` when the model gives NaN.
     """
     for i, prompt in enumerate(prompts):
         check_prompt(prompt, model.config, f"prompt {i}")
@@ -92,7 +92,7 @@ def generate(
                 logprobs=0,
                 whole=True,
                 support=support,
-            )  # fmt: skip
+            )
         )
     results = [[Completion()] * n for _ in prompts]
     finished = 0

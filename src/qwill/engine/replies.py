@@ -78,8 +78,8 @@ class Running:
 class Reply:
     """One reply. Of its `produced` tokens `given` are told; `unsaid` and `scores` are the text and the
     log-probabilities of the others. `reason`: why it has ended; `failure`: what is wrong with its constraint. `draws`:
-    by purpose a run of its random stream, with its number. `experts`: those of its next token; `routing`: once it has ended,
-    of all tokens but the last, if the engine keeps it. `drafts`: what may come
+    by purpose a run of its random stream, with its number. `experts`: those of its next token; `routing`: once it has
+    ended, of all tokens but the last, if the engine keeps it. `drafts`: what may come
     next, `proposed` the distributions that they were drawn from (none if they are certain); `tried`: how many the last
     pass had, of which `taken` came."""
 

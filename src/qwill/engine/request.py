@@ -53,8 +53,8 @@ class Request:
 class TokenLogprob:
     """`logprob`: of the full distribution at the request's temperature (1 when greedy), `sampled`: of the one that was
     drawn from (0 when greedy), `top`: the likeliest ids of the full distribution with theirs. `support`: the ids that
-    could be drawn, as rising ranges (first, last + 1), int32 [R, 2]. `experts` [sparse layers, k]: those that the token before it
-    passed through, which made this one's distribution, the heaviest first."""
+    could be drawn, as rising ranges (first, last + 1), int32 [R, 2]. `experts` [sparse layers, k]: those that the token
+    before it passed through, which made this one's distribution, the heaviest first."""
 
     token: int
     logprob: float

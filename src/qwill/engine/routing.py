@@ -1,5 +1,5 @@
-"""Which experts each cached token went through, kept beside its keys and values: block by block, so that what is shared,
-forked, preempted and computed again is right by itself.
+"""Which experts each cached token went through, kept beside its keys and values: block by block, so that what is
+shared, forked, preempted and computed again is right by itself.
 
 Shape letters: N tokens of a pass, L sparse layers, k chosen experts.
 """
@@ -7,7 +7,7 @@ Shape letters: N tokens of a pass, L sparse layers, k chosen experts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qwill.engine.executor import Step
     from qwill.model.config import ModelConfig
 
-Routing = NDArray[np.uint8] | NDArray[np.uint16]  # [tokens, L, k], each token's experts, the heaviest first
+Routing = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16 [tokens, L, k], each token's experts, the heaviest first
 
 
 class RoutingStore:
@@ -27,7 +27,7 @@ class RoutingStore:
 
     def __init__(self, config: ModelConfig, blocks: int, block_size: int) -> None:
         sparse = sum(config.is_sparse(i) for i in range(config.num_hidden_layers))
-        kind = np.uint8 if config.num_experts <= 256 else np.uint16
+        kind: Any = np.uint8 if config.num_experts <= 256 else np.uint16
         self._kept: Routing = np.zeros((blocks, block_size, sparse, config.num_experts_per_tok), dtype=kind)
 
     def write(self, step: Step, experts_LNk: Tensor) -> None:

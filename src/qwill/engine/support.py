@@ -1,5 +1,5 @@
-"""Which ids a token could be, after truncation and masks: few of a large vocabulary, or nearly all of it. Held as rising
-ranges (first id, last + 1), two int32 each, so that neither case takes much memory.
+"""Which ids a token could be, after truncation and masks: few of a large vocabulary, or nearly all of it. Held as
+rising ranges (first id, last + 1), two int32 each, so that neither case takes much memory.
 
 Shape letters: B rows, R ranges, P pairs of a row and an id, N tokens.
 """

@@ -16,6 +16,7 @@ id, D hidden.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -56,24 +57,24 @@ def truncated_cross_entropy(
         assert inside.all(), "a token lies outside of what it was drawn among"
         ids, columns, outside = (torch.from_numpy(x).to(hidden_ND.device) for x in (ids_U, column_M, outside_MU))
         entropy_M = None if entropy_N is None else entropy_N[part]
-        inputs = hidden_ND[part], head_VD, ids, columns, outside, temperature, entropy_M
+        losses_of = partial(_losses, ids, columns, outside, temperature, entropy_M)
         if len(cuts) > 1 and torch.is_grad_enabled():  # the backward pass makes each chunk's logits again
-            loss_M = checkpoint(_losses, *inputs, use_reentrant=False, preserve_rng_state=False)
+            loss_M = checkpoint(losses_of, hidden_ND[part], head_VD, use_reentrant=False, preserve_rng_state=False)
         else:
-            loss_M = _losses(*inputs)
+            loss_M = losses_of(hidden_ND[part], head_VD)
         total = total + (loss_M * weight_N[part]).sum()
         losses.append(loss_M.detach())
     return total, torch.cat(losses).to(hidden_ND.dtype)
 
 
 def _losses(
-    hidden_MD: Tensor,
-    head_VD: Tensor,
     ids_U: Tensor,
     column_M: Tensor,
     outside_MU: Tensor,
     temperature: float,
     entropy_M: Tensor | None,
+    hidden_MD: Tensor,
+    head_VD: Tensor,
 ) -> Tensor:
     head_UD = head_VD if len(ids_U) == len(head_VD) else head_VD[ids_U]
     logits_MU = ops.linear(hidden_MD, head_UD).double() / temperature

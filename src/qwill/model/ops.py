@@ -9,6 +9,8 @@ Shape suffixes as in transformer.py.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
@@ -226,7 +228,7 @@ def cross_entropy(
     if native.suits(hidden_ND):
         return native.cross_entropy(hidden_ND, head_VD, targets_N, weight_N, temperature, chunk, entropy_N)
 
-    def part_loss(hidden_MD: Tensor, targets_M: Tensor, entropy_M: Tensor | None) -> Tensor:
+    def part_loss(entropy_M: Tensor | None, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
         logits = hidden_MD @ head_VD.T
         warm = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
         if entropy_M is not None:
@@ -236,11 +238,11 @@ def cross_entropy(
     losses, total = [], hidden_ND.new_zeros(())
     for i in range(0, len(hidden_ND), chunk):
         part = slice(i, i + chunk)
-        inputs = hidden_ND[part], targets_N[part], None if entropy_N is None else entropy_N[part]
+        loss_of = partial(part_loss, None if entropy_N is None else entropy_N[part])
         if len(hidden_ND) > chunk and torch.is_grad_enabled():  # the backward pass makes each chunk's logits again
-            loss = checkpoint(part_loss, *inputs, use_reentrant=False, preserve_rng_state=False)
+            loss = checkpoint(loss_of, hidden_ND[part], targets_N[part], use_reentrant=False, preserve_rng_state=False)
         else:
-            loss = part_loss(*inputs)
+            loss = loss_of(hidden_ND[part], targets_N[part])
         total = total + (loss * weight_N[part]).sum()
         losses.append(loss.detach())
     return total, torch.cat(losses)

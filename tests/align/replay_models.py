@@ -15,12 +15,15 @@ from qwill.model.transformer import Transformer
 
 VOCAB = TOKENIZER.padded_vocab_size
 BASE = {kind: tiny_model(kind, VOCAB, 100).config for kind in ("dense", "moe")}
+BASE["moe"] = dataclasses.replace(BASE["moe"], moe_intermediate_size=32)  # rows that int8 divides into groups
 CONFIGS = BASE | {
-    "many": dataclasses.replace(BASE["moe"], num_experts=300, num_experts_per_tok=3, norm_topk_prob=False),
+    "many": dataclasses.replace(
+        BASE["moe"], num_experts=300, num_experts_per_tok=3, norm_topk_prob=False
+    ),
     "hybrid": dataclasses.replace(
-        BASE["moe"], model_type="qwen3_next", shared_expert_intermediate_size=20, num_hidden_layers=3,
+        BASE["moe"], model_type="qwen3_next", shared_expert_intermediate_size=32, num_hidden_layers=3,
         layer_types=("linear_attention", "full_attention", "linear_attention"), partial_rotary_factor=0.25,
-        linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=12,
+        linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=16,
         linear_conv_kernel_dim=4,
     ),
 }  # fmt: skip

@@ -30,7 +30,8 @@ def rollout_weights(model: Transformer, dtype: Literal["same", "bfloat16", "int8
         try:
             hold(rounded, 8)
         except ModelError as error:
-            raise ConfigError(f"rollout_dtype is int8, but {error}") from None
+            why = str(error).partition(";")[0]
+            raise ConfigError(f"rollout_dtype is int8, but {why}; take bfloat16.") from None
 
     @torch.no_grad()
     def refreshed() -> Transformer:

@@ -119,7 +119,7 @@ def run(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_a_run_logs_the_gap_corrects_for_it_and_goes_on_where_it_stopped(tmp_path: Path, dtype: str) -> None:
-    changes = {"rollout_dtype": dtype, "updates": 2, "top_k": 100, "routing_replay": "rollout"}
+    changes: dict[str, Any] = {"rollout_dtype": dtype, "updates": 2, "top_k": 100, "routing_replay": "rollout"}
     assert config(**changes).truncation == 2 and config(importance_most=3.0, **changes).truncation == 3
     assert config().truncation == 0
     heard = Heard()

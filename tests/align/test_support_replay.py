@@ -208,7 +208,7 @@ def run(folder: Path, cut: int | None = None, **changes: Any) -> Outcome:
 
 
 def test_a_truncated_run_has_no_gap_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    changes = {"top_p": 0.95, "top_k": 150, "updates": 2, "routing_replay": "rollout"}
+    changes: dict[str, Any] = {"top_p": 0.95, "top_k": 150, "updates": 2, "routing_replay": "rollout"}
     whole = run(tmp_path / "whole", **changes)
     curve = whole.history["curve"]
     assert all(p["gap"] < 1e-5 for p in curve) and any(p["useful"] for p in curve)

@@ -20,9 +20,13 @@ from qwill.align.rollouts import Rollout
 from qwill.align.rounded import rollout_weights
 from qwill.base.errors import ConfigError
 from qwill.base.progress import Display
+from qwill.engine import native
+from qwill.engine.engine import Engine
 from qwill.engine.engine_settings import EngineSettings
 from qwill.engine.executor import TorchExecutor
-from qwill.engine.executors import executors_of
+from qwill.engine.generate import generate
+from qwill.engine.request import Request
+from qwill.engine.sampling import Sampling
 from qwill.model import ops
 from qwill.model.held import hold
 from qwill.model.project import Quantized
@@ -34,17 +38,45 @@ def pointers(made: torch.nn.Module) -> set[int]:
 
 @pytest.mark.parametrize("kind", ["dense", "moe", "hybrid"])
 def test_weights_of_the_same_precision_are_handed_over_as_they_lie(kind: str) -> None:
-    made = model(kind)
+    """The engine of a rollout reads the storage that the optimiser writes, and holds no weight twice."""
+    made, engines = model(kind), list[Engine]()
     assert rollout_weights(made, "same")() is made
-    ops.use_native(False)  # as on an accelerator
-    try:
-        (executor,) = executors_of([made], EngineSettings(blocks=4, max_running=2), states=2)
-    finally:
-        ops.use_native(True)
-    assert isinstance(executor, TorchExecutor)
-    held = executor._model
-    assert pointers(held) == pointers(made)
-    assert held.head_weight_VD.data_ptr() == made.head_weight_VD.data_ptr()
+    real = Engine.__init__
+
+    def watched(self: Engine, *arguments: Any, **more: Any) -> None:
+        real(self, *arguments, **more)
+        engines.append(self)
+
+    for native_ in (True, False):  # False: as on an accelerator
+        ops.use_native(native_)
+        try:
+            with rewards() as patch:
+                patch.setattr(Engine, "__init__", watched)
+                roll_out(made, TOKENIZER, rows(2), config(), 0, 0)
+        finally:
+            ops.use_native(True)
+        executor = engines[-1].executor
+        if native_ and kind != "hybrid" and native.library() is not None:
+            assert isinstance(executor, native.NativeExecutor)
+            held = {t.untyped_storage().data_ptr() for t in executor._keep}
+            assert held == pointers(made), "every weight, and nothing that isn't the model's own"
+        else:
+            assert isinstance(executor, TorchExecutor) and executor._model is made
+
+
+@pytest.mark.skipif(native.library() is None, reason="no C compiler")
+def test_the_native_executor_sees_what_was_written_since(tmp_path: Path) -> None:
+    """One engine, no word to it between two requests, and the weights change where they lie."""
+    made = model("moe")
+    engine = Engine(made, None, EngineSettings(blocks=20, max_running=2, in_place=True, share_prefixes=False))
+    said = []
+    for _ in range(2):
+        engine.add(Request("a", [5, 6, 7], Sampling(max_tokens=6), logprobs=0, whole=True))
+        (event,) = (e for _ in range(20) if engine.has_work for e in engine.step())
+        said.append((event.token_ids, [s.logprob for s in event.logprobs or []]))
+        moved(made, 0.05)
+    (fresh,) = generate(moved(model("moe"), 0.05), [[5, 6, 7]], Sampling(max_tokens=6))[0]
+    assert said[1] == (fresh.token_ids, fresh.logprobs) != said[0]
 
 
 def test_an_engine_reads_what_the_optimiser_wrote() -> None:

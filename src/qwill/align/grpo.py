@@ -60,6 +60,7 @@ def roll_out(
         model, prompts, sampling, n=config.samples,
         slots=len(prompts) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
         vocab_size=tokenizer.vocab_size, support=sampling.truncates, routing=config.routing_replay == "rollout",
+        in_place=True,
     )  # fmt: skip
     out = []
     for row, prompt, group in zip(rows, prompts, groups, strict=True):

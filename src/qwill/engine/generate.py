@@ -54,6 +54,7 @@ def generate(
     progress: Callable[[int, int], None] | None = None,
     support: bool = False,
     routing: bool = False,
+    in_place: bool = False,
 ) -> list[list[Completion]]:
     """Continue every prompt `n` times; the result has the prompts' order, `[prompt][sample]`.
 
@@ -62,7 +63,8 @@ def generate(
     i's random stream (its place in the list unless given), so the same prompt under the same stream is
     continued in the same way whatever else is in the list. Ids from `vocab_size` on are never chosen.
     `progress(finished sequences, generated tokens)` is called whenever sequences finish. `support` and `routing`:
-    whether completions have these.
+    whether completions have these. `in_place`: no copy is made of float weights (`EngineSettings`); with some dozens of
+    sequences at a time that costs next to nothing.
 
     Raises `DataError` for a prompt that is empty, fills the context or holds a foreign id, `ConfigError` for routing of
     a model without experts, `ModelError` when the model gives NaN.
@@ -75,7 +77,7 @@ def generate(
         raise DataError(f"{len(streams)} streams were given for {len(prompts)} prompts: give one each")
     if not prompts:
         return []
-    engine = _engine(model, prompts, sampling, n, min(slots, n * len(prompts)), vocab_size, routing)
+    engine = _engine(model, prompts, sampling, n, min(slots, n * len(prompts)), vocab_size, routing, in_place)
     # Longest first: neighbours in the batch then have similar lengths, and attention pads little.
     stops = frozenset(stop_ids)
     for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
@@ -114,13 +116,14 @@ def _engine(
     slots: int,
     vocab_size: int | None,
     routing: bool,
+    in_place: bool,
 ) -> Engine:
     """An engine with room for everything that can run at once, so that nothing is ever preempted."""
     context = model.config.max_position_embeddings
     longest = max(min(len(p) + sampling.max_tokens, context) for p in prompts)
     settings = EngineSettings(max_running=slots, token_budget=max(slots, PASS), snapshots=2 * slots if n > 1 else 0)
     blocks = slots * (-(-longest // settings.block_size) + 1)  # the scheduler keeps one free for each that runs
-    return Engine(model, None, replace(settings, blocks=blocks, routing=routing), vocab_size)
+    return Engine(model, None, replace(settings, blocks=blocks, routing=routing, in_place=in_place), vocab_size)
 
 
 def _completion(event: Event, engine: Engine) -> Completion:

@@ -41,7 +41,7 @@ def truncated_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """`ops.cross_entropy` over each token's support: (Σ weight·loss, loss_N in nats without gradient).
 
-    Logits are rounded as the model's own are; they are compared in float64.
+    Logits are rounded as the sampler's are; sums are in float64.
     """
     losses, total = [], hidden_ND.new_zeros(())
     cuts = list(chunks(support, len(head_VD), most))
@@ -77,7 +77,7 @@ def _losses(
     head_VD: Tensor,
 ) -> Tensor:
     head_UD = head_VD if len(ids_U) == len(head_VD) else head_VD[ids_U]
-    logits_MU = ops.linear(hidden_MD, head_UD).double() / temperature
+    logits_MU = (ops.linear(hidden_MD, head_UD) / temperature).double()  # rounded as the sampler's are
     logp_MU = logits_MU.masked_fill(outside_MU, float("-inf")).log_softmax(1)
     if entropy_M is not None:
         entropy_M.copy_(ops.entropy(logp_MU.detach()))

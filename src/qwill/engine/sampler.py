@@ -244,5 +244,5 @@ def _draw_sorted(ids_BC: Tensor, values_BC: Tensor, kept_BC: Tensor, uniforms_B:
     total_B1 = below_BC[:, -1:]
     place_B = (below_BC <= uniforms_B[:, None] * total_B1).sum(dim=1, keepdim=True)
     place_B.clamp_(max=ids_BC.shape[1] - 1)
-    logprobs_B = values_BC.gather(1, place_B)[:, 0] - values_BC[:, 0] - total_B1[:, 0].log().float()
-    return ids_BC.gather(1, place_B)[:, 0], logprobs_B
+    below_best_B = values_BC.gather(1, place_B)[:, 0].double() - values_BC[:, 0].double()
+    return ids_BC.gather(1, place_B)[:, 0], (below_best_B - total_B1[:, 0].log()).float()

@@ -9,6 +9,7 @@ Letters: N reply tokens of a micro-batch, S its replies.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,8 +21,10 @@ from qwill.align.policy_losses import PolicyLoss, cispo, clipped, gspo, truncate
 from qwill.align.replies import Packed, Reply, pack_replies, token_logprobs, two_passes
 from qwill.align.rollouts import Rollout, micro_batches
 from qwill.align.settings import GRPOConfig
-from qwill.model.transformer import Transformer, balancing_loss
+from qwill.model.transformer import Transformer
 from qwill.text.chat import Rendered
+from qwill.train.balance import step_balance
+from qwill.train.replicas import ALONE, Replicas
 
 
 def set_advantages(groups: list[list[Rollout]], config: GRPOConfig) -> None:
@@ -95,17 +98,25 @@ def logprobs_of(model: Transformer, rollouts: list[Rollout], config: GRPOConfig)
 
 
 def update(
-    model: Transformer, optimizers: list[torch.optim.Optimizer], rollouts: list[Rollout], config: GRPOConfig
+    model: Transformer,
+    optimizers: list[torch.optim.Optimizer],
+    rollouts: list[Rollout],
+    config: GRPOConfig,
+    replicas: Replicas = ALONE,
 ) -> dict[str, float]:
-    """One optimiser step on rollouts with advantages; numbers for the log: the largest gap between the rollout's and
-    the trainer's log-probabilities, the share of clipped tokens, KL from the rollout's policy (k3) and to the start,
-    entropy's estimate −mean logp, the ratio's extremes, the gradient's norm."""
+    """One optimiser step on rollouts with advantages, dealt over ranks, which all know them; numbers for the log: the
+    largest gap between the rollout's and the trainer's log-probabilities, the share of clipped tokens, KL from the
+    rollout's policy (k3) and to the start, entropy's estimate −mean logp, the ratio's extremes, the gradient's norm.
+    The balancing loss, where there is one, is of the whole step."""
     tokens = sum(r.tokens for r in rollouts)
     weights = token_weights([r.tokens for r in rollouts], config.aggregation, config.max_tokens)
     weight_of = {id(r): own_n for r, own_n in zip(rollouts, weights.split([r.tokens for r in rollouts]), strict=True)}
     noted = {"gap": 0.0, "clipped": 0.0, "kl": 0.0, "entropy": 0.0, "ratio_most": 0.0, "ratio_least": math.inf}
-    for part in micro_batches(rollouts, config.train_tokens):
-        packed, lengths = pack_rollouts(part), [r.tokens for r in part]
+    parts = micro_batches(replicas.deal(rollouts, lambda r: len(r.ids)), config.train_tokens)
+    batches = [pack_rollouts(part) for part in parts]
+    balance = step_balance(model, [p.batch for p in batches], config.balance, replicas)
+    for part, packed in zip(parts, batches, strict=True):
+        lengths = [r.tokens for r in part]
         rollout_N = torch.tensor([p for r in part for p in r.logprobs], dtype=torch.float64)
         old_N = torch.tensor([p for r in part for p in r.old or r.logprobs], dtype=torch.float64)
         advantage_N = torch.tensor([a for r in part for a in r.advantages], dtype=torch.float64)
@@ -140,12 +151,19 @@ def update(
             return (loss_N * weight_N.to(loss_N.dtype)).sum()
 
         total, _, stats = two_passes(model, packed, loss_of, config.temperature)
-        if config.balance and stats:
-            total = total + config.balance * balancing_loss(stats) * len(part) / len(rollouts)
-        total.backward()
+        (total + balance.loss(stats, packed.batch)).backward()
+    noted = _of_all_ranks(noted, replicas)
+    replicas.sum_gradients(model)
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip, foreach=True))
     for o in optimizers:
         if math.isfinite(norm):
             o.step()
         o.zero_grad(set_to_none=True)
     return {**noted, "gradient_norm": norm}
+
+
+def _of_all_ranks(noted: dict[str, float], replicas: Replicas) -> dict[str, float]:
+    over: dict[str, Callable[..., float]] = {"gap": max, "ratio_most": max, "ratio_least": min}
+    every = replicas.gather(noted)
+    names = dict.fromkeys(name for own in every for name in own)
+    return {name: over.get(name, math.fsum)([own[name] for own in every if name in own]) for name in names}

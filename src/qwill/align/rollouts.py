@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwill.align.replies import parts_of
+from qwill.train.replicas import Replicas
 
 
 @dataclass
@@ -31,6 +32,10 @@ class Rollout:
     parts: dict[str, float] = field(default_factory=dict)
     values: list[float] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
+
+    def told(self) -> dict[str, Any]:
+        """What other ranks are told of it; `Rollout(**told)` there."""
+        return vars(self)
 
     @property
     def tokens(self) -> int:
@@ -60,4 +65,12 @@ def draw_prompts(rows: list[dict[str, Any]], step: int, count: int, seed: int) -
 
 def micro_batches(rollouts: list[Rollout], limit: int) -> list[list[Rollout]]:
     """Rollouts of like length together, at most `limit` tokens a part, where one alone isn't longer."""
-    return parts_of(rollouts, lambda r: len(r.ids), limit) or [[]]
+    return parts_of(rollouts, lambda r: len(r.ids), limit)
+
+
+def of_all_ranks(groups: list[list[Rollout]], replicas: Replicas) -> list[list[Rollout]]:
+    """Every rank's groups, which it made of its `places`, in the order of the step's prompts."""
+    if replicas.count == 1:
+        return groups
+    told = replicas.in_order([[r.told() for r in group] for group in groups])
+    return [[Rollout(**r) for r in group] for group in told]

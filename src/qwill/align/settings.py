@@ -9,7 +9,7 @@ from typing import Literal
 from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
 from qwill.model.lora_config import LoraConfig
-from qwill.train.settings import OptimizerConfig, ScheduleConfig, need_positive
+from qwill.train.settings import MeshConfig, OptimizerConfig, ScheduleConfig, need_positive
 
 
 def _gentle() -> OptimizerConfig:
@@ -80,6 +80,7 @@ class GRPOConfig:
     kl_estimator: Literal["k1", "k2", "k3"] = field(default="k3", metadata=LATER)
     importance_most: float = field(default=0.0, metadata=LATER)
     rewards: tuple[RewardPart, ...] = field(default=(), metadata=LATER)
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
 
     def outside(self) -> dict[str, str]:
         """The hashes of the files that rewards name."""
@@ -166,6 +167,7 @@ class DistillConfig:
     train_tokens: int = 8192
     optimizer: OptimizerConfig = field(default_factory=_gentle)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(
@@ -201,6 +203,7 @@ class PairTraining:
     optimizer: OptimizerConfig = field(default_factory=_preferring)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
     lora: LoraConfig | None = None
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(self, "steps", "pairs", "max_tokens", "train_tokens")

@@ -21,6 +21,7 @@ from qwill.model.batch import Batch
 from qwill.model.transformer import RouterStats, Transformer
 from qwill.text.chat import Rendered, training_examples
 from qwill.text.tokenizer import Tokenizer
+from qwill.train.replicas import ALONE, Replicas
 
 Unit = TypeVar("Unit")
 
@@ -160,14 +161,17 @@ def two_passes(
 
 
 @torch.no_grad()
-def reply_logprobs(model: Transformer, replies: Sequence[Reply], most_tokens: int) -> Tensor:
-    """Log-probability of each reply, float64 [S], whatever is packed beside it."""
+def reply_logprobs(
+    model: Transformer, replies: Sequence[Reply], most_tokens: int, replicas: Replicas = ALONE
+) -> Tensor:
+    """Log-probability of each reply, float64 [S], whatever is packed beside it and whichever rank computes it."""
     out = torch.zeros(len(replies), dtype=torch.float64)
-    for part in parts_of(range(len(replies)), lambda i: _length(replies[i]), most_tokens):
+    length = lambda i: _length(replies[i])  # noqa: E731
+    for part in parts_of(replicas.deal(range(len(replies)), length), length, most_tokens):
         packed = pack_replies([replies[i] for i in part])
         hidden_ND = model(packed.batch).hidden_ND[packed.index_N]
         out[torch.tensor(part)] = packed.sums(token_logprobs(model, packed, hidden_ND).double())
-    return out
+    return replicas.all_sum(out)
 
 
 def _length(reply: Reply) -> int:

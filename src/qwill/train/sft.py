@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from qwill.base.errors import DataError
+from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_jsonl, write_json
 from qwill.base.stage import StageContext
 from qwill.model.batch import Batch
@@ -19,6 +19,8 @@ from qwill.text.chat import Rendered, training_examples
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter
 from qwill.train.loop import train
+from qwill.train.mesh import check_mesh, resolve_mesh
+from qwill.train.ranks import current
 from qwill.train.settings import SFTConfig
 from qwill.train.step import StepData
 
@@ -87,6 +89,13 @@ def pack_examples(examples: Sequence[Rendered], source: str) -> StepData:
 def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
     tokenizer = Tokenizer.load(ctx.inputs["base"])
     model = load_model(ctx.inputs["base"])
+    ranks = current()
+    mesh = resolve_mesh(config.mesh, ranks.world if ranks else 1)
+    if config.lora is not None and any(size > 1 for axis, size in mesh.items() if axis != "dp"):
+        raise ConfigError(
+            "mesh: an adapter is trained with a whole model on every rank; leave out all but dp, or lora."
+        )
+    check_mesh(mesh, model.config)
     examples = render_dialogues(ctx.inputs["dialogues"] / "train.jsonl", tokenizer, config.max_tokens)
     heldout = render_dialogues(ctx.inputs["dialogues"] / "heldout.jsonl", tokenizer, config.max_tokens)
     plan = plan_steps([len(e.ids) for e in examples.rendered], config.steps, config.batch_tokens, ctx.seed)
@@ -96,11 +105,22 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
         return pack_examples([examples.rendered[i] for i in chosen], f"conversations {examples.names[chosen[0]]} …")
 
     adapter = begin_adapter(model, config.lora, ctx.seed)
+    parallel = None
+    if ranks is not None:
+        from qwill.train.mesh import make_mesh
+        from qwill.train.parallel import parallelize
+
+        parallel = parallelize(model, make_mesh(mesh), fill=True)  # the last step of an epoch may be small
+        ctx.display.say(f"  mesh: {parallel.mesh}")
     history = train(
-        model, config.steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "sft", how=config.step
+        model, config.steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "sft", how=config.step,
+        parallel=parallel,
     )  # fmt: skip
     finish_adapter(model, adapter, ctx.inputs["base"], ctx)
     loss = heldout_loss(model, heldout.rendered, config.batch_tokens)
+    whole = model if parallel is None else parallel.whole_model()
+    if whole is None:
+        return {}  # rank 0 writes the artifact
     report = history.thinned() | {
         "examples": len(examples.rendered),
         "too_long": examples.too_long,
@@ -109,7 +129,7 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
         / sum(len(e.ids) for e in examples.rendered),
     }
     write_json(ctx.out / "training.json", report)
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
     return {
         "tokens": history.tokens,
         "examples": len(examples.rendered),
@@ -121,8 +141,6 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
 @torch.inference_mode()
 def heldout_loss(model: Any, examples: Sequence[Rendered], batch_tokens: int) -> float:
     """Mean loss in nats over the assistant tokens of held-out conversations."""
-    from qwill.model import ops
-
     total = count = 0.0
     for step in plan_steps([len(e.ids) for e in examples], 1, 1 << 60, 0):
         order = sorted(step, key=lambda i: -len(examples[i].ids))
@@ -134,7 +152,7 @@ def heldout_loss(model: Any, examples: Sequence[Rendered], batch_tokens: int) ->
                 part.append(order.pop(0))
             data = pack_examples([examples[i] for i in part], "held-out")
             mask = data.weight_N > 0
-            _, loss_N = ops.cross_entropy(model(data.batch).hidden_ND[mask], model.head_weight_VD,
-                                          data.targets_N[mask], data.weight_N[mask])  # fmt: skip
+            hidden_ND = model(data.batch).hidden_ND[mask]
+            _, loss_N = model.cross_entropy(hidden_ND, data.targets_N[mask], data.weight_N[mask])
             total, count = total + float(loss_N.double().sum()), count + int(mask.sum())
     return total / count

@@ -43,15 +43,38 @@ def template_examples(
     roles = [turn.role for turn in turns]
     try:
         if _MARKED.search(tokenizer.chat_template):
-            return [_marked(guarded, roles, after)]
-        if template == "training":
+            examples = [_marked(guarded, roles, after)]
+        elif template == "training":
             raise DataError(
                 "template: training is known for Qwen3's released template and for those with {% generation %}, and "
                 "this model's is neither; leave it at inference."
             )
-        return _by_prefix(guarded, roles, [turn.thought for turn in turns], after)
+        else:
+            examples = _by_prefix(guarded, roles, [turn.thought for turn in turns], after)
+        _check_calls(plain, after, examples, tokenizer)
+        return examples
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def _check_calls(
+    messages: Sequence[Mapping[str, Any]], after: int, examples: Sequence[Rendered], tokenizer: Tokenizer
+) -> None:
+    """Many templates leave calls out without a word, and the model would learn to say nothing where it should call."""
+    called = [
+        (number, (call.get("function") or call)["name"])
+        for number, message in enumerate(messages[after:], start=after + 1)
+        if message["role"] == "assistant"
+        for call in message.get("tool_calls") or []
+    ]
+    trained = ([i for i, m in zip(e.ids, e.loss_mask, strict=True) if m] for e in examples)
+    said = "".join(tokenizer.decode(ids, skip_special=False) for ids in trained) if called else ""
+    for number, name in called:
+        if name not in said:
+            raise DataError(
+                f"message {number} calls {name}, and the model's chat template does not write calls; leave the row "
+                "out, or use a model whose template does."
+            )
 
 
 def _marked(guarded: Guarded, roles: Sequence[str], after: int) -> Rendered:

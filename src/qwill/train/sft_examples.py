@@ -19,11 +19,12 @@ HELD_OUT = ("heldout", "held_out", "test", "validation", "valid", "eval", "dev")
 
 @dataclass
 class Examples:
-    """Rendered examples with the rows' names, and how many were left out: `too_long` for the limit, `unwanted` by
-    their label. `cut`: texts that became several examples."""
+    """Rendered examples with the rows' names and places (file, line, fields), and how many were left out: `too_long`
+    for the limit, `unwanted` by their label. `cut`: texts that became several examples."""
 
     rendered: list[Rendered] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
     too_long: int = 0
     cut: int = 0
     unwanted: int = 0
@@ -46,9 +47,7 @@ class Examples:
             return
         rendered = said_examples(row.prompt, row.said, tokenizer, row.tools, row.where, config.template)
         if not any(any(e.loss_mask[1:]) for e in rendered):
-            raise DataError(
-                f"{row.where}: not one token is trained on; remove the row, or mend the chat template."
-            )
+            raise DataError(f"{row.where}: not one token is trained on; remove the row, or mend the chat template.")
         for example in rendered:
             if len(example.ids) <= config.max_tokens:
                 parts = [example]
@@ -65,6 +64,7 @@ class Examples:
                 continue
             self.rendered += parts
             self.names += [row.id] * len(parts)
+            self.places += [row.where] * len(parts)
 
 
 def _split(example: Rendered, most: int) -> list[Rendered]:

@@ -51,7 +51,8 @@ class GRPOConfig:
     and clip_high bound a token's ratio, with rloo a reply's; sequence_low and sequence_high GSPO's; ratio_most CISPO's.
     kl: weight of the KL to the starting model, as a term of the loss or in the reward. importance_most: the truncation
     of importance sampling between rollout and trainer; 0 leaves it out, as their probabilities are the same here.
-    rewards: a weighted sum; without any the problems' own check.
+    rewards: a weighted sum; without any the problems' own check. lora: only an adapter is trained (PPO's critic has one
+    of its own), by AdamW at `learning_rate`; the start is the model without it, so that weights are held once.
 
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
     left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
@@ -80,6 +81,7 @@ class GRPOConfig:
     kl_estimator: Literal["k1", "k2", "k3"] = field(default="k3", metadata=LATER)
     importance_most: float = field(default=0.0, metadata=LATER)
     rewards: tuple[RewardPart, ...] = field(default=(), metadata=LATER)
+    lora: LoraConfig | None = field(default=None, metadata=LATER)
 
     def outside(self) -> dict[str, str]:
         """The hashes of the files that rewards name."""
@@ -152,7 +154,8 @@ class DistillConfig:
 
     on_policy: the share of steps whose replies are the student's own; in the others they are the teacher's. beta: 0 is
     the forward KL(teacher ‖ student), 1 the reverse, between them the generalised JSD (GKD, arXiv 2306.13649).
-    temperature: of sampling; divergence_temperature: of both distributions in the loss.
+    temperature: of sampling; divergence_temperature: of both distributions in the loss. lora: only an adapter of the
+    student is trained.
     """
 
     steps: int = 100
@@ -166,6 +169,7 @@ class DistillConfig:
     train_tokens: int = 8192
     optimizer: OptimizerConfig = field(default_factory=_gentle)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
+    lora: LoraConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(

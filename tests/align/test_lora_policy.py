@@ -18,7 +18,6 @@ from qwill.align.policy_update import logprobs_of, update
 from qwill.align.settings import DistillConfig, GRPOConfig, PPOConfig
 from qwill.base.config import to_dict
 from qwill.base.files import read_json, write_jsonl
-from qwill.engine import generate as generating
 from qwill.engine import native
 from qwill.engine.executor import TorchExecutor
 from qwill.model.files import load_model, save_model
@@ -52,7 +51,7 @@ def test_rollouts_are_of_the_adapted_model_and_leave_it_alone(
 ) -> None:
     monkeypatch.setattr(grpo, "verify", by_length)
     if not own_code:
-        monkeypatch.setattr(generating.native, "suits", lambda model: False)
+        monkeypatch.setattr(native, "suits", lambda model: False)
     made, settings = adapted(kind), config(lora=LORA, temperature=0.8)
     before = {name: p.clone() for name, p in made.named_parameters()}
     groups = roll_out(made, TOKENIZER, rows(5), settings, step=1, seed=2)

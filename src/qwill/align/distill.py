@@ -70,7 +70,7 @@ class Distillation:
         groups = generate(
             self.student if own else self.teacher, prompts, Sampling(config.max_tokens, config.temperature),
             n=config.samples, slots=len(prompts) * config.samples, stop_ids=self.tokenizer.stop_ids,
-            seed=self.seed * 1_000_003 + step, vocab_size=self.tokenizer.vocab_size,
+            seed=self.seed * 1_000_003 + step, vocab_size=self.tokenizer.vocab_size, in_place=True,
         )  # fmt: skip
         made = [
             Rollout([*prompt, *c.token_ids], len(prompt), c.logprobs, 0.0, row["language"])

@@ -20,16 +20,17 @@ from qwill.align.critic import Critic
 from qwill.align.policy_update import logprobs_of, set_advantages, update
 from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards
-from qwill.align.rollouts import Rollout, draw_prompts
+from qwill.align.rollouts import Rollout, draw_prompts, sampling_of
+from qwill.align.rounded import rollout_weights
 from qwill.align.settings import GRPOConfig, PPOConfig
-from qwill.base.errors import DataError, TrainingError
+from qwill.align.update_numbers import nothing_learnt
+from qwill.base.errors import ConfigError, DataError, TrainingError
 from qwill.base.files import write_json
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
 from qwill.data.row_files import read_rows
 from qwill.engine.generate import Completion, generate
 from qwill.engine.language_model import load
-from qwill.engine.sampler import Sampling
 from qwill.evaluate.task_data import load_rows
 from qwill.evaluate.tasks import verify
 from qwill.model.files import save_model
@@ -42,9 +43,8 @@ from qwill.train.checkpoint import load_checkpoint, save_checkpoint
 from qwill.train.loop import History
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
 
-NOTHING_LEARNT = {
-    "gap": 0.0, "clipped": 0.0, "kl": 0.0, "entropy": 0.0, "ratio_most": 1.0, "ratio_least": 1.0, "gradient_norm": 0.0,
-}  # fmt: skip
+LARGE_GAP = 0.1  # nats; between executors of one precision it is rounding, some 1e-6
+GAPS = ("gap", "gap_mean", "gap_kl")
 
 
 def roll_out(
@@ -57,11 +57,12 @@ def roll_out(
     rewards: Rewards | None = None,
 ) -> list[list[Rollout]]:
     """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check."""
-    prompts = [prompt_ids(row["prompt"], tokenizer) for row in rows]
+    prompts, sampling = [prompt_ids(row["prompt"], tokenizer) for row in rows], sampling_of(config)
     groups: list[list[Completion]] = generate(
-        model, prompts, Sampling(max_tokens=config.max_tokens, temperature=config.temperature), n=config.samples,
+        model, prompts, sampling, n=config.samples,
         slots=len(prompts) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=tokenizer.vocab_size, support=sampling.truncates, routing=config.routing_replay == "rollout",
+        in_place=True,
     )  # fmt: skip
     out = []
     for row, prompt, group in zip(rows, prompts, groups, strict=True):
@@ -71,7 +72,10 @@ def roll_out(
             # A reply that ran into the limit was never finished, whatever it says so far.
             parts = {"verifier": float(ended and verify(row, text))} if rewards is None else rewards(row, text, ended)
             reward = sum(parts.values()) if rewards is None else rewards.total(parts)
-            made.append(Rollout([*prompt, *c.token_ids], len(prompt), c.logprobs, reward, row["language"], parts=parts))
+            logprobs = c.sampled_logprobs if sampling.truncates else c.logprobs
+            ids = [*prompt, *c.token_ids]
+            made.append(Rollout(ids, len(prompt), logprobs, reward, row["language"], parts=parts))
+            made[-1].support, made[-1].routing = c.support, c.routing
         out.append(made)
     return out
 
@@ -86,6 +90,8 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     model, tokenizer = start.model, start.tokenizer
     verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
     rows = problems(ctx.inputs["tasks"], verified)
+    if config.routing_replay == "rollout" and not model.config.num_experts:
+        raise ConfigError("grpo.routing_replay is rollout, but this model has no experts; leave it out.")
     if config.prompts > len(rows):
         raise DataError(f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks.")
     # With an adapter the start is the model without it, and the critic another adapter: weights are held once.
@@ -168,19 +174,21 @@ def train_grpo(
         first, extra = found
         history = History(**extra)  # type: ignore[arg-type]
     log = MetricsLog(ctx.metrics_path, resume_step=first)
-    saved_at = time.monotonic()
+    saved_at, warned = time.monotonic(), config.truncation > 0
+    weights = rollout_weights(model, config.rollout_dtype)
     with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
         for step in range(first, config.steps):
             set_rates(kept[1], rate_factor(step, config.steps, config.schedule))
             chosen = [rows[i] for i in draw_prompts(rows, step, config.prompts, ctx.seed)]
-            groups = roll_out(model, tokenizer, chosen, config, step, ctx.seed, *([rewards] if rewards else []))
+            started = time.monotonic()
+            groups = roll_out(weights(), tokenizer, chosen, config, step, ctx.seed, *([rewards] if rewards else []))
             every = [r for g in groups for r in g]
             if reference is not None:
                 for r, own in zip(every, logprobs_of(reference, every, config), strict=True):
                     r.reference = own
-            if config.importance_most:
-                for r, own in zip(every, logprobs_of(model, every, config), strict=True):
+            if config.truncation:
+                for r, own in zip(every, logprobs_of(model, every, config, replay=True), strict=True):
                     r.old = own
             if critic is not None:
                 critic.set_advantages(every)
@@ -195,11 +203,11 @@ def train_grpo(
             if rewards is not None:
                 numbers["reward_failed"] = sum(math.isnan(r.reward) for r in every) / len(every)
             numbers["length"] = sum(len(r.logprobs) for r in every) / len(every)
-            learned = dict(NOTHING_LEARNT) | ({"kl_start": 0.0} if reference is not None else {})
+            learned = nothing_learnt(reference is not None)
             for number in range(config.updates if useful else 0):
                 now = update(model, optimizers, useful, config)
                 # Only the first update sees the weights that made the rollouts; later ones differ on purpose.
-                learned = now | ({"gap": learned["gap"]} if number else {})
+                learned = now | ({name: learned[name] for name in GAPS} if number else {})
                 if critic is not None:
                     learned |= critic.update(useful)
             if not math.isfinite(learned["gradient_norm"]):
@@ -208,8 +216,15 @@ def train_grpo(
                     f"and the last checkpoint, if one was made, is in {ctx.work}; lower the learning rates."
                 )
             history.curve.append({"step": step + 1, **numbers, **learned})
-            history.tokens += sum(len(r.logprobs) for r in every)
-            log.log(step + 1, **numbers, **learned)
+            if not warned and learned["gap"] > LARGE_GAP:
+                warned = True
+                ctx.display.say(
+                    f"grpo: step {step + 1}: the rollout's and the trainer's log-probabilities differ by up to "
+                    f"{learned['gap']:.2g} (mean {learned['gap_mean']:.2g}); importance_most: 2 corrects for it."
+                )
+            sampled = sum(len(r.logprobs) for r in every)
+            history.tokens += sampled
+            log.log(step + 1, **numbers, **learned, tokens_per_second=sampled / (time.monotonic() - started))
             bar.update(step + 1, reward=numbers["reward"], useful=numbers["useful"], gap=learned["gap"])
             if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < config.steps:
                 save_checkpoint(ctx.work, step + 1, *kept, vars(history))

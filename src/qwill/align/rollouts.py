@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwill.align.replies import parts_of
+from qwill.align.settings import GRPOConfig
+from qwill.engine.sampling import Sampling
+from qwill.engine.support import Support
+
+if TYPE_CHECKING:
+    from qwill.engine.routing import Routing
 
 
 @dataclass
@@ -16,7 +22,9 @@ class Rollout:
     Where the tokens of a reply have advantages of their own, `token_advantages` holds them. `reference` is what the
     starting model thought of each token, where there is a KL to it; `old` what the trainer did before its first update,
     where that isn't taken from the sampler. `parts` are the rewards that `reward` is the sum of;
-    NaN is one that failed. `values` and `returns` are a critic's, token by token.
+    NaN is one that failed. `values` and `returns` are a critic's, token by token. `support` is what each token of the
+    reply was drawn among, where sampling was truncated; then `logprobs` are over it. `routing` [tokens − 1, sparse
+    layers, k] are the experts that every token but the last went through, where they are replayed.
     """
 
     ids: list[int]
@@ -31,6 +39,8 @@ class Rollout:
     parts: dict[str, float] = field(default_factory=dict)
     values: list[float] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
+    support: Support | None = None
+    routing: Routing | None = None
 
     @property
     def tokens(self) -> int:
@@ -40,6 +50,11 @@ class Rollout:
     def advantages(self) -> list[float]:
         """One for each token of the reply."""
         return self.token_advantages or [self.advantage] * self.tokens
+
+
+def sampling_of(config: GRPOConfig) -> Sampling:
+    """How rollouts are drawn."""
+    return Sampling(config.max_tokens, config.temperature, config.top_k, config.top_p, config.min_p)
 
 
 def draw_prompts(rows: list[dict[str, Any]], step: int, count: int, seed: int) -> list[int]:

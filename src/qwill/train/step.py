@@ -69,7 +69,8 @@ def split(data: StepData, parts: int) -> list[StepData]:
     out = []
     for start, end in pairwise(cuts):
         inside = batch.cu_seqlens[(batch.cu_seqlens >= start) & (batch.cu_seqlens <= end)] - start
-        part = Batch(batch.tokens_N[start:end], batch.positions_N[start:end], inside, batch.row_length)
+        experts = None if batch.experts_NLk is None else batch.experts_NLk[start:end]
+        part = Batch(batch.tokens_N[start:end], batch.positions_N[start:end], inside, batch.row_length, experts)
         out.append(StepData(part, data.targets_N[start:end], data.weight_N[start:end], data.source))
     return out
 

@@ -30,6 +30,7 @@ from qwill.engine.sampler import Sampling
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
+from qwill.train.adapter import begin_adapter, finish_adapter
 from qwill.train.loop import train
 from qwill.train.replicas import ALONE, Replicas, replicas_of
 from qwill.train.step import StepResult
@@ -143,6 +144,7 @@ def run(config: DistillConfig, ctx: StageContext) -> dict[str, Any]:
     if config.prompts > len(rows):
         raise DataError(f"distilled.prompts is {config.prompts}, but there are only {len(rows)} prompts; add some.")
     work = Distillation(student.model, teacher.model, student.tokenizer, rows, config, ctx.seed, replicas)
+    adapter = begin_adapter(work.student, config.lora, ctx.seed)
     history = train(
         work.student, config.steps, work.step_data, config.optimizer, config.schedule, 0.0, ctx, "distill",
         compute=work.compute, replicas=replicas,
@@ -150,6 +152,7 @@ def run(config: DistillConfig, ctx: StageContext) -> dict[str, Any]:
     if replicas.rank:
         return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
+    finish_adapter(work.student, adapter, ctx.inputs["sft"], ctx)
     save_model(work.student, ctx.out, student.tokenizer, metadata={"recipe_id": ctx.recipe_id})
     share = max(1, len(history.curve) // 10)
     first, last = (sum(p["loss"] for p in part) / share for part in (history.curve[:share], history.curve[-share:]))

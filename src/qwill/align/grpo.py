@@ -35,8 +35,10 @@ from qwill.evaluate.task_data import load_rows
 from qwill.evaluate.tasks import verify
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
+from qwill.model.twin import twin
 from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
+from qwill.train.adapter import begin_adapter, finish_adapter
 from qwill.train.checkpoint import Checkpoints
 from qwill.train.loop import History
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
@@ -96,15 +98,21 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         raise ConfigError("grpo.routing_replay is rollout, but this model has no experts; leave it out.")
     if config.prompts > len(rows):
         raise DataError(f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks.")
-    reference = load(ctx.inputs["sft"]).model if config.kl else None
+    # With an adapter the start is the model without it, and the critic another adapter: weights are held once.
+    again = (lambda: twin(model)) if config.lora else (lambda: load(ctx.inputs["sft"]).model)
+    reference = again() if config.kl else None
+    judge = again() if isinstance(config, PPOConfig) else None
+    adapter = begin_adapter(model, config.lora, ctx.seed)
     with Rewards(config.rewards, ctx.display.say) if config.rewards else nullcontext() as rewards:
         more: dict[str, Any] = {"reference": reference, "rewards": rewards, "replicas": replicas}
-        if isinstance(config, PPOConfig):
-            more["critic"] = Critic.start(load(ctx.inputs["sft"]).model, config)
+        if isinstance(config, PPOConfig) and judge is not None:
+            begin_adapter(judge, config.lora, ctx.seed + 1)
+            more["critic"] = Critic.start(judge, config)
         history = train_grpo(model, tokenizer, rows, config, ctx, **more)
     if replicas.rank:
         return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
+    finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
     last = history.curve[-max(1, len(history.curve) // 10) :]
     return {

@@ -38,7 +38,7 @@ from qwill.model.transformer import Transformer
 from qwill.model.twin import twin
 from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
-from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.checkpoint import load_checkpoint, save_checkpoint
 from qwill.train.loop import History
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
@@ -86,7 +86,7 @@ def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list
 
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
-    start = load(ctx.inputs["sft"])
+    start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
     verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
     rows = problems(ctx.inputs["tasks"], verified)
@@ -107,7 +107,7 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         history = train_grpo(model, tokenizer, rows, config, ctx, **more)
     write_json(ctx.out / "training.json", history.thinned())
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
     last = history.curve[-max(1, len(history.curve) // 10) :]
     return {
         "rollouts": config.steps * config.prompts * config.samples,

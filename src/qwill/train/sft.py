@@ -17,7 +17,7 @@ from qwill.model.batch import Batch
 from qwill.model.files import load_model, save_model
 from qwill.text.chat import Rendered, training_examples
 from qwill.text.tokenizer import Tokenizer
-from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.loop import train
 from qwill.train.settings import SFTConfig
 from qwill.train.step import StepData
@@ -86,7 +86,8 @@ def pack_examples(examples: Sequence[Rendered], source: str) -> StepData:
 
 def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
     tokenizer = Tokenizer.load(ctx.inputs["base"])
-    model = load_model(ctx.inputs["base"])
+    quantized = start_weights(ctx.inputs["base"], config.lora) == "stored"
+    model = load_model(ctx.inputs["base"], quantized=quantized)
     examples = render_dialogues(ctx.inputs["dialogues"] / "train.jsonl", tokenizer, config.max_tokens)
     heldout = render_dialogues(ctx.inputs["dialogues"] / "heldout.jsonl", tokenizer, config.max_tokens)
     plan = plan_steps([len(e.ids) for e in examples.rendered], config.steps, config.batch_tokens, ctx.seed)
@@ -109,7 +110,7 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
         / sum(len(e.ids) for e in examples.rendered),
     }
     write_json(ctx.out / "training.json", report)
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
     return {
         "tokens": history.tokens,
         "examples": len(examples.rendered),

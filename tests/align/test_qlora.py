@@ -113,13 +113,14 @@ def test_rollouts_are_the_trainers(tmp_path: Path, scheme: str, monkeypatch: pyt
     folder = quantized(tmp_path, "moe", scheme)
     made = attached(load(folder, weights="stored").model)
     settings = GRPOConfig(steps=1, prompts=3, samples=6, max_tokens=10, lora=LORA)
-    for dtype, most in (("same", 1e-4), ("int8", 0.3)):
+    for dtype, most in (("same", 1e-5), ("int8", 0.2)):
         weights = rollout_weights(made, dtype)()  # type: ignore[arg-type]
         every = [r for g in roll_out(weights, TOKENIZER, rows(3), settings, step=1, seed=2) for r in g]
         for i, r in enumerate(every):
             r.advantage = (-1.0) ** i
-        optimizers = make_optimizers(made, OptimizerConfig("adamw", learning_rate=0.0 + 1e-12, matrix_rate=1e-12))
-        assert update(made, optimizers, every, settings)["gap"] <= most
+        optimizers = make_optimizers(made, OptimizerConfig("adamw", learning_rate=1e-12, matrix_rate=1e-12))
+        numbers = update(made, optimizers, every, settings)
+        assert numbers["gap" if dtype == "same" else "gap_mean"] <= most  # without the adapter the mean is 3 to 4
     # What was rounded for rollouts is the same memory where it is integers already.
     mine = {b.data_ptr() for m in made.modules() if isinstance(m, Quantized) for b in m.buffers()}
     assert {b.data_ptr() for m in twin(made).modules() if isinstance(m, Quantized) for b in m.buffers()} == mine

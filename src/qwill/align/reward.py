@@ -31,7 +31,7 @@ from qwill.model.batch import Batch
 from qwill.model.files import load_model, load_score, save_model
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
-from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.balance import step_balance
 from qwill.train.loop import train
 from qwill.train.replicas import ALONE, Replicas, replicas_of
@@ -130,7 +130,7 @@ class RewardTraining:
 
 def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "reward")
-    start = load(ctx.inputs["sft"])
+    start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
     examples = pairs_of(ctx.inputs["preferences"], tokenizer, config.max_tokens, config.heldout, ctx.seed)
     adapter = begin_adapter(model, config.lora, ctx.seed)
@@ -163,5 +163,5 @@ def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
     told = scores.told() if scores else {}
     report = {"pairs": len(examples.train), "heldout": len(heldout), "too_long": examples.too_long, "scores": told}
     write_json(ctx.out / "training.json", history.thinned() | report)
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, score_D=score_D)
+    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, score_D=score_D, merged=True)
     return {"pairs": len(examples.train), "too_long": examples.too_long, **told}

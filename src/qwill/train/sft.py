@@ -16,7 +16,7 @@ from qwill.engine.language_model import load
 from qwill.model.batch import Batch
 from qwill.model.files import save_model
 from qwill.text.chat import Rendered
-from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.best_fit import pack_best_fit
 from qwill.train.loop import train
 from qwill.train.mesh import check_mesh, resolve_mesh
@@ -56,7 +56,7 @@ def pack_examples(examples: Sequence[Rendered], source: str) -> StepData:
 
 
 def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
-    start = load(ctx.inputs["base"])
+    start = load(ctx.inputs["base"], weights=start_weights(ctx.inputs["base"], config.lora))
     tokenizer, model = start.tokenizer, start.model
     ranks = current()
     mesh = resolve_mesh(config.mesh, ranks.world if ranks else 1)
@@ -104,7 +104,7 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
     report = history.thinned() | counts | {"trained_tokens_share": share}
     report |= {"heldout_loss": loss, "heldout_loss_before": before}
     write_json(ctx.out / "training.json", report)
-    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
     losses = {"heldout_loss": loss, "heldout_loss_before": before}
     told = {name: round(value, 4) for name, value in losses.items() if value is not None}
     return {"tokens": history.tokens, **counts, **told}

@@ -12,6 +12,7 @@ import torch
 from qwill.base.errors import ConfigError, ModelError
 from qwill.model.held import hold, hold_again
 from qwill.model.transformer import Transformer
+from qwill.model.twin import twin
 
 
 def rollout_weights(model: Transformer, dtype: Literal["same", "bfloat16", "int8"]) -> Callable[[], Transformer]:
@@ -23,15 +24,13 @@ def rollout_weights(model: Transformer, dtype: Literal["same", "bfloat16", "int8
     """
     if dtype == "same":
         return lambda: model
+    if model.adapter is not None and dtype == "int8":
+        return _beside(model)
     rounded = copy.deepcopy(model).requires_grad_(False).eval()
     if dtype == "bfloat16":
         rounded.to(torch.bfloat16)
     else:
-        try:
-            hold(rounded, 8)
-        except ModelError as error:
-            why = str(error).partition(";")[0]
-            raise ConfigError(f"rollout_dtype is int8, but {why}; take bfloat16.") from None
+        _hold(rounded)
 
     @torch.no_grad()
     def refreshed() -> Transformer:
@@ -39,3 +38,19 @@ def rollout_weights(model: Transformer, dtype: Literal["same", "bfloat16", "int8
         return rounded
 
     return refreshed
+
+
+def _beside(model: Transformer) -> Callable[[], Transformer]:
+    """The base rounded once (what is quantised already is shared), and the adapter beside it as it is."""
+    rounded = twin(model)
+    _hold(rounded)
+    rounded.adapter = model.adapter
+    return lambda: rounded
+
+
+def _hold(rounded: Transformer) -> None:
+    try:
+        hold(rounded, 8)
+    except ModelError as error:
+        why = str(error).partition(";")[0]
+        raise ConfigError(f"rollout_dtype is int8, but {why}; take bfloat16.") from None

@@ -9,7 +9,7 @@ from typing import Literal
 from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
 from qwill.model.lora_config import LoraConfig
-from qwill.train.settings import OptimizerConfig, ScheduleConfig, need_positive
+from qwill.train.settings import MeshConfig, OptimizerConfig, ScheduleConfig, need_positive
 
 
 def _gentle() -> OptimizerConfig:
@@ -57,6 +57,9 @@ class GRPOConfig:
     routing_replay: with `rollout` training sends every token through the experts that it went through in the rollout.
     rollout_dtype: what the weights are rounded to for rollouts; `same`: not at all, and nothing is copied.
 
+    lora: only an adapter is trained (PPO's critic has one of its own), by AdamW at `learning_rate`; the start is the
+    model without it, so that weights are held once.
+
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
     left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
     softmax(logits / temperature): below 1 it is nearer to the greedy replies that users see.
@@ -89,6 +92,8 @@ class GRPOConfig:
     min_p: float = field(default=0.0, metadata=LATER)
     routing_replay: Literal["none", "rollout"] = field(default="none", metadata=LATER)
     rollout_dtype: Literal["same", "bfloat16", "int8"] = field(default="same", metadata=LATER)
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
+    lora: LoraConfig | None = field(default=None, metadata=LATER)
 
     def outside(self) -> dict[str, str]:
         """The hashes of the files that rewards name."""
@@ -172,7 +177,8 @@ class DistillConfig:
 
     on_policy: the share of steps whose replies are the student's own; in the others they are the teacher's. beta: 0 is
     the forward KL(teacher ‖ student), 1 the reverse, between them the generalised JSD (GKD, arXiv 2306.13649).
-    temperature: of sampling; divergence_temperature: of both distributions in the loss.
+    temperature: of sampling; divergence_temperature: of both distributions in the loss. lora: only an adapter of the
+    student is trained.
     """
 
     steps: int = 100
@@ -186,6 +192,8 @@ class DistillConfig:
     train_tokens: int = 8192
     optimizer: OptimizerConfig = field(default_factory=_gentle)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
+    lora: LoraConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(
@@ -221,6 +229,7 @@ class PairTraining:
     optimizer: OptimizerConfig = field(default_factory=_preferring)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
     lora: LoraConfig | None = None
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(self, "steps", "pairs", "max_tokens", "train_tokens")

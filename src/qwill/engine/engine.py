@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
     from pathlib import Path
 
+    from qwill.model.lora import Adapter
     from qwill.model.transformer import Transformer
     from qwill.text.tokenizer import Tokenizer
 
@@ -143,6 +144,10 @@ class Engine:
         """Have the PEFT adapter in a folder for requests that name it. Raises `DataError` for a name that is taken and
         when there are too many, ModelError or CheckpointError for a folder that holds no adapter of this model."""
         self._adapters.load(name, folder)
+
+    def put_adapter(self, name: str, adapter: Adapter) -> None:
+        """The same of one in memory, as it is now."""
+        self._adapters.put(name, lambda: adapter)
 
     def unload_adapter(self, name: str) -> None:
         """No new request can have it; those that have it are finished with it. Raises `DataError` for an unknown

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qwill.base.errors import DataError, ModelError
+from qwill.engine import native
 from qwill.engine.checks import check_prompt
 from qwill.engine.engine import Engine
 from qwill.engine.engine_settings import EngineSettings
 from qwill.engine.request import Event, Request
 from qwill.engine.sampler import Sampling
 from qwill.engine.support import Support
+from qwill.model.project import Quantized
+from qwill.model.twin import twin
 
 if TYPE_CHECKING:
     from qwill.engine.routing import Routing
@@ -61,7 +64,8 @@ def generate(
     At most `slots` sequences run at once. A sequence ends after a token of `stop_ids`, after
     `sampling.max_tokens`, or at the model's context (`max_position_embeddings`). `streams[i]` names prompt
     i's random stream (its place in the list unless given), so the same prompt under the same stream is
-    continued in the same way whatever else is in the list. Ids from `vocab_size` on are never chosen.
+    continued in the same way whatever else is in the list. Ids from `vocab_size` on are never chosen. The
+    model's adapter counts; where it is on quantised weights, these are multiplied out, as in training.
     `progress(finished sequences, generated tokens)` is called whenever sequences finish. `support` and `routing`:
     whether completions have these. `in_place`: no copy is made of float weights (`EngineSettings`); with some dozens of
     sequences at a time that costs next to nothing.
@@ -82,20 +86,9 @@ def generate(
     stops = frozenset(stop_ids)
     for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
         stream = i if streams is None else int(streams[i])
-        engine.add(
-            Request(
-                str(i),
-                list(prompts[i]),
-                sampling,
-                n,
-                seed=seed,
-                stream=stream,
-                stop_ids=stops,
-                logprobs=0,
-                whole=True,
-                support=support,
-            )
-        )
+        more: dict[str, Any] = {"adapter": next(iter(engine.adapters), None), "support": support}
+        more |= {"stop_ids": stops, "logprobs": 0, "whole": True}
+        engine.add(Request(str(i), list(prompts[i]), sampling, n, seed=seed, stream=stream, **more))
     results = [[Completion()] * n for _ in prompts]
     finished = 0
     while engine.has_work:
@@ -123,7 +116,18 @@ def _engine(
     longest = max(min(len(p) + sampling.max_tokens, context) for p in prompts)
     settings = EngineSettings(max_running=slots, token_budget=max(slots, PASS), snapshots=2 * slots if n > 1 else 0)
     blocks = slots * (-(-longest // settings.block_size) + 1)  # the scheduler keeps one free for each that runs
-    return Engine(model, None, replace(settings, blocks=blocks, routing=routing, in_place=in_place), vocab_size)
+    settings = replace(settings, blocks=blocks, routing=routing, in_place=in_place)
+    adapter = model.adapter
+    if adapter is None:
+        return Engine(model, None, settings, vocab_size)
+    # Beside the weights native code can have it; on them nothing but PyTorch can, which multiplies quantised ones out.
+    on = any(getattr(module, "updates", None) is not None for module in model.modules())
+    plain = twin(model)
+    if on and (not native.suits(plain) or any(isinstance(module, Quantized) for module in model.modules())):
+        return Engine(model, None, settings, vocab_size)
+    engine = Engine(plain, None, settings, vocab_size)
+    engine.put_adapter("trained", adapter)
+    return engine
 
 
 def _completion(event: Event, engine: Engine) -> Completion:

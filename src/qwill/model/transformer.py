@@ -33,7 +33,7 @@ from qwill.model.cache import KVCache
 from qwill.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from qwill.model.lora import Updates
+    from qwill.model.lora import Adapter, Updates
     from qwill.model.packed import Codes
 
 __all__ = ["Batch", "Output", "RouterStats", "Transformer", "balancing_loss", "pooled_balancing_loss"]
@@ -313,6 +313,7 @@ class Transformer(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mtp = NextTokenHead(config) if config.mtp_layers else None
+        self.adapter: Adapter | None = None  # the one that is on the model (lora.py)
         self.head_codes: Codes | None = None  # what the head's weights were as integers, for executors that use them
 
     @property

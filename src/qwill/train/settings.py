@@ -196,6 +196,7 @@ class SFTConfig:
     optimizer: OptimizerConfig = field(default_factory=_finetuning)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
     epochs: int | None = field(default=None, metadata=LATER)
     too_long: Literal["leave_out", "refuse", "split"] = field(default="leave_out", metadata=LATER)

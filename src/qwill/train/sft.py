@@ -9,15 +9,18 @@ from typing import Any
 
 import torch
 
+from qwill.base.errors import ConfigError
 from qwill.base.files import write_json
 from qwill.base.stage import StageContext
 from qwill.engine.language_model import load
 from qwill.model.batch import Batch
 from qwill.model.files import save_model
 from qwill.text.chat import Rendered
-from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.best_fit import pack_best_fit
 from qwill.train.loop import train
+from qwill.train.mesh import check_mesh, resolve_mesh
+from qwill.train.ranks import current
 from qwill.train.settings import SFTConfig
 from qwill.train.sft_examples import read_examples
 from qwill.train.step import StepData
@@ -53,8 +56,15 @@ def pack_examples(examples: Sequence[Rendered], source: str) -> StepData:
 
 
 def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
-    start = load(ctx.inputs["base"])
+    start = load(ctx.inputs["base"], weights=start_weights(ctx.inputs["base"], config.lora))
     tokenizer, model = start.tokenizer, start.model
+    ranks = current()
+    mesh = resolve_mesh(config.mesh, ranks.world if ranks else 1)
+    if config.lora is not None and any(size > 1 for axis, size in mesh.items() if axis != "dp"):
+        raise ConfigError(
+            "mesh: an adapter is trained with a whole model on every rank; leave out all but dp, or lora."
+        )
+    check_mesh(mesh, model.config)
     examples, heldout = read_examples(ctx.inputs["dialogues"], tokenizer, config, ctx.seed)
     # An example's last token predicts nothing and is not packed.
     lengths = [len(e.ids) - 1 for e in examples.rendered]
@@ -68,11 +78,22 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
 
     before = heldout_loss(model, heldout.rendered, config.batch_tokens) if heldout.rendered else None
     adapter = begin_adapter(model, config.lora, ctx.seed)
+    parallel = None
+    if ranks is not None:
+        from qwill.train.mesh import make_mesh
+        from qwill.train.parallel import parallelize
+
+        parallel = parallelize(model, make_mesh(mesh), fill=True)  # the last step of an epoch may be small
+        ctx.display.say(f"  mesh: {parallel.mesh}")
     history = train(
-        model, len(plan), step_data, config.optimizer, config.schedule, config.balance, ctx, "sft", how=config.step
+        model, len(plan), step_data, config.optimizer, config.schedule, config.balance, ctx, "sft", how=config.step,
+        parallel=parallel,
     )  # fmt: skip
     finish_adapter(model, adapter, ctx.inputs["base"], ctx)
     loss = heldout_loss(model, heldout.rendered, config.batch_tokens) if heldout.rendered else None
+    whole = model if parallel is None else parallel.whole_model()
+    if whole is None:
+        return {}  # rank 0 writes the artifact
     counts = {
         "examples": len(examples.rendered), "heldout": len(heldout.rendered), "too_long": examples.too_long,
         "fill": round(packing.fill, 4),
@@ -83,7 +104,7 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
     report = history.thinned() | counts | {"trained_tokens_share": share}
     report |= {"heldout_loss": loss, "heldout_loss_before": before}
     write_json(ctx.out / "training.json", report)
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
     losses = {"heldout_loss": loss, "heldout_loss_before": before}
     told = {name: round(value, 4) for name, value in losses.items() if value is not None}
     return {"tokens": history.tokens, **counts, **told}
@@ -92,8 +113,6 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
 @torch.inference_mode()
 def heldout_loss(model: Any, examples: Sequence[Rendered], batch_tokens: int) -> float:
     """Mean loss in nats over the assistant tokens of held-out conversations."""
-    from qwill.model import ops
-
     total = count = 0.0
     for step in plan_steps([len(e.ids) for e in examples], 1, 1 << 60, 0):
         order = sorted(step, key=lambda i: -len(examples[i].ids))
@@ -105,7 +124,7 @@ def heldout_loss(model: Any, examples: Sequence[Rendered], batch_tokens: int) ->
                 part.append(order.pop(0))
             data = pack_examples([examples[i] for i in part], "held-out")
             mask = data.weight_N > 0
-            _, loss_N = ops.cross_entropy(model(data.batch).hidden_ND[mask], model.head_weight_VD,
-                                          data.targets_N[mask], data.weight_N[mask])  # fmt: skip
+            hidden_ND = model(data.batch).hidden_ND[mask]
+            _, loss_N = model.cross_entropy(hidden_ND, data.targets_N[mask], data.weight_N[mask])
             total, count = total + float(loss_N.double().sum()), count + int(mask.sum())
     return total / count

@@ -140,7 +140,9 @@ def compare(job: Job, model: str, python: str, rounds: int) -> tuple[str, bool]:
         with Worker([python, str(PEER), str(told), variant]) as peer:
             done = peer.ask("go")
             trial[variant or "float32"] = done["tokens"] / done["seconds"]
-        print(f"{model} {job.kind}, TRL, {variant or 'float32'}: {trial[variant or 'float32']:.0f} tokens/s", flush=True)
+        print(
+            f"{model} {job.kind}, TRL, {variant or 'float32'}: {trial[variant or 'float32']:.0f} tokens/s", flush=True
+        )
     best = max(trial, key=lambda v: trial[v])
     with ExitStack() as stack:
         ours = stack.enter_context(Worker([sys.executable, str(WORKER), str(told)]))
@@ -185,7 +187,9 @@ def main() -> None:
         shutil.rmtree(folder)
         if not arguments.dry:
             title = f"Alignment against TRL: {model}"
-            write_section(title, "\n".join([*lines, "", "TRL 1.16.0, transformers 5.24.0 (`benchmarks/align_speed.py`)."]))
+            write_section(
+                title, "\n".join([*lines, "", "TRL 1.16.0, transformers 5.24.0 (`benchmarks/align_speed.py`)."])
+            )
 
 
 if __name__ == "__main__":

@@ -123,7 +123,10 @@ def sloppy(row: dict[str, Any], rng: random.Random) -> str:
 def write_dialogues(folder: Path, rows: list[dict[str, Any]], answers: list[str]) -> None:
     folder.mkdir()
     told = [
-        {"id": r["id"], "messages": [{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": answer}]}
+        {
+            "id": r["id"],
+            "messages": [{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": answer}],
+        }
         for r, answer in zip(rows, answers, strict=True)
     ]
     write_rows(folder / "train.jsonl", told[200:])
@@ -132,7 +135,9 @@ def write_dialogues(folder: Path, rows: list[dict[str, Any]], answers: list[str]
 
 def prepare(world: World) -> None:
     """Problems, tokenizer, the start, the teacher, and the start's replies as preferences."""
-    tasks = make_tasks(TasksConfig(demonstrations=4000, rl=4000, heldout=250, weights={"kinds": 1.0}, thinking_share=0.0), 5)
+    tasks = make_tasks(
+        TasksConfig(demonstrations=4000, rl=4000, heldout=250, weights={"kinds": 1.0}, thinking_share=0.0), 5
+    )
     world.heldout = tasks["heldout"]
     rows, rng = tasks["demonstrations"], random.Random(3)
     write_dialogues(world.place("dialogues"), rows, [r["answer"] for r in rows])
@@ -151,7 +156,9 @@ def prepare(world: World) -> None:
     for name, blank, data, steps in (
         ("start", "blank", "mixed", 900), ("teacher", "blank_teacher", "dialogues", 900)
     ):  # fmt: skip
-        config = SFTConfig(steps=steps, batch_tokens=2048, optimizer=OptimizerConfig(learning_rate=3e-3, matrix_rate=0.02))
+        config = SFTConfig(
+            steps=steps, batch_tokens=2048, optimizer=OptimizerConfig(learning_rate=3e-3, matrix_rate=0.02)
+        )
         ctx = context(world.place(f"{name}_run"), {"base": world.place(blank), "dialogues": world.place(data)}, 7)
         sft.run(config, ctx)
         ctx.out.rename(world.place(name))
@@ -178,7 +185,9 @@ def preferences(world: World, seed: int) -> tuple[Path, Path]:
             single.append(common | {"completion": said(text), "label": True})
         for text in sorted(bad)[:2]:
             single.append(common | {"completion": said(text), "label": False})
-        pairs += [common | {"chosen": said(g), "rejected": said(b)} for g, b in zip(sorted(good), sorted(bad), strict=False)]
+        pairs += [
+            common | {"chosen": said(g), "rejected": said(b)} for g, b in zip(sorted(good), sorted(bad), strict=False)
+        ]
     rng.shuffle(pairs)
     rng.shuffle(single)
     write_rows(pairs_file, pairs)
@@ -187,17 +196,19 @@ def preferences(world: World, seed: int) -> tuple[Path, Path]:
 
 
 ONLINE = GRPOConfig(
-    steps=60, prompts=32, samples=8, max_tokens=MAX_TOKENS, temperature=1.0,
-    optimizer=OptimizerConfig(learning_rate=7e-4, matrix_rate=5e-3), schedule=ScheduleConfig(warmup=0.1, decay=0.5),
+    steps=120, prompts=32, samples=8, max_tokens=MAX_TOKENS, temperature=1.0,
+    optimizer=OptimizerConfig(learning_rate=7e-4, matrix_rate=7e-3), schedule=ScheduleConfig(warmup=0.1, decay=0.5),
 )  # fmt: skip
 PAIRS = PreferenceConfig(
-    steps=120, pairs=32, max_tokens=128, heldout=0.1,
-    optimizer=OptimizerConfig("adamw", learning_rate=2e-4, matrix_rate=2e-4),
+    steps=250, pairs=32, max_tokens=128, heldout=0.1, beta=0.5,
+    optimizer=OptimizerConfig("adamw", learning_rate=1e-4, matrix_rate=1e-4),
     schedule=ScheduleConfig(warmup=0.1, decay=0.5),
 )  # fmt: skip
+QUICK = OptimizerConfig("adamw", learning_rate=1e-3, matrix_rate=1e-3)
+SLOW = OptimizerConfig("adamw", learning_rate=3e-5, matrix_rate=3e-5)
 BETAS = {"ipo": 0.3, "normalised": 2.0, "simpo": 2.0}
 DISTILL = DistillConfig(
-    steps=60, prompts=64, max_tokens=MAX_TOKENS, beta=0.5,
+    steps=100, prompts=64, max_tokens=MAX_TOKENS, beta=0.5,
     optimizer=OptimizerConfig(learning_rate=7e-4, matrix_rate=5e-3), schedule=ScheduleConfig(warmup=0.1, decay=0.5),
 )  # fmt: skip
 
@@ -211,16 +222,20 @@ def run_one(world: World, name: str, seed: int, into: Path) -> Path:
     match name:
         case "sft":
             work, inputs = sft.run, {"base": start, "dialogues": world.place("dialogues")}
-            config = SFTConfig(steps=200, batch_tokens=2048, optimizer=OptimizerConfig(learning_rate=2e-3, matrix_rate=0.01))
+            config = SFTConfig(
+                steps=200, batch_tokens=2048, optimizer=OptimizerConfig(learning_rate=2e-3, matrix_rate=0.01)
+            )
         case "reward":
             work, inputs = reward.run, inputs | {"preferences": preferences(world, seed)[0]}
-            config = RewardConfig(steps=150, pairs=32, max_tokens=128, optimizer=PAIRS.optimizer, schedule=PAIRS.schedule)
+            config = RewardConfig(
+                steps=150, pairs=32, max_tokens=128, optimizer=PAIRS.optimizer, schedule=PAIRS.schedule
+            )
         case "kto":
             work, inputs = offline.run, inputs | {"preferences": preferences(world, seed)[1]}
-            config = replace(PAIRS, loss="kto", pairs=64)
+            config = replace(PAIRS, loss="kto", pairs=64, beta=0.1, desirable=1.6, optimizer=SLOW)
         case "dpo" | "hinge" | "ipo" | "robust" | "exo" | "normalised" | "orpo" | "simpo":
             work, inputs = offline.run, inputs | {"preferences": preferences(world, seed)[0]}
-            config = replace(PAIRS, loss="sigmoid" if name == "dpo" else name, beta=BETAS.get(name, 0.1))
+            config = replace(PAIRS, loss="sigmoid" if name == "dpo" else name, beta=BETAS.get(name, 0.5))
         case "ppo":
             work, inputs = grpo.run, inputs | {"tasks": rl}
             config = PPOConfig(**{k: v for k, v in vars(ONLINE).items()})
@@ -273,7 +288,12 @@ def main() -> None:
         f"{time.perf_counter() - began:.0f} s."
     )
     print(head, flush=True)
-    lines = [head, "", "| algorithm | seed | before | after | points | p | en, zh | seconds |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        head,
+        "",
+        "| algorithm | seed | before | after | points | p | en, zh | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     met = []
     for name in arguments.only:
         for seed in range(1, (arguments.seeds if name in THREE_SEEDS else 1) + 1):

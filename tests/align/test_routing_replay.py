@@ -200,9 +200,9 @@ def test_rounded_rollouts_are_nearer_with_the_replay(dtype: str) -> None:
 def test_a_run_replays_and_a_dense_model_is_one_sentence(tmp_path: Path) -> None:
     seen: list[bool] = []
 
-    def watched(made: Any, optimizers: Any, every: list[Rollout], settings_: GRPOConfig) -> dict[str, float]:
+    def watched(made: Any, optimizers: Any, every: list[Rollout], *more: Any) -> dict[str, float]:
         seen.append(all(r.routing is not None for r in every))
-        return update(made, optimizers, every, settings_)
+        return update(made, optimizers, every, *more)
 
     with rewards(by_length) as patch:
         patch.setattr(grpo, "update", watched)

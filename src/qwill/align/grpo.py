@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from qwill.align.critic import Critic
 from qwill.align.policy_update import logprobs_of, set_advantages, update
 from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards
-from qwill.align.rollouts import Rollout, draw_prompts, sampling_of
+from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks, sampling_of
 from qwill.align.rounded import rollout_weights
 from qwill.align.settings import GRPOConfig, PPOConfig
 from qwill.align.update_numbers import nothing_learnt
@@ -39,9 +39,10 @@ from qwill.model.twin import twin
 from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
-from qwill.train.checkpoint import load_checkpoint, save_checkpoint
+from qwill.train.checkpoint import Checkpoints
 from qwill.train.loop import History
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
+from qwill.train.replicas import ALONE, Replicas, replicas_of
 
 LARGE_GAP = 0.1  # nats; between executors of one precision it is rounding, some 1e-6
 GAPS = ("gap", "gap_mean", "gap_kl")
@@ -55,14 +56,16 @@ def roll_out(
     step: int,
     seed: int,
     rewards: Rewards | None = None,
+    streams: Sequence[int] | None = None,
 ) -> list[list[Rollout]]:
-    """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check."""
+    """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check.
+    `streams` are the rows' places in the step, where these are not all of its rows."""
     prompts, sampling = [prompt_ids(row["prompt"], tokenizer) for row in rows], sampling_of(config)
     groups: list[list[Completion]] = generate(
         model, prompts, sampling, n=config.samples,
-        slots=len(prompts) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
-        vocab_size=tokenizer.vocab_size, support=sampling.truncates, routing=config.routing_replay == "rollout",
-        in_place=True,
+        slots=max(1, len(prompts)) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
+        streams=streams, vocab_size=tokenizer.vocab_size, support=sampling.truncates,
+        routing=config.routing_replay == "rollout", in_place=True,
     )  # fmt: skip
     out = []
     for row, prompt, group in zip(rows, prompts, groups, strict=True):
@@ -86,6 +89,7 @@ def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list
 
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
+    replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
     verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
@@ -100,11 +104,13 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     judge = again() if isinstance(config, PPOConfig) else None
     adapter = begin_adapter(model, config.lora, ctx.seed)
     with Rewards(config.rewards, ctx.display.say) if config.rewards else nullcontext() as rewards:
-        more: dict[str, Any] = {"reference": reference, "rewards": rewards}
+        more: dict[str, Any] = {"reference": reference, "rewards": rewards, "replicas": replicas}
         if isinstance(config, PPOConfig) and judge is not None:
             begin_adapter(judge, config.lora, ctx.seed + 1)
             more["critic"] = Critic.start(judge, config)
         history = train_grpo(model, tokenizer, rows, config, ctx, **more)
+    if replicas.rank:
+        return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
@@ -160,36 +166,44 @@ def train_grpo(
     reference: Transformer | None = None,
     rewards: Rewards | None = None,
     critic: Critic | None = None,
+    replicas: Replicas = ALONE,
 ) -> History:
-    """The whole run; resumes from ctx.work. `reference` is the starting model, where `kl` needs it.
+    """The whole run; resumes from ctx.work. `reference` is the starting model, where `kl` needs it. Of `replicas` each
+    rolls out its share of the prompts and computes its share of every update.
 
     Raises TrainingError when a gradient is not finite, naming the step.
     """
     optimizers = make_optimizers(model, config.optimizer)
-    kept: tuple[nn.Module, list[torch.optim.Optimizer]] = (model, optimizers)
+    kept = Checkpoints(ctx.work, model, optimizers, replicas)
     if critic is not None:
-        kept = nn.ModuleDict({"policy": model, "critic": critic.model}), [*optimizers, *critic.optimizers]
+        both = nn.ModuleDict({"policy": model, "critic": critic.model})
+        kept = Checkpoints(ctx.work, both, [*optimizers, *critic.optimizers], replicas)
     history, first = History(), 0
-    if (found := load_checkpoint(ctx.work, *kept)) is not None:
+    if (found := kept.load()) is not None:
         first, extra = found
         history = History(**extra)  # type: ignore[arg-type]
-    log = MetricsLog(ctx.metrics_path, resume_step=first)
+    log = MetricsLog(ctx.metrics_path, resume_step=first) if replicas.rank == 0 else None
     saved_at, warned = time.monotonic(), config.truncation > 0
     weights = rollout_weights(model, config.rollout_dtype)
     with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
         for step in range(first, config.steps):
-            set_rates(kept[1], rate_factor(step, config.steps, config.schedule))
+            set_rates(kept.optimizers, rate_factor(step, config.steps, config.schedule))
             chosen = [rows[i] for i in draw_prompts(rows, step, config.prompts, ctx.seed)]
-            started = time.monotonic()
-            groups = roll_out(weights(), tokenizer, chosen, config, step, ctx.seed, *([rewards] if rewards else []))
-            every = [r for g in groups for r in g]
+            started, places = time.monotonic(), replicas.places(len(chosen))
+            own_rows = [chosen[i] for i in places]
+            groups = roll_out(weights(), tokenizer, own_rows, config, step, ctx.seed, rewards, places)
+            mine = [r for g in groups for r in g]
             if reference is not None:
-                for r, own in zip(every, logprobs_of(reference, every, config), strict=True):
+                for r, own in zip(mine, logprobs_of(reference, mine, config), strict=True):
                     r.reference = own
             if config.truncation:
-                for r, own in zip(every, logprobs_of(model, every, config, replay=True), strict=True):
+                for r, own in zip(mine, logprobs_of(model, mine, config, replay=True), strict=True):
                     r.old = own
+            if critic is not None:
+                critic.set_values(mine)
+            groups = of_all_ranks(groups, replicas)
+            every = [r for g in groups for r in g]
             if critic is not None:
                 critic.set_advantages(every)
             else:
@@ -205,11 +219,11 @@ def train_grpo(
             numbers["length"] = sum(len(r.logprobs) for r in every) / len(every)
             learned = nothing_learnt(reference is not None)
             for number in range(config.updates if useful else 0):
-                now = update(model, optimizers, useful, config)
+                now = update(model, optimizers, useful, config, replicas)
                 # Only the first update sees the weights that made the rollouts; later ones differ on purpose.
                 learned = now | ({name: learned[name] for name in GAPS} if number else {})
                 if critic is not None:
-                    learned |= critic.update(useful)
+                    learned |= critic.update(useful, replicas)
             if not math.isfinite(learned["gradient_norm"]):
                 raise TrainingError(
                     f"grpo: the gradient of step {step} is not finite (first prompt: {chosen[0]['id']}); stopped, "
@@ -224,11 +238,13 @@ def train_grpo(
                 )
             sampled = sum(len(r.logprobs) for r in every)
             history.tokens += sampled
-            log.log(step + 1, **numbers, **learned, tokens_per_second=sampled / (time.monotonic() - started))
+            if log is not None:
+                speed = sampled / (time.monotonic() - started)
+                log.log(step + 1, **numbers, **learned, tokens_per_second=speed)
             bar.update(step + 1, reward=numbers["reward"], useful=numbers["useful"], gap=learned["gap"])
             if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < config.steps:
-                save_checkpoint(ctx.work, step + 1, *kept, vars(history))
+                kept.save(step + 1, vars(history))
                 saved_at = time.monotonic()
     if first < config.steps:
-        save_checkpoint(ctx.work, config.steps, *kept, vars(history))
+        kept.save(config.steps, vars(history))
     return history

@@ -24,8 +24,10 @@ from qwill.align.rollouts import Rollout, micro_batches
 from qwill.align.settings import GRPOConfig
 from qwill.align.update_numbers import UpdateNumbers
 from qwill.engine.support import Support
-from qwill.model.transformer import Transformer, balancing_loss
+from qwill.model.transformer import Transformer
 from qwill.text.chat import Rendered
+from qwill.train.balance import step_balance
+from qwill.train.replicas import ALONE, Replicas
 
 
 def set_advantages(groups: list[list[Rollout]], config: GRPOConfig) -> None:
@@ -109,15 +111,23 @@ def logprobs_of(
 
 
 def update(
-    model: Transformer, optimizers: list[torch.optim.Optimizer], rollouts: list[Rollout], config: GRPOConfig
+    model: Transformer,
+    optimizers: list[torch.optim.Optimizer],
+    rollouts: list[Rollout],
+    config: GRPOConfig,
+    replicas: Replicas = ALONE,
 ) -> dict[str, float]:
-    """One optimiser step on rollouts with advantages; numbers for the log (`UpdateNumbers`) and the gradient's norm."""
+    """One optimiser step on rollouts with advantages, dealt over ranks, which all know them; numbers for the log
+    (`UpdateNumbers`) and the gradient's norm. The balancing loss, where there is one, is of the whole step."""
     tokens = sum(r.tokens for r in rollouts)
     weights = token_weights([r.tokens for r in rollouts], config.aggregation, config.max_tokens)
     weight_of = {id(r): own_n for r, own_n in zip(rollouts, weights.split([r.tokens for r in rollouts]), strict=True)}
     noted = UpdateNumbers(tokens)
-    for part in micro_batches(rollouts, config.train_tokens):
-        packed, lengths = pack_rollouts(part, replay=True), [r.tokens for r in part]
+    parts = micro_batches(replicas.deal(rollouts, lambda r: len(r.ids)), config.train_tokens)
+    batches = [pack_rollouts(part, replay=True) for part in parts]
+    balance = step_balance(model, [p.batch for p in batches], config.balance, replicas)
+    for part, packed in zip(parts, batches, strict=True):
+        lengths = [r.tokens for r in part]
         rollout_N = torch.tensor([p for r in part for p in r.logprobs], dtype=torch.float64)
         old_N = torch.tensor([p for r in part for p in r.old or r.logprobs], dtype=torch.float64)
         advantage_N = torch.tensor([a for r in part for a in r.advantages], dtype=torch.float64)
@@ -143,9 +153,9 @@ def update(
             return (loss_N * weight_N.to(loss_N.dtype)).sum()
 
         total, _, stats = two_passes(model, packed, loss_of, config.temperature, noted.entropies)
-        if config.balance and stats:
-            total = total + config.balance * balancing_loss(stats) * len(part) / len(rollouts)
-        total.backward()
+        (total + balance.loss(stats, packed.batch)).backward()
+    noted.hear(replicas)
+    replicas.sum_gradients(model)
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip, foreach=True))
     for o in optimizers:
         if math.isfinite(norm):

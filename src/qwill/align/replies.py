@@ -15,12 +15,14 @@ from torch import Tensor
 from qwill.align.truncated import truncated_cross_entropy
 from qwill.base.errors import DataError
 from qwill.data.preferences import Said
+from qwill.engine.said import said_examples
 from qwill.engine.support import Support
 from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.transformer import RouterStats, Transformer
-from qwill.text.chat import Rendered, training_examples
+from qwill.text.chat import Rendered
 from qwill.text.tokenizer import Tokenizer
+from qwill.train.replicas import ALONE, Replicas
 
 Unit = TypeVar("Unit")
 
@@ -46,18 +48,13 @@ class Reply:
 def render_reply(
     prompt: Said, said: Said, tokenizer: Tokenizer, tools: Sequence[dict[str, Any]] = (), where: str = "reply"
 ) -> Reply:
-    """Prompt and reply as ids; trained are the turns of the assistant in `said`, each with its end token.
+    """Prompt and reply as ids, by the model's own chat template; trained are the turns of the assistant in `said`.
 
-    Plain text has no chat around it: the prompt's ids, the reply's ids and the end token; encoded apart, as they are at
-    inference. Raises DataError, beginning with `where`, for what can't be rendered.
+    Raises DataError, beginning with `where`, for what can't be rendered.
     """
-    if isinstance(prompt, str) or isinstance(said, str):
-        assert isinstance(prompt, str) and isinstance(said, str)
-        before, after = tokenizer.encode(prompt), [*tokenizer.encode(said), tokenizer.stop_ids[0]]
-        if not before:
-            raise DataError(f"{where}: the prompt is empty, so nothing predicts the reply's first token; give one.")
-        return Reply((Rendered([*before, *after], [0] * len(before) + [1] * len(after)),))
-    return Reply(tuple(training_examples([*prompt, *said], tools, tokenizer, where, after=len(prompt))))
+    if prompt == "":
+        raise DataError(f"{where}: the prompt is empty, so nothing predicts the reply's first token; give one.")
+    return Reply(tuple(said_examples(prompt, said, tokenizer, tools, where)))
 
 
 def as_messages(prompt: Said) -> list[dict[str, Any]]:
@@ -160,14 +157,17 @@ def two_passes(
 
 
 @torch.no_grad()
-def reply_logprobs(model: Transformer, replies: Sequence[Reply], most_tokens: int) -> Tensor:
-    """Log-probability of each reply, float64 [S], whatever is packed beside it."""
+def reply_logprobs(
+    model: Transformer, replies: Sequence[Reply], most_tokens: int, replicas: Replicas = ALONE
+) -> Tensor:
+    """Log-probability of each reply, float64 [S], whatever is packed beside it and whichever rank computes it."""
     out = torch.zeros(len(replies), dtype=torch.float64)
-    for part in parts_of(range(len(replies)), lambda i: _length(replies[i]), most_tokens):
+    length = lambda i: _length(replies[i])  # noqa: E731
+    for part in parts_of(replicas.deal(range(len(replies)), length), length, most_tokens):
         packed = pack_replies([replies[i] for i in part])
         hidden_ND = model(packed.batch).hidden_ND[packed.index_N]
         out[torch.tensor(part)] = packed.sums(token_logprobs(model, packed, hidden_ND).double())
-    return out
+    return replicas.all_sum(out)
 
 
 def _length(reply: Reply) -> int:

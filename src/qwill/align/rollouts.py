@@ -10,6 +10,7 @@ from qwill.align.replies import parts_of
 from qwill.align.settings import GRPOConfig
 from qwill.engine.sampling import Sampling
 from qwill.engine.support import Support
+from qwill.train.replicas import Replicas
 
 if TYPE_CHECKING:
     from qwill.engine.routing import Routing
@@ -41,6 +42,15 @@ class Rollout:
     returns: list[float] = field(default_factory=list)
     support: Support | None = None
     routing: Routing | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What other ranks are told of it."""
+        support = None if self.support is None else [self.support.ranges_R2, self.support.counts_N]
+        return vars(self) | {"support": support}
+
+    @classmethod
+    def heard(cls, told: dict[str, Any]) -> Rollout:
+        return cls(**told | {"support": None if told["support"] is None else Support(*told["support"])})
 
     @property
     def tokens(self) -> int:
@@ -75,4 +85,12 @@ def draw_prompts(rows: list[dict[str, Any]], step: int, count: int, seed: int) -
 
 def micro_batches(rollouts: list[Rollout], limit: int) -> list[list[Rollout]]:
     """Rollouts of like length together, at most `limit` tokens a part, where one alone isn't longer."""
-    return parts_of(rollouts, lambda r: len(r.ids), limit) or [[]]
+    return parts_of(rollouts, lambda r: len(r.ids), limit)
+
+
+def of_all_ranks(groups: list[list[Rollout]], replicas: Replicas) -> list[list[Rollout]]:
+    """Every rank's groups, which it made of its `places`, in the order of the step's prompts."""
+    if replicas.count == 1:
+        return groups
+    told = replicas.in_order([[r.told() for r in group] for group in groups])
+    return [[Rollout.heard(r) for r in group] for group in told]

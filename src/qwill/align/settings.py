@@ -9,7 +9,7 @@ from typing import Literal
 from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
 from qwill.model.lora_config import LoraConfig
-from qwill.train.settings import OptimizerConfig, ScheduleConfig, need_positive
+from qwill.train.settings import MeshConfig, OptimizerConfig, ScheduleConfig, need_positive
 
 
 def _gentle() -> OptimizerConfig:
@@ -92,6 +92,7 @@ class GRPOConfig:
     min_p: float = field(default=0.0, metadata=LATER)
     routing_replay: Literal["none", "rollout"] = field(default="none", metadata=LATER)
     rollout_dtype: Literal["same", "bfloat16", "int8"] = field(default="same", metadata=LATER)
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
 
     def outside(self) -> dict[str, str]:
@@ -191,6 +192,7 @@ class DistillConfig:
     train_tokens: int = 8192
     optimizer: OptimizerConfig = field(default_factory=_gentle)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
@@ -227,6 +229,7 @@ class PairTraining:
     optimizer: OptimizerConfig = field(default_factory=_preferring)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
     lora: LoraConfig | None = None
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(self, "steps", "pairs", "max_tokens", "train_tokens")

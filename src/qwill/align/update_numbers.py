@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qwill.align.kl import kl_value
+from qwill.train.replicas import Replicas
 
 QUANTILES = (1, 10, 50, 90, 99)
 
@@ -65,6 +66,20 @@ class UpdateNumbers:
             self._sums[name] = self._sums.get(name, 0.0) + float(value_N.sum())
         self._gap = max(self._gap, float(gap_N.max()))
         self._ratios.append(ratio_N)
+
+    def hear(self, replicas: Replicas) -> None:
+        """Take in what other ranks have seen of the update."""
+        if replicas.count == 1:
+            return
+        seen = [torch.cat(x).cpu().numpy() if x else None for x in (self._ratios, self.entropies)]
+        every = replicas.gather([self._sums, self._gap, *seen])
+        self._sums, self._gap, self._ratios, self.entropies = {}, 0.0, [], []
+        for sums, gap, ratio_N, entropy_N in every:
+            for name, value in sums.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+            self._gap = max(self._gap, gap)
+            self._ratios += [] if ratio_N is None else [torch.from_numpy(ratio_N)]
+            self.entropies += [] if entropy_N is None else [torch.from_numpy(entropy_N)]
 
     def numbers(self) -> dict[str, float]:
         ratio_N = torch.cat(self._ratios).sort().values

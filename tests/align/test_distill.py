@@ -1,5 +1,5 @@
-"""Distillation: the divergence and its gradient by their definition, own and the teacher's replies, resuming, that the
-student comes nearer, and a teacher with another vocabulary."""
+"""Distillation: the divergence and its gradient by their definition, own and the teacher's replies, that the student
+comes nearer, and a teacher with another vocabulary."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import pytest
 import torch
 from tests.align.preference_rows import TOKENIZER, VOCAB, write
 from tests.engine.tiny import tiny_model
-from tests.train.tiny_training import Killed, context
+from tests.train.tiny_training import context
 
 from qwill.align import distill
 from qwill.align.distill import Distillation, divergence, same_vocabulary
 from qwill.align.distillation_losses import generalised_jsd
 from qwill.align.settings import DistillConfig
 from qwill.base.errors import ConfigError, DataError
-from qwill.base.files import read_json
 from qwill.model.batch import Batch
 from qwill.model.files import load_model, save_model
 from qwill.text.tokenizer import Tokenizer
@@ -97,29 +96,6 @@ def test_the_student_comes_nearer(tmp_path: Path, beta: float) -> None:
     found, ctx = run(tmp_path, beta=beta, steps=40, samples=4)
     assert found["divergence_last"] < 0.7 * found["divergence_first"]
     load_model(ctx.out)
-
-
-def test_resuming_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    once, other = tmp_path / "a", tmp_path / "b"
-    for folder in (once, other):
-        folder.mkdir()
-    run(once, on_policy=0.5)
-    original, step_data = distill.train, Distillation.step_data
-    monkeypatch.setattr(distill, "train", lambda *a, **k: original(*a, **k, checkpoint_seconds=0.0))
-
-    def dying(self: Distillation, step: int):
-        if step == 2:
-            raise Killed
-        return step_data(self, step)
-
-    monkeypatch.setattr(Distillation, "step_data", dying)
-    with pytest.raises(Killed):
-        run(other, on_policy=0.5)
-    monkeypatch.setattr(Distillation, "step_data", step_data)
-    run(other, on_policy=0.5)
-    a, b = load_model(once / "out"), load_model(other / "out")
-    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-    assert read_json(once / "out" / "training.json") == read_json(other / "out" / "training.json")
 
 
 def test_a_teacher_with_another_vocabulary_is_refused() -> None:

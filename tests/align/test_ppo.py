@@ -1,4 +1,4 @@
-"""PPO: the critic's loss and advantages by their definitions, cutting, resuming, and that it learns."""
+"""PPO: the critic's advantages by their definition, and that it learns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.align.tiny_rl import TOKENIZER, by_length, model, rows
-from tests.train.tiny_training import ROUNDING, Killed, context
+from tests.train.tiny_training import Killed, context
 
 from qwill.align import grpo
 from qwill.align.critic import Critic
@@ -65,38 +65,6 @@ def test_advantages_are_gaes_of_the_critics_values() -> None:
     assert not every[3].token_advantages and every[3].values
 
 
-@pytest.mark.parametrize("kind", ["dense", "moe"])
-def test_the_critics_gradient_is_the_definitions_however_it_is_cut(kind: str) -> None:
-    gradients = []
-    for most in (10_000, 25):
-        settings = config(value_clip=0.02, train_tokens=most, critic=OptimizerConfig("adamw", clip=1e9))
-        every, judge = drawn(settings), critic(settings, kind)
-        judge.set_advantages(every)
-        for r in every:  # as if the critic had moved since
-            r.values = [v + 0.03 * (-1) ** i for i, v in enumerate(r.values)]
-        found: dict[str, torch.Tensor] = {}
-        judge.optimizers[0].register_step_pre_hook(
-            lambda *_, judge=judge, found=found: found.update(
-                {n: p.grad.clone() for n, p in judge.model.named_parameters() if p.grad is not None}
-            )
-        )
-        numbers = judge.update(every)
-        gradients.append(found)
-    twin, total, tokens = critic(settings, kind), torch.zeros((), dtype=torch.float64), sum(r.tokens for r in every)
-    for r in every:
-        hidden = twin.model(Batch.pack([r.ids])).hidden_ND[r.start - 1 : -1]
-        v = hidden @ twin.model.get_parameter("score")
-        old, target = torch.tensor(r.values).double(), torch.tensor(r.returns).double()
-        held = old + (v - old).clamp(-0.02, 0.02)
-        total = total + 0.5 * torch.maximum((v - target) ** 2, (held - target) ** 2).sum() / tokens
-    total.backward()
-    assert numbers["value_loss"] == pytest.approx(float(total.detach()), abs=ROUNDING[kind])
-    for name, p in twin.model.named_parameters():
-        if p.grad is not None:
-            for found in gradients:
-                assert float((found[name] - p.grad).norm()) <= 1e-6 * (1 + float(p.grad.norm())), name
-
-
 def run(folder: Path, cut: int | None = None, **changes: Any):
     settings = config(**changes)
     made = model("dense", seed=99 if list((folder / "work").glob("checkpoint-*")) else 0)
@@ -114,22 +82,11 @@ def run(folder: Path, cut: int | None = None, **changes: Any):
     return made, judge.model, history
 
 
-def test_resuming_changes_nothing(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole")
-    for cut in (1, 3):
-        with pytest.raises(Killed):
-            run(tmp_path / "cut", cut)
-    other = run(tmp_path / "cut")
-    for a, b in zip(whole[:2], other[:2], strict=True):
-        assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-    assert vars(whole[2]) == vars(other[2])
-    assert {"value_loss", "value_explained", "value_gradient_norm"} <= set(whole[2].curve[-1])
-
-
 def test_it_learns(tmp_path: Path) -> None:
     _, _, history = run(tmp_path, steps=25, prompts=4, samples=8)
     first, last = (sum(p["reward"] for p in part) / 5 for part in (history.curve[:5], history.curve[-5:]))
     assert last > first + 0.1, (first, last)
+    assert {"value_loss", "value_explained", "value_gradient_norm"} <= set(history.curve[-1])
 
 
 @pytest.mark.parametrize("changes", [{"algorithm": "gspo"}, {"gamma": 1.5}, {"lam": -0.1}, {"value_clip": 0.0}])

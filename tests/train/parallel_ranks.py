@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,7 @@ def rank_main(rank: int, folder: Path) -> None:
     os._exit(0)
 
 
-def main(processes: int, folder: Path) -> int:
+def main(processes: int, folder: Path, work: Callable[[int, Path], None] = rank_main) -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -189,7 +190,7 @@ def main(processes: int, folder: Path) -> int:
     for rank in range(processes):
         if (child := os.fork()) == 0:
             try:
-                rank_main(rank, folder)
+                work(rank, folder)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
                 os._exit(1)

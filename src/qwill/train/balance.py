@@ -56,10 +56,9 @@ class StepBalance:
         """A part's share of it."""
         if not self.weight or not stats:
             return 0.0
-        if self.counts_LX is None:
-            return self.weight * loss_of_stats(stats)
-        share = len(batch.tokens_N) / int(self.counts_LX[0, -1])
-        return self.weight * share * balancing_loss(stats, self.counts_LX)
+        tokens = len(batch.tokens_N)
+        counts_LX = count_assignments(stats, tokens) if self.counts_LX is None else self.counts_LX
+        return self.weight * (tokens / int(counts_LX[0, -1])) * balancing_loss(stats, counts_LX)
 
 
 @torch.no_grad()

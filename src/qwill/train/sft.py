@@ -76,6 +76,7 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
         chosen = plan[step]
         return pack_examples([examples.rendered[i] for i in chosen], f"conversations {examples.names[chosen[0]]} …")
 
+    before = heldout_loss(model, heldout.rendered, config.batch_tokens) if heldout.rendered else None
     adapter = begin_adapter(model, config.lora, ctx.seed)
     parallel = None
     if ranks is not None:
@@ -100,10 +101,13 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
     counts |= {"cut": examples.cut} if examples.cut else {}
     counts |= {"unwanted": examples.unwanted} if examples.unwanted else {}
     share = examples.trained / examples.tokens
-    report = history.thinned() | counts | {"heldout_loss": loss, "trained_tokens_share": share}
+    report = history.thinned() | counts | {"trained_tokens_share": share}
+    report |= {"heldout_loss": loss, "heldout_loss_before": before}
     write_json(ctx.out / "training.json", report)
     save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
-    return {"tokens": history.tokens, **counts} | ({} if loss is None else {"heldout_loss": round(loss, 4)})
+    losses = {"heldout_loss": loss, "heldout_loss_before": before}
+    told = {name: round(value, 4) for name, value in losses.items() if value is not None}
+    return {"tokens": history.tokens, **counts, **told}
 
 
 @torch.inference_mode()

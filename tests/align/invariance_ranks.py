@@ -1,0 +1,99 @@
+"""What two processes do for `test_invariances.py`: every algorithm on both, and alone on one of them.
+
+    python -m tests.align.invariance_ranks FOLDER
+
+FOLDER/results.json gets, for each algorithm, how far the gradients of steps, and a training, are from those of one
+process; `twice` is the distance where both ranks compute every unit, and `own` where each is content with the reference
+point of its own units (KTO).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.align.invariances import STEPS, WHOLE, Case, Preferences, Result, cases, label
+from tests.train import parallel_ranks
+
+from qwill.align import offline
+from qwill.train.loop import History
+from qwill.train.ranks import join
+from qwill.train.replicas import ALONE, Replicas
+
+WINDOWS = ([*range(8)], [6, 1, 3], [5])  # in the last one rank has nothing to do
+
+
+def differences(a: tuple[dict[str, torch.Tensor], History], b: tuple[dict[str, torch.Tensor], History]) -> float:
+    """The largest of weights and logged numbers."""
+    assert a[0].keys() == b[0].keys() and len(a[1].curve) == len(b[1].curve) == STEPS
+    found = [float((x - b[0][name]).abs().max()) for name, x in a[0].items()]
+    for p, q in zip(a[1].curve, b[1].curve, strict=True):
+        assert [*p] == [*q]
+        found += [abs(p[k] - q[k]) / (1 + abs(p[k])) for k in p]
+    return max(found)
+
+
+def compare(case: Case, number: int, replicas: Replicas, folder: Path) -> dict[str, float]:
+    steps = [case.gradient(units, 60, replicas) for units in WINDOWS]
+    made = case.train(folder / "many" / label(case), replicas)
+    if replicas.rank != number % replicas.count:
+        return {}  # the other one computes it alone
+    expected = [case.gradient(units, WHOLE) for units in WINDOWS]
+    gradient = max(a.distance(b) for a, b in zip(steps, expected, strict=True))
+    return {"gradient": gradient, "training": differences(made, case.train(folder / str(number)))}
+
+
+def faults(replicas: Replicas) -> dict[str, float]:
+    """Seeded ones."""
+    case = Preferences("kto")
+    expected = case.gradient(WINDOWS[0], WHOLE)
+
+    def distance() -> float:
+        found = case.gradient(WINDOWS[0], 60, replicas)
+        return Result(found.gradients, {}).distance(Result(expected.gradients, {}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replicas, "deal", lambda self, units, size: list(units))
+        twice = distance()
+    with pytest.MonkeyPatch.context() as patch:
+        mine = replicas.places(8)
+        patch.setattr(
+            offline.Offline, "reference_point",
+            lambda self, units: original(Preferences("kto").work(WHOLE), [units[i] for i in mine]),
+        )  # fmt: skip
+        own = distance()
+    return {"twice": twice, "own": own}
+
+
+original: Any = offline.Offline.reference_point
+
+
+def rank_main(rank: int, folder: Path) -> None:
+    os.environ["RANK"] = str(rank)
+    torch.set_num_threads(1)
+    ranks = join()
+    replicas = Replicas(rank, ranks.world)
+
+    def work() -> None:
+        found: dict[str, dict[str, float]] = {}
+        for number, (dense, sparse) in enumerate(zip(cases(), cases("moe", 0.3), strict=True)):
+            case = sparse if number % 3 == 0 else dense
+            found[label(case)] = compare(case, number, replicas, folder)
+        seeded = faults(replicas)
+        every = replicas.gather(found)
+        if rank == 0:
+            out = {name: every[i % ranks.world][name] for i, name in enumerate(found)}
+            (folder / "results.json").write_text(json.dumps(out | {"faults": seeded}))
+
+    ranks.together(work)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    assert ALONE.count == 1
+    sys.exit(parallel_ranks.main(2, Path(sys.argv[1]), rank_main))

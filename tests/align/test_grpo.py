@@ -150,9 +150,9 @@ def test_only_groups_that_disagree_teach_and_their_advantages_are_centred(tmp_pa
     taught: list[list[Rollout]] = []
     drawn: list[list[list[Rollout]]] = []
 
-    def watched_update(made: Any, optimizers: Any, rollouts: list[Rollout], settings_: Any) -> dict[str, float]:
+    def watched_update(made: Any, optimizers: Any, rollouts: list[Rollout], *more: Any) -> dict[str, float]:
         taught.append(rollouts)
-        return update(made, optimizers, rollouts, settings_)
+        return update(made, optimizers, rollouts, *more)
 
     def watched_roll_out(*arguments: Any) -> list[list[Rollout]]:
         drawn.append(roll_out(*arguments))

@@ -83,11 +83,10 @@ def test_the_update_is_the_gradient_of_the_loss_by_autograd(
         kl += float((ratio - 1 - (logp - old)).sum().detach())
     parts = micro_batches(chosen, train_tokens)
     assert (len(parts) > 1) == (train_tokens == 25)
-    for part in parts if balance and kind == "moe" else ():
-        # Each micro-batch is balanced on its own, by its share of the rollouts.
-        stats = twin(Batch.pack([r.ids[:-1] for r in part])).router_stats
+    if balance and kind == "moe":  # of the whole step, however it is cut
+        stats = twin(Batch.pack([r.ids[:-1] for r in chosen])).router_stats
         assert stats is not None
-        total = total + balance * balancing_loss(stats) * len(part) / len(chosen)
+        total = total + balance * balancing_loss(stats)
     total.backward()
     # Advantages, old log-probabilities and 1/tokens are float32.
     for mine, p in zip(gradients, twin.parameters(), strict=True):

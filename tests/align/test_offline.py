@@ -344,8 +344,14 @@ def test_mismatched_replies_answer_other_prompts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"beta": 0.0}, {"heldout": 1.0}, {"loss": "robust", "flipped": 0.5}, {"loss": "kto", "pairs": 1},
-     {"loss": "kto", "likelihood": 1.0}]
+    "changes",
+    [
+        {"beta": 0.0},
+        {"heldout": 1.0},
+        {"loss": "robust", "flipped": 0.5},
+        {"loss": "kto", "pairs": 1},
+        {"loss": "kto", "likelihood": 1.0},
+    ],
 )
 def test_impossible_settings_are_refused(changes: dict) -> None:
     with pytest.raises(ConfigError):

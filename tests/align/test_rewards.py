@@ -111,7 +111,7 @@ def test_training_goes_on_without_the_samples_that_failed(tmp_path: Path, code: 
     settings = config(rewards=parts, algorithm="grpo", steps=3)
     with Rewards(parts, lambda _: None) as rewards, pytest.MonkeyPatch.context() as patch:
         original = grpo.update
-        patch.setattr(grpo, "update", lambda m, o, r, c: taught.append(r) or original(m, o, r, c))
+        patch.setattr(grpo, "update", lambda m, o, r, *c: taught.append(r) or original(m, o, r, *c))
         history = train_grpo(model("dense"), TOKENIZER, own_rows(), settings, context(tmp_path), rewards=rewards)
     assert taught and all(not math.isnan(r.reward) for step in taught for r in step)
     for point in history.curve:

@@ -112,6 +112,7 @@ def test_the_recipes_are_sound_and_whole(recipe: Path) -> None:
         "mixing": ["tasks", "corpus", "tokenizer", "mixing"], "languages": ["corpus", "tokenizer", "base"],
         "dpo": ["preferences", "preferred"], "reward": ["preferences", "reward"],
         "grpo": ["tasks", "aligned"], "ppo": ["tasks", "ppo"], "distill": ["tasks", "distilled"],
+        "sft": ["sft"],
     }  # fmt: skip
     assert stages == parts.get(recipe.stem, whole)
     assert read.name == recipe.stem

@@ -14,10 +14,13 @@ from test_executors import OTHERS
 from test_sampler import SETTINGS, logits_like, reference
 from tiny import byte_tokenizer, redrawn, tiny_model
 
-from qwill.base.errors import DataError
+from qwill.base.errors import ConfigError, DataError
 from qwill.engine.engine import Engine, EngineSettings
+from qwill.engine.engine_settings import NgramSpec
+from qwill.engine.generate import generate
 from qwill.engine.request import Request
 from qwill.engine.sampler import Sampling, sample, support
+from qwill.engine.support import Support, ranges_of
 from qwill.model.batch import Batch
 
 MODELS = {"moe": tiny_model("moe"), "hybrid": redrawn(OTHERS["qwen3_next"], seed=4)}
@@ -55,7 +58,7 @@ def test_the_support_is_what_the_definition_leaves(sampling, seed, vocab_size, m
 def test_a_greedy_support_is_the_token():
     logits = torch.tensor([[1.0, 3.0, 3.0, 2.0]])
     drawn = sample(logits, torch.zeros(1), Sampling(temperature=0))
-    assert support(logits, drawn.tokens_B, Sampling(temperature=0)) == [[(1, 2)]]
+    assert support(logits, drawn.tokens_B, Sampling(temperature=0))[0].tolist() == [[1, 2]]
 
 
 def served(engine, *requests):
@@ -117,7 +120,7 @@ def test_a_constraint_cuts_the_support():
     engine = Engine(model, tokenizer, EngineSettings(blocks=30, max_running=4))
     asked = Request("a", [1], stop_ids=frozenset(tokenizer.stop_ids), support=True,
                     constraint=Constraint("choice", '["ax", "bx"]'))  # fmt: skip
-    (tokens, scores), = served(engine, asked).values()
+    ((tokens, scores),) = served(engine, asked).values()
     a, b, x = (ord(c) for c in "abx")
     assert [ids(score.support) for score in scores[:2]] == [[a, b], [x]] and tokens[1] == x
     assert scores[1].sampled == pytest.approx(0, abs=1e-6) and scores[0].sampled > math.log(1e-9)
@@ -169,3 +172,63 @@ def test_experts_of_a_model_that_has_none_are_refused():
     engine = Engine(tiny_model("dense"), None, EngineSettings(blocks=4, max_running=2))
     with pytest.raises(DataError, match="this model has none"):
         engine.add(Request("a", [1], experts=True))
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_routing_is_that_of_a_whole_pass_for_every_token(data):
+    """Of prompt and reply, whether computed, found in the cache, forked, preempted or drafted."""
+    kind = data.draw(st.sampled_from(sorted(MODELS)))
+    model, size = MODELS[kind], data.draw(st.sampled_from([4, 16]))
+    blocks = 36 // size + data.draw(st.integers(0, 4))
+    speculate = data.draw(st.sampled_from([None, NgramSpec(3, 1, 2)]))
+    engine = Engine(model, None, EngineSettings(
+        blocks=blocks, block_size=size, max_running=4, token_budget=9, routing=True, speculate=speculate))  # fmt: skip
+    if data.draw(st.booleans()):
+        engine.grow(blocks + 3)
+    prompts = [[3 + i % 3 for i in range(data.draw(st.integers(1, 24)))] for _ in range(4)]
+    for i, prompt in enumerate(prompts):
+        n = data.draw(st.sampled_from([1, 2]))
+        engine.add(Request(str(i), prompt, Sampling(max_tokens=6), n=n, stream=i, whole=data.draw(st.booleans())))
+    replies, routings = {}, {}
+    while engine.has_work:
+        for event in engine.step():
+            replies.setdefault((event.request, event.sample), []).extend(event.token_ids)
+            if event.finish_reason:
+                routings[event.request, event.sample] = event.routing
+    near = 0
+    for (name, number), tokens in replies.items():
+        ids = [*prompts[int(name)], *tokens]
+        with torch.no_grad():
+            stats = model(Batch.rows(torch.tensor([ids[:-1]]))).router_stats
+        expected = torch.stack([layer.chosen_Nk for layer in stats], dim=1).numpy()
+        found = routings[name, number]
+        assert found.dtype == np.uint8 and found.shape == expected.shape
+        near += int((found != expected).any(axis=(1, 2)).sum())
+    assert near <= 1  # two experts of the same probability but for rounding
+
+
+def test_completions_have_support_and_routing_if_asked():
+    model, sampling = MODELS["moe"], Sampling(max_tokens=5, top_k=3)
+    ((plain,),) = generate(model, [[5, 6]], sampling)
+    ((asked,),) = generate(model, [[5, 6]], sampling, support=True, routing=True)
+    assert plain.support is None and plain.routing is None
+    assert asked.token_ids == plain.token_ids and asked.sampled_logprobs == plain.sampled_logprobs
+    assert asked.support.sizes_N.tolist() == [3] * 5 and asked.routing.shape == (6, 2, 2)
+    with pytest.raises(ConfigError, match=r"engine\.routing is on, but this model has no experts"):
+        generate(tiny_model("dense"), [[5, 6]], sampling, routing=True)
+
+
+@given(st.lists(st.sets(st.integers(0, 40), min_size=1), min_size=1, max_size=8), st.data())
+def test_supports_are_cut_and_joined_as_lists_are(sets, data):
+    rows = [sorted(s) for s in sets]
+    pairs = np.array([(i, x) for i, row in enumerate(rows) for x in row])
+    whole = Support.of(ranges_of(pairs[:, 0], pairs[:, 1], len(rows)))
+    assert np.stack(whole.pairs(), axis=1).tolist() == pairs.tolist()
+    assert whole.sizes_N.tolist() == [len(row) for row in rows]
+    cut = data.draw(st.integers(0, len(rows)))
+    assert whole[:cut].sizes_N.tolist() + whole[cut:].sizes_N.tolist() == whole.sizes_N.tolist()
+    again = Support.join([whole[:cut], whole[cut:]])
+    assert np.array_equal(again.ranges_R2, whole.ranges_R2) and np.array_equal(again.counts_N, whole.counts_N)
+    runs = [int((np.diff(row) > 1).sum()) + 1 for row in rows]
+    assert whole.counts_N.tolist() == runs, "neighbouring ids are one range"

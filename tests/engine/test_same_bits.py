@@ -35,16 +35,17 @@ def trained_logprobs(model, sequences: list[tuple[list[int], int]], temperature:
     n=st.integers(1, 3),
     temperature=st.sampled_from([0.3, 0.6, 1.0, 1.9]),
     limited=st.booleans(),
+    in_place=st.booleans(),
     seed=st.integers(0, 999),
 )
-def test_rollouts_and_trainer_agree_to_the_last_bit(name, sizes, n, temperature, limited, seed):
+def test_rollouts_and_trainer_agree_to_the_last_bit(name, sizes, n, temperature, limited, in_place, seed):
     model = MODELS[name]
     vocab = model.config.vocab_size
     draw = torch.Generator().manual_seed(seed)
     prompts = [torch.randint(0, vocab, (size,), generator=draw).tolist() for size in sizes]
     groups = generate(
         model, prompts, Sampling(max_tokens=12, temperature=temperature), n=n, slots=4, seed=seed, stop_ids=[3],
-        vocab_size=vocab - 5 if limited else None,
+        vocab_size=vocab - 5 if limited else None, in_place=in_place,
     )  # fmt: skip
     done = [(p, c) for p, group in zip(prompts, groups, strict=True) for c in group]
     sampled = torch.tensor([x for _, c in done for x in c.logprobs])

@@ -30,8 +30,10 @@ from qwill.model.lora_files import load_adapter
 from qwill.model.transformer import Transformer
 from qwill.text.chat import Rendered, training_examples
 from qwill.train import sft
+from qwill.train.best_fit import pack_best_fit
 from qwill.train.settings import SFTConfig
-from qwill.train.sft import heldout_loss, pack_examples, plan_steps, render_dialogues
+from qwill.train.sft import heldout_loss, pack_examples, plan_steps
+from qwill.train.sft_examples import Examples, read_examples
 
 TOKENIZER = byte_tokenizer()
 lengths_of_examples = st.lists(st.integers(1, 40), min_size=1, max_size=25)
@@ -146,15 +148,28 @@ def written(path: Path, *lines: str | dict[str, Any]) -> Path:
     return path
 
 
+def read(path: Path, **changes: Any) -> Examples:
+    """What is trained on; nothing is held out."""
+    return read_examples(path, TOKENIZER, replace(SFTConfig(heldout=0, max_tokens=500), **changes), 0)[0]
+
+
+def heard(examples: list[Rendered]) -> list[str]:
+    """What each example trains on."""
+    return [
+        TOKENIZER.decode([t for t, m in zip(e.ids, e.loss_mask, strict=True) if m], skip_special=False)
+        for e in examples
+    ]
+
+
 def test_only_what_the_assistant_says_is_trained(tmp_path: Path) -> None:
     said = ["4", "好的", "yes, it is"]
     rows = [talk("2+2?", "4", "你好", "好的"), talk("is it?", "yes, it is")]
-    found = render_dialogues(written(tmp_path / "d.jsonl", *rows), TOKENIZER, 500)
+    found = read(written(tmp_path / "d.jsonl", *rows))
     data = pack_examples(found.rendered, "")
     trained = [t for t, w in zip(data.targets_N.tolist(), data.weight_N.tolist(), strict=True) if w]
-    heard = TOKENIZER.decode(trained, skip_special=False)
+    text = TOKENIZER.decode(trained, skip_special=False)
     # Examples are packed longest first; an earlier reply is an example of its own, as its prompt was another.
-    assert sorted(heard.removesuffix("<|im_end|>").split("<|im_end|>")) == sorted(said)
+    assert sorted(text.removesuffix("<|im_end|>").split("<|im_end|>")) == sorted(said)
 
 
 def test_long_conversations_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -162,22 +177,101 @@ def test_long_conversations_are_left_out_and_counted(tmp_path: Path) -> None:
     (longest,) = training_examples(rows[0]["messages"], None, TOKENIZER)
     limit = len(longest.ids)
     path = written(tmp_path / "d.jsonl", *rows)
-    found = render_dialogues(path, TOKENIZER, limit)
+    found = read(path, max_tokens=limit)
     assert found.too_long == 1 and found.names == ["short", "3"]
     assert all(len(e.ids) <= limit for e in found.rendered)
-    with pytest.raises(DataError, match=r"d\.jsonl: no conversation fits into 5 tokens; raise sft\.max_tokens"):
-        render_dialogues(path, TOKENIZER, 5)
+    with pytest.raises(DataError, match=r"d\.jsonl: nothing fits into 5 tokens; raise sft\.max_tokens"):
+        read(path, max_tokens=5)
+    with pytest.raises(DataError, match=r"d\.jsonl: line 2, messages: 2\d\d tokens where sft\.max_tokens is"):
+        read(path, max_tokens=limit, too_long="refuse")
+
+
+def test_a_text_is_trained_whole_and_cut_without_a_loss_where_that_is_asked_for(tmp_path: Path) -> None:
+    text = "春眠不觉晓，处处闻啼鸟。"
+    path = written(tmp_path / "d.jsonl", {"text": text, "id": "poem"}, talk("a", "b" * 200))
+    ids = [*TOKENIZER.encode(text), TOKENIZER.special("<|im_end|>")]
+    found = read(path)
+    assert found.rendered[0].ids == ids and set(found.rendered[0].loss_mask) == {1}
+    cut = read(path, max_tokens=10, too_long="split")
+    assert (cut.cut, cut.too_long, set(cut.names)) == (1, 1, {"poem"})
+    assert all(1 < len(e.ids) <= 10 for e in cut.rendered)
+    predicted = [t for e in cut.rendered for t, m in zip(e.ids[1:], e.loss_mask[1:], strict=True) if m]
+    assert predicted == ids[1:]
+
+
+def test_each_of_trls_forms_trains_on_what_is_to_be_said(tmp_path: Path) -> None:
+    asked, said = [{"role": "user", "content": "a?"}], [{"role": "assistant", "content": "b"}]
+    before = [*asked, {"role": "assistant", "content": "old"}, *asked]
+    rows: list[dict[str, Any]] = [
+        {"text": "all of it"},
+        {"prompt": "a?", "completion": " b"},
+        {"prompt": before, "completion": said},
+        {"messages": [*before, *said]},
+        {"conversations": [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}]},
+        {"prompt": asked, "chosen": said, "rejected": [{"role": "assistant", "content": "c"}]},
+        {"prompt": "a?", "completion": "unwanted", "label": False},
+        {"prompt": "a?", "completion": "wanted", "label": True},
+    ]
+    found = read(written(tmp_path / "d.jsonl", *rows))
+    # An earlier reply is an example of its own: its prompt had a closed thinking block where the history has none.
+    expected = ["all of it", " b", "b", "old", "b", "b", "b", "wanted"]
+    assert heard(found.rendered) == [f"{text}<|im_end|>" for text in expected]
+    assert found.unwanted == 1
+
+
+def test_prompts_of_a_file_are_held_out_by_their_hash(tmp_path: Path) -> None:
+    rows = [talk(f"question {i}", answer) for i in range(60) for answer in ("a", "b")]
+    config = SFTConfig(heldout=0.3, max_tokens=500)
+    train, heldout = read_examples(written(tmp_path / "d.jsonl", *rows), TOKENIZER, config, 1)
+    assert len(train.rendered) + len(heldout.rendered) == 120 and 16 <= len(heldout.rendered) <= 56
+    prompts = [{TOKENIZER.decode(e.ids).split("assistant")[0] for e in side.rendered} for side in (train, heldout)]
+    assert not prompts[0] & prompts[1]
+    again = read_examples(written(tmp_path / "e.jsonl", *reversed(rows)), TOKENIZER, config, 1)[1]
+    assert sorted(map(str, again.rendered)) == sorted(map(str, heldout.rendered))
+
+
+def test_a_folder_of_files_says_what_is_held_out_by_its_names(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [talk("a", "one"), talk("b", "two") | {"tools": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet")
+    written(tmp_path / "more.jsonl", talk("c", "three"))
+    written(tmp_path / "test.jsonl", talk("d", "four"))
+    train, heldout = read_examples(tmp_path, TOKENIZER, SFTConfig(max_tokens=500), 0)
+    assert heard(train.rendered) == ["three<|im_end|>", "one<|im_end|>", "two<|im_end|>"]
+    assert heard(heldout.rendered) == ["four<|im_end|>"]
+    (tmp_path / "train.jsonl").write_text(json.dumps(talk("x", "only")))
+    train, heldout = read_examples(tmp_path, TOKENIZER, SFTConfig(max_tokens=500, heldout=0), 0)
+    assert heard(train.rendered) == ["only<|im_end|>"] and not heldout.rendered
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ({"message": []}, "has no field 'messages'"),
+        ({"message": []}, "expected the field messages, text, prompt with completion"),
         ({"messages": []}, "a list of at least one message"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "role 'robot'"),
         ({"messages": [{"role": "user", "content": "x"}]}, "nothing to train on"),
         (talk("x", " "), "nothing to train on"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "message 1 is the assistant's"),
+        ({"messages": ["x"]}, "messages: message 1 is str"),
+        ({"messages": "x"}, "messages: expected a list"),
+        ({"messages": talk("a", "b")["messages"], "tools": "{"}, "tools: text that is not JSON"),
+        ({"messages": talk("a", "b")["messages"], "tools": "f"}, "tools"),
+        ({"messages": talk("a", "b")["messages"], "tools": {"name": "f"}}, "tools: expected a list of functions"),
+        ({"text": 3}, "text: expected text, found int"),
+        ({"text": " "}, "text: expected text, found an empty one"),
+        ({"prompt": "a", "completion": ""}, "completion: the text is empty"),
+        ({"prompt": " ", "completion": "b"}, "prompt: the text is empty"),
+        ({"prompt": "a", "completion": [1]}, "prompt: expected a list"),
+        ({"prompt": talk("a")["messages"], "completion": "b"}, "completion: expected a list"),
+        ({"prompt": "a", "completion": 3}, "completion: expected text, found int"),
+        ({"completion": "b"}, "prompt: expected a list of at least one message, found nothing"),
+        ({"prompt": "a", "completion": "b", "label": 1}, "label: expected true or false"),
+        ({"prompt": talk("a")["messages"], "completion": talk("b")["messages"]}, "nothing to train on"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are the same"),
+        ({"prompt": "a", "completions": ["b"], "labels": [True]}, "has step labels"),
         ('{"messages": [', "not valid JSON"),
         ("[1]", "object"),
     ],
@@ -185,13 +279,28 @@ def test_long_conversations_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_a_bad_conversation_is_named_by_its_line(tmp_path: Path, line: str | dict[str, Any], words: str) -> None:
     path = written(tmp_path / "d.jsonl", talk("a", "b"), "", line, talk("c", "d"))
     with pytest.raises(DataError, match=words) as caught:
-        render_dialogues(path, TOKENIZER, 500)
+        read(path)
     assert f"{path}: line 3" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_file_without_conversations_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"d\.jsonl: holds no conversation"):
-        render_dialogues(written(tmp_path / "d.jsonl"), TOKENIZER, 500)
+def test_a_file_without_rows_says_so_and_one_of_which_nothing_is_left_too(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"d\.jsonl: holds no row"):
+        read(written(tmp_path / "d.jsonl"))
+    unwanted = {"prompt": "a", "completion": "b", "label": False}
+    with pytest.raises(DataError, match=r"d\.jsonl: nothing is left to train on \(.*1 are labelled false\)"):
+        read(written(tmp_path / "d.jsonl", unwanted))
+    with pytest.raises(DataError, match=r"1 examples are held out"):
+        read(written(tmp_path / "d.jsonl", talk("a", "b")), heldout=0.999999)
+
+
+def test_a_template_that_marks_nothing_is_refused_with_the_row(tmp_path: Path) -> None:
+    silent = byte_tokenizer("{% for m in messages %}{% generation %}{% endgeneration %}{{ m.content }}{% endfor %}")
+    path = written(tmp_path / "d.jsonl", {"messages": [*talk("a", "b")["messages"]]})
+    with pytest.raises(DataError, match=r"d\.jsonl: line 1, messages: the chat template marks 2 turns"):
+        read_examples(path, silent, SFTConfig(heldout=0), 0)
+    silent = byte_tokenizer("{% generation %}{% endgeneration %}{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(DataError, match=r"d\.jsonl: line 1, messages: not one token is trained on"):
+        read_examples(path, silent, SFTConfig(heldout=0), 0)
 
 
 # -- the stage
@@ -217,13 +326,16 @@ def test_the_stage_tells_what_it_did(tmp_path: Path, inputs: dict[str, Path]) ->
     ctx = context(tmp_path / "run", inputs)
     metrics = sft.run(CONFIG, ctx)
     report = read_json(ctx.out / "training.json")
-    found = render_dialogues(inputs["dialogues"] / "train.jsonl", TOKENIZER, 100)
-    plan = plan_steps([len(e.ids) for e in found.rendered], 4, 160, ctx.seed)
+    found, kept = read_examples(inputs["dialogues"], TOKENIZER, CONFIG, ctx.seed)
+    packing = pack_best_fit([len(e.ids) - 1 for e in found.rendered], 160, ctx.seed, steps=4)
+    plan = packing.steps
+    assert metrics["fill"] == report["fill"] == round(packing.fill, 4)
+    assert metrics["heldout"] == 3
     assert metrics["tokens"] == sum(len(found.rendered[i].ids) - 1 for step in plan for i in step)
     assert (metrics["examples"], metrics["too_long"]) == (9, 1) == (report["examples"], report["too_long"])
     trained = sum(len(e.ids) for e in found.rendered), sum(sum(e.loss_mask) for e in found.rendered)
     assert report["trained_tokens_share"] == pytest.approx(trained[1] / trained[0])
-    heldout = render_dialogues(inputs["dialogues"] / "heldout.jsonl", TOKENIZER, 100).rendered
+    heldout = kept.rendered
     assert report["heldout_loss"] == pytest.approx(heldout_loss(load_model(ctx.out), heldout, 160), rel=1e-6)
     assert report["heldout_loss"] < heldout_loss(load_model(inputs["base"]), heldout, 160)
     other = context(tmp_path / "other", inputs, seed=1)
@@ -239,7 +351,7 @@ def test_with_lora_only_an_adapter_is_trained_and_the_model_has_it_merged_in(
     for (name, before), after in zip(base.named_parameters(), tuned.parameters(), strict=True):
         trained = name.endswith(("qkv_proj.weight", "mlp.down"))
         assert torch.equal(before, after) != trained, name
-    heldout = render_dialogues(inputs["dialogues"] / "heldout.jsonl", TOKENIZER, 100).rendered
+    heldout = read_examples(inputs["dialogues"], TOKENIZER, LORA, 0)[1].rendered
     assert metrics["heldout_loss"] < heldout_loss(base, heldout, 160)
     adapter = load_adapter(base, ctx.out / "adapter")
     assert adapter.config == LoraConfig(rank=3, targets=("q_proj", "v_proj"), parameters=("experts.down_proj",))
@@ -252,9 +364,19 @@ def test_with_lora_only_an_adapter_is_trained_and_the_model_has_it_merged_in(
     assert all(".updates." in name for name in checkpoint)
 
 
+def test_epochs_and_a_file_of_ones_own(tmp_path: Path, inputs: dict[str, Path]) -> None:
+    own = {**inputs, "dialogues": inputs["dialogues"] / "train.jsonl"}
+    config = replace(CONFIG, epochs=2, heldout=0)
+    metrics = sft.run(config, context(tmp_path / "run", own))
+    found = read_examples(own["dialogues"], TOKENIZER, config, 0)[0]
+    assert metrics["tokens"] == 2 * sum(len(e.ids) - 1 for e in found.rendered)
+    assert "heldout_loss" not in metrics and metrics["heldout"] == 0
+
+
 def test_settings_that_came_later_leave_the_ids_of_older_recipes_alone() -> None:
     from qwill.evaluate.quantize_stage import QuantizeConfig
 
+    assert not {"lora", "epochs", "too_long", "heldout", "template"} & to_dict(SFTConfig()).keys()
     assert "lora" not in to_dict(SFTConfig()) and to_dict(LORA)["lora"]["rank"] == 3
     assert not {"bits", "group_size", "format"} & to_dict(QuantizeConfig()).keys()
     assert to_dict(QuantizeConfig(bits=4))["bits"] == 4

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from qwill.align.advantages import gae, token_rewards, whiten
 from qwill.align.policy_losses import clipped_value
 from qwill.align.policy_update import pack_rollouts
+from qwill.align.reward import leave_head
 from qwill.align.rollouts import Rollout, micro_batches
 from qwill.align.settings import PPOConfig
 from qwill.model.transformer import Transformer
 from qwill.train.optim import make_optimizers
+from qwill.train.replicas import ALONE, Replicas
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Critic:
         """From a model (a reward model's `score_D`, or none: every value begins at 0)."""
         score = torch.zeros(model.config.hidden_size) if score_D is None else score_D.clone()
         model.register_parameter("score", nn.Parameter(score.to(model.embed_tokens.weight.dtype)))
+        leave_head(model)
         return cls(model, make_optimizers(model, config.critic), config)
 
     def values_of(self, rollouts: list[Rollout]) -> Tensor:
@@ -42,12 +45,16 @@ class Critic:
         hidden_ND = self.model(packed.batch).hidden_ND[packed.index_N]
         return (hidden_ND @ self.model.get_parameter("score")).double()
 
+    @torch.no_grad()
+    def set_values(self, rollouts: list[Rollout]) -> None:
+        for part in micro_batches(rollouts, self.config.train_tokens):
+            for r, own_n in zip(part, self.values_of(part).split([r.tokens for r in part]), strict=True):
+                r.values = own_n.tolist()
+
     def set_advantages(self, rollouts: list[Rollout]) -> None:
-        """Values, returns and advantages of every token; of rollouts whose reward is known."""
-        with torch.no_grad():
-            for part in micro_batches(rollouts, self.config.train_tokens):
-                for r, own_n in zip(part, self.values_of(part).split([r.tokens for r in part]), strict=True):
-                    r.values = own_n.tolist()
+        """Returns and advantages of every token of a step's rollouts whose reward is known, from their values, which
+        are made where they are missing."""
+        self.set_values([r for r in rollouts if not r.values])
         known = [r for r in rollouts if not math.isnan(r.reward)]
         if not known:
             return
@@ -61,18 +68,20 @@ class Critic:
         for r, a, b in zip(known, whiten(advantage_N).split(lengths), return_N.split(lengths), strict=True):
             r.token_advantages, r.returns = a.tolist(), b.tolist()
 
-    def update(self, rollouts: list[Rollout]) -> dict[str, float]:
-        """One optimiser step on a mean over tokens; the loss, and the share of the returns' variance explained before
-        it."""
+    def update(self, rollouts: list[Rollout], replicas: Replicas = ALONE) -> dict[str, float]:
+        """One optimiser step on a mean over tokens, dealt over ranks; the loss, and the share of the returns' variance
+        explained before it."""
         tokens = sum(r.tokens for r in rollouts)
         total = 0.0
-        for part in micro_batches(rollouts, self.config.train_tokens):
+        for part in micro_batches(replicas.deal(rollouts, lambda r: len(r.ids)), self.config.train_tokens):
             old_N = torch.tensor([v for r in part for v in r.values], dtype=torch.float64)
             return_N = torch.tensor([v for r in part for v in r.returns], dtype=torch.float64)
             found = clipped_value(self.values_of(part), old_N, return_N, self.config.value_clip)
             loss = found.losses.sum() / tokens
             loss.backward()
             total += float(loss.detach())
+        total = replicas.sum({"loss": total})["loss"]
+        replicas.sum_gradients(self.model)
         clip = self.config.critic.clip
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip, foreach=True))
         for o in self.optimizers:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from qwill.align.distillation_losses import generalised_jsd
 from qwill.align.grpo import problems, prompt_ids
 from qwill.align.policy_update import pack_rollouts
-from qwill.align.rollouts import Rollout, draw_prompts, micro_batches
+from qwill.align.rollouts import Rollout, draw_prompts, micro_batches, of_all_ranks
 from qwill.align.settings import DistillConfig
 from qwill.base.errors import DataError
 from qwill.base.files import write_json
@@ -30,7 +30,9 @@ from qwill.engine.sampler import Sampling
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
+from qwill.train.adapter import begin_adapter, finish_adapter
 from qwill.train.loop import train
+from qwill.train.replicas import ALONE, Replicas, replicas_of
 from qwill.train.step import StepResult
 
 CHUNK = 256  # tokens whose logits over the vocabulary are held at once, of both models
@@ -59,28 +61,31 @@ class Distillation:
     rows: list[dict[str, Any]]
     config: DistillConfig
     seed: int
+    replicas: Replicas = ALONE
 
     def step_data(self, step: int) -> DistillStep:
         """The step's replies, by the weights as they are now."""
         config = self.config
         own = random.Random(f"{self.seed}/distill/{step}").random() < config.on_policy
         chosen = [self.rows[i] for i in draw_prompts(self.rows, step, config.prompts, self.seed)]
-        prompts = [prompt_ids(row["prompt"], self.tokenizer) for row in chosen]
+        places = self.replicas.places(len(chosen))
+        prompts = [prompt_ids(chosen[i]["prompt"], self.tokenizer) for i in places]
         groups = generate(
             self.student if own else self.teacher, prompts, Sampling(config.max_tokens, config.temperature),
-            n=config.samples, slots=len(prompts) * config.samples, stop_ids=self.tokenizer.stop_ids,
-            seed=self.seed * 1_000_003 + step, vocab_size=self.tokenizer.vocab_size,
+            n=config.samples, slots=max(1, len(prompts)) * config.samples, stop_ids=self.tokenizer.stop_ids,
+            seed=self.seed * 1_000_003 + step, streams=places, vocab_size=self.tokenizer.vocab_size, in_place=True,
         )  # fmt: skip
         made = [
-            Rollout([*prompt, *c.token_ids], len(prompt), c.logprobs, 0.0, row["language"])
-            for row, prompt, group in zip(chosen, prompts, groups, strict=True) for c in group
-        ]  # fmt: skip
-        return DistillStep(made, own, f"replies to {chosen[0]['id']} …")
+            [Rollout([*prompt, *c.token_ids], len(prompt), c.logprobs, 0.0, chosen[i]["language"]) for c in group]
+            for i, prompt, group in zip(places, prompts, groups, strict=True)
+        ]
+        every = [r for group in of_all_ranks(made, self.replicas) for r in group]
+        return DistillStep(every, own, f"replies to {chosen[0]['id']} …")
 
     def compute(self, step: DistillStep) -> StepResult:
-        """Adds the gradients of the mean divergence over the step's tokens."""
+        """Adds the gradients of this rank's share of the mean divergence over the step's tokens."""
         config, result, size = self.config, StepResult(0.0), self.tokenizer.vocab_size
-        for part in micro_batches(step.rollouts, config.train_tokens):
+        for part in micro_batches(self.replicas.deal(step.rollouts, lambda r: len(r.ids)), config.train_tokens):
             packed = pack_rollouts(part)
             with torch.no_grad():
                 known_ND = self.teacher(packed.batch).hidden_ND[packed.index_N]
@@ -91,6 +96,7 @@ class Distillation:
             ) / step.tokens  # fmt: skip
             total.backward()
             result.loss += float(total.detach())
+        result.loss = self.replicas.sum({"loss": result.loss})["loss"]
         result.more = {"own": float(step.own), "length": step.tokens / len(step.rollouts)}
         return result
 
@@ -131,17 +137,22 @@ def same_vocabulary(student: Tokenizer, teacher: Tokenizer, where: str) -> None:
 
 
 def run(config: DistillConfig, ctx: StageContext) -> dict[str, Any]:
+    replicas = replicas_of(config.mesh, "distill")
     student, teacher = load(ctx.inputs["sft"]), load(ctx.inputs["teacher"])
     same_vocabulary(student.tokenizer, teacher.tokenizer, str(ctx.inputs["teacher"]))
     rows = problems(ctx.inputs["tasks"], verified=False)
     if config.prompts > len(rows):
         raise DataError(f"distilled.prompts is {config.prompts}, but there are only {len(rows)} prompts; add some.")
-    work = Distillation(student.model, teacher.model, student.tokenizer, rows, config, ctx.seed)
+    work = Distillation(student.model, teacher.model, student.tokenizer, rows, config, ctx.seed, replicas)
+    adapter = begin_adapter(work.student, config.lora, ctx.seed)
     history = train(
         work.student, config.steps, work.step_data, config.optimizer, config.schedule, 0.0, ctx, "distill",
-        compute=work.compute,
+        compute=work.compute, replicas=replicas,
     )  # fmt: skip
+    if replicas.rank:
+        return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
+    finish_adapter(work.student, adapter, ctx.inputs["sft"], ctx)
     save_model(work.student, ctx.out, student.tokenizer, metadata={"recipe_id": ctx.recipe_id})
     share = max(1, len(history.curve) // 10)
     first, last = (sum(p["loss"] for p in part) / share for part in (history.curve[:share], history.curve[-share:]))

@@ -9,40 +9,43 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from qwill.align.critic import Critic
 from qwill.align.policy_update import logprobs_of, set_advantages, update
 from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards
-from qwill.align.rollouts import Rollout, draw_prompts
+from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks, sampling_of
+from qwill.align.rounded import rollout_weights
 from qwill.align.settings import GRPOConfig, PPOConfig
-from qwill.base.errors import DataError, TrainingError
+from qwill.align.update_numbers import nothing_learnt
+from qwill.base.errors import ConfigError, DataError, TrainingError
 from qwill.base.files import write_json
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
 from qwill.data.row_files import read_rows
 from qwill.engine.generate import Completion, generate
 from qwill.engine.language_model import load
-from qwill.engine.sampler import Sampling
 from qwill.evaluate.task_data import load_rows
 from qwill.evaluate.tasks import verify
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
+from qwill.model.twin import twin
 from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
-from qwill.train.checkpoint import load_checkpoint, save_checkpoint
+from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.checkpoint import Checkpoints
 from qwill.train.loop import History
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
+from qwill.train.replicas import ALONE, Replicas, replicas_of
 
-NOTHING_LEARNT = {
-    "gap": 0.0, "clipped": 0.0, "kl": 0.0, "entropy": 0.0, "ratio_most": 1.0, "ratio_least": 1.0, "gradient_norm": 0.0,
-}  # fmt: skip
+LARGE_GAP = 0.1  # nats; between executors of one precision it is rounding, some 1e-6
+GAPS = ("gap", "gap_mean", "gap_kl")
 
 
 def roll_out(
@@ -53,13 +56,16 @@ def roll_out(
     step: int,
     seed: int,
     rewards: Rewards | None = None,
+    streams: Sequence[int] | None = None,
 ) -> list[list[Rollout]]:
-    """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check."""
-    prompts = [prompt_ids(row["prompt"], tokenizer) for row in rows]
+    """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check.
+    `streams` are the rows' places in the step, where these are not all of its rows."""
+    prompts, sampling = [prompt_ids(row["prompt"], tokenizer) for row in rows], sampling_of(config)
     groups: list[list[Completion]] = generate(
-        model, prompts, Sampling(max_tokens=config.max_tokens, temperature=config.temperature), n=config.samples,
-        slots=len(prompts) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
-        vocab_size=tokenizer.vocab_size,
+        model, prompts, sampling, n=config.samples,
+        slots=max(1, len(prompts)) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
+        streams=streams, vocab_size=tokenizer.vocab_size, support=sampling.truncates,
+        routing=config.routing_replay == "rollout", in_place=True,
     )  # fmt: skip
     out = []
     for row, prompt, group in zip(rows, prompts, groups, strict=True):
@@ -69,7 +75,10 @@ def roll_out(
             # A reply that ran into the limit was never finished, whatever it says so far.
             parts = {"verifier": float(ended and verify(row, text))} if rewards is None else rewards(row, text, ended)
             reward = sum(parts.values()) if rewards is None else rewards.total(parts)
-            made.append(Rollout([*prompt, *c.token_ids], len(prompt), c.logprobs, reward, row["language"], parts=parts))
+            logprobs = c.sampled_logprobs if sampling.truncates else c.logprobs
+            ids = [*prompt, *c.token_ids]
+            made.append(Rollout(ids, len(prompt), logprobs, reward, row["language"], parts=parts))
+            made[-1].support, made[-1].routing = c.support, c.routing
         out.append(made)
     return out
 
@@ -80,19 +89,30 @@ def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list
 
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
+    replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
     start = load(ctx.inputs["sft"])
     model, tokenizer = start.model, start.tokenizer
     verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
     rows = problems(ctx.inputs["tasks"], verified)
+    if config.routing_replay == "rollout" and not model.config.num_experts:
+        raise ConfigError("grpo.routing_replay is rollout, but this model has no experts; leave it out.")
     if config.prompts > len(rows):
         raise DataError(f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks.")
-    reference = load(ctx.inputs["sft"]).model if config.kl else None
+    # With an adapter the start is the model without it, and the critic another adapter: weights are held once.
+    again = (lambda: twin(model)) if config.lora else (lambda: load(ctx.inputs["sft"]).model)
+    reference = again() if config.kl else None
+    judge = again() if isinstance(config, PPOConfig) else None
+    adapter = begin_adapter(model, config.lora, ctx.seed)
     with Rewards(config.rewards, ctx.display.say) if config.rewards else nullcontext() as rewards:
-        more: dict[str, Any] = {"reference": reference, "rewards": rewards}
-        if isinstance(config, PPOConfig):
-            more["critic"] = Critic.start(load(ctx.inputs["sft"]).model, config)
+        more: dict[str, Any] = {"reference": reference, "rewards": rewards, "replicas": replicas}
+        if isinstance(config, PPOConfig) and judge is not None:
+            begin_adapter(judge, config.lora, ctx.seed + 1)
+            more["critic"] = Critic.start(judge, config)
         history = train_grpo(model, tokenizer, rows, config, ctx, **more)
+    if replicas.rank:
+        return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
+    finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
     last = history.curve[-max(1, len(history.curve) // 10) :]
     return {
@@ -146,34 +166,44 @@ def train_grpo(
     reference: Transformer | None = None,
     rewards: Rewards | None = None,
     critic: Critic | None = None,
+    replicas: Replicas = ALONE,
 ) -> History:
-    """The whole run; resumes from ctx.work. `reference` is the starting model, where `kl` needs it.
+    """The whole run; resumes from ctx.work. `reference` is the starting model, where `kl` needs it. Of `replicas` each
+    rolls out its share of the prompts and computes its share of every update.
 
     Raises TrainingError when a gradient is not finite, naming the step.
     """
     optimizers = make_optimizers(model, config.optimizer)
-    kept: tuple[nn.Module, list[torch.optim.Optimizer]] = (model, optimizers)
+    kept = Checkpoints(ctx.work, model, optimizers, replicas)
     if critic is not None:
-        kept = nn.ModuleDict({"policy": model, "critic": critic.model}), [*optimizers, *critic.optimizers]
+        both = nn.ModuleDict({"policy": model, "critic": critic.model})
+        kept = Checkpoints(ctx.work, both, [*optimizers, *critic.optimizers], replicas)
     history, first = History(), 0
-    if (found := load_checkpoint(ctx.work, *kept)) is not None:
+    if (found := kept.load()) is not None:
         first, extra = found
         history = History(**extra)  # type: ignore[arg-type]
-    log = MetricsLog(ctx.metrics_path, resume_step=first)
-    saved_at = time.monotonic()
+    log = MetricsLog(ctx.metrics_path, resume_step=first) if replicas.rank == 0 else None
+    saved_at, warned = time.monotonic(), config.truncation > 0
+    weights = rollout_weights(model, config.rollout_dtype)
     with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
         for step in range(first, config.steps):
-            set_rates(kept[1], rate_factor(step, config.steps, config.schedule))
+            set_rates(kept.optimizers, rate_factor(step, config.steps, config.schedule))
             chosen = [rows[i] for i in draw_prompts(rows, step, config.prompts, ctx.seed)]
-            groups = roll_out(model, tokenizer, chosen, config, step, ctx.seed, *([rewards] if rewards else []))
-            every = [r for g in groups for r in g]
+            started, places = time.monotonic(), replicas.places(len(chosen))
+            own_rows = [chosen[i] for i in places]
+            groups = roll_out(weights(), tokenizer, own_rows, config, step, ctx.seed, rewards, places)
+            mine = [r for g in groups for r in g]
             if reference is not None:
-                for r, own in zip(every, logprobs_of(reference, every, config), strict=True):
+                for r, own in zip(mine, logprobs_of(reference, mine, config), strict=True):
                     r.reference = own
-            if config.importance_most:
-                for r, own in zip(every, logprobs_of(model, every, config), strict=True):
+            if config.truncation:
+                for r, own in zip(mine, logprobs_of(model, mine, config, replay=True), strict=True):
                     r.old = own
+            if critic is not None:
+                critic.set_values(mine)
+            groups = of_all_ranks(groups, replicas)
+            every = [r for g in groups for r in g]
             if critic is not None:
                 critic.set_advantages(every)
             else:
@@ -187,25 +217,34 @@ def train_grpo(
             if rewards is not None:
                 numbers["reward_failed"] = sum(math.isnan(r.reward) for r in every) / len(every)
             numbers["length"] = sum(len(r.logprobs) for r in every) / len(every)
-            learned = dict(NOTHING_LEARNT) | ({"kl_start": 0.0} if reference is not None else {})
+            learned = nothing_learnt(reference is not None)
             for number in range(config.updates if useful else 0):
-                now = update(model, optimizers, useful, config)
+                now = update(model, optimizers, useful, config, replicas)
                 # Only the first update sees the weights that made the rollouts; later ones differ on purpose.
-                learned = now | ({"gap": learned["gap"]} if number else {})
+                learned = now | ({name: learned[name] for name in GAPS} if number else {})
                 if critic is not None:
-                    learned |= critic.update(useful)
+                    learned |= critic.update(useful, replicas)
             if not math.isfinite(learned["gradient_norm"]):
                 raise TrainingError(
                     f"grpo: the gradient of step {step} is not finite (first prompt: {chosen[0]['id']}); stopped, "
                     f"and the last checkpoint, if one was made, is in {ctx.work}; lower the learning rates."
                 )
             history.curve.append({"step": step + 1, **numbers, **learned})
-            history.tokens += sum(len(r.logprobs) for r in every)
-            log.log(step + 1, **numbers, **learned)
+            if not warned and learned["gap"] > LARGE_GAP:
+                warned = True
+                ctx.display.say(
+                    f"grpo: step {step + 1}: the rollout's and the trainer's log-probabilities differ by up to "
+                    f"{learned['gap']:.2g} (mean {learned['gap_mean']:.2g}); importance_most: 2 corrects for it."
+                )
+            sampled = sum(len(r.logprobs) for r in every)
+            history.tokens += sampled
+            if log is not None:
+                speed = sampled / (time.monotonic() - started)
+                log.log(step + 1, **numbers, **learned, tokens_per_second=speed)
             bar.update(step + 1, reward=numbers["reward"], useful=numbers["useful"], gap=learned["gap"])
             if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < config.steps:
-                save_checkpoint(ctx.work, step + 1, *kept, vars(history))
+                kept.save(step + 1, vars(history))
                 saved_at = time.monotonic()
     if first < config.steps:
-        save_checkpoint(ctx.work, config.steps, *kept, vars(history))
+        kept.save(config.steps, vars(history))
     return history

@@ -3,7 +3,7 @@
 Reference log-probabilities are computed once, before training, and kept under a hash of what made them (the model's
 weights, the replies' ids), so that a resumed run reads them and a changed one does not.
 
-Not covered: a reference that follows the policy, and training on several ranks.
+Not covered: a reference that follows the policy.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from qwill.base.stage import StageContext
 from qwill.data.preferences import holds_pairs
 from qwill.engine.language_model import load
 from qwill.model.files import save_model
-from qwill.model.transformer import Transformer, balancing_loss
+from qwill.model.transformer import Transformer
 from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.balance import step_balance
 from qwill.train.loop import train
+from qwill.train.replicas import ALONE, Replicas, replicas_of
 from qwill.train.sft import plan_steps
 from qwill.train.step import StepResult
 
@@ -46,16 +48,19 @@ class Offline:
     units: Sequence[Unit]
     reference_U2: Tensor
     config: PreferenceConfig
+    replicas: Replicas = ALONE
 
     def compute(self, step: PreferenceStep) -> StepResult:
-        """Adds the gradients of the step's mean loss, in parts; numbers for the log."""
-        config, result = self.config, StepResult(0.0)
+        """Adds the gradients of this rank's share of the step's mean loss, in parts; numbers of the whole step."""
+        config, loss = self.config, 0.0
         point = self.reference_point(step.units) if config.loss == "kto" else 0.0
         chosen_tokens = sum(self.units[i].replies[0].tokens for i in step.units)
         length = lambda i: sum(r.length for r in self.trained(self.units[i]))  # noqa: E731
-        seen: dict[str, float] = {"kto_point": point} if config.loss == "kto" else {}
-        for part in parts_of(step.units, length, config.train_tokens):
-            packed = pack_replies([r for i in part for r in self.trained(self.units[i])])
+        seen: dict[str, float] = {}
+        parts = parts_of(self.replicas.deal(step.units, length), length, config.train_tokens)
+        batches = [pack_replies([r for i in part for r in self.trained(self.units[i])]) for part in parts]
+        balance = step_balance(self.model, [p.batch for p in batches], config.balance, self.replicas)
+        for part, packed in zip(parts, batches, strict=True):
 
             def loss_of(logp_N: Tensor, part: list[int] = part, packed: Packed = packed) -> Tensor:
                 own = self.losses(part, packed, logp_N, point, seen) / len(step.units)
@@ -64,14 +69,13 @@ class Offline:
                     own = own - config.own_likelihood * logp_N[first_N].sum() / chosen_tokens
                 return own
 
-            total, loss, stats = two_passes(self.model, packed, loss_of)
-            result.loss += loss
-            if config.balance and stats:
-                share = len(part) / len(step.units)
-                total = total + config.balance * share * balancing_loss(stats)
-            total.backward()
-        result.more = self.means(seen, len(step.units))
-        return result
+            total, own, stats = two_passes(self.model, packed, loss_of)
+            (total + balance.loss(stats, packed.batch)).backward()
+            loss += own
+        seen = self.replicas.sum(seen | {"loss": loss})
+        loss = seen.pop("loss")
+        kto = {"kto_point": point} if config.loss == "kto" else {}
+        return StepResult(loss, more=kto | self.means(seen, len(step.units)))
 
     @staticmethod
     def means(seen: dict[str, float], count: int) -> dict[str, float]:
@@ -79,7 +83,7 @@ class Offline:
         wanted = seen.pop("wanted", None)
         if wanted is None:
             return {name: value / count for name, value in seen.items()}
-        counts = {"reward_desirable": wanted, "reward_undesirable": count - wanted, "kto_point": 1}
+        counts = {"reward_desirable": wanted, "reward_undesirable": count - wanted}
         return {name: value / max(1, counts[name]) for name, value in seen.items()}
 
     def trained(self, unit: Unit) -> tuple[Any, ...]:
@@ -134,11 +138,13 @@ class Offline:
     def reference_point(self, chosen: list[int]) -> float:
         """KTO's: how much more likely the policy makes replies that answer other prompts, at least 0."""
         wrong = [self.units[i].replies[1] for i in chosen]
-        now_S = reply_logprobs(self.model, wrong, self.config.train_tokens)
+        now_S = reply_logprobs(self.model, wrong, self.config.train_tokens, self.replicas)
         return float(losses.kto_reference_point(now_S - self.reference_U2[torch.tensor(chosen), 1]))
 
 
-def reference_logprobs(model: Transformer, units: Sequence[Unit], most_tokens: int, kept: Path | None) -> Tensor:
+def reference_logprobs(
+    model: Transformer, units: Sequence[Unit], most_tokens: int, kept: Path | None, replicas: Replicas = ALONE
+) -> Tensor:
     """float64 [units, 2] of both replies under the model as it is now; from `kept` where that was made by the same
     weights and the same ids."""
     digest = hashlib.sha256()
@@ -147,10 +153,11 @@ def reference_logprobs(model: Transformer, units: Sequence[Unit], most_tokens: i
         digest.update(p.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
     digest.update(json.dumps([[[e.ids, e.loss_mask] for r in u.replies for e in r.examples] for u in units]).encode())
     file = None if kept is None else kept / f"reference-{digest.hexdigest()[:32]}.npy"
-    if file is not None and file.exists():
+    # All ranks do what rank 0 sees, which alone writes, once all have computed.
+    if file is not None and replicas.gather(file.exists())[0]:
         return torch.from_numpy(np.load(file))
-    found = reply_logprobs(model, [r for u in units for r in u.replies], most_tokens).view(-1, 2)
-    if file is not None:
+    found = reply_logprobs(model, [r for u in units for r in u.replies], most_tokens, replicas).view(-1, 2)
+    if file is not None and replicas.rank == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
         with new_file(file) as out:
             np.save(out, found.numpy())
@@ -158,6 +165,7 @@ def reference_logprobs(model: Transformer, units: Sequence[Unit], most_tokens: i
 
 
 def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
+    replicas = replicas_of(config.mesh, "dpo")
     start = load(ctx.inputs["sft"])
     tokenizer, model = start.tokenizer, start.model
     path = ctx.inputs["preferences"]
@@ -170,10 +178,10 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
     most = config.train_tokens
     reference_U2 = torch.zeros(len(units), 2, dtype=torch.float64)
     if config.loss not in REFERENCE_FREE:
-        reference_U2 = reference_logprobs(model, units, most, ctx.work)
-    before_U2 = reference_logprobs(model, pairs, most, ctx.work) if pairs else torch.zeros(0, 2)
+        reference_U2 = reference_logprobs(model, units, most, ctx.work, replicas)
+    before_U2 = reference_logprobs(model, pairs, most, ctx.work, replicas) if pairs else torch.zeros(0, 2)
     adapter = begin_adapter(model, config.lora, ctx.seed)
-    offline = Offline(model, units, reference_U2, config)
+    offline = Offline(model, units, reference_U2, config, replicas)
     plan = plan_steps([1] * len(units), config.steps, config.pairs, ctx.seed)
 
     def step_data(step: int) -> PreferenceStep:
@@ -181,13 +189,16 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
         return PreferenceStep(plan[step], f"preference {units[plan[step][0]].id} …", tokens)
 
     history = train(
-        model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "dpo", compute=offline.compute
-    )
+        model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "dpo", compute=offline.compute,
+        replicas=replicas,
+    )  # fmt: skip
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     scores = None
     if pairs:
-        after_U2 = reply_logprobs(model, [r for p in pairs for r in p.replies], most).view(-1, 2)
+        after_U2 = reply_logprobs(model, [r for p in pairs for r in p.replies], most, replicas).view(-1, 2)
         scores = pair_scores(pairs, after_U2, before_U2, config.loss in REFERENCE_FREE)
+    if replicas.rank:
+        return {}  # rank 0 writes the artifact
     report = history.thinned() | {"pairs": len(units), "heldout": len(pairs), "too_long": too_long}
     write_json(ctx.out / "training.json", report | {"scores": scores.told() if scores else None})
     save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})

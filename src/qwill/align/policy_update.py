@@ -8,20 +8,26 @@ Letters: N reply tokens of a micro-batch, S its replies.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from qwill.align.advantages import group_advantages, leave_one_out, reinforce_plus_plus, token_rewards
 from qwill.align.aggregation import sequence_of_token, sequence_sums, token_weights
-from qwill.align.kl import kl_term, kl_value
+from qwill.align.kl import kl_term
 from qwill.align.policy_losses import PolicyLoss, cispo, clipped, gspo, truncated_importance
 from qwill.align.replies import Packed, Reply, pack_replies, token_logprobs, two_passes
 from qwill.align.rollouts import Rollout, micro_batches
 from qwill.align.settings import GRPOConfig
-from qwill.model.transformer import Transformer, balancing_loss
+from qwill.align.update_numbers import UpdateNumbers
+from qwill.engine.support import Support
+from qwill.model.transformer import Transformer
 from qwill.text.chat import Rendered
+from qwill.train.balance import step_balance
+from qwill.train.replicas import ALONE, Replicas
 
 
 def set_advantages(groups: list[list[Rollout]], config: GRPOConfig) -> None:
@@ -75,18 +81,28 @@ def policy_loss(
     return PolicyLoss(found.losses[sequence_N] * share_N, found.clipped[sequence_N])
 
 
-def pack_rollouts(rollouts: list[Rollout]) -> Packed:
-    """The replies' tokens are what is predicted."""
+def pack_rollouts(rollouts: list[Rollout], replay: bool = False) -> Packed:
+    """The replies' tokens are what is predicted, each among its support; with `replay` all tokens go through the
+    experts of the rollout, where these were kept."""
     masks = ([0] * r.start + [1] * r.tokens for r in rollouts)
-    return pack_replies([Reply((Rendered(r.ids, mask),)) for r, mask in zip(rollouts, masks, strict=True)])
+    packed = pack_replies([Reply((Rendered(r.ids, mask),)) for r, mask in zip(rollouts, masks, strict=True)])
+    supports = [r.support for r in rollouts if r.support is not None]
+    routings = [r.routing for r in rollouts if replay and r.routing is not None]
+    if routings:
+        experts_NLk = torch.from_numpy(np.concatenate(routings))
+        packed = dataclasses.replace(packed, batch=dataclasses.replace(packed.batch, experts_NLk=experts_NLk))
+    return dataclasses.replace(packed, support=Support.join(supports)) if supports else packed
 
 
 @torch.no_grad()
-def logprobs_of(model: Transformer, rollouts: list[Rollout], config: GRPOConfig) -> list[list[float]]:
-    """What a model thinks of each reply token, at the rollout's temperature."""
+def logprobs_of(
+    model: Transformer, rollouts: list[Rollout], config: GRPOConfig, replay: bool = False
+) -> list[list[float]]:
+    """What a model thinks of each reply token, at the rollout's temperature, among its support and with `replay`
+    through its experts (which are of use to the rollout's own model alone)."""
     out: dict[int, list[float]] = {}
     for part in micro_batches(rollouts, config.train_tokens):
-        packed = pack_rollouts(part)
+        packed = pack_rollouts(part, replay)
         hidden_ND = model(packed.batch).hidden_ND[packed.index_N]
         own_N = token_logprobs(model, packed, hidden_ND, config.temperature)
         for r, own_n in zip(part, own_N.split([r.tokens for r in part]), strict=True):
@@ -95,17 +111,23 @@ def logprobs_of(model: Transformer, rollouts: list[Rollout], config: GRPOConfig)
 
 
 def update(
-    model: Transformer, optimizers: list[torch.optim.Optimizer], rollouts: list[Rollout], config: GRPOConfig
+    model: Transformer,
+    optimizers: list[torch.optim.Optimizer],
+    rollouts: list[Rollout],
+    config: GRPOConfig,
+    replicas: Replicas = ALONE,
 ) -> dict[str, float]:
-    """One optimiser step on rollouts with advantages; numbers for the log: the largest gap between the rollout's and
-    the trainer's log-probabilities, the share of clipped tokens, KL from the rollout's policy (k3) and to the start,
-    entropy's estimate −mean logp, the ratio's extremes, the gradient's norm."""
+    """One optimiser step on rollouts with advantages, dealt over ranks, which all know them; numbers for the log
+    (`UpdateNumbers`) and the gradient's norm. The balancing loss, where there is one, is of the whole step."""
     tokens = sum(r.tokens for r in rollouts)
     weights = token_weights([r.tokens for r in rollouts], config.aggregation, config.max_tokens)
     weight_of = {id(r): own_n for r, own_n in zip(rollouts, weights.split([r.tokens for r in rollouts]), strict=True)}
-    noted = {"gap": 0.0, "clipped": 0.0, "kl": 0.0, "entropy": 0.0, "ratio_most": 0.0, "ratio_least": math.inf}
-    for part in micro_batches(rollouts, config.train_tokens):
-        packed, lengths = pack_rollouts(part), [r.tokens for r in part]
+    noted = UpdateNumbers(tokens)
+    parts = micro_batches(replicas.deal(rollouts, lambda r: len(r.ids)), config.train_tokens)
+    batches = [pack_rollouts(part, replay=True) for part in parts]
+    balance = step_balance(model, [p.batch for p in batches], config.balance, replicas)
+    for part, packed in zip(parts, batches, strict=True):
+        lengths = [r.tokens for r in part]
         rollout_N = torch.tensor([p for r in part for p in r.logprobs], dtype=torch.float64)
         old_N = torch.tensor([p for r in part for p in r.old or r.logprobs], dtype=torch.float64)
         advantage_N = torch.tensor([a for r in part for a in r.advantages], dtype=torch.float64)
@@ -122,30 +144,21 @@ def update(
             lengths: list[int] = lengths,
         ) -> Tensor:
             found = policy_loss(config, logp_N, old_N, advantage_N, lengths)
-            loss_N, share = found.losses, len(old_N) / tokens
-            if config.importance_most:
-                loss_N = loss_N * truncated_importance(old_N, rollout_N, config.importance_most)
+            loss_N = found.losses
+            if config.truncation:
+                loss_N = loss_N * truncated_importance(old_N, rollout_N, config.truncation)
             if config.kl and config.kl_in == "loss":
                 loss_N = loss_N + config.kl * kl_term(logp_N, reference_N, old_N, config.kl_estimator)
-            own_N = logp_N.detach()
-            ratio_N = torch.exp(own_N - old_N)
-            noted["gap"] = max(noted["gap"], float((own_N - rollout_N).abs().max()))
-            noted["clipped"] += float(found.clipped.float().mean()) * share
-            noted["kl"] += float(kl_value(old_N, own_N).mean()) * share
-            noted["entropy"] += float(-old_N.mean()) * share
-            noted["ratio_most"] = max(noted["ratio_most"], float(ratio_N.max()))
-            noted["ratio_least"] = min(noted["ratio_least"], float(ratio_N.min()))
-            if len(reference_N):
-                noted["kl_start"] = noted.get("kl_start", 0.0) + float(kl_value(own_N, reference_N).mean()) * share
+            noted.add(logp_N.detach(), old_N, rollout_N, reference_N, found.clipped, advantage_N)
             return (loss_N * weight_N.to(loss_N.dtype)).sum()
 
-        total, _, stats = two_passes(model, packed, loss_of, config.temperature)
-        if config.balance and stats:
-            total = total + config.balance * balancing_loss(stats) * len(part) / len(rollouts)
-        total.backward()
+        total, _, stats = two_passes(model, packed, loss_of, config.temperature, noted.entropies)
+        (total + balance.loss(stats, packed.batch)).backward()
+    noted.hear(replicas)
+    replicas.sum_gradients(model)
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip, foreach=True))
     for o in optimizers:
         if math.isfinite(norm):
             o.step()
         o.zero_grad(set_to_none=True)
-    return {**noted, "gradient_norm": norm}
+    return {**noted.numbers(), "gradient_norm": norm}

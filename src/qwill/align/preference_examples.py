@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +10,8 @@ from typing import Generic, TypeVar
 
 from qwill.align.replies import Reply, render_reply
 from qwill.base.errors import DataError
-from qwill.data.preferences import Judged, Preference, Said, read_judged, read_preferences
+from qwill.data.held_out import held_out
+from qwill.data.preferences import Judged, Preference, read_judged, read_preferences
 from qwill.text.tokenizer import Tokenizer
 
 
@@ -65,13 +64,6 @@ class Examples(Generic[Unit]):
     train: list[Unit] = field(default_factory=list)
     heldout: list[Unit] = field(default_factory=list)
     too_long: int = 0
-
-
-def held_out(prompt: Said, share: float, seed: int) -> bool:
-    """Whether a prompt is held out; the same prompt always is, or is not, whatever stands around it."""
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, ensure_ascii=False)
-    digest = hashlib.blake2b(f"{seed}/{text}".encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
 
 
 def pairs_of(path: Path, tokenizer: Tokenizer, most: int, heldout: float, seed: int) -> Examples[Pair]:

@@ -12,13 +12,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from qwill.align.truncated import truncated_cross_entropy
 from qwill.base.errors import DataError
 from qwill.data.preferences import Said
+from qwill.engine.said import said_examples
+from qwill.engine.support import Support
 from qwill.model import ops
 from qwill.model.batch import Batch
 from qwill.model.transformer import RouterStats, Transformer
-from qwill.text.chat import Rendered, training_examples
+from qwill.text.chat import Rendered
 from qwill.text.tokenizer import Tokenizer
+from qwill.train.replicas import ALONE, Replicas
 
 Unit = TypeVar("Unit")
 
@@ -44,18 +48,13 @@ class Reply:
 def render_reply(
     prompt: Said, said: Said, tokenizer: Tokenizer, tools: Sequence[dict[str, Any]] = (), where: str = "reply"
 ) -> Reply:
-    """Prompt and reply as ids; trained are the turns of the assistant in `said`, each with its end token.
+    """Prompt and reply as ids, by the model's own chat template; trained are the turns of the assistant in `said`.
 
-    Plain text has no chat around it: the prompt's ids, the reply's ids and the end token; encoded apart, as they are at
-    inference. Raises DataError, beginning with `where`, for what can't be rendered.
+    Raises DataError, beginning with `where`, for what can't be rendered.
     """
-    if isinstance(prompt, str) or isinstance(said, str):
-        assert isinstance(prompt, str) and isinstance(said, str)
-        before, after = tokenizer.encode(prompt), [*tokenizer.encode(said), tokenizer.stop_ids[0]]
-        if not before:
-            raise DataError(f"{where}: the prompt is empty, so nothing predicts the reply's first token; give one.")
-        return Reply((Rendered([*before, *after], [0] * len(before) + [1] * len(after)),))
-    return Reply(tuple(training_examples([*prompt, *said], tools, tokenizer, where, after=len(prompt))))
+    if prompt == "":
+        raise DataError(f"{where}: the prompt is empty, so nothing predicts the reply's first token; give one.")
+    return Reply(tuple(said_examples(prompt, said, tokenizer, tools, where)))
 
 
 def as_messages(prompt: Said) -> list[dict[str, Any]]:
@@ -65,13 +64,15 @@ def as_messages(prompt: Said) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch of replies: hidden states at `index_N` predict `targets_N`, which belong to the replies `reply_N`."""
+    """A batch of replies: hidden states at `index_N` predict `targets_N`, which belong to the replies `reply_N`.
+    `support`: what each of the targets is predicted among; None: the whole vocabulary."""
 
     batch: Batch
     index_N: Tensor
     targets_N: Tensor
     reply_N: Tensor
     replies: int
+    support: Support | None = None
 
     def sums(self, logp_N: Tensor) -> Tensor:
         """Log-probability of each reply, [S]."""
@@ -96,46 +97,77 @@ def pack_replies(replies: Sequence[Reply], whole: bool = False) -> Packed:
     )  # fmt: skip
 
 
+def weighted_loss(
+    model: Transformer,
+    packed: Packed,
+    hidden_ND: Tensor,
+    weight_N: Tensor,
+    temperature: float,
+    entropy_N: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(Σ weight·loss, loss_N) of `packed.targets_N`, each among its support; see `ops.cross_entropy`."""
+    given = hidden_ND, model.head_weight_VD, packed.targets_N, weight_N
+    if packed.support is None:
+        return ops.cross_entropy(*given, temperature, entropy_N=entropy_N)
+    return truncated_cross_entropy(*given, packed.support, temperature, entropy_N=entropy_N)
+
+
 @torch.no_grad()
-def token_logprobs(model: Transformer, packed: Packed, hidden_ND: Tensor, temperature: float = 1.0) -> Tensor:
+def token_logprobs(
+    model: Transformer,
+    packed: Packed,
+    hidden_ND: Tensor,
+    temperature: float = 1.0,
+    entropy_N: Tensor | None = None,
+) -> Tensor:
     """[N], of `packed.targets_N`, from the hidden states that predict them; logits are never held whole."""
     nothing_N = torch.zeros(len(packed.targets_N), dtype=hidden_ND.dtype)
-    _, loss_N = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, nothing_N, temperature)
-    return -loss_N
+    return -weighted_loss(model, packed, hidden_ND, nothing_N, temperature, entropy_N)[1]
 
 
 def two_passes(
-    model: Transformer, packed: Packed, loss_of: Callable[[Tensor], Tensor], temperature: float = 1.0
+    model: Transformer,
+    packed: Packed,
+    loss_of: Callable[[Tensor], Tensor],
+    temperature: float = 1.0,
+    entropies: list[Tensor] | None = None,
 ) -> tuple[Tensor, float, list[RouterStats] | None]:
     """(what to call backward on, the loss, router statistics) of a loss that is a function of log-probabilities.
 
     `loss_of` gets the log-probabilities (float64 [N], on the CPU) of the trained tokens under
-    softmax(logits / temperature). Its derivative by each is that token's weight in a fused cross-entropy, so that
-    logits are never held whole: first the log-probabilities alone, then weighted ones. The value of what is returned
-    isn't the loss, its gradient is.
+    softmax(logits / temperature), over their support where there is one. Its derivative by each is that token's weight
+    in a fused cross-entropy, so that logits are never held whole: first the log-probabilities alone, then weighted
+    ones. The value of what is returned isn't the loss, its gradient is. To `entropies` those of the tokens'
+    distributions are added, [N] in nats.
     """
     output = model(packed.batch)
     hidden_ND = output.hidden_ND[packed.index_N]
-    own_N = token_logprobs(model, packed, hidden_ND, temperature)
+    entropy_N = None if entropies is None else hidden_ND.new_empty(len(hidden_ND))
+    own_N = token_logprobs(model, packed, hidden_ND, temperature, entropy_N)
+    if entropies is not None and entropy_N is not None:
+        entropies.append(entropy_N.cpu())
     # Sums over a reply keep their last bits in float64, which not every device has; these are a few thousand numbers.
     logp_N = own_N.cpu().double().requires_grad_()
     loss = loss_of(logp_N)
     loss.backward()
     weight_N = -logp_N.grad if logp_N.grad is not None else torch.zeros_like(logp_N)
     weight_N = weight_N.to(own_N)
-    total, _ = ops.cross_entropy(hidden_ND, model.head_weight_VD, packed.targets_N, weight_N, temperature)
+    total, _ = weighted_loss(model, packed, hidden_ND, weight_N, temperature)
     return total, float(loss.detach()), output.router_stats
 
 
 @torch.no_grad()
-def reply_logprobs(model: Transformer, replies: Sequence[Reply], most_tokens: int) -> Tensor:
-    """Log-probability of each reply, float64 [S], whatever is packed beside it."""
+def reply_logprobs(
+    model: Transformer, replies: Sequence[Reply], most_tokens: int, replicas: Replicas = ALONE
+) -> Tensor:
+    """Log-probability of each reply, float64 [S], whatever is packed beside it and whichever rank computes it."""
     out = torch.zeros(len(replies), dtype=torch.float64)
-    for part in parts_of(range(len(replies)), lambda i: _length(replies[i]), most_tokens):
+    length = lambda i: _length(replies[i])  # noqa: E731
+    for part in parts_of(replicas.deal(range(len(replies)), length), length, most_tokens):
         packed = pack_replies([replies[i] for i in part])
         hidden_ND = model(packed.batch).hidden_ND[packed.index_N]
         out[torch.tensor(part)] = packed.sums(token_logprobs(model, packed, hidden_ND).double())
-    return out
+    return replicas.all_sum(out)
 
 
 def _length(reply: Reply) -> int:

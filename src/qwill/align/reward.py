@@ -27,11 +27,14 @@ from qwill.base.resolve import resolve
 from qwill.base.stage import StageContext
 from qwill.data.preferences import Said
 from qwill.engine.language_model import load
+from qwill.model.batch import Batch
 from qwill.model.files import load_model, load_score, save_model
-from qwill.model.transformer import Transformer, balancing_loss
+from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.balance import step_balance
 from qwill.train.loop import train
+from qwill.train.replicas import ALONE, Replicas, replicas_of
 from qwill.train.sft import plan_steps
 from qwill.train.step import StepResult
 
@@ -61,22 +64,34 @@ def load_reward(ref: str | Path) -> RewardModel:
     return RewardModel(model, load_score(folder, model.config.hidden_size), Tokenizer.load(folder))
 
 
-def rewards_of(model: Transformer, score_D: Tensor, replies: Sequence[Reply]) -> tuple[Tensor, Any]:
-    """(rewards [S], router statistics) of replies packed together; of several examples the last one's."""
-    last = [Reply((r.examples[-1],)) for r in replies]
-    packed = pack_replies(last, whole=True)
-    output = model(packed.batch)
-    ends = packed.batch.cu_seqlens[1:].long() - 1
+def whole_replies(replies: Sequence[Reply]) -> Batch:
+    """Replies packed together with their last tokens; of several examples the last one."""
+    return pack_replies([Reply((r.examples[-1],)) for r in replies], whole=True).batch
+
+
+def rewards_of(model: Transformer, score_D: Tensor, batch: Batch) -> tuple[Tensor, Any]:
+    """(rewards [S], router statistics) of packed replies."""
+    output = model(batch)
+    ends = batch.cu_seqlens[1:].long() - 1
     return output.hidden_ND[ends].to(score_D.dtype) @ score_D, output.router_stats
 
 
-def score_replies(model: Transformer, score_D: Tensor, replies: Sequence[Reply], most_tokens: int) -> Tensor:
-    """float64 [S], whatever is packed together."""
+def score_replies(
+    model: Transformer, score_D: Tensor, replies: Sequence[Reply], most_tokens: int, replicas: Replicas = ALONE
+) -> Tensor:
+    """float64 [S], whatever is packed together and whichever rank computes it."""
     out = torch.zeros(len(replies), dtype=torch.float64)
-    for part in parts_of(range(len(replies)), lambda i: len(replies[i].examples[-1].ids), most_tokens):
-        rewards, _ = rewards_of(model, score_D, [replies[i] for i in part])
+    length = lambda i: len(replies[i].examples[-1].ids)  # noqa: E731
+    for part in parts_of(replicas.deal(range(len(replies)), length), length, most_tokens):
+        rewards, _ = rewards_of(model, score_D, whole_replies([replies[i] for i in part]))
         out[torch.tensor(part)] = rewards.double()
-    return out
+    return replicas.all_sum(out)
+
+
+def leave_head(model: Transformer) -> None:
+    """Don't train a head of its own, which nothing is computed from: a score stands in its place."""
+    if model.lm_head is not None:
+        model.lm_head.requires_grad_(False)
 
 
 @dataclass
@@ -86,38 +101,43 @@ class RewardTraining:
     model: Transformer
     pairs: Sequence[Pair]
     config: RewardConfig
+    replicas: Replicas = ALONE
 
     def compute(self, step: PreferenceStep) -> StepResult:
-        """Adds the gradients of the mean loss of the step's pairs."""
-        config, result, count = self.config, StepResult(0.0), len(step.units)
+        """Adds the gradients of this rank's share of the step's mean loss; numbers of the whole step."""
+        config, count = self.config, len(step.units)
         score_D = self.model.get_parameter("score")
-        right = margin = centre = 0.0
+        loss = right = margin = centre = 0.0
         length = lambda i: sum(r.length for r in self.pairs[i].replies)  # noqa: E731
-        for part in parts_of(step.units, length, config.train_tokens):
+        parts = parts_of(self.replicas.deal(step.units, length), length, config.train_tokens)
+        batches = [whole_replies([r for i in part for r in self.pairs[i].replies]) for part in parts]
+        balance = step_balance(self.model, batches, config.balance, self.replicas)
+        for part, batch in zip(parts, batches, strict=True):
             pairs = [self.pairs[i] for i in part]
-            reward_S, stats = rewards_of(self.model, score_D, [r for p in pairs for r in p.replies])
+            reward_S, stats = rewards_of(self.model, score_D, batch)
             chosen_P, rejected_P = reward_S[0::2], reward_S[1::2]
             margin_P = torch.tensor([p.margin if config.margins else 0.0 for p in pairs], dtype=reward_S.dtype)
             total = bradley_terry(chosen_P, rejected_P, margin_P, config.centring).sum() / count
-            result.loss += float(total.detach())
+            loss += float(total.detach())
             right += float((chosen_P > rejected_P).sum())
             margin += float((chosen_P - rejected_P).detach().sum())
             centre += float((chosen_P + rejected_P).detach().sum())
-            if config.balance and stats:
-                total = total + config.balance * len(part) / count * balancing_loss(stats)
-            total.backward()
-        result.more = {"accuracy": right / count, "margin": margin / count, "centre": centre / (2 * count)}
-        return result
+            (total + balance.loss(stats, batch)).backward()
+        sums = {"loss": loss, "accuracy": right / count, "margin": margin / count, "centre": centre / (2 * count)}
+        more = self.replicas.sum(sums)
+        return StepResult(more.pop("loss"), more=more)
 
 
 def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
+    replicas = replicas_of(config.mesh, "reward")
     start = load(ctx.inputs["sft"])
     model, tokenizer = start.model, start.tokenizer
     examples = pairs_of(ctx.inputs["preferences"], tokenizer, config.max_tokens, config.heldout, ctx.seed)
     adapter = begin_adapter(model, config.lora, ctx.seed)
     # Zero: every reply begins with the reward 0, and the first steps move the score, not the model.
     model.register_parameter("score", nn.Parameter(torch.zeros(model.config.hidden_size)))
-    training = RewardTraining(model, examples.train, config)
+    leave_head(model)
+    training = RewardTraining(model, examples.train, config, replicas)
     plan = plan_steps([1] * len(examples.train), config.steps, config.pairs, ctx.seed)
 
     def step_data(step: int) -> PreferenceStep:
@@ -127,15 +147,19 @@ def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
         )
 
     history = train(
-        model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "reward", compute=training.compute
-    )
+        model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "reward", compute=training.compute,
+        replicas=replicas,
+    )  # fmt: skip
     score_D = model.get_parameter("score").detach()
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     heldout, scores = examples.heldout, None
     if heldout:
         with torch.no_grad():
             replies = [r for p in heldout for r in p.replies]
-            scores = reward_scores(heldout, score_replies(model, score_D, replies, config.train_tokens).view(-1, 2))
+            found = score_replies(model, score_D, replies, config.train_tokens, replicas)
+            scores = reward_scores(heldout, found.view(-1, 2))
+    if replicas.rank:
+        return {}  # rank 0 writes the artifact
     told = scores.told() if scores else {}
     report = {"pairs": len(examples.train), "heldout": len(heldout), "too_long": examples.too_long, "scores": told}
     write_json(ctx.out / "training.json", history.thinned() | report)

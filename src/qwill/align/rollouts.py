@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwill.align.replies import parts_of
+from qwill.align.settings import GRPOConfig
+from qwill.engine.sampling import Sampling
+from qwill.engine.support import Support
+from qwill.train.replicas import Replicas
+
+if TYPE_CHECKING:
+    from qwill.engine.routing import Routing
 
 
 @dataclass
@@ -16,7 +23,9 @@ class Rollout:
     Where the tokens of a reply have advantages of their own, `token_advantages` holds them. `reference` is what the
     starting model thought of each token, where there is a KL to it; `old` what the trainer did before its first update,
     where that isn't taken from the sampler. `parts` are the rewards that `reward` is the sum of;
-    NaN is one that failed. `values` and `returns` are a critic's, token by token.
+    NaN is one that failed. `values` and `returns` are a critic's, token by token. `support` is what each token of the
+    reply was drawn among, where sampling was truncated; then `logprobs` are over it. `routing` [tokens − 1, sparse
+    layers, k] are the experts that every token but the last went through, where they are replayed.
     """
 
     ids: list[int]
@@ -31,6 +40,17 @@ class Rollout:
     parts: dict[str, float] = field(default_factory=dict)
     values: list[float] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
+    support: Support | None = None
+    routing: Routing | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What other ranks are told of it."""
+        support = None if self.support is None else [self.support.ranges_R2, self.support.counts_N]
+        return vars(self) | {"support": support}
+
+    @classmethod
+    def heard(cls, told: dict[str, Any]) -> Rollout:
+        return cls(**told | {"support": None if told["support"] is None else Support(*told["support"])})
 
     @property
     def tokens(self) -> int:
@@ -40,6 +60,11 @@ class Rollout:
     def advantages(self) -> list[float]:
         """One for each token of the reply."""
         return self.token_advantages or [self.advantage] * self.tokens
+
+
+def sampling_of(config: GRPOConfig) -> Sampling:
+    """How rollouts are drawn."""
+    return Sampling(config.max_tokens, config.temperature, config.top_k, config.top_p, config.min_p)
 
 
 def draw_prompts(rows: list[dict[str, Any]], step: int, count: int, seed: int) -> list[int]:
@@ -60,4 +85,12 @@ def draw_prompts(rows: list[dict[str, Any]], step: int, count: int, seed: int) -
 
 def micro_batches(rollouts: list[Rollout], limit: int) -> list[list[Rollout]]:
     """Rollouts of like length together, at most `limit` tokens a part, where one alone isn't longer."""
-    return parts_of(rollouts, lambda r: len(r.ids), limit) or [[]]
+    return parts_of(rollouts, lambda r: len(r.ids), limit)
+
+
+def of_all_ranks(groups: list[list[Rollout]], replicas: Replicas) -> list[list[Rollout]]:
+    """Every rank's groups, which it made of its `places`, in the order of the step's prompts."""
+    if replicas.count == 1:
+        return groups
+    told = replicas.in_order([[r.told() for r in group] for group in groups])
+    return [[Rollout.heard(r) for r in group] for group in told]

@@ -9,7 +9,7 @@ from typing import Literal
 from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
 from qwill.model.lora_config import LoraConfig
-from qwill.train.settings import OptimizerConfig, ScheduleConfig, need_positive
+from qwill.train.settings import MeshConfig, OptimizerConfig, ScheduleConfig, need_positive
 
 
 def _gentle() -> OptimizerConfig:
@@ -50,8 +50,15 @@ class GRPOConfig:
     fixed length), `cispo`, `gspo`, `rloo`, `reinforce_plus_plus`; docs/en/alignment.md has their equations. clip_low
     and clip_high bound a token's ratio, with rloo a reply's; sequence_low and sequence_high GSPO's; ratio_most CISPO's.
     kl: weight of the KL to the starting model, as a term of the loss or in the reward. importance_most: the truncation
-    of importance sampling between rollout and trainer; 0 leaves it out, as their probabilities are the same here.
-    rewards: a weighted sum; without any the problems' own check.
+    of importance sampling between rollout and trainer; 0 leaves it out where their probabilities are the same, and is 2
+    where rollouts have another precision. rewards: a weighted sum; without any the problems' own check.
+
+    top_p, top_k, min_p truncate what is sampled (off by default); training is then over the same support.
+    routing_replay: with `rollout` training sends every token through the experts that it went through in the rollout.
+    rollout_dtype: what the weights are rounded to for rollouts; `same`: not at all, and nothing is copied.
+
+    lora: only an adapter is trained (PPO's critic has one of its own), by AdamW at `learning_rate`; the start is the
+    model without it, so that weights are held once.
 
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
     left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
@@ -80,6 +87,13 @@ class GRPOConfig:
     kl_estimator: Literal["k1", "k2", "k3"] = field(default="k3", metadata=LATER)
     importance_most: float = field(default=0.0, metadata=LATER)
     rewards: tuple[RewardPart, ...] = field(default=(), metadata=LATER)
+    top_p: float = field(default=1.0, metadata=LATER)
+    top_k: int = field(default=0, metadata=LATER)
+    min_p: float = field(default=0.0, metadata=LATER)
+    routing_replay: Literal["none", "rollout"] = field(default="none", metadata=LATER)
+    rollout_dtype: Literal["same", "bfloat16", "int8"] = field(default="same", metadata=LATER)
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
+    lora: LoraConfig | None = field(default=None, metadata=LATER)
 
     def outside(self) -> dict[str, str]:
         """The hashes of the files that rewards name."""
@@ -101,11 +115,22 @@ class GRPOConfig:
         for name in ("clip_low", "clip_high", "sequence_low", "sequence_high", "kl", "importance_most"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; expected above 0 and at most 1 (off).")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k is {self.top_k}; expected 0 (off) or more.")
+        if not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p is {self.min_p}; expected 0 (off) to 1.")
         if self.kl_in == "reward" and self.kl_estimator != "k1":
             raise ConfigError(
                 f"kl_estimator is {self.kl_estimator}; in the reward only k1 has the right gradient: set it to k1, or "
                 "kl_in to loss."
             )
+
+    @property
+    def truncation(self) -> float:
+        """The bound of importance weights between rollout and trainer, 0: none are made."""
+        return self.importance_most or (0.0 if self.rollout_dtype == "same" else 2.0)
 
     @property
     def aggregation(self) -> Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]:
@@ -152,7 +177,8 @@ class DistillConfig:
 
     on_policy: the share of steps whose replies are the student's own; in the others they are the teacher's. beta: 0 is
     the forward KL(teacher ‖ student), 1 the reverse, between them the generalised JSD (GKD, arXiv 2306.13649).
-    temperature: of sampling; divergence_temperature: of both distributions in the loss.
+    temperature: of sampling; divergence_temperature: of both distributions in the loss. lora: only an adapter of the
+    student is trained.
     """
 
     steps: int = 100
@@ -166,6 +192,8 @@ class DistillConfig:
     train_tokens: int = 8192
     optimizer: OptimizerConfig = field(default_factory=_gentle)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
+    lora: LoraConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(
@@ -201,6 +229,7 @@ class PairTraining:
     optimizer: OptimizerConfig = field(default_factory=_preferring)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.1, decay=0.9))
     lora: LoraConfig | None = None
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(self, "steps", "pairs", "max_tokens", "train_tokens")

@@ -163,10 +163,11 @@ def need_manifest(folder: Path) -> Manifest:
 
 def from_elsewhere(path: Path) -> str | None:
     """What an input without a manifest is: a `model` (a folder, a GGUF file, a package with one), or `data`, a file of
-    rows."""
+    rows or a folder of such files."""
     if (path / "config.json").is_file() or (path.is_file() and path.suffix in MODELS):
         return "model"
-    return "data" if path.is_file() and path.suffix in ROWS else None
+    rows = path.is_file() and path.suffix in ROWS
+    return "data" if rows or (path.is_dir() and any(p.suffix in ROWS for p in path.iterdir())) else None
 
 
 def identify(folder: Path) -> Manifest:

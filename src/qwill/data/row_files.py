@@ -46,6 +46,17 @@ def rows_file(path: Path, preferred: str) -> Path:
     raise DataError(f"{path}: expected {preferred} or one .jsonl or .parquet file, found {names}; name the file.")
 
 
+def row_files(path: Path) -> list[Path]:
+    """The files of rows that a path means: itself, or all of a folder's `.jsonl` and `.parquet`, in the order of their
+    names. Raises DataError for a folder without any."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".parquet") and not p.name.startswith("."))
+    if not found:
+        raise DataError(f"{path}: holds no .jsonl or .parquet file; name the file or folder with your rows.")
+    return found
+
+
 def without_nulls(value: Any) -> Any:
     """Parquet gives every message of a column all fields that any has; those that a message didn't have go again."""
     if isinstance(value, dict):

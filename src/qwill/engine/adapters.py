@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from qwill.base.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from qwill.engine.blocks import BlockPool
     from qwill.engine.executor import Executor
+    from qwill.model.lora import Adapter
     from qwill.model.transformer import Transformer
 
 
@@ -48,13 +50,17 @@ class Adapters:
         folder that holds no adapter of this model."""
         from qwill.model.lora_files import load_adapter
 
+        self.put(name, lambda: load_adapter(self._model, folder))
+
+    def put(self, name: str, make: Callable[[], Adapter]) -> None:
+        """As `load`, of an adapter that `make` gives once there is a place for it."""
         if not name:
             raise DataError("an adapter's name is empty: give it one")
         if name in self._known:
             raise DataError(f"there is an adapter {name!r} already: unload it first, or choose another name")
         if not self._numbers:
             raise DataError(f"{self._most} adapters are loaded, as many as the engine holds: unload one first")
-        self._executor.put_adapter(self._numbers[-1], load_adapter(self._model, folder))
+        self._executor.put_adapter(self._numbers[-1], make())
         self._generation += 1
         self._known[name] = Loaded(name, self._numbers.pop(), f"{self._generation} {name}")
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwill.base.errors import DataError, ModelError
+from qwill.base.errors import ConfigError, DataError, ModelError
 from qwill.engine.adapters import Adapters
 from qwill.engine.blocks import BlockPool
 from qwill.engine.checks import check_request
@@ -26,6 +26,7 @@ from qwill.engine.executors import executors_of
 from qwill.engine.passes import score_prompts, scores, step_of, tops
 from qwill.engine.replies import Reply, Running
 from qwill.engine.request import EngineStats, Event, FinishReason, Request, TokenLogprob
+from qwill.engine.routing import RoutingStore
 from qwill.engine.sampler import Sampled
 from qwill.engine.scheduler import Piece, Scheduler, Sequence
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
     from pathlib import Path
 
+    from qwill.model.lora import Adapter
     from qwill.model.transformer import Transformer
     from qwill.text.tokenizer import Tokenizer
 
@@ -55,7 +57,7 @@ class Engine:
     ) -> None:
         """Without a tokenizer there are no texts, stop texts and constraints. Ids from `vocab_size` on (the
         tokenizer's unless given) are never chosen. `draft`: the model of `DraftSpec` with its tokenizer. Raises
-        ConfigError for speculation that this model can't have."""
+        ConfigError for speculation or routing that this model can't have."""
         self.model, self.tokenizer, self.settings = model, tokenizer, settings or EngineSettings()
         s, c = self.settings, model.config
         if vocab_size is None and tokenizer is not None:
@@ -71,6 +73,9 @@ class Engine:
         self.executor, blocks = self._executors[0], self._executors[0].blocks
         self._speculation = Speculation(s, models, self._executors, self.vocab_size)
         self.pool = BlockPool(blocks, s.block_size, snapshots, s.max_running)
+        if s.routing and not c.num_experts:
+            raise ConfigError("engine.routing is on, but this model has no experts: leave it out")
+        self._routing = RoutingStore(c, blocks, s.block_size) if s.routing else None
         # Recurrent states without a snapshot can't be shared, and then neither can what belongs to them.
         share = s.share_prefixes and (snapshots > 0 or not recurrent)
         self.scheduler = Scheduler(self.pool, s.max_running, s.token_budget, share)
@@ -139,6 +144,10 @@ class Engine:
         """Have the PEFT adapter in a folder for requests that name it. Raises `DataError` for a name that is taken and
         when there are too many, ModelError or CheckpointError for a folder that holds no adapter of this model."""
         self._adapters.load(name, folder)
+
+    def put_adapter(self, name: str, adapter: Adapter) -> None:
+        """The same of one in memory, as it is now."""
+        self._adapters.put(name, lambda: adapter)
 
     def unload_adapter(self, name: str) -> None:
         """No new request can have it; those that have it are finished with it. Raises `DataError` for an unknown
@@ -214,6 +223,8 @@ class Engine:
         """Have so many blocks, more than now; what is cached stays."""
         for executor in self._executors:
             executor.grow(blocks)
+        if self._routing is not None:
+            self._routing.grow(blocks)
         self.pool.grow(blocks)
 
     @torch.inference_mode()
@@ -276,8 +287,10 @@ class Engine:
             p.sequence: 0 for p in pieces if not p.sequence.reuse and scores(p, self._requests[p.sequence.request])
         }
         step, rows = step_of(pieces, scored, self._embedded, self.model.config.has_linear, self._tables)
-        step.experts = any(running.request.experts for running in self._requests.values())
+        step.experts = self._routing is not None or any(r.request.experts for r in self._requests.values())
         logits = self.executor.run(step)
+        if self._routing is not None and self.executor.experts_LNk is not None:
+            self._routing.write(step, self.executor.experts_LNk)
         self._speculation.follow(pieces, step, self._tables)
         self._copy_states([(source, slot) for slot, source in self.scheduler.snapshots(pieces).items()])
         return logits, rows, step.rows
@@ -313,8 +326,9 @@ class Engine:
             pairs = self.scheduler.fork(sequence, other)
             blocks += pairs[0]
             states += pairs[1]
-        for executor in self._executors if blocks else ():
-            executor.copy_blocks(*map(list, zip(*blocks, strict=True)))
+        for holder in (*self._executors, self._routing) if blocks else ():
+            if holder is not None:
+                holder.copy_blocks(*map(list, zip(*blocks, strict=True)))
         self._copy_states(states)
         return running.replies
 
@@ -370,8 +384,10 @@ class Engine:
 
     def _finish(self, reply: Reply, events: list[Event]) -> None:
         """A reply has ended by itself."""
-        running = reply.running
-        self.scheduler.finish(reply.sequence)
+        running, sequence = reply.running, reply.sequence
+        if self._routing is not None:
+            reply.routing = self._routing.read(sequence.blocks, len(sequence.tokens) - 1)
+        self.scheduler.finish(sequence)
         if not running.chooses:
             events.append(reply.event(reply.sequence.sample))
         running.left -= 1

@@ -59,7 +59,9 @@ class EngineSettings:
     """`blocks` of the cache, or as many as fit into `memory` bytes; at most `max_running` samples at a time and
     `token_budget` tokens a pass. `kv_dtype` (float32, bfloat16, float16, int8) is the model's type unless given, and
     float16 beside quantised weights in native code. `snapshots`: recurrent states kept for sharing, in models that have
-    them. `adapters`: most at a time. `speculate`: who drafts tokens that passes check."""
+    them. `adapters`: most at a time. `speculate`: who drafts tokens that passes check. `routing`: keep the
+    experts that every token went through, of a model that has some, and tell them with a sample's last event.
+    `in_place`: native code reads floats where they lie in the model, instead of a copy that is laid out for it."""
 
     blocks: int | None = None
     memory: int = 1 << 30
@@ -71,6 +73,8 @@ class EngineSettings:
     share_prefixes: bool = True
     adapters: int = 64
     speculate: NgramSpec | DraftSpec | MtpSpec | None = None
+    routing: bool = False
+    in_place: bool = False
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_running", "token_budget", "adapters"):

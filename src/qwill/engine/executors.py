@@ -29,10 +29,10 @@ def executors_of(models: Sequence[Transformer], settings: EngineSettings, states
         more = main.config.hidden_size * main.embed_tokens.weight.dtype.itemsize
     blocks = settings.blocks or blocks_in(settings, held, more)
     slots = [states + settings.max_running * i if model.config.has_linear else 0 for i, model in enumerate(models)]
-    made: list[Executor] = [
-        kind(model, blocks, settings.block_size, count, dtype)
-        for model, count, (kind, _) in zip(models, slots, kinds, strict=True)
-    ]
+    made: list[Executor] = []
+    for model, count, (kind, _) in zip(models, slots, kinds, strict=True):
+        given = model, blocks, settings.block_size, count, dtype
+        made.append(kind(*given, settings.in_place) if kind is native.NativeExecutor else kind(*given))
     return [*made, HeadExecutor(main, blocks, settings.block_size, dtype)] if ahead else made
 
 

@@ -9,6 +9,7 @@
 //
 // Letters: n token rows, m (token, expert) rows, D hidden, H query heads, G key/value heads, K head size, F feed-forward.
 #include <omp.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include "attend.h"
 #include "codes.h"
@@ -19,9 +20,9 @@
 
 typedef struct {
     Codes codes;          // used where `packed` is NULL
-    const float *packed;  // panels of float32
+    const float *packed;  // panels of float32; or, with `plain`, rows as they lie in the model, [experts, columns, k]
     const float *bias;
-    int64_t columns, k;
+    int64_t columns, k, plain;
 } Matrix;
 
 typedef struct {
@@ -102,13 +103,28 @@ INLINE int64_t panels_in(const Matrix *m) {
     return m->packed ? (m->columns + PANEL - 1) / PANEL : (m->columns + WIDE - 1) / WIDE;
 }
 
+// Panel p of expert e's floats: where it lies, or laid out just now in this thread's own room. `half` as in pack_panel.
+static const float *floats_of(const Matrix *m, int64_t e, int64_t p, int64_t panels, int64_t half) {
+    static _Thread_local float *room;
+    static _Thread_local int64_t size;
+    if (!m->plain) return m->packed + (e * panels + p) * m->k * PANEL;
+    if (size < m->k * PANEL) {
+        free(room);
+        size = m->k * PANEL;
+        room = malloc(sizeof(float) * size);
+    }
+    pack_panel(m->packed + e * m->columns * m->k, m->columns, m->k, m->k, 1, half, p, room);
+    return room;
+}
+
 // Panel p of out[rows, columns] = a · weights (+ bias) (+ out), of expert e
 static void base_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t rows, int add, float *out) {
-    int64_t columns = m->columns, at = e * panels_in(m) + p;
-    if (m->packed) {
-        panel((Rows){a.x, a.stride, a.index}, rows, m->k, m->packed + at * m->k * PANEL, p, m->bias, add, out, columns);
-        return;
+    int64_t columns = m->columns, panels = panels_in(m), at = e * panels + p;
+    if (m->packed && rows) {
+        const float *weights = floats_of(m, e, p, panels, 0);
+        panel((Rows){a.x, a.stride, a.index}, rows, m->k, weights, p, m->bias, add, out, columns);
     }
+    if (m->packed) return;
     int64_t first = p * WIDE, width = least(WIDE, columns - first);
     for (int64_t r = 0; r < rows; r += MOST_ROWS) {
         const int8_t *pointers[MOST_ROWS];
@@ -271,13 +287,13 @@ static void sort_by_expert(int64_t n, int64_t top_k, int64_t experts, Work *w) {
     w->start[0] = 0;
 }
 
-static void gate_up_panel(Rows a, int64_t rows, int64_t D, const float *packed, int64_t p, const float *weight, float *act,
+static void gate_up_panel(Rows a, int64_t rows, int64_t D, const float *panel, int64_t p, const float *weight, float *act,
                           int64_t stride, const Added *d, int64_t e, int64_t row, int64_t F) {
     for (int64_t r = 0; r < rows; r += ROWS) {
         const float *pointers[ROWS];
         vec sum[ROWS][2];
         int64_t count = point(a, r, rows, pointers);
-        tile(count, pointers, D, packed + p * D * PANEL, sum);
+        tile(count, pointers, D, panel, sum);
         if (d) raise_tile(d, e, row + r, count, p, F, sum);
         for (int64_t i = 0; i < count; i++)
             store(act + (r + i) * stride + p * LANES, gated(sum[i][0], sum[i][1], all(weight ? weight[r + i] : 1)));
@@ -341,10 +357,10 @@ static Phase *feed_forward(Phase *phase, Team *team, const Model *m, const Layer
         const int64_t *index = l->experts ? w->token + first : NULL;
         const float *weight = l->experts ? w->scale + first : NULL;
         float *act = w->act + first * stride;
-        if (l->gate_up.packed)
-            gate_up_panel((Rows){w->normed, D, index}, rows, D, l->gate_up.packed + e * up_panels * D * PANEL, p, weight, act,
-                          stride, d, e, first, F);
-        else
+        if (l->gate_up.packed && rows) {
+            const float *panel = floats_of(&l->gate_up, e, p, up_panels, F);
+            gate_up_panel((Rows){w->normed, D, index}, rows, D, panel, p, weight, act, stride, d, e, first, F);
+        } else if (!l->gate_up.packed)
             gate_up_codes(&l->gate_up.codes, 2 * t, (Input){NULL, 0, w->normed_codes, index}, rows, p * WIDE, weight, act,
                           stride, d, e, first, F);
         if (!l->down.packed && wide == WIDE)

@@ -37,7 +37,7 @@ class CodesStruct(ctypes.Structure):
 
 class Matrix(ctypes.Structure):
     _fields_ = [("codes", CodesStruct), ("packed", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
-    _fields_ += [("columns", ctypes.c_int64), ("k", ctypes.c_int64)]
+    _fields_ += [("columns", ctypes.c_int64), ("k", ctypes.c_int64), ("plain", ctypes.c_int64)]
 
 
 def suits_codes(codes: Codes | Quantized) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from qwill.engine.adapters import Loaded
     from qwill.engine.constrain import Guide
+    from qwill.engine.routing import Routing
     from qwill.engine.speculate import History
     from qwill.text.tokenizer import Tokenizer
 
@@ -77,7 +78,8 @@ class Running:
 class Reply:
     """One reply. Of its `produced` tokens `given` are told; `unsaid` and `scores` are the text and the
     log-probabilities of the others. `reason`: why it has ended; `failure`: what is wrong with its constraint. `draws`:
-    by purpose a run of its random stream, with its number. `experts`: those of its next token. `drafts`: what may come
+    by purpose a run of its random stream, with its number. `experts`: those of its next token; `routing`: once it has
+    ended, of all tokens but the last, if the engine keeps it. `drafts`: what may come
     next, `proposed` the distributions that they were drawn from (none if they are certain); `tried`: how many the last
     pass had, of which `taken` came."""
 
@@ -104,6 +106,7 @@ class Reply:
     history: History | None = None
     embedding: list[float] | None = None
     experts: list[list[int]] | None = None
+    routing: Routing | None = None
 
     @property
     def forced(self) -> bool:
@@ -176,5 +179,5 @@ class Reply:
         return Event(
             request.id, number, new, text, scores if running.scored else None, self.reason,
             self.text.found if self.text is not None else None, None, len(request.prompt),
-            running.replies[0].sequence.cached or 0, prompt, self.embedding,
+            running.replies[0].sequence.cached or 0, prompt, self.embedding, self.routing,
         )  # fmt: skip

@@ -1,12 +1,16 @@
-"""What goes into the engine and what comes out: plain values that travel between processes; no torch."""
+"""What goes into the engine and what comes out: plain values and arrays that travel between processes; no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qwill.engine.constraint import Constraint
 from qwill.engine.sampling import Sampling
+
+if TYPE_CHECKING:
+    from qwill.engine.routing import Routing
+    from qwill.engine.support import Ranges
 
 FinishReason = Literal["stop", "length", "cancel", "error"]
 
@@ -49,14 +53,14 @@ class Request:
 class TokenLogprob:
     """`logprob`: of the full distribution at the request's temperature (1 when greedy), `sampled`: of the one that was
     drawn from (0 when greedy), `top`: the likeliest ids of the full distribution with theirs. `support`: the ids that
-    could be drawn, as rising ranges (first, last + 1). `experts` [sparse layers, k]: those that the token before it
-    passed through, which made this one's distribution, the heaviest first."""
+    could be drawn, as rising ranges (first, last + 1), int32 [R, 2]. `experts` [sparse layers, k]: those that the token
+    before it passed through, which made this one's distribution, the heaviest first."""
 
     token: int
     logprob: float
     sampled: float
     top: list[tuple[int, float]]
-    support: list[tuple[int, int]] | None = None
+    support: Ranges | None = None
     experts: list[list[int]] | None = None
 
 
@@ -64,7 +68,7 @@ class TokenLogprob:
 class Event:
     """What a pass gave for one sample of a request. `text` is what may be shown now. `prompt_logprobs` (the first is
     None) come with the first event of sample 0. `embedding`: the hidden state after the last norm at the prompt's end,
-    of length 1."""
+    of length 1. `routing`: with the last event, of an engine that keeps it (routing.py)."""
 
     request: str
     sample: int
@@ -78,6 +82,7 @@ class Event:
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob | None] | None = None
     embedding: list[float] | None = None
+    routing: Routing | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qwill.engine import native_sampler
 from qwill.engine.sampling import Sampling
+from qwill.engine.support import Ranges, one_range, ranges_of
 
 BLOCK = 64  # the cumulative sum is searched in two levels: V/BLOCK block sums, then one block
 FIRST_CANDIDATES = 128  # enough for most top-p nuclei; rows that need more are sorted again with more
@@ -34,7 +35,7 @@ class Sampled:
     tokens_B: Tensor
     logprobs_B: Tensor
     sampled_logprobs_B: Tensor
-    support: list[list[tuple[int, int]]] | None = None
+    support: list[Ranges] | None = None
     wholes_B2: Tensor | None = None
 
 
@@ -156,24 +157,29 @@ def support(
     vocab_size: int | None = None,
     edited_BV: Tensor | None = None,
     allowed_BW: Tensor | None = None,
-) -> list[list[tuple[int, int]]]:
+) -> list[Ranges]:
     """The ids that `sample` with the same arguments draws from, each row's as rising ranges (first id, last + 1): what
     truncation, masks and the vocabulary leave. When greedy those are `tokens_B`, which it drew, alone."""
     if sampling.temperature == 0:
-        return [[(token, token + 1)] for token in tokens_B.tolist()]
+        return [one_range(token, token + 1) for token in tokens_B.tolist()]
     drawn_BV = logits_BV if edited_BV is None else edited_BV
     if allowed_BW is not None:
         drawn_BV = _masked(drawn_BV, allowed_BW)
     drawn_BV = drawn_BV[:, :vocab_size]
-    inside_BV = drawn_BV > float("-inf")
-    if sampling.truncates:
-        inside_BV &= _truncated(drawn_BV if sampling.temperature == 1 else drawn_BV / sampling.temperature, sampling)
-    borders_BV = F.pad(inside_BV, (1, 1)).int().diff(dim=1).cpu()
-    found: list[list[tuple[int, int]]] = []
-    for borders_V in borders_BV:
-        firsts, ends = (borders_V == 1).nonzero()[:, 0].tolist(), (borders_V == -1).nonzero()[:, 0].tolist()
-        found.append(list(zip(firsts, ends, strict=True)))
-    return found
+    rows = len(drawn_BV)
+    if not sampling.truncates:
+        if edited_BV is None and allowed_BW is None:
+            return [one_range(0, drawn_BV.shape[1])] * rows
+        row_P, id_P = (drawn_BV > float("-inf")).nonzero().unbind(1)
+    else:
+        warm_BV = drawn_BV if sampling.temperature == 1 else drawn_BV / sampling.temperature
+        found = []
+        for own, ids_BC, values_BC, kept_BC in _candidates(warm_BV, sampling):
+            row_P, column_P = (kept_BC & (values_BC > float("-inf"))).nonzero().unbind(1)
+            found.append(own[row_P] * drawn_BV.shape[1] + ids_BC[row_P, column_P])
+        place_P = torch.cat(found).sort().values
+        row_P, id_P = place_P // drawn_BV.shape[1], place_P % drawn_BV.shape[1]
+    return ranges_of(row_P.cpu().numpy(), id_P.cpu().numpy(), rows)
 
 
 def _candidates(logits_BV: Tensor, sampling: Sampling) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -238,5 +244,5 @@ def _draw_sorted(ids_BC: Tensor, values_BC: Tensor, kept_BC: Tensor, uniforms_B:
     total_B1 = below_BC[:, -1:]
     place_B = (below_BC <= uniforms_B[:, None] * total_B1).sum(dim=1, keepdim=True)
     place_B.clamp_(max=ids_BC.shape[1] - 1)
-    logprobs_B = values_BC.gather(1, place_B)[:, 0] - values_BC[:, 0] - total_B1[:, 0].log().float()
-    return ids_BC.gather(1, place_B)[:, 0], logprobs_B
+    below_best_B = values_BC.gather(1, place_B)[:, 0].double() - values_BC[:, 0].double()
+    return ids_BC.gather(1, place_B)[:, 0], (below_best_B - total_B1[:, 0].log()).float()

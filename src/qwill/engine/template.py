@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qwill.base.errors import DataError
-from qwill.text.chat import render
+from qwill.text.chat import Rendered, render
 from qwill.text.tokenizer import Tokenizer, released_chat_template
 
 ROLES = ("system", "user", "assistant", "tool")
 PRIVATE_USE = range(0xE000, 0xF900)
+GENERATION = "_generation_brackets"  # the name under which a template's values hold them
 
 
 def conversation_ids(
@@ -54,32 +60,83 @@ def render_template(
     for i, message in enumerate(messages, start=1):
         if message.get("role") not in ROLES:
             raise DataError(f"message {i} has role {message.get('role')!r}; expected system, user, assistant or tool.")
-    messages = [_with_objects(message) for message in messages]
-    written = json.dumps([messages, list(tools or [])], ensure_ascii=False, default=str)
-    mark = next(chr(c) for c in PRIVATE_USE if chr(c) not in written)
-    specials = sorted(tokenizer.specials, key=len, reverse=True)
-    config = tokenizer.config
-    values = {
-        "messages": _guarded(messages, specials, mark),
-        "tools": _guarded(list(tools), specials, mark) if tools else None,
-        "add_generation_prompt": True,
-        "enable_thinking": thinking,
-        **{name: _name(config.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")},
-    }
-    try:
-        text = _compiled(tokenizer.chat_template).render(values)
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
-        raise DataError(
-            f"the model's chat template can't render this conversation ({error}); change the messages."
-        ) from error
-    ids: list[int] = []
-    pattern = "(" + "|".join(map(re.escape, specials)) + ")" if specials else "(?!)()"
-    for i, piece in enumerate(re.split(pattern, text)):
-        if i % 2:
-            ids.append(tokenizer.special(piece))
-        elif piece:
-            ids += tokenizer.encode(piece.replace(mark, ""))
-    return ids
+    guarded = Guarded.of(messages, tools, tokenizer)
+    return guarded.ids(guarded.text(len(messages), thinking)).ids
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A conversation that a template may see: no special token's name occurs in what people wrote. `mark`, `opening`
+    and `closing` are private-use characters that no text of it holds; the last two stand around what the template's
+    `{% generation %}` blocks write."""
+
+    messages: list[Mapping[str, Any]]
+    tools: list[Any] | None
+    tokenizer: Tokenizer
+    specials: list[str]
+    mark: str
+    opening: str
+    closing: str
+
+    @classmethod
+    def of(
+        cls, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, tokenizer: Tokenizer
+    ) -> Guarded:
+        messages = [_with_objects(message) for message in messages]
+        written = json.dumps([messages, list(tools or [])], ensure_ascii=False, default=str) + tokenizer.chat_template
+        mark, opening, closing = islice((chr(c) for c in PRIVATE_USE if chr(c) not in written), 3)
+        specials = sorted(tokenizer.specials, key=len, reverse=True)
+        own = _guarded(list(tools), specials, mark) if tools else None
+        return cls(_guarded(messages, specials, mark), own, tokenizer, specials, mark, opening, closing)
+
+    def text(self, count: int, thinking: bool, prompt: bool = True, spans: bool = False) -> str:
+        """The first `count` messages as the template writes them, with marks inside; with `prompt` the beginning of the
+        next reply too, with `spans` the brackets of `{% generation %}`. Raises DataError where the template can't."""
+        config = self.tokenizer.config
+        values = {
+            "messages": self.messages[:count],
+            "tools": self.tools,
+            "add_generation_prompt": prompt,
+            "enable_thinking": thinking,
+            **{name: _name(config.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")},
+            **({GENERATION: (self.opening, self.closing)} if spans else {}),
+        }
+        try:
+            return _compiled(self.tokenizer.chat_template).render(values)
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+            raise DataError(
+                f"the model's chat template can't render this conversation ({error}); change the messages."
+            ) from error
+
+    def ids(self, text: str) -> Rendered:
+        """Ids of marked text: the template's special tokens, and plain text between them. Mask 1 on every token of
+        which a part stands between brackets, as transformers has it."""
+        ids: list[int] = []
+        mask: list[int] = []
+        inside = False
+        pattern = "(" + "|".join(map(re.escape, self.specials)) + ")" if self.specials else "(?!)()"
+        for i, piece in enumerate(re.split(pattern, text)):
+            if i % 2:
+                ids.append(self.tokenizer.special(piece))
+                mask.append(int(inside))
+                continue
+            flags: list[bool] = []
+            plain = ""
+            for part in re.split(f"([{self.opening}{self.closing}])", piece.replace(self.mark, "")):
+                if part in (self.opening, self.closing):
+                    inside = part == self.opening
+                else:
+                    plain += part
+                    flags += [inside] * len(part)
+            if any(flags) and not all(flags):
+                own, starts = self.tokenizer.encode_with_starts(plain)
+                ends = [*starts[1:], len(plain)]
+                mask += [int(any(flags[a : max(b, a + 1)])) for a, b in zip(starts, ends, strict=True)]
+            else:
+                own = self.tokenizer.encode(plain) if plain else []
+                mask += [int(bool(flags) and flags[0])] * len(own)
+            ids += own
+        return Rendered(ids, mask)
 
 
 def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -121,10 +178,28 @@ def _name(token: Any) -> str:
     return token.get("content", "") if isinstance(token, Mapping) else token or ""
 
 
+class _Generation(Extension):
+    """`{% generation %}` … `{% endgeneration %}` around what the assistant says: brackets where they are asked for."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_bracket", [nodes.ContextReference()])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _bracket(self, context: Context, caller: Callable[[], str]) -> str:
+        opening, closing = context.get(GENERATION, ("", ""))
+        return f"{opening}{caller()}{closing}"
+
+
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
     # As transformers sets it up, so that released templates come out as they do there.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+    )
 
     def refuse(reason: str) -> None:
         raise jinja2.TemplateError(reason)

@@ -16,12 +16,15 @@ class Batch:
     tokens_N: int64 token ids. positions_N: int64, each token's place in its own sequence.
     cu_seqlens: int32 [sequences + 1] on the CPU, where each sequence starts and ends (FlashAttention's convention).
     row_length: how the loader cut its rows; a hint that saves attention copies and never changes a result.
+    experts_NLk: whole numbers, the experts that each token shall go through in each sparse layer; None: those that the
+    routers choose.
     """
 
     tokens_N: Tensor
     positions_N: Tensor
     cu_seqlens: Tensor
     row_length: int | None = None
+    experts_NLk: Tensor | None = None
 
     @classmethod
     def pack(cls, sequences: Sequence[Tensor | Sequence[int]], starts: Sequence[int] | None = None) -> Batch:
@@ -45,7 +48,10 @@ class Batch:
         return self.cu_seqlens[1:] - self.cu_seqlens[:-1]
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(self.tokens_N.to(device), self.positions_N.to(device), self.cu_seqlens, self.row_length)
+        experts_NLk = None if self.experts_NLk is None else self.experts_NLk.to(device)
+        return Batch(
+            self.tokens_N.to(device), self.positions_N.to(device), self.cu_seqlens, self.row_length, experts_NLk
+        )
 
 
 @dataclass

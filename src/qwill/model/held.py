@@ -42,6 +42,24 @@ def hold(model: Transformer, bits: int) -> None:
 
 
 @torch.no_grad()
+def hold_again(held: Transformer, model: Transformer) -> None:
+    """Take over the weights of `model` as they are now into `held`, a copy of it that was rounded by `hold` (or to
+    another type of floats); nothing moves."""
+    for name, module, attribute in _projections(held):
+        weight, wide = getattr(module, attribute), getattr(model.get_submodule(name), attribute)
+        if isinstance(weight, Quantized) and not isinstance(wide, Quantized):
+            codes = _round_all(wide, weight.bits)
+            for part in ("values", "scale", "zero", "minimum"):
+                if getattr(weight, part) is not None:
+                    getattr(weight, part).copy_(getattr(codes, part))
+    mine = dict(held.named_parameters())
+    for name, parameter in model.named_parameters():
+        if name in mine:
+            mine[name].copy_(parameter)
+    held.head_codes = None
+
+
+@torch.no_grad()
 def load_held(folder: str | Path, bits: int, dtype: str | torch.dtype = "float32", device: str = "cpu") -> Transformer:
     """`hold` of what `files.load_model` reads (what is stored as integers as such), without ever having its floats.
 

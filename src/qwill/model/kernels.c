@@ -227,14 +227,31 @@ void choose_experts(float *p, int64_t n, int64_t experts, int64_t top_k, int64_t
         choose(p + i * experts, experts, top_k, renormalise, chosen + i * top_k, weight + i * top_k);
 }
 
-// loss[i] = −log softmax(logits[i] / temperature)[target[i]]; with `grad` logits become the gradient of weight · loss
+// Σ softmax · (logit / temperature − top), given the sum of all odds
+static double mean_below(const float *x, int64_t V, float temperature, float top, double total) {
+    double sum = 0;
+    for (int64_t i = 0; i < V; i += BLOCK) {
+        float part = 0;
+#pragma omp simd reduction(+ : part)
+        for (int64_t j = i; j < least(i + BLOCK, V); j++) {
+            float weight = odds(x[j], temperature, top);
+            part += weight > 0 ? weight * (x[j] / temperature - top) : 0;
+        }
+        sum += part;
+    }
+    return sum / total;
+}
+
+// loss[i] = −log softmax(logits[i] / temperature)[target[i]]; entropy[i], unless NULL, that of the whole distribution;
+// with `grad` logits become the gradient of weight · loss
 void softmax_cross_entropy(float *logits, const int64_t *target, const float *weight, float temperature, int64_t n,
-                           int64_t V, float *loss, int grad, int threads) {
+                           int64_t V, float *loss, float *entropy, int grad, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * V > SMALL)
     for (int64_t i = 0; i < n; i++) {
         float *row = logits + i * V, top = largest(row, 0, V) / temperature;
         double total = total_odds(row, V, temperature, top);
         loss[i] = -log_share(row, target[i], temperature, top, total);
+        if (entropy) entropy[i] = (float)(log(total) - mean_below(row, V, temperature, top, total));
         if (grad) {
             float scale = (float)(weight[i] / temperature / total);
 #pragma omp simd

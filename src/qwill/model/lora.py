@@ -225,6 +225,7 @@ def attach(model: Transformer, adapter: Adapter) -> None:
             updates = updates[targets[name].attribute]
             assert isinstance(updates, Updates)
         updates[name.rpartition(".")[2]] = part.to(embedding.device, dtype)
+    model.adapter = adapter
 
 
 def detach(model: Transformer) -> None:
@@ -232,6 +233,7 @@ def detach(model: Transformer) -> None:
     for module in model.modules():
         if isinstance(module, Linear | Experts):
             module.updates = None
+    model.adapter = None
     model.requires_grad_(True)
 
 

@@ -241,6 +241,7 @@ class _CrossEntropy(torch.autograd.Function):
         temperature: float,
         chunk: int,
         gradient: bool,
+        entropy_N: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         hidden_ND, weight_N, head_VD = hidden_ND.contiguous(), weight_N.contiguous(), head_VD.contiguous()
         (n, width), vocab = hidden_ND.shape, head_VD.shape[0]
@@ -260,7 +261,7 @@ class _CrossEntropy(torch.autograd.Function):
             call("products", hidden_ND[part], start, 1, width, packed, vocab, None, 0, logits, threads())
             call(
                 "softmax_cross_entropy", logits, targets_N[part].contiguous(), weight_N[part], temperature, rows, vocab,
-                loss_N[part], gradient, threads(),
+                loss_N[part], None if entropy_N is None else entropy_N[part], gradient, threads(),
             )  # fmt: skip
             if d_hidden is not None:
                 call("products", logits, start, 1, vocab, turned, width, None, 1, d_hidden[part], threads())
@@ -276,11 +277,17 @@ class _CrossEntropy(torch.autograd.Function):
         d_hidden, d_head = ctx.saved_tensors
         if float(d_total) != 1.0:
             d_hidden, d_head = d_hidden * d_total, None if d_head is None else d_head * d_total
-        return d_hidden, d_head, None, None, None, None, None
+        return d_hidden, d_head, *[None] * 6
 
 
 def cross_entropy(
-    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weight_N: Tensor, temperature: float, chunk: int
+    hidden_ND: Tensor,
+    head_VD: Tensor,
+    targets_N: Tensor,
+    weight_N: Tensor,
+    temperature: float,
+    chunk: int,
+    entropy_N: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    gradient = torch.is_grad_enabled()
-    return _CrossEntropy.apply(hidden_ND, head_VD, targets_N, weight_N, float(temperature), min(chunk, 512), gradient)
+    gradient, chunk = torch.is_grad_enabled(), min(chunk, 512)
+    return _CrossEntropy.apply(hidden_ND, head_VD, targets_N, weight_N, float(temperature), chunk, gradient, entropy_N)

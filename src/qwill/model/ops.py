@@ -9,6 +9,8 @@ Shape suffixes as in transformer.py.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
@@ -141,18 +143,26 @@ def swiglu(gate_up_NF: Tensor) -> Tensor:
     return silu(gate) * up
 
 
-def choose_experts(router_NE: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(softmax over all experts in float32 or better, weights of the k largest, which they are).
+def choose_experts(
+    router_NE: Tensor, top_k: int, renormalise: bool, chosen_Nk: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(softmax over all experts in float32 or better, weights of the k largest, which they are); with `chosen_Nk` those
+    experts and the weights that they have now.
 
     Renormalised weights sum to 1. Among equals the native kernel takes the lower number; PyTorch promises no order.
     """
     if native.suits(router_NE):
-        return native.choose_experts(router_NE, top_k, renormalise)
-    wide_NE = router_NE if router_NE.dtype == torch.float64 else router_NE.float()
-    probability_NE = torch.softmax(wide_NE, dim=-1)
-    weight_Nk, chosen_Nk = torch.topk(probability_NE, top_k, dim=-1)
-    if renormalise:
-        weight_Nk = weight_Nk / weight_Nk.sum(-1, keepdim=True)
+        probability_NE, weight_Nk, own_Nk = native.choose_experts(router_NE, top_k, renormalise)
+        if chosen_Nk is None:
+            return probability_NE, weight_Nk, own_Nk
+    else:
+        wide_NE = router_NE if router_NE.dtype == torch.float64 else router_NE.float()
+        probability_NE = torch.softmax(wide_NE, dim=-1)
+        if chosen_Nk is None:
+            chosen_Nk = torch.topk(probability_NE, top_k, dim=-1).indices
+    weight_Nk = probability_NE.gather(1, chosen_Nk)
+    if renormalise:  # summed in the kernel's order, so that a replay keeps every bit
+        weight_Nk = weight_Nk / sum(weight_Nk.unbind(1))[:, None]  # type: ignore[index]
     return probability_NE, weight_Nk, chosen_Nk
 
 
@@ -196,6 +206,11 @@ def experts_grouped(
     return (y_NkD * weight_Nk[..., None].to(kind)).sum(1).to(x_ND.dtype)
 
 
+def entropy(logp_NV: Tensor) -> Tensor:
+    """−Σ p·log p, [N]; what can't happen (−inf) gives nothing."""
+    return -(logp_NV.exp() * logp_NV.clamp(min=torch.finfo(logp_NV.dtype).min)).sum(1)
+
+
 def cross_entropy(
     hidden_ND: Tensor,
     head_VD: Tensor,
@@ -203,28 +218,31 @@ def cross_entropy(
     weight_N: Tensor,
     temperature: float = 1.0,
     chunk: int = 1024,
+    entropy_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(Σ weight·loss, loss_N) of next-token prediction under softmax(logits / temperature), logits never held whole.
 
     `weight_N` carries masks and normalisation (0 means: not trained on); loss_N is in nats and carries no gradient.
+    `entropy_N` (of loss_N's type), if given, is filled with the distributions' entropies in nats.
     """
     if native.suits(hidden_ND):
-        return native.cross_entropy(hidden_ND, head_VD, targets_N, weight_N, temperature, chunk)
+        return native.cross_entropy(hidden_ND, head_VD, targets_N, weight_N, temperature, chunk, entropy_N)
 
-    def part_loss(hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+    def part_loss(entropy_M: Tensor | None, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
         logits = hidden_MD @ head_VD.T
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return torch.nn.functional.cross_entropy(wide / temperature, targets_M, reduction="none")
+        warm = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
+        if entropy_M is not None:
+            entropy_M.copy_(entropy(warm.detach().log_softmax(1)))
+        return torch.nn.functional.cross_entropy(warm, targets_M, reduction="none")
 
     losses, total = [], hidden_ND.new_zeros(())
     for i in range(0, len(hidden_ND), chunk):
         part = slice(i, i + chunk)
+        loss_of = partial(part_loss, None if entropy_N is None else entropy_N[part])
         if len(hidden_ND) > chunk and torch.is_grad_enabled():  # the backward pass makes each chunk's logits again
-            loss = checkpoint(
-                part_loss, hidden_ND[part], targets_N[part], use_reentrant=False, preserve_rng_state=False
-            )
+            loss = checkpoint(loss_of, hidden_ND[part], targets_N[part], use_reentrant=False, preserve_rng_state=False)
         else:
-            loss = part_loss(hidden_ND[part], targets_N[part])
+            loss = loss_of(hidden_ND[part], targets_N[part])
         total = total + (loss * weight_N[part]).sum()
         losses.append(loss.detach())
     return total, torch.cat(losses)

@@ -33,6 +33,16 @@ INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE void store(float *p, vec v) { *(vec *)p = v; }
 INLINE vec pick(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 
+#ifdef __clang__  // lanes of a, then of b, by number
+INLINE vec PICK_FROM(vec a, vec b, ivec from) {
+    vec out;
+    for (int l = 0; l < LANES; l++) out[l] = from[l] < LANES ? a[from[l]] : b[from[l] - LANES];
+    return out;
+}
+#else
+#define PICK_FROM(a, b, from) __builtin_shuffle(a, b, from)
+#endif
+
 // All bits of the first `count` lanes
 INLINE ivec below(int64_t count) {
     ivec lane;
@@ -80,6 +90,33 @@ INLINE float exp_f(float x) {
 
 INLINE int64_t panels_of(int64_t columns) { return (columns + PANEL - 1) / PANEL; }
 
+// Columns of LANES rows become rows: every round puts the elements of rows i and i + LANES / 2 in turn.
+INLINE void turn(vec x[LANES]) {
+    for (int round = 1; round < LANES; round *= 2) {
+        vec y[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+            ivec from;
+            for (int l = 0; l < LANES; l++) from[l] = l / 2 + i % 2 * (LANES / 2) + l % 2 * LANES;
+            y[i] = PICK_FROM(x[i / 2], x[i / 2 + LANES / 2], from);
+        }
+        for (int i = 0; i < LANES; i++) x[i] = y[i];
+    }
+}
+
+// LANES columns of weights whose k elements lie side by side, into their lanes of a panel
+INLINE void pack_lanes(const float *w, int64_t k, int64_t column_step, float *packed) {
+    int64_t i = 0;
+    for (; i + LANES <= k; i += LANES) {
+        vec x[LANES];
+        for (int l = 0; l < LANES; l++) x[l] = load(w + l * column_step + i);
+        turn(x);
+        for (int r = 0; r < LANES; r++) store(packed + (i + r) * PANEL, x[r]);
+    }
+    for (; i < k; i++)
+        for (int l = 0; l < LANES; l++) packed[i * PANEL + l] = w[l * column_step + i];
+}
+
 // One panel of weights for `tile`: element (column, i) lies at w[column · column_step + i · k_step]; zeros beyond the last
 // column. `half` > 0 puts LANES columns of the first half beside the same columns of the second (gate and up).
 INLINE void pack_panel(const float *w, int64_t columns, int64_t k, int64_t column_step, int64_t k_step, int64_t half,
@@ -91,6 +128,11 @@ INLINE void pack_panel(const float *w, int64_t columns, int64_t k, int64_t colum
     }
     for (int l = 0; l < PANEL; l++) {
         int64_t column = p * step + (half ? l % LANES : l);
+        if (k_step == 1 && l % LANES == 0 && column + LANES <= wide) {
+            pack_lanes(w + (column + (half && l ? half : 0)) * column_step, k, column_step, packed + l);
+            l += LANES - 1;
+            continue;
+        }
         const float *source = w + (column + (half && l >= LANES ? half : 0)) * column_step;
         float *target = packed + l;
         if (column < wide) for (int64_t i = 0; i < k; i++) target[i * PANEL] = source[i * k_step];

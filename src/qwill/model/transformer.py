@@ -33,7 +33,7 @@ from qwill.model.cache import KVCache
 from qwill.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from qwill.model.lora import Updates
+    from qwill.model.lora import Adapter, Updates
     from qwill.model.packed import Codes
 
 __all__ = ["Batch", "Output", "RouterStats", "Transformer", "balancing_loss", "pooled_balancing_loss"]
@@ -233,8 +233,11 @@ class Experts(nn.Module):
         self.shared_expert = FeedForward(d, shared) if shared else None
         self.shared_expert_gate = Linear(d, 1, bias=False) if shared else None
 
-    def forward(self, x_ND: Tensor) -> tuple[Tensor, RouterStats]:
-        probability_NE, weight_Nk, chosen_Nk = ops.choose_experts(self.gate(x_ND), self.top_k, self.renormalise)
+    def forward(self, x_ND: Tensor, chosen_Nk: Tensor | None = None) -> tuple[Tensor, RouterStats]:
+        """`chosen_Nk`: the experts to go through, if not those that the router chooses; their weights are its own."""
+        probability_NE, weight_Nk, chosen_Nk = ops.choose_experts(
+            self.gate(x_ND), self.top_k, self.renormalise, chosen_Nk
+        )
         out_ND = self.routed(x_ND, weight_Nk.to(x_ND.dtype), chosen_Nk)
         if self.shared_expert is not None and self.shared_expert_gate is not None:
             out_ND = out_ND + torch.sigmoid(self.shared_expert_gate(x_ND)) * self.shared_expert(x_ND)
@@ -257,7 +260,13 @@ class Layer(nn.Module):
         self.mlp: FeedForward | Experts = Experts(c) if sparse else FeedForward(c.hidden_size, c.intermediate_size)
 
     def forward(
-        self, x_ND: Tensor, delta_ND: Tensor | None, rope: Rope, plan: AttentionPlan, cache: KVCache | None
+        self,
+        x_ND: Tensor,
+        delta_ND: Tensor | None,
+        rope: Rope,
+        plan: AttentionPlan,
+        cache: KVCache | None,
+        chosen_Nk: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, RouterStats | None]:
         """x + delta ↦ (the residual stream before this layer's feed-forward is added, what that adds, its routing)."""
         x_ND, normed_ND = self.input_layernorm.after_adding(x_ND, delta_ND)
@@ -268,7 +277,7 @@ class Layer(nn.Module):
             delta_ND = self.linear_attn(normed_ND, plan.cu_seqlens, cache, self.index)
         x_ND, normed_ND = self.post_attention_layernorm.after_adding(x_ND, delta_ND)
         if isinstance(self.mlp, Experts):
-            return x_ND, *self.mlp(normed_ND)
+            return x_ND, *self.mlp(normed_ND, chosen_Nk)
         return x_ND, self.mlp(normed_ND), None
 
 
@@ -304,6 +313,7 @@ class Transformer(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mtp = NextTokenHead(config) if config.mtp_layers else None
+        self.adapter: Adapter | None = None  # the one that is on the model (lora.py)
         self.head_codes: Codes | None = None  # what the head's weights were as integers, for executors that use them
 
     @property
@@ -313,7 +323,7 @@ class Transformer(nn.Module):
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Output:
         """Hidden states after the last norm, one row a packed token; with a cache, tokens are appended to
         the sequences that were placed in it."""
-        return self._run(self.layers, self.norm, self.embed_tokens(batch.tokens_N), batch, cache)
+        return self._run(self.layers, self.norm, self.embed_tokens(batch.tokens_N), batch, cache, batch.experts_NLk)
 
     def settle(self, cache: KVCache, taken: Mapping[int, int]) -> None:
         """Take recurrent states on through drafted tokens of the last pass that count: so many, at least one, of each
@@ -336,7 +346,15 @@ class Transformer(nn.Module):
         x_ND = self.mtp.fc(torch.cat([embedded_ND, self.mtp.pre_fc_norm_hidden(hidden_ND)], dim=-1))
         return self._run(self.mtp.layers, self.mtp.norm, x_ND, batch, cache)
 
-    def _run(self, layers: nn.ModuleList, norm: RMSNorm, x_ND: Tensor, batch: Batch, cache: KVCache | None) -> Output:
+    def _run(
+        self,
+        layers: nn.ModuleList,
+        norm: RMSNorm,
+        x_ND: Tensor,
+        batch: Batch,
+        cache: KVCache | None,
+        experts_NLk: Tensor | None = None,
+    ) -> Output:
         c = self.config
         rope = ops.rope_tables(batch.positions_N, c.rotary_dim, c.rope_theta, x_ND.dtype, c.rope_scaling)
         plan = plan_attention(batch, x_ND.dtype, masked=cache is None)
@@ -345,7 +363,10 @@ class Transformer(nn.Module):
         stats: list[RouterStats] = []
         delta_ND: Tensor | None = None
         for layer in layers:
-            x_ND, delta_ND, routed = layer(x_ND, delta_ND, rope, plan, cache)
+            chosen_Nk = None
+            if experts_NLk is not None and isinstance(layer.mlp, Experts):
+                chosen_Nk = experts_NLk[:, len(stats)].long()
+            x_ND, delta_ND, routed = layer(x_ND, delta_ND, rope, plan, cache, chosen_Nk)
             if routed is not None:
                 stats.append(routed)
         return Output(norm.after_adding(x_ND, delta_ND)[1], stats or None)

@@ -21,7 +21,7 @@ So `training_examples` starts a new example wherever the next prompt does not be
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwill.base.errors import DataError
@@ -103,11 +103,8 @@ def training_examples(
     every error. Raises DataError for messages that can't be rendered and for a conversation that would
     train on nothing.
     """
-    turns = _turns(messages, where)
+    turns = turns_to_train(messages, where, after)
     thinks = "<think>" in tokenizer.specials
-    said = [turn for turn in turns[after:] if turn.role == "assistant"]
-    if not any(turn.content.strip() or turn.thought or turn.calls for turn in said):
-        raise DataError(f"{where}: no assistant message says anything, so there is nothing to train on; remove it.")
     if turns[0].role == "assistant":
         raise DataError(
             f"{where}: message 1 is the assistant's, and the released template has no prompt for a first "
@@ -133,6 +130,24 @@ def training_examples(
     return [*examples, Rendered(ids, mask)]
 
 
+def whole_example(
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | None,
+    tokenizer: Tokenizer,
+    where: str = "conversation",
+    after: int = 0,
+) -> Rendered:
+    """One sequence in the form of TRL 1.16.0's training template for Qwen3 (trl/chat_templates/qwen3_training.jinja).
+
+    Every assistant turn keeps its thinking block, an empty one where it did not think, so that each turn's prefix is
+    the sequence before it, which is not what the model meets at inference. Trained is all from the block to the line
+    break behind `<|im_end|>`. Raises DataError as `training_examples` does; a first message of the assistant is fine.
+    """
+    turns = turns_to_train(messages, where, after)
+    pieces = _conversation(turns, tools, "<think>" in tokenizer.specials, whole=True, after=after)
+    return _encode(pieces, tokenizer, {})
+
+
 # -- the template, piece by piece
 
 
@@ -141,17 +156,24 @@ def _conversation(
     tools: Sequence[Mapping[str, Any]] | None,
     thinks: bool,
     trains_empty_thinking: bool = True,
+    whole: bool = False,
+    after: int = 0,
 ) -> list[_Piece]:
+    """`whole`: every turn of the assistant with its block, the turns behind the first `after` trained to the end of
+    their line."""
     pieces = _head(turns[0], tools)
     last_query = _last_query(turns)
     for i, turn in enumerate(turns):
         last = i == len(turns) - 1
         if turn.role == "assistant":
             shows_thinking = i > last_query and (bool(turn.reasoning) or (last and thinks))
-            pieces += [_mark("<|im_start|>"), _Piece("assistant\n")]
-            if shows_thinking:
-                pieces += _block(turn.reasoning, turn.thought or trains_empty_thinking)
-            pieces += [*_answer(turn, shows_thinking), _Piece("\n")]
+            said = []
+            if shows_thinking or (whole and thinks):
+                said += _block(turn.reasoning, turn.thought or trains_empty_thinking)
+            said += [*_answer(turn, bool(said)), _Piece("\n", trained=whole)]
+            if i < after:
+                said = [replace(piece, trained=False) for piece in said]
+            pieces += [_mark("<|im_start|>"), _Piece("assistant\n"), *said]
         elif turn.role == "tool":
             if i == 0 or turns[i - 1].role != "tool":
                 pieces += [_mark("<|im_start|>"), _Piece("user")]
@@ -275,6 +297,16 @@ def _encode(pieces: Sequence[_Piece], tokenizer: Tokenizer, memory: dict[str, li
 
 
 # -- reading messages
+
+
+def turns_to_train(messages: Sequence[Message], where: str, after: int = 0) -> list[_Turn]:
+    """The messages, read. Raises DataError for what can't be rendered, and where the assistant says nothing behind the
+    first `after` of them."""
+    turns = _turns(messages, where)
+    said = [turn for turn in turns[after:] if turn.role == "assistant"]
+    if not any(turn.content.strip() or turn.thought or turn.calls for turn in said):
+        raise DataError(f"{where}: no assistant message says anything, so there is nothing to train on; remove it.")
+    return turns
 
 
 def _turns(messages: Sequence[Message], where: str) -> list[_Turn]:

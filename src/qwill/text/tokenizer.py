@@ -185,6 +185,18 @@ class Tokenizer:
         """Ids that end a reply: `<|im_end|>` and `<|endoftext|>`, as far as this vocabulary has them."""
         return tuple(self.specials[name] for name in STOP_NAMES if name in self.specials)
 
+    @property
+    def end_id(self) -> int:
+        """The token that ends a text: the `eos_token` of tokenizer_config.json, else the first of `stop_ids`. Raises
+        ArtifactError for a vocabulary that has neither."""
+        named = self.config.get("eos_token")
+        name = named.get("content") if isinstance(named, dict) else named
+        if name in self.specials:
+            return self.specials[name]
+        if not self.stop_ids:
+            raise ArtifactError("the tokenizer has no end token; set eos_token in tokenizer_config.json.")
+        return self.stop_ids[0]
+
     def special(self, name: str) -> int:
         """Id of a special token. Raises ArtifactError when this vocabulary has none of that name."""
         if name not in self.specials:

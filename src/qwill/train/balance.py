@@ -14,12 +14,15 @@ Shape suffixes: L sparse layers, E experts, X = E + 1: the assignments to each e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qwill.model.transformer import RouterStats
+from qwill.model.batch import Batch
+from qwill.model.transformer import RouterStats, Transformer
 from qwill.model.transformer import balancing_loss as loss_of_stats
+from qwill.train.replicas import Replicas
 
 
 def count_assignments(stats: Sequence[RouterStats], tokens: int) -> Tensor:
@@ -39,3 +42,35 @@ def balancing_loss(stats: Sequence[RouterStats], counts_LX: Tensor) -> Tensor:
     """L with P of `stats` and f of `counts_LX`, which may count more tokens than `stats` saw."""
     load_LE = load(counts_LX, stats[0].probability_E.dtype)
     return loss_of_stats([RouterStats(f, s.probability_E) for f, s in zip(load_LE, stats, strict=True)])
+
+
+@dataclass(frozen=True)
+class StepBalance:
+    """`weight` · the balancing loss of a step that is computed in parts, the same however it is cut and dealt: f
+    counts the whole step (`counts_LX`; None where one part is all of it), P of a part weighs as its share of tokens."""
+
+    weight: float
+    counts_LX: Tensor | None
+
+    def loss(self, stats: list[RouterStats] | None, batch: Batch) -> Tensor | float:
+        """A part's share of it."""
+        if not self.weight or not stats:
+            return 0.0
+        if self.counts_LX is None:
+            return self.weight * loss_of_stats(stats)
+        share = len(batch.tokens_N) / int(self.counts_LX[0, -1])
+        return self.weight * share * balancing_loss(stats, self.counts_LX)
+
+
+@torch.no_grad()
+def step_balance(model: Transformer, batches: Sequence[Batch], weight: float, replicas: Replicas) -> StepBalance:
+    """Counts the assignments of all parts and ranks by a first pass, where there are several."""
+    config = model.config
+    layers = sum(config.is_sparse(i) for i in range(config.num_hidden_layers))
+    if not weight or not layers or (len(batches) == 1 and replicas.count == 1):
+        return StepBalance(weight, None)
+    counts_LX = torch.zeros(layers, config.num_experts + 1, dtype=torch.int64)
+    for batch in batches:
+        if stats := model(batch).router_stats:
+            counts_LX += count_assignments(stats, len(batch.tokens_N)).cpu()
+    return StepBalance(weight, replicas.all_sum(counts_LX).to(model.embed_tokens.weight.device))

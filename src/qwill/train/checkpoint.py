@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qwill.base.errors import CheckpointError
 from qwill.base.files import sync_folder
+from qwill.train.replicas import ALONE, Replicas
 from qwill.train.sharded_checkpoint import found, open_checkpoint
 
 
@@ -134,16 +135,27 @@ def _restore(saved: dict[str, Tensor], model: nn.Module, optimizers: list[torch.
 
 @dataclass
 class Checkpoints:
-    """Saves and loads the state of a run in one process; ShardedCheckpoints does on many ranks."""
+    """Saves and loads the state of a run whose ranks all hold the whole of it: rank 0 writes, and all read. Where they
+    hold shares, ShardedCheckpoints does."""
 
     folder: Path
     model: nn.Module
     optimizers: list[torch.optim.Optimizer]
+    replicas: Replicas = ALONE
 
     def save(self, step: int, extra: dict[str, object]) -> None:
-        save_checkpoint(self.folder, step, self.model, self.optimizers, extra)
+        if self.replicas.rank == 0:
+            save_checkpoint(self.folder, step, self.model, self.optimizers, extra)
 
     def load(self) -> tuple[int, dict[str, object]] | None:
-        return load_checkpoint(self.folder, self.model, self.optimizers)
+        """As `load_checkpoint`. Raises CheckpointError when ranks find different ones."""
+        found = load_checkpoint(self.folder, self.model, self.optimizers)
+        steps = set(self.replicas.gather(found[0] if found else 0))
+        if len(steps) > 1:
+            raise CheckpointError(
+                f"{self.folder}: ranks find different checkpoints (steps {sorted(steps)}); it must be one folder that "
+                "all hosts share."
+            )
+        return found
 
     def finish(self) -> None: ...

@@ -16,12 +16,29 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+BUCKET = 1 << 25  # numbers that are summed at a time
+
 
 def all_sum(x: Tensor, group: ProcessGroup | None) -> Tensor:
     """The sum over all ranks, in place; has no gradient."""
     if group is not None:
         dist.all_reduce(x, group=group)
     return x
+
+
+def sum_in_place(tensors: Sequence[Tensor], group: ProcessGroup | None) -> None:
+    """Each tensor becomes the sum over all ranks, which have the same shapes; some tens of megabytes at a time."""
+    waiting: dict[torch.dtype, list[Tensor]] = {}
+    for x in tensors if group is not None else ():
+        waiting.setdefault(x.dtype, []).append(x)
+    for same in waiting.values():
+        while same:
+            bucket = [same.pop(0)]
+            while same and sum(x.numel() for x in bucket) + same[0].numel() <= BUCKET:
+                bucket.append(same.pop(0))
+            flat = all_sum(torch.cat([x.flatten() for x in bucket]), group)
+            for x, part in zip(bucket, flat.split([x.numel() for x in bucket]), strict=True):
+                x.copy_(part.view_as(x))
 
 
 def to_all(x: Tensor, group: ProcessGroup | None) -> Tensor:

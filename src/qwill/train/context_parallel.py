@@ -56,6 +56,7 @@ def context_batch(batch: Batch, ranks: int, rank: int) -> ContextBatch:
     return ContextBatch(
         take(batch.tokens_N, chunks, rank), take(batch.positions_N, chunks, rank),
         torch.tensor([0, held[rank]], dtype=torch.int32),
+        experts_NLk=None if batch.experts_NLk is None else take(batch.experts_NLk, chunks, rank),
         whole=batch.cu_seqlens.tolist(), chunks=chunks, held=held, rank=rank,
     )  # fmt: skip
 

@@ -18,11 +18,13 @@ from qwill.model.transformer import Transformer
 from qwill.train.checkpoint import Checkpoints
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
 from qwill.train.recompute import recomputing
+from qwill.train.replicas import ALONE, Replicas
 from qwill.train.settings import OptimizerConfig, ScheduleConfig, StepConfig
 from qwill.train.step import StepResult, backward, split
 
 if TYPE_CHECKING:
     from qwill.train.parallel import Parallel
+    from qwill.train.sharded_checkpoint import ShardedCheckpoints
 
 LOAD_MEMORY = 0.98  # expert load is averaged over about the last 50 steps
 
@@ -64,21 +66,27 @@ def train(
     how: StepConfig = StepConfig(),  # noqa: B008 (frozen)
     parallel: Parallel | None = None,
     compute: Callable[[Any], StepResult] | None = None,
+    replicas: Replicas = ALONE,
 ) -> History:
     """Train in place; resumes from ctx.work and leaves checkpoints there. With `parallel`, which holds `model`, every
     rank calls this with the same arguments, and rank 0 alone writes metrics. `compute` adds a step's gradients where
-    they aren't those of next-token prediction; its steps need a `source` and a number of `tokens`.
+    they aren't those of next-token prediction; its steps need a `source` and a number of `tokens`. With `replicas` it
+    adds those of this rank's share and gives the results of the whole step; here, too, every rank calls this.
 
     Raises TrainingError on a loss or gradient that is not finite, naming the step and its batch; the last checkpoint,
     which is good, stays where it is.
     """
     optimizers = make_optimizers(model, optimizer, parallel)
-    kept = Checkpoints(ctx.work, model, optimizers) if parallel is None else parallel.checkpoints(ctx.work, optimizers)
+    if parallel is None:
+        kept: Checkpoints | ShardedCheckpoints = Checkpoints(ctx.work, model, optimizers, replicas)
+    else:
+        kept = parallel.checkpoints(ctx.work, optimizers)
     history, first = History(), 0
     if (found := kept.load()) is not None:
         first, extra = found
         history = History(**extra)  # type: ignore[arg-type]
-    log = MetricsLog(ctx.metrics_path, resume_step=first) if parallel is None or parallel.mesh.rank == 0 else None
+    rank = replicas.rank if parallel is None else parallel.mesh.rank
+    log = MetricsLog(ctx.metrics_path, resume_step=first) if rank == 0 else None
     model.train()
     saved_at = time.monotonic()
     with (
@@ -92,6 +100,7 @@ def train(
             set_rates(optimizers, factor)
             if compute is not None:
                 done = compute(data)
+                replicas.sum_gradients(model)
                 norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip, foreach=True))
             elif parallel is None:
                 done = backward(model, split(data, how.micro_batches), balance, how.balance_over, ctx.dtype)

@@ -20,7 +20,7 @@ from qwill.base.errors import ConfigError
 from qwill.model.batch import Batch
 from qwill.model.cache import KVCache
 from qwill.model.transformer import Attention, Experts, FeedForward, GatedDeltaNet, Linear, Output, Transformer
-from qwill.train.collectives import all_sum, exchange_rows
+from qwill.train.collectives import all_sum, exchange_rows, sum_in_place
 from qwill.train.context_parallel import ContextAttention, ContextBatch, ContextDeltaNet, context_batch, take
 from qwill.train.expert_parallel import ParallelExperts
 from qwill.train.mesh import AXES, DATA, TOKENS, Mesh, check_mesh
@@ -31,8 +31,6 @@ from qwill.train.sharded_checkpoint import ShardedCheckpoints
 from qwill.train.shards import Cut, Ranges, boxes, ranges_of, shape_of
 from qwill.train.step import StepData, StepResult, backward, split
 from qwill.train.tensor_parallel import ColumnLinear, RowLinear, VocabularyEmbedding, cross_entropy
-
-BUCKET = 1 << 25  # gradients are summed this many numbers at a time
 
 
 class ParallelTransformer(Transformer):
@@ -80,20 +78,25 @@ class Shard:
 
 @dataclass
 class Parallel:
-    """A model on a mesh."""
+    """A model on a mesh. `fill`: steps differ in size, so where there are too few sequences a rank without one takes
+    part with another's, which counts for nothing."""
 
     model: Transformer
     mesh: Mesh
     shards: list[Shard]
+    fill: bool = False
 
     def deal(self, data: StepData, micro_batches: int) -> list[StepData]:
         """This rank's part of each micro-batch: its sequences, and of them its tokens.
 
-        Raises ConfigError where a step has too few sequences for every rank to get some of each micro-batch.
+        Raises ConfigError where a step has too few sequences for every rank to get some of each micro-batch, and ranks
+        aren't to be filled.
         """
         ranks, rank, parts = self.mesh.size(*DATA), self.mesh.index(*DATA), split(data, micro_batches)
         dealt = [split(part, ranks) for part in parts]
-        if len(parts) < micro_batches or any(len(d) < ranks for d in dealt):
+        if self.fill:
+            dealt = [d + [filler(d[0])] * (ranks - len(d)) for d in dealt]
+        elif len(parts) < micro_batches or any(len(d) < ranks for d in dealt):
             raise ConfigError(
                 f"mesh: a step of {len(data.batch.cu_seqlens) - 1} sequences ({data.source}) cannot be cut into "
                 f"{micro_batches} × {ranks} parts (micro-batches × ranks with data of their own); raise batch_rows, or "
@@ -112,7 +115,7 @@ class Parallel:
             )
         batch = context_batch(part.batch, ranks, self.mesh.index("cp"))
         targets_N, weight_N = (take(x, batch.chunks, batch.rank) for x in (part.targets_N, part.weight_N))
-        return StepData(batch, targets_N, weight_N, part.source)
+        return StepData(batch, targets_N, weight_N, part.source, part.filler)
 
     def backward(self, data: StepData, balance: float, how: StepConfig, dtype: str = "float32") -> StepResult:
         """`step.backward` over all ranks; the gradients are then in the shards' `local`."""
@@ -141,7 +144,7 @@ class Parallel:
 
     def sum_gradients(self) -> None:
         """Give every `local` the gradient of the whole step."""
-        waiting: dict[tuple[tuple[str, ...], torch.dtype], list[Tensor]] = {}
+        waiting: dict[tuple[str, ...], list[Tensor]] = {}
         for s in self.shards:
             grad = s.parameter.grad
             if s.local is not s.parameter:
@@ -151,15 +154,9 @@ class Parallel:
                     continue
                 raise RuntimeError(f"{s.name} has no gradient")  # on one rank only, it would stop the others
             if s.sums:
-                waiting.setdefault((s.sums, s.local.grad.dtype), []).append(s.local.grad)
-        for (axes, _), grads in waiting.items():
-            while grads:
-                bucket = [grads.pop(0)]
-                while grads and sum(g.numel() for g in bucket) + grads[0].numel() <= BUCKET:
-                    bucket.append(grads.pop(0))
-                flat = all_sum(torch.cat([g.flatten() for g in bucket]), self.mesh.group(*axes))
-                for grad, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-                    grad.copy_(part.view_as(grad))
+                waiting.setdefault(s.sums, []).append(s.local.grad)
+        for axes, grads in waiting.items():
+            sum_in_place(grads, self.mesh.group(*axes))
 
     def clip(self, limit: float) -> float:
         """Scale all gradients so that their norm over all parameters, each counted once, is at most `limit`."""
@@ -191,6 +188,8 @@ class Parallel:
 
     def whole_model(self) -> Transformer | None:
         """The model in one piece, on rank 0; None on the others, which must call this too."""
+        if not any(s.cuts for s in self.shards):
+            return None if self.mesh.rank else self.model
         parameters = {}
         for s in self.shards:
             value = self.gather(s)
@@ -219,6 +218,11 @@ class Parallel:
         return whole
 
 
+def filler(part: StepData) -> StepData:
+    """The same sequences, from which nothing is learnt and which are not counted."""
+    return StepData(part.batch, part.targets_N, torch.zeros_like(part.weight_N), part.source, filler=True)
+
+
 def place_shard(whole: Tensor, ranges: Ranges, shard: Tensor) -> None:
     for box in boxes(ranges):
         whole[tuple(slice(a, a + n) for a, n in zip(box.at, box.shape, strict=True))] = shard[box.local]
@@ -232,7 +236,7 @@ def cut_shard(whole: Tensor, ranges: Ranges) -> Tensor:
     return out
 
 
-def parallelize(model: Transformer, mesh: Mesh) -> Parallel:
+def parallelize(model: Transformer, mesh: Mesh, fill: bool = False) -> Parallel:
     """Cut `model` in place; every rank must hold the same one. Raises ConfigError where it cannot be cut like this."""
     check_mesh(mesh.sizes, model.config)
     cuts: dict[str, tuple[Cut, ...]] = {}
@@ -261,11 +265,11 @@ def parallelize(model: Transformer, mesh: Mesh) -> Parallel:
         if axes := fully_sharded[name]:
             how = (*how, Cut(axes, 0))
             with torch.no_grad():
-                local = nn.Parameter(p.to_local())  # type: ignore[attr-defined]
+                local = nn.Parameter(p.to_local(), p.requires_grad)  # type: ignore[attr-defined]
         done = {axis for c in how for axis in c.axes}
         sums = tuple(a for a in TOKENS if a not in done and mesh.sizes[a] > 1)
         shards.append(Shard(name, p, local, whole[name], how, (*sums, "tp") if name in partial else sums))
-    return Parallel(model, mesh, shards)
+    return Parallel(model, mesh, shards, fill)
 
 
 def _tensor_parallel(model: Transformer, mesh: Mesh, cuts: dict[str, tuple[Cut, ...]], partial: set[str]) -> None:

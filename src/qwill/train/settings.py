@@ -177,7 +177,13 @@ def _finetuning() -> OptimizerConfig:
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """`steps` of at most `batch_tokens` packed tokens; examples longer than `max_tokens` are left out and counted.
+    """`steps` of at most `batch_tokens` packed tokens, or with `epochs` as many as those take.
+
+    too_long: what happens to examples of more than `max_tokens`: left out and counted (`leave_out`), the first of them
+    stops the stage (`refuse`), or plain texts are cut into pieces of which none is lost, and conversations left out
+    (`split`). heldout: the share of prompts kept back, where the data don't say which. template: `inference` trains
+    each turn behind exactly the prompt that the model's template gives for it; `training` is TRL's training template
+    for Qwen3, one sequence with every turn's thinking.
 
     With `lora` only an adapter is trained, by AdamW at `learning_rate`; it lies in the model's folder `adapter/`, and
     the model has it merged in.
@@ -190,8 +196,17 @@ class SFTConfig:
     optimizer: OptimizerConfig = field(default_factory=_finetuning)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     step: StepConfig = field(default=StepConfig(), metadata=LATER)
+    mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
+    epochs: int | None = field(default=None, metadata=LATER)
+    too_long: Literal["leave_out", "refuse", "split"] = field(default="leave_out", metadata=LATER)
+    heldout: float = field(default=0.05, metadata=LATER)
+    template: Literal["inference", "training"] = field(default="inference", metadata=LATER)
     dtype: Precision = "auto"
 
     def __post_init__(self) -> None:
-        need_positive(self, "steps", "batch_tokens", "max_tokens")
+        need_positive(self, "steps", "batch_tokens", "epochs")
+        if self.max_tokens < 2:
+            raise ConfigError(f"max_tokens is {self.max_tokens}; expected at least 2: one to see and one to predict.")
+        if not 0 <= self.heldout < 1:
+            raise ConfigError(f"heldout is {self.heldout}; expected a share from 0 to below 1.")

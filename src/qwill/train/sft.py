@@ -1,58 +1,29 @@
-"""Stage `sft`: base model and conversations → chat model, trained on what the assistant says and on nothing else."""
+"""Stage `sft`: base model and conversations → chat model, trained on what the assistant says and on nothing else
+(or, of plain texts, on completions or on all of it)."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from qwill.base.errors import DataError
-from qwill.base.files import read_jsonl, write_json
+from qwill.base.errors import ConfigError
+from qwill.base.files import write_json
 from qwill.base.stage import StageContext
+from qwill.engine.language_model import load
 from qwill.model.batch import Batch
-from qwill.model.files import load_model, save_model
-from qwill.text.chat import Rendered, training_examples
-from qwill.text.tokenizer import Tokenizer
+from qwill.model.files import save_model
+from qwill.text.chat import Rendered
 from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.best_fit import pack_best_fit
 from qwill.train.loop import train
+from qwill.train.mesh import check_mesh, resolve_mesh
+from qwill.train.ranks import current
 from qwill.train.settings import SFTConfig
+from qwill.train.sft_examples import read_examples
 from qwill.train.step import StepData
-
-
-@dataclass
-class Examples:
-    """Rendered examples and how many conversations were left out because they are longer than the limit."""
-
-    rendered: list[Rendered]
-    names: list[str]
-    too_long: int
-
-
-def render_dialogues(path: Path, tokenizer: Tokenizer, max_tokens: int) -> Examples:
-    """Every conversation of a dialogues file as training examples (several where the template is not append-only).
-
-    Raises DataError naming the line of a conversation that would train on nothing.
-    """
-    out = Examples([], [], 0)
-    for line, row in read_jsonl(path):
-        if "messages" not in row:
-            raise DataError(f"{path}: line {line} has no field 'messages'; expected a list of messages.")
-        where = f"{path}: line {line}"
-        for example in training_examples(row["messages"], row.get("tools"), tokenizer, where=where):
-            if len(example.ids) > max_tokens:
-                out.too_long += 1
-            else:
-                out.rendered.append(example)
-                out.names.append(str(row.get("id", line)))
-    if not out.rendered and not out.too_long:
-        raise DataError(f"{path}: holds no conversation; add sources to the dialogues.")
-    if not out.rendered:
-        raise DataError(f"{path}: no conversation fits into {max_tokens} tokens; raise sft.max_tokens.")
-    return out
 
 
 def plan_steps(lengths: Sequence[int], steps: int, batch_tokens: int, seed: int) -> list[list[int]]:
@@ -85,44 +56,59 @@ def pack_examples(examples: Sequence[Rendered], source: str) -> StepData:
 
 
 def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
-    tokenizer = Tokenizer.load(ctx.inputs["base"])
-    model = load_model(ctx.inputs["base"])
-    examples = render_dialogues(ctx.inputs["dialogues"] / "train.jsonl", tokenizer, config.max_tokens)
-    heldout = render_dialogues(ctx.inputs["dialogues"] / "heldout.jsonl", tokenizer, config.max_tokens)
-    plan = plan_steps([len(e.ids) for e in examples.rendered], config.steps, config.batch_tokens, ctx.seed)
+    start = load(ctx.inputs["base"])
+    tokenizer, model = start.tokenizer, start.model
+    ranks = current()
+    mesh = resolve_mesh(config.mesh, ranks.world if ranks else 1)
+    if config.lora is not None and any(size > 1 for axis, size in mesh.items() if axis != "dp"):
+        raise ConfigError(
+            "mesh: an adapter is trained with a whole model on every rank; leave out all but dp, or lora."
+        )
+    check_mesh(mesh, model.config)
+    examples, heldout = read_examples(ctx.inputs["dialogues"], tokenizer, config, ctx.seed)
+    # An example's last token predicts nothing and is not packed.
+    lengths = [len(e.ids) - 1 for e in examples.rendered]
+    steps = None if config.epochs else config.steps
+    packing = pack_best_fit(lengths, config.batch_tokens, ctx.seed, steps=steps, epochs=config.epochs)
+    plan = packing.steps
 
     def step_data(step: int) -> StepData:
         chosen = plan[step]
         return pack_examples([examples.rendered[i] for i in chosen], f"conversations {examples.names[chosen[0]]} …")
 
     adapter = begin_adapter(model, config.lora, ctx.seed)
+    parallel = None
+    if ranks is not None:
+        from qwill.train.mesh import make_mesh
+        from qwill.train.parallel import parallelize
+
+        parallel = parallelize(model, make_mesh(mesh), fill=True)  # the last step of an epoch may be small
+        ctx.display.say(f"  mesh: {parallel.mesh}")
     history = train(
-        model, config.steps, step_data, config.optimizer, config.schedule, config.balance, ctx, "sft", how=config.step
+        model, len(plan), step_data, config.optimizer, config.schedule, config.balance, ctx, "sft", how=config.step,
+        parallel=parallel,
     )  # fmt: skip
     finish_adapter(model, adapter, ctx.inputs["base"], ctx)
-    loss = heldout_loss(model, heldout.rendered, config.batch_tokens)
-    report = history.thinned() | {
-        "examples": len(examples.rendered),
-        "too_long": examples.too_long,
-        "heldout_loss": loss,
-        "trained_tokens_share": sum(sum(e.loss_mask) for e in examples.rendered)
-        / sum(len(e.ids) for e in examples.rendered),
-    }
+    loss = heldout_loss(model, heldout.rendered, config.batch_tokens) if heldout.rendered else None
+    whole = model if parallel is None else parallel.whole_model()
+    if whole is None:
+        return {}  # rank 0 writes the artifact
+    counts = {
+        "examples": len(examples.rendered), "heldout": len(heldout.rendered), "too_long": examples.too_long,
+        "fill": round(packing.fill, 4),
+    }  # fmt: skip
+    counts |= {"cut": examples.cut} if examples.cut else {}
+    counts |= {"unwanted": examples.unwanted} if examples.unwanted else {}
+    share = examples.trained / examples.tokens
+    report = history.thinned() | counts | {"heldout_loss": loss, "trained_tokens_share": share}
     write_json(ctx.out / "training.json", report)
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
-    return {
-        "tokens": history.tokens,
-        "examples": len(examples.rendered),
-        "too_long": examples.too_long,
-        "heldout_loss": round(loss, 4),
-    }
+    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    return {"tokens": history.tokens, **counts} | ({} if loss is None else {"heldout_loss": round(loss, 4)})
 
 
 @torch.inference_mode()
 def heldout_loss(model: Any, examples: Sequence[Rendered], batch_tokens: int) -> float:
     """Mean loss in nats over the assistant tokens of held-out conversations."""
-    from qwill.model import ops
-
     total = count = 0.0
     for step in plan_steps([len(e.ids) for e in examples], 1, 1 << 60, 0):
         order = sorted(step, key=lambda i: -len(examples[i].ids))
@@ -134,7 +120,7 @@ def heldout_loss(model: Any, examples: Sequence[Rendered], batch_tokens: int) ->
                 part.append(order.pop(0))
             data = pack_examples([examples[i] for i in part], "held-out")
             mask = data.weight_N > 0
-            _, loss_N = ops.cross_entropy(model(data.batch).hidden_ND[mask], model.head_weight_VD,
-                                          data.targets_N[mask], data.weight_N[mask])  # fmt: skip
+            hidden_ND = model(data.batch).hidden_ND[mask]
+            _, loss_N = model.cross_entropy(hidden_ND, data.targets_N[mask], data.weight_N[mask])
             total, count = total + float(loss_N.double().sum()), count + int(mask.sum())
     return total / count

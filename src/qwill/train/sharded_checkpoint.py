@@ -263,10 +263,14 @@ class ShardedCheckpoints:
         self._restore(saved)
         return saved.step, saved.extra
 
+    def _trained(self) -> list[Shard]:
+        """What training changes: under an adapter the rest of the model stays as its folder has it."""
+        return [s for s in self.parallel.shards if s.local.requires_grad]
+
     def _state(self) -> list[tuple[str, Tensor, Shard]]:
         """Everything that must survive, by name: this rank's value and which part of the whole it is."""
         by_local = {s.local: s for s in self.parallel.shards}
-        out = [(f"model.{s.name}", s.local.detach(), s) for s in self.parallel.shards]
+        out = [(f"model.{s.name}", s.local.detach(), s) for s in self._trained()]
         for i, optimizer in enumerate(self.optimizers):
             for p in (p for group in optimizer.param_groups for p in group["params"]):
                 for key, value in optimizer.state.get(p, {}).items():
@@ -276,7 +280,7 @@ class ShardedCheckpoints:
     def _wanted(self, saved: Saved) -> dict[str, tuple[Any, str, Shard]]:
         """Name → (optimiser or None, kind of state, shard) of all that a checkpoint of this run must hold."""
         by_local = {s.local: s for s in self.parallel.shards}
-        out: dict[str, tuple[Any, str, Shard]] = {f"model.{s.name}": (None, "", s) for s in self.parallel.shards}
+        out: dict[str, tuple[Any, str, Shard]] = {f"model.{s.name}": (None, "", s) for s in self._trained()}
         for i, optimizer in enumerate(self.optimizers):
             kinds = {name.rsplit(".", 1)[1] for name in saved.whole if name.startswith(f"optimizer{i}.")}
             for p in (p for group in optimizer.param_groups for p in group["params"]):

@@ -21,13 +21,15 @@ class StepData:
     not trained on).
 
     Weights sum to 1 over the whole step, so the loss is a mean over trained tokens however the step is split.
-    `source` names the batch in messages (a NaN loss says which batch it was).
+    `source` names the batch in messages (a NaN loss says which batch it was). A `filler` is computed so that this rank
+    takes part in what all ranks do together, and is counted nowhere; it weighs nothing.
     """
 
     batch: Batch
     targets_N: Tensor
     weight_N: Tensor
     source: str
+    filler: bool = False
 
     @property
     def tokens(self) -> int:
@@ -69,7 +71,8 @@ def split(data: StepData, parts: int) -> list[StepData]:
     out = []
     for start, end in pairwise(cuts):
         inside = batch.cu_seqlens[(batch.cu_seqlens >= start) & (batch.cu_seqlens <= end)] - start
-        part = Batch(batch.tokens_N[start:end], batch.positions_N[start:end], inside, batch.row_length)
+        experts = None if batch.experts_NLk is None else batch.experts_NLk[start:end]
+        part = Batch(batch.tokens_N[start:end], batch.positions_N[start:end], inside, batch.row_length, experts)
         out.append(StepData(part, data.targets_N[start:end], data.weight_N[start:end], data.source))
     return out
 
@@ -102,10 +105,10 @@ def backward(
         result.loss += float(total.detach())
         if stats := output.router_stats:
             own_LX = count_assignments(stats, len(part.targets_N))
-            pooled_LX = pool(own_LX)
+            pooled_LX = pool(own_LX * 0 if part.filler else own_LX)
             seen_LX = pooled_LX if seen_LX is None else seen_LX + pooled_LX
             counts_LX = own_LX if over == "micro" else seen_LX if whole_LX is None else whole_LX
-            imbalance, share = balancing_loss(stats, counts_LX), len(part.targets_N) / tokens
+            imbalance, share = balancing_loss(stats, counts_LX), (1 - part.filler) * len(part.targets_N) / tokens
             total = total + balance * share * imbalance
             result.balance = (result.balance or 0.0) + share * float(imbalance.detach())
             result.load_LE = load(seen_LX, stats[0].probability_E.dtype)
@@ -128,6 +131,6 @@ def _count(
             stats = model(part.batch).router_stats
         if not stats:
             return None
-        own_LX = count_assignments(stats, len(part.targets_N))
+        own_LX = count_assignments(stats, len(part.targets_N)) * (1 - part.filler)
         counts_LX = own_LX if counts_LX is None else counts_LX + own_LX
     return None if counts_LX is None else pool(counts_LX)

@@ -29,7 +29,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("base", "pretrain", "model", 2,
           "qwill.train.settings:PretrainConfig", ("corpus", "tokenizer"), "qwill.train.pretrain:run",
           optional=("start",)),
-    Stage("sft", "sft", "model", 2,
+    Stage("sft", "sft", "model", 3,
           "qwill.train.settings:SFTConfig", ("base", "dialogues"), "qwill.train.sft:run"),
     Stage("aligned", "grpo", "model", 3,
           "qwill.align.settings:GRPOConfig", ("sft", "tasks"), "qwill.align.grpo:run"),

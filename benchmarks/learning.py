@@ -4,15 +4,15 @@
 
 The start is a dense Qwen3 of 0.8 M parameters that was trained on demonstrations of "Name two countries and one month."
 in English and Chinese, half of them sloppy (a word too few, one said twice, one of another kind), as what a base model
-has read is. SFT goes on with good demonstrations; DPO and its kin, KTO and the reward model learn from the
-start's own replies, right and wrong as the verifier says; the online algorithms from the verifier; distillation from a
-larger model that has seen all demonstrations. Each runs as its stage does (`qwill sft`, `dpo`, `reward`, `grpo`, `ppo`,
+has read is. SFT goes on with good demonstrations; DPO and its kin, KTO and the reward model learn from the start's own
+replies, right and wrong as the verifier says; the online algorithms from the verifier; distillation from a larger model
+that was trained on good demonstrations. Each runs as its stage does (`qwill sft`, `dpo`, `reward`, `grpo`, `ppo`,
 `distill`), with seeds of its own for order and sampling. Then greedy replies to the same 500 problems (250 in each
-language), none of which is trained on: the difference to the start with an exact McNemar test. The reward model is judged
-by what it picks: of 8 sampled replies the one that it scores best, against the first of them.
+language), none of which is trained on: the difference to the start with an exact McNemar test. The reward model is
+judged by what it picks: of 8 sampled replies the one that it scores best, against the first of them.
 
-Claims: SFT, reward model, DPO, KTO, PPO, RLOO, GRPO, GSPO and on-policy distillation at least +5 points with p < 0.01 for
-each of three seeds; the others with one seed; all within 90 minutes on 2 cores.
+Claims: SFT, reward model, DPO, KTO, PPO, RLOO, GRPO, GSPO and on-policy distillation at least +5 points with p < 0.01
+for each of three seeds; the others with one seed; all within 90 minutes on 2 cores.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m tests.align.invariance_ranks FOLDER
 
 FOLDER/results.json gets, for each algorithm, how far the gradients of steps, a training, and what one process makes of
-its last checkpoint but one are from one process's; `twice` is the distance where both ranks compute every unit, and `own` where each is content with the reference
-point of its own units (KTO).
+its last checkpoint but one are from one process's; `twice` is the distance where both ranks compute every unit, and
+`own` where each is content with the reference point of its own units (KTO).
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class Plan:
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, display: Display | None = None) -> list[Made]:
-    """Make every stage of the recipe, or those that are or use the one named `only`, in `recipe.folder`; what is made already is skipped.
+    """Make every stage of the recipe, or those that are or use the one named `only`, in `recipe.folder`; what is made
+    already is skipped.
 
     The process may be killed at any moment: an artifact appears whole or not at all, and what a stage keeps in its
     work folder lets the same command go on to the same content ids.

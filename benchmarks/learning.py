@@ -170,7 +170,7 @@ def preferences(world: World, seed: int) -> tuple[Path, Path]:
     if pairs_file.exists():
         return pairs_file, single_file
     rng = random.Random(seed)
-    rows = rng.sample([json.loads(line) for line in world.place("rl.jsonl").read_text().splitlines()], 2400)
+    rows = rng.sample([json.loads(line) for line in world.place("rl.jsonl").read_text().splitlines()], 5000)
     tokenizer = Tokenizer.load(world.place("start"))
     groups = replies(load_model(world.place("start")), tokenizer, rows, TRIES, 1.0, seed)
     pairs, single = [], []
@@ -206,7 +206,7 @@ PAIRS = PreferenceConfig(
 )  # fmt: skip
 QUICK = OptimizerConfig("adamw", learning_rate=1e-3, matrix_rate=1e-3)
 SLOW = OptimizerConfig("adamw", learning_rate=3e-5, matrix_rate=3e-5)
-BETAS = {"ipo": 0.3, "normalised": 2.0, "simpo": 2.0}
+BETAS = {"ipo": 2.0, "normalised": 2.0, "simpo": 2.0}
 DISTILL = DistillConfig(
     steps=100, prompts=64, max_tokens=MAX_TOKENS, beta=0.5,
     optimizer=OptimizerConfig(learning_rate=7e-4, matrix_rate=5e-3), schedule=ScheduleConfig(warmup=0.1, decay=0.5),

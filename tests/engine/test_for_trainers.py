@@ -46,8 +46,10 @@ def test_the_support_is_what_the_definition_leaves(sampling, seed, vocab_size, m
     allowed[:, 0] = True
     bits = bits_of(allowed) if masked else None
     uniforms = torch.rand(3, dtype=torch.float64)
-    drawn = sample(logits, uniforms, sampling, vocab_size, edited_BV, bits)
+    drawn = sample(logits, uniforms, sampling, vocab_size, edited_BV, bits, asked=True)
     found = support(logits, drawn.tokens_B, sampling, vocab_size, edited_BV, bits)
+    assert drawn.support is not None and [r.tolist() for r in drawn.support] == [r.tolist() for r in found]
+    assert sample(logits, uniforms, sampling, vocab_size, edited_BV, bits).support is None
     for i, ranges in enumerate(found):
         row = (edited_BV if edited else logits)[i, :vocab_size].double().numpy()
         inside = np.where(allowed[i, :vocab_size].numpy(), row, -np.inf) if masked else row

@@ -66,7 +66,7 @@ def test_any_conversation_renders_as_the_released_template(conversation: tuple) 
     check_render(chat, *conversation)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(CONVERSATIONS)
 def test_any_conversation_is_trained_as_it_is_met_at_inference(conversation: tuple) -> None:
     check_training(chat, *conversation)

@@ -337,7 +337,8 @@ def test_the_stage_tells_what_it_did(tmp_path: Path, inputs: dict[str, Path]) ->
     assert report["trained_tokens_share"] == pytest.approx(trained[1] / trained[0])
     heldout = kept.rendered
     assert report["heldout_loss"] == pytest.approx(heldout_loss(load_model(ctx.out), heldout, 160), rel=1e-6)
-    assert report["heldout_loss"] < heldout_loss(load_model(inputs["base"]), heldout, 160)
+    before = heldout_loss(load_model(inputs["base"]), heldout, 160)
+    assert report["heldout_loss_before"] == pytest.approx(before, rel=1e-6) and report["heldout_loss"] < before
     other = context(tmp_path / "other", inputs, seed=1)
     assert sft.run(CONFIG, other)["heldout_loss"] != metrics["heldout_loss"]
 
@@ -391,8 +392,12 @@ def test_the_stage_interrupted_after_training_goes_on_to_the_same_content(
     straight = context(tmp_path / "straight", inputs)
     metrics = sft.run(config, straight)
 
+    calls = iter(range(9))
+
     def killed(*_: object) -> float:
-        raise Killed
+        if next(calls):  # the first is before training
+            raise Killed
+        return metrics["heldout_loss_before"]
 
     monkeypatch.setattr(sft, "heldout_loss", killed)
     cut = context(tmp_path / "cut", inputs)

@@ -30,7 +30,7 @@ from qwill.engine.sampler import Sampling
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
-from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.loop import train
 from qwill.train.replicas import ALONE, Replicas, replicas_of
 from qwill.train.step import StepResult
@@ -138,7 +138,8 @@ def same_vocabulary(student: Tokenizer, teacher: Tokenizer, where: str) -> None:
 
 def run(config: DistillConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "distill")
-    student, teacher = load(ctx.inputs["sft"]), load(ctx.inputs["teacher"])
+    student = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
+    teacher = load(ctx.inputs["teacher"])
     same_vocabulary(student.tokenizer, teacher.tokenizer, str(ctx.inputs["teacher"]))
     rows = problems(ctx.inputs["tasks"], verified=False)
     if config.prompts > len(rows):
@@ -153,7 +154,7 @@ def run(config: DistillConfig, ctx: StageContext) -> dict[str, Any]:
         return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
     finish_adapter(work.student, adapter, ctx.inputs["sft"], ctx)
-    save_model(work.student, ctx.out, student.tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    save_model(work.student, ctx.out, student.tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
     share = max(1, len(history.curve) // 10)
     first, last = (sum(p["loss"] for p in part) / share for part in (history.curve[:share], history.curve[-share:]))
     return {"tokens": history.tokens, "divergence_first": round(first, 5), "divergence_last": round(last, 5)}

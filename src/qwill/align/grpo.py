@@ -38,7 +38,7 @@ from qwill.model.transformer import Transformer
 from qwill.model.twin import twin
 from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
-from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.checkpoint import Checkpoints
 from qwill.train.loop import History
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
@@ -90,7 +90,7 @@ def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
-    start = load(ctx.inputs["sft"])
+    start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
     verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
     rows = problems(ctx.inputs["tasks"], verified)
@@ -113,7 +113,7 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
     last = history.curve[-max(1, len(history.curve) // 10) :]
     return {
         "rollouts": config.steps * config.prompts * config.samples,

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from qwill.data.preferences import holds_pairs
 from qwill.engine.language_model import load
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
-from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.balance import step_balance
 from qwill.train.loop import train
 from qwill.train.replicas import ALONE, Replicas, replicas_of
@@ -148,7 +149,8 @@ def reference_logprobs(
     """float64 [units, 2] of both replies under the model as it is now; from `kept` where that was made by the same
     weights and the same ids."""
     digest = hashlib.sha256()
-    for name, p in model.named_parameters():
+    # Buffers, too: a quantised matrix is codes and scales.
+    for name, p in chain(model.named_parameters(), model.named_buffers()):
         digest.update(name.encode() + str(p.dtype).encode())
         digest.update(p.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
     digest.update(json.dumps([[[e.ids, e.loss_mask] for r in u.replies for e in r.examples] for u in units]).encode())
@@ -166,7 +168,7 @@ def reference_logprobs(
 
 def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "dpo")
-    start = load(ctx.inputs["sft"])
+    start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     tokenizer, model = start.tokenizer, start.model
     path = ctx.inputs["preferences"]
     settings = (tokenizer, config.max_tokens, config.heldout, ctx.seed)
@@ -201,7 +203,7 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
         return {}  # rank 0 writes the artifact
     report = history.thinned() | {"pairs": len(units), "heldout": len(pairs), "too_long": too_long}
     write_json(ctx.out / "training.json", report | {"scores": scores.told() if scores else None})
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
     return _metrics(len(units), too_long, history.curve, scores)
 
 

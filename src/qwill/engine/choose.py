@@ -56,13 +56,12 @@ def _draw(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, edited: Edited
     edited_BV = _edited(own_BV, part, vocab_size, allowed_BW) if edited in ("edited", "proposed") else None
     if edited_BV is not None:
         allowed_BW = None
-    if edited == "proposed" and edited_BV is not None:
-        drawn = _verified(own_BV, edited_BV, part, vocab_size, uniforms_B)
-    else:
-        drawn = sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW)
-    if part[0].running.request.support:
-        among = support(own_BV, drawn.tokens_B, sampling, vocab_size, edited_BV, allowed_BW)
-        drawn = replace(drawn, support=among)
+    asked = part[0].running.request.support
+    if edited != "proposed" or edited_BV is None:
+        return sample(own_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW, asked)
+    drawn = _verified(own_BV, edited_BV, part, vocab_size, uniforms_B)
+    if asked:
+        drawn = replace(drawn, support=support(own_BV, drawn.tokens_B, sampling, vocab_size, edited_BV, None))
     return drawn
 
 

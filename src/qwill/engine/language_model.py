@@ -219,7 +219,7 @@ def _overridden(base: Sampling, overrides: Mapping[str, float]) -> Sampling:
     return replace(base, **overrides)  # type: ignore[arg-type]
 
 
-Weights = Literal["auto", "float", "int8", "int4"]
+Weights = Literal["auto", "float", "stored", "int8", "int4"]
 
 
 def load(ref: str | Path, dtype: str = "float32", device: str = "cpu", weights: Weights = "float") -> LanguageModel:
@@ -227,7 +227,8 @@ def load(ref: str | Path, dtype: str = "float32", device: str = "cpu", weights: 
 
     weights: "float" multiplies out what is stored as integers, to `dtype`. "int8" and "int4" hold the projections as
     integers of so many bits (`held.hold`): what is stored so stays as it is, all else is rounded. "auto" keeps what is
-    stored as integers if native code can compute with it (`engine.native`), and is "float" otherwise.
+    stored as integers if native code can compute with it (`engine.native`), and is "float" otherwise. "stored"
+    keeps them in any case.
 
     Raises `ArtifactError` when there is no such model, `ModelError` when it is of a kind that is not supported.
     """
@@ -260,7 +261,7 @@ def _load_folder(folder: Path, dtype: str, device: str, weights: Weights) -> Lan
     if weights in ("int8", "int4"):
         model = load_held(folder, 8 if weights == "int8" else 4, dtype, device)
     else:
-        stored = weights == "auto" and read_config(folder).quantization_config is not None
+        stored = weights in ("auto", "stored") and read_config(folder).quantization_config is not None
         model = load_model(folder, dtype, device, quantized=stored)
         _settle(model, weights)
     tokenizer = Tokenizer.load(folder)

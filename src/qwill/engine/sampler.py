@@ -6,7 +6,7 @@ rows, V vocabulary, C candidates, P blocks.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -46,13 +46,30 @@ def sample(
     vocab_size: int | None = None,
     edited_BV: Tensor | None = None,
     allowed_BW: Tensor | None = None,
+    asked: bool = False,
 ) -> Sampled:
     """Draw one token a row from float32 logits with one float64 uniform a row.
 
     `edited_BV`: the logits to draw from, where they were penalised, biased or masked (−inf, `edits.py`). Ids from
     `vocab_size` on (a padded embedding's spare rows) are never drawn, nor those without a bit in `allowed_BW` (int32,
     the least significant bit first; at least one of each row must be set). Greedy takes the lowest id among equals.
+    `asked`: whether `support` is wanted, too.
     """
+    drawn = _sample(logits_BV, uniforms_B, sampling, vocab_size, edited_BV, allowed_BW, asked)
+    if asked and drawn.support is None:
+        drawn = replace(drawn, support=support(logits_BV, drawn.tokens_B, sampling, vocab_size, edited_BV, allowed_BW))
+    return drawn
+
+
+def _sample(
+    logits_BV: Tensor,
+    uniforms_B: Tensor,
+    sampling: Sampling,
+    vocab_size: int | None,
+    edited_BV: Tensor | None,
+    allowed_BW: Tensor | None,
+    asked: bool,
+) -> Sampled:
     whole = sampling.temperature == 0 or not sampling.truncates  # truncation keeps the likeliest token
     if whole and (edited_BV is None or allowed_BW is None) and native_sampler.suits(logits_BV):
         found = native_sampler.draw(logits_BV, edited_BV, uniforms_B, sampling.temperature, vocab_size, allowed_BW)
@@ -66,16 +83,17 @@ def sample(
         drawn_BV = edited_BV if warm else edited_BV / sampling.temperature
     if vocab_size is not None and vocab_size < drawn_BV.shape[1]:
         drawn_BV = drawn_BV[:, :vocab_size]
+    among: list[Ranges] | None = None
     if sampling.temperature == 0:
         tokens_B = drawn_BV.argmax(dim=1)
         sampled_B = torch.zeros_like(own_BV[:, 0])
     elif sampling.truncates:
-        tokens_B, sampled_B = _draw_truncated(drawn_BV, uniforms_B, sampling)
+        tokens_B, sampled_B, among = _draw_truncated(drawn_BV, uniforms_B, sampling, asked)
     else:
         tokens_B, sampled_B = _draw(drawn_BV, uniforms_B)
         if drawn_BV is own_BV:
             return Sampled(tokens_B, sampled_B, sampled_B)
-    return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B)
+    return Sampled(tokens_B, _at(own_BV, tokens_B) - own_BV.logsumexp(dim=1), sampled_B, among)
 
 
 def sample_again(
@@ -139,15 +157,31 @@ def _draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
     return tokens_B, _at(logits_BV, tokens_B) - top_B - total_B.log().float()
 
 
-def _draw_truncated(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Draw among each row's best candidates after top-k, top-p and min-p: tokens and their log-probabilities
-    there.
-    """
+def _draw_truncated(
+    logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling, asked: bool
+) -> tuple[Tensor, Tensor, list[Ranges] | None]:
+    """Draw among each row's best candidates after top-k, top-p and min-p: tokens, their log-probabilities there, and if
+    `asked` what there was to draw."""
     tokens_B = torch.empty(logits_BV.shape[0], dtype=torch.int64, device=logits_BV.device)
     logprobs_B = torch.empty(logits_BV.shape[0], device=logits_BV.device)
+    places = []
     for rows, ids_BC, values_BC, kept_BC in _candidates(logits_BV, sampling):
         tokens_B[rows], logprobs_B[rows] = _draw_sorted(ids_BC, values_BC, kept_BC, uniforms_B[rows])
-    return tokens_B, logprobs_B
+        if asked:
+            places.append(_places(rows, ids_BC, values_BC, kept_BC, logits_BV.shape[1]))
+    return tokens_B, logprobs_B, _ranges(places, logits_BV) if asked else None
+
+
+def _places(rows: Tensor, ids_BC: Tensor, values_BC: Tensor, kept_BC: Tensor, vocab: int) -> Tensor:
+    """The places in [B, V] of candidates that stay and are possible at all."""
+    row_P, column_P = (kept_BC & (values_BC > float("-inf"))).nonzero().unbind(1)
+    return rows[row_P] * vocab + ids_BC[row_P, column_P]
+
+
+def _ranges(places: list[Tensor], logits_BV: Tensor) -> list[Ranges]:
+    place_P = torch.cat(places).sort().values.cpu().numpy()
+    rows, vocab = logits_BV.shape
+    return ranges_of(place_P // vocab, place_P % vocab, rows)
 
 
 def support(
@@ -166,20 +200,12 @@ def support(
     if allowed_BW is not None:
         drawn_BV = _masked(drawn_BV, allowed_BW)
     drawn_BV = drawn_BV[:, :vocab_size]
-    rows = len(drawn_BV)
-    if not sampling.truncates:
-        if edited_BV is None and allowed_BW is None:
-            return [one_range(0, drawn_BV.shape[1])] * rows
-        row_P, id_P = (drawn_BV > float("-inf")).nonzero().unbind(1)
-    else:
+    if sampling.truncates:
         warm_BV = drawn_BV if sampling.temperature == 1 else drawn_BV / sampling.temperature
-        found = []
-        for own, ids_BC, values_BC, kept_BC in _candidates(warm_BV, sampling):
-            row_P, column_P = (kept_BC & (values_BC > float("-inf"))).nonzero().unbind(1)
-            found.append(own[row_P] * drawn_BV.shape[1] + ids_BC[row_P, column_P])
-        place_P = torch.cat(found).sort().values
-        row_P, id_P = place_P // drawn_BV.shape[1], place_P % drawn_BV.shape[1]
-    return ranges_of(row_P.cpu().numpy(), id_P.cpu().numpy(), rows)
+        return _ranges([_places(*found, drawn_BV.shape[1]) for found in _candidates(warm_BV, sampling)], drawn_BV)
+    if edited_BV is None and allowed_BW is None:
+        return [one_range(0, drawn_BV.shape[1])] * len(drawn_BV)
+    return _ranges([(drawn_BV > float("-inf")).flatten().nonzero()[:, 0]], drawn_BV)
 
 
 def _candidates(logits_BV: Tensor, sampling: Sampling) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:

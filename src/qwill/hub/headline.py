@@ -12,7 +12,7 @@ FIRST: dict[str, tuple[str, ...]] = {
     "tokenizer": ("vocab_size", "characters_per_token_*"),
     "mixing": ("use", "gain_bits_per_byte.*"),
     "base": ("bits_per_byte.*", "tokens"),
-    "sft": ("heldout_loss", "tokens"),
+    "sft": ("heldout_loss", "heldout_loss_before", "tokens"),
     "aligned": ("reward_first", "reward_last"),
     "int8": ("times_smaller", "accuracy_change.en", "accuracy_change.zh"),
     "results": ("accuracy_sft_en", "accuracy_aligned_en", "accuracy_sft_zh", "accuracy_aligned_zh"),

@@ -37,31 +37,33 @@ def save_model(
     folder: str | Path,
     tokenizer: SavesItself | None = None,
     metadata: Mapping[str, str] | None = None,
-    shard_bytes: float = 5e9,
+    shard_bytes: float | None = None,
     generation_config: Mapping[str, Any] | None = None,
     score_D: Tensor | None = None,
+    merged: bool = False,
 ) -> None:
     """Write config.json, generation_config.json, model*.safetensors (and the tokenizer's files) into `folder`.
 
-    Tensors are written as the model holds them; a tied head is not stored. `metadata` goes into each file's
+    Tensors are written as the model holds them; with `merged` with the adapter that is on it added, and floats where it
+    holds integers (merged.py). A file has at most `shard_bytes`: 5 GB, or 0.5 GB where integers become floats. A tied
+    head is not stored. `metadata` goes into each file's
     `__metadata__`; `generation_config` is by default what Qwen3 was released with. With `score_D` the folder is a
     reward model: transformers' …ForSequenceClassification with one label.
     """
+    from qwill.model.merged import merged_weights
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
-    names = released_names(model.config)
-    for slot in names.values():
-        if slot.parameter not in parameters:
-            raise ModelError(f"{slot.parameter} is held quantised; load the model as floats to save it.")
+    names, weight = released_names(model.config), merged_weights(model, merged)
+    quantized = any(isinstance(module, Quantized) for module in model.modules())
     tensors: Iterable[tuple[str, Tensor]]
-    tensors = ((name, slot.read(parameters[slot.parameter])) for name, slot in names.items())
+    tensors = ((name, slot.read(weight(slot.parameter))) for name, slot in names.items())
     config = model.config.to_hf()
     if score_D is not None:
         tensors = chain(tensors, [(SCORE, score_D.detach()[None])])
         config["architectures"] = [config["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")]
         config |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
-    write_tensors(folder, tensors, metadata, shard_bytes)
+    write_tensors(folder, tensors, metadata, shard_bytes or (5e8 if quantized else 5e9))
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     write_json(folder / "config.json", config | {"torch_dtype": dtype})
     sampling = released_sampling(model.config) if generation_config is None else dict(generation_config)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qwill.base.errors import ModelError
-from qwill.model.lora import Adapter, Updates, targets_of
+from qwill.model.lora import Adapter, LowRank, Updates, targets_of
 from qwill.model.transformer import Experts, Linear, Transformer
 
 
@@ -46,7 +46,7 @@ class MixedAdapters:
         self._mixed: dict[tuple[str, str], Mixed] = {}  # (module, its weight)
 
     def put(self, number: int, adapter: Adapter) -> None:
-        """Have one more. Its parts move to the model's device and take the type of its floats, float32 at least.
+        """Have one more. Its parts take the model's device and the type of its floats, float32 at least.
         Raises ModelError for the adapter of another model."""
         targets, embedding = targets_of(self._model, adapter), self._model.embed_tokens.weight
         if any(getattr(module, "updates", None) is not None for module in self._model.modules()):
@@ -58,7 +58,9 @@ class MixedAdapters:
                 mixed[str(number)] = Updates()
             own = mixed[str(number)]
             assert isinstance(own, Updates)
-            own[name.rpartition(".")[2]] = part.requires_grad_(False).to(embedding.device, dtype)
+            # Around the same A and B: the adapter may be in training.
+            same = LowRank(part.a.detach(), part.b.detach(), part.scale, part.rows_O).requires_grad_(False)
+            own[name.rpartition(".")[2]] = same.to(embedding.device, dtype)
 
     def remove(self, number: int) -> None:
         for mixed in self._mixed.values():

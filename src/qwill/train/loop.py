@@ -95,7 +95,7 @@ def train(
     ):
         bar.update(first)
         for step in range(first, steps):
-            data = step_data(step)
+            began, data = time.monotonic(), step_data(step)
             factor = rate_factor(step, steps, schedule)
             set_rates(optimizers, factor)
             if compute is not None:
@@ -124,7 +124,10 @@ def train(
             history.curve.append({"step": step + 1, **numbers, "gradient_norm": norm, "rate": factor})
             _remember_load(history, done.load_LE)
             if log is not None:
-                log.log(step + 1, **numbers, gradient_norm=norm, rate=factor, tokens=history.tokens)
+                speed = data.tokens / (time.monotonic() - began)
+                log.log(
+                    step + 1, **numbers, gradient_norm=norm, rate=factor, tokens=history.tokens, tokens_per_second=speed
+                )  # fmt: skip
             bar.update(step + 1, loss=loss, tokens=history.tokens)
             if validate is not None and validate_every and (step + 1) % validate_every == 0 and step + 1 < steps:
                 history.validation.append({"step": step + 1, **validate(step + 1)})

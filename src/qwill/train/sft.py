@@ -16,7 +16,7 @@ from qwill.engine.language_model import load
 from qwill.model.batch import Batch
 from qwill.model.files import save_model
 from qwill.text.chat import Rendered
-from qwill.train.adapter import begin_adapter, finish_adapter
+from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.best_fit import pack_best_fit
 from qwill.train.loop import train
 from qwill.train.mesh import check_mesh, resolve_mesh
@@ -56,7 +56,7 @@ def pack_examples(examples: Sequence[Rendered], source: str) -> StepData:
 
 
 def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
-    start = load(ctx.inputs["base"])
+    start = load(ctx.inputs["base"], weights=start_weights(ctx.inputs["base"], config.lora))
     tokenizer, model = start.tokenizer, start.model
     ranks = current()
     mesh = resolve_mesh(config.mesh, ranks.world if ranks else 1)
@@ -76,6 +76,7 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
         chosen = plan[step]
         return pack_examples([examples.rendered[i] for i in chosen], f"conversations {examples.names[chosen[0]]} …")
 
+    before = heldout_loss(model, heldout.rendered, config.batch_tokens) if heldout.rendered else None
     adapter = begin_adapter(model, config.lora, ctx.seed)
     parallel = None
     if ranks is not None:
@@ -100,10 +101,13 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
     counts |= {"cut": examples.cut} if examples.cut else {}
     counts |= {"unwanted": examples.unwanted} if examples.unwanted else {}
     share = examples.trained / examples.tokens
-    report = history.thinned() | counts | {"heldout_loss": loss, "trained_tokens_share": share}
+    report = history.thinned() | counts | {"trained_tokens_share": share}
+    report |= {"heldout_loss": loss, "heldout_loss_before": before}
     write_json(ctx.out / "training.json", report)
-    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
-    return {"tokens": history.tokens, **counts} | ({} if loss is None else {"heldout_loss": round(loss, 4)})
+    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
+    losses = {"heldout_loss": loss, "heldout_loss_before": before}
+    told = {name: round(value, 4) for name, value in losses.items() if value is not None}
+    return {"tokens": history.tokens, **counts, **told}
 
 
 @torch.inference_mode()

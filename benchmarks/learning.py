@@ -196,7 +196,7 @@ def preferences(world: World, seed: int) -> tuple[Path, Path]:
 
 
 ONLINE = GRPOConfig(
-    steps=120, prompts=32, samples=8, max_tokens=MAX_TOKENS, temperature=1.0,
+    steps=80, prompts=32, samples=8, updates=2, max_tokens=MAX_TOKENS, temperature=1.0,
     optimizer=OptimizerConfig(learning_rate=7e-4, matrix_rate=7e-3), schedule=ScheduleConfig(warmup=0.1, decay=0.5),
 )  # fmt: skip
 PAIRS = PreferenceConfig(
@@ -204,7 +204,7 @@ PAIRS = PreferenceConfig(
     optimizer=OptimizerConfig("adamw", learning_rate=1e-4, matrix_rate=1e-4),
     schedule=ScheduleConfig(warmup=0.1, decay=0.5),
 )  # fmt: skip
-QUICK = OptimizerConfig("adamw", learning_rate=1e-3, matrix_rate=1e-3)
+QUICK = OptimizerConfig("adamw", learning_rate=3e-4, matrix_rate=3e-4)
 SLOW = OptimizerConfig("adamw", learning_rate=3e-5, matrix_rate=3e-5)
 BETAS = {"ipo": 2.0, "normalised": 2.0, "simpo": 2.0}
 DISTILL = DistillConfig(
@@ -284,8 +284,8 @@ def main() -> None:
     prepare(world)
     before = greedy(world.place("start"), world.heldout)
     head = (
-        f"Start: {shown(before)} % of 500 problems; teacher: {shown(greedy(world.place('teacher'), world.heldout))} %; made in "
-        f"{time.perf_counter() - began:.0f} s."
+        f"Start: {shown(before)} % of 500 problems; teacher: {shown(greedy(world.place('teacher'), world.heldout))} %; "
+        f"made in {time.perf_counter() - began:.0f} s."
     )
     print(head, flush=True)
     lines = [

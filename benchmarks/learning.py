@@ -227,9 +227,7 @@ def run_one(world: World, name: str, seed: int, into: Path) -> Path:
             )
         case "reward":
             work, inputs = reward.run, inputs | {"preferences": preferences(world, seed)[0]}
-            config = RewardConfig(
-                steps=150, pairs=32, max_tokens=128, optimizer=PAIRS.optimizer, schedule=PAIRS.schedule
-            )
+            config = RewardConfig(steps=800, pairs=32, max_tokens=128, optimizer=QUICK, schedule=PAIRS.schedule)
         case "kto":
             work, inputs = offline.run, inputs | {"preferences": preferences(world, seed)[1]}
             config = replace(PAIRS, loss="kto", pairs=64, beta=0.1, desirable=1.6, optimizer=SLOW)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from qwill.align.distillation_losses import generalised_jsd
-from qwill.align.grpo import problems, prompt_ids
 from qwill.align.policy_update import pack_rollouts
+from qwill.align.prompts import problems, prompt_ids
 from qwill.align.rollouts import Rollout, draw_prompts, micro_batches, of_all_ranks
 from qwill.align.settings import DistillConfig
 from qwill.base.errors import DataError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ def problems(place: Path, verified: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list[int]:
-    """A prompt (text of a user, or messages) up to where the assistant begins, without thinking."""
-    return render(as_messages(prompt), tokenizer=tokenizer, thinking=False, generation_prompt=True).ids
+def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer, thinking: bool = False) -> list[int]:
+    """A prompt (text of a user, or messages) up to where the assistant begins, with enable_thinking as `thinking`."""
+    return render(as_messages(prompt), tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
+
+
+def thinking_at(place: int, share: float) -> bool:
+    """Whether the prompt at this place of a step is asked with thinking: spread evenly, so that each language has the
+    share too."""
+    return math.floor((place + 1) * share) > math.floor(place * share)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qwill.align.prompts import prompt_ids
+from qwill.align.format_rewards import ENABLED
+from qwill.align.prompts import prompt_ids, thinking_at
 from qwill.align.rewards import Rewards
 from qwill.align.rollouts import Rollout, sampling_of
 from qwill.align.settings import GRPOConfig
@@ -27,7 +28,9 @@ def roll_out(
 ) -> list[list[Rollout]]:
     """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check.
     `streams` are the rows' places in the step, where these are not all of its rows."""
-    prompts, sampling = [prompt_ids(row["prompt"], tokenizer) for row in rows], sampling_of(config)
+    places = range(len(rows)) if streams is None else streams
+    rows = [row | {ENABLED: thinking_at(place, config.thinking)} for place, row in zip(places, rows, strict=True)]
+    prompts, sampling = [prompt_ids(row["prompt"], tokenizer, row[ENABLED]) for row in rows], sampling_of(config)
     groups: list[list[Completion]] = generate(
         model, prompts, sampling, n=config.samples,
         slots=max(1, len(prompts)) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,

@@ -11,14 +11,14 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from qwill.align.critic import Critic
 from qwill.align.policy_update import logprobs_of, set_advantages, update
-from qwill.align.replies import as_messages
+from qwill.align.prompts import problems, prompt_ids, with_room
+from qwill.align.reference import own_reference
 from qwill.align.rewards import Rewards
 from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks, sampling_of
 from qwill.align.rounded import rollout_weights
@@ -28,15 +28,12 @@ from qwill.base.errors import ConfigError, DataError, TrainingError
 from qwill.base.files import write_json
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
-from qwill.data.row_files import read_rows
 from qwill.engine.generate import Completion, generate
 from qwill.engine.language_model import load
-from qwill.evaluate.task_data import load_rows
 from qwill.evaluate.tasks import verify
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.model.twin import twin
-from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.checkpoint import Checkpoints
@@ -83,11 +80,6 @@ def roll_out(
     return out
 
 
-def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list[int]:
-    """A prompt (text of a user, or messages) up to where the assistant begins, without thinking."""
-    return render(as_messages(prompt), tokenizer=tokenizer, thinking=False, generation_prompt=True).ids
-
-
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
@@ -96,11 +88,15 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     rows = problems(ctx.inputs["tasks"], verified)
     if config.routing_replay == "rollout" and not model.config.num_experts:
         raise ConfigError("grpo.routing_replay is rollout, but this model has no experts; leave it out.")
+    asked = len(rows)
+    rows = with_room(rows, tokenizer, model, config.max_tokens, config.too_long, ctx)
     if config.prompts > len(rows):
         raise DataError(f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks.")
     # With an adapter the start is the model without it, and the critic another adapter: weights are held once.
     again = (lambda: twin(model)) if config.lora else (lambda: load(ctx.inputs["sft"]).model)
-    reference = again() if config.kl else None
+    reference = own_reference(ctx, tokenizer, None if config.kl else "grpo.kl is 0")
+    if config.kl and reference is None:
+        reference = again()
     judge = again() if isinstance(config, PPOConfig) else None
     adapter = begin_adapter(model, config.lora, ctx.seed)
     with Rewards(config.rewards, ctx.display.say) if config.rewards else nullcontext() as rewards:
@@ -120,6 +116,7 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         "reward_first": round(history.curve[0]["reward"], 4),
         "reward_last": round(sum(p["reward"] for p in last) / len(last), 4),
         "largest_logprob_gap": max(p["gap"] for p in history.curve),
+        **({"prompts_too_long": asked - len(rows)} if asked > len(rows) else {}),
     }
 
 
@@ -136,24 +133,6 @@ def mean(values: list[float]) -> float:
     """Of what is known; 0 where nothing is."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else 0.0
-
-
-def problems(place: Path, verified: bool) -> list[dict[str, Any]]:
-    """The rows to draw prompts from: rl.jsonl of the stage tasks, or a file of your own whose rows have a `prompt`
-    (text or messages) and, where replies are `verified`, a `key`. Raises DataError naming file, line and field."""
-    if place.is_dir():
-        return load_rows(place / "rl.jsonl")
-    rows = []
-    for number, row in read_rows(place):
-        prompt = row.get("prompt")
-        if not (isinstance(prompt, str) and prompt.strip()) and not (isinstance(prompt, list) and prompt):
-            raise DataError(f"{place}: line {number}: prompt: expected text or a list of messages.")
-        if verified and "key" not in row:
-            raise DataError(f"{place}: line {number} has no 'key' to verify a reply by; name a reward of your own.")
-        rows.append({"id": str(number), "language": "other"} | row)
-    if not rows:
-        raise DataError(f"{place}: holds no prompt; add rows, or name another file.")
-    return rows
 
 
 def train_grpo(

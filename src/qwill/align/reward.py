@@ -132,7 +132,8 @@ def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "reward")
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
-    examples = pairs_of(ctx.inputs["preferences"], tokenizer, config.max_tokens, config.heldout, ctx.seed)
+    fits = min(config.max_tokens, model.config.max_position_embeddings)
+    examples = pairs_of(ctx.inputs["preferences"], tokenizer, fits, config.heldout, ctx.seed)
     adapter = begin_adapter(model, config.lora, ctx.seed)
     # Zero: every reply begins with the reward 0, and the first steps move the score, not the model.
     model.register_parameter("score", nn.Parameter(torch.zeros(model.config.hidden_size)))

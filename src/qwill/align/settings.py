@@ -58,7 +58,8 @@ class GRPOConfig:
     rollout_dtype: what the weights are rounded to for rollouts; `same`: not at all, and nothing is copied.
 
     lora: only an adapter is trained (PPO's critic has one of its own), by AdamW at `learning_rate`; the start is the
-    model without it, so that weights are held once.
+    model without it, so that weights are held once. too_long: what happens to prompts that leave no room for max_tokens
+    in the context: left out and counted (`leave_out`), or the first of them is an error (`refuse`); none is cut.
 
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
     left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
@@ -94,6 +95,7 @@ class GRPOConfig:
     rollout_dtype: Literal["same", "bfloat16", "int8"] = field(default="same", metadata=LATER)
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
+    too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def outside(self) -> dict[str, str]:
         """The hashes of the files that rewards name."""
@@ -178,7 +180,7 @@ class DistillConfig:
     on_policy: the share of steps whose replies are the student's own; in the others they are the teacher's. beta: 0 is
     the forward KL(teacher ‖ student), 1 the reverse, between them the generalised JSD (GKD, arXiv 2306.13649).
     temperature: of sampling; divergence_temperature: of both distributions in the loss. lora: only an adapter of the
-    student is trained.
+    student is trained. too_long: as in GRPOConfig.
     """
 
     steps: int = 100
@@ -194,6 +196,7 @@ class DistillConfig:
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
+    too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(

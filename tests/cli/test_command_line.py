@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "pyarrow", "scipy", "transformers", "tokenizers", "rich", "numpy", "jinja2", "prompt_toolkit")
 PAGES = ("README.md", "docs/en/quickstart.md", "docs/zh/quickstart.md")
 EVALUATION = ("docs/en/evaluation.md", "docs/zh/evaluation.md")
-GUIDES = ("docs/en/curation.md", "docs/zh/curation.md", "docs/en/serve.md", "docs/zh/serve.md", *EVALUATION)
+SFT = ("docs/en/sft.md", "docs/zh/sft.md")
+GUIDES = (*SFT, "docs/en/curation.md", "docs/zh/curation.md", "docs/en/serve.md", "docs/zh/serve.md", *EVALUATION)
 
 
 def commands(group: click.Group = qwill, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
@@ -87,7 +88,7 @@ def test_what_the_pages_say_to_type_is_understood(page: str) -> None:
     assert set(made) <= targets
 
 
-@pytest.mark.parametrize("page", ["quickstart", "serve"])
+@pytest.mark.parametrize("page", ["quickstart", "serve", "sft"])
 def test_both_languages_say_the_same(page: str) -> None:
     english, chinese = ((ROOT / "docs" / code / f"{page}.md").read_text(encoding="utf-8") for code in ("en", "zh"))
 

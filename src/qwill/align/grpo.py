@@ -20,15 +20,14 @@ from qwill.align.policy_update import logprobs_of, set_advantages, update
 from qwill.align.prompts import problems, prompt_ids, with_room
 from qwill.align.reference import own_reference
 from qwill.align.rewards import Rewards
+from qwill.align.rollout_engines import RolloutEngine, generate, rollout_source
 from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks, sampling_of
-from qwill.align.rounded import rollout_weights
 from qwill.align.settings import GRPOConfig, PPOConfig
 from qwill.align.update_numbers import nothing_learnt
 from qwill.base.errors import ConfigError, DataError, TrainingError
 from qwill.base.files import write_json
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
-from qwill.engine.generate import Completion, generate
 from qwill.engine.language_model import load
 from qwill.evaluate.tasks import verify
 from qwill.model.files import save_model
@@ -46,7 +45,7 @@ GAPS = ("gap", "gap_mean", "gap_kl")
 
 
 def roll_out(
-    model: Transformer,
+    model: Transformer | RolloutEngine,
     tokenizer: Tokenizer,
     rows: list[dict[str, Any]],
     config: GRPOConfig,
@@ -58,12 +57,8 @@ def roll_out(
     """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check.
     `streams` are the rows' places in the step, where these are not all of its rows."""
     prompts, sampling = [prompt_ids(row["prompt"], tokenizer) for row in rows], sampling_of(config)
-    groups: list[list[Completion]] = generate(
-        model, prompts, sampling, n=config.samples,
-        slots=max(1, len(prompts)) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
-        streams=streams, vocab_size=tokenizer.vocab_size, support=sampling.truncates,
-        routing=config.routing_replay == "rollout", in_place=True,
-    )  # fmt: skip
+    own_seed = seed * 1_000_003 + step
+    groups = generate(model, prompts, sampling, tokenizer, config, own_seed, streams)
     out = []
     for row, prompt, group in zip(rows, prompts, groups, strict=True):
         made = []
@@ -82,6 +77,10 @@ def roll_out(
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
+    if config.rollout_engine == "vllm" and replicas.count > 1:
+        raise ConfigError(
+            "grpo.rollout_engine is vllm, which runs in one process; leave torchrun out, or set it to own."
+        )
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
     verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
@@ -163,7 +162,7 @@ def train_grpo(
         history = History(**extra)  # type: ignore[arg-type]
     log = MetricsLog(ctx.metrics_path, resume_step=first) if replicas.rank == 0 else None
     saved_at, warned = time.monotonic(), config.truncation > 0
-    weights = rollout_weights(model, config.rollout_dtype)
+    weights = rollout_source(model, tokenizer, config, ctx.work, ctx.seed)
     with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
         for step in range(first, config.steps):

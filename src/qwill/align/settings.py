@@ -44,8 +44,8 @@ class RewardPart:
 
 @dataclass(frozen=True)
 class VllmConfig:
-    """vLLM beside the trainer: `gpu_memory_utilization` is the share of a GPU that it takes for weights and cache, `dtype`
-    the type of its weights; `enforce_eager`: no CUDA graphs."""
+    """vLLM beside the trainer: `gpu_memory_utilization` is the share of a GPU that it takes for weights and cache,
+    `dtype` the type of its weights; `enforce_eager`: no CUDA graphs."""
 
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.5

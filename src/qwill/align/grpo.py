@@ -16,10 +16,11 @@ from torch import nn
 
 from qwill.align.critic import Critic
 from qwill.align.policy_update import logprobs_of, set_advantages, update
-from qwill.align.prompts import problems
+from qwill.align.prompts import problems, with_room
+from qwill.align.reference import own_reference
 from qwill.align.rewards import Rewards
+from qwill.align.rollout_engines import rollout_source
 from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks
-from qwill.align.rounded import rollout_weights
 from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, PPOConfig
 from qwill.align.update_numbers import nothing_learnt
@@ -44,17 +45,25 @@ GAPS = ("gap", "gap_mean", "gap_kl")
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
+    if config.rollout_engine == "vllm" and replicas.count > 1:
+        raise ConfigError(
+            "grpo.rollout_engine is vllm, which runs in one process; leave torchrun out, or set it to own."
+        )
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
     verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
     rows = problems(ctx.inputs["tasks"], verified)
     if config.routing_replay == "rollout" and not model.config.num_experts:
         raise ConfigError("grpo.routing_replay is rollout, but this model has no experts; leave it out.")
+    asked = len(rows)
+    rows = with_room(rows, tokenizer, model, config.max_tokens, config.too_long, ctx)
     if config.prompts > len(rows):
         raise DataError(f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks.")
     # With an adapter the start is the model without it, and the critic another adapter: weights are held once.
     again = (lambda: twin(model)) if config.lora else (lambda: load(ctx.inputs["sft"]).model)
-    reference = again() if config.kl else None
+    reference = own_reference(ctx, tokenizer, None if config.kl else "grpo.kl is 0")
+    if config.kl and reference is None:
+        reference = again()
     judge = again() if isinstance(config, PPOConfig) else None
     adapter = begin_adapter(model, config.lora, ctx.seed)
     with Rewards(config.rewards, ctx.display.say) if config.rewards else nullcontext() as rewards:
@@ -74,6 +83,7 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         "reward_first": round(history.curve[0]["reward"], 4),
         "reward_last": round(sum(p["reward"] for p in last) / len(last), 4),
         "largest_logprob_gap": max(p["gap"] for p in history.curve),
+        **({"prompts_too_long": asked - len(rows)} if asked > len(rows) else {}),
     }
 
 
@@ -120,7 +130,7 @@ def train_grpo(
         history = History(**extra)  # type: ignore[arg-type]
     log = MetricsLog(ctx.metrics_path, resume_step=first) if replicas.rank == 0 else None
     saved_at, warned = time.monotonic(), config.truncation > 0
-    weights = rollout_weights(model, config.rollout_dtype)
+    weights = rollout_source(model, tokenizer, config, ctx.work, ctx.seed)
     with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
         for step in range(first, config.steps):

@@ -8,16 +8,16 @@ from typing import Any
 from qwill.align.format_rewards import ENABLED
 from qwill.align.prompts import prompt_ids, thinking_at
 from qwill.align.rewards import Rewards
+from qwill.align.rollout_engines import RolloutEngine, generate
 from qwill.align.rollouts import Rollout, sampling_of
 from qwill.align.settings import GRPOConfig
-from qwill.engine.generate import Completion, generate
 from qwill.evaluate.tasks import verify
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 
 
 def roll_out(
-    model: Transformer,
+    model: Transformer | RolloutEngine,
     tokenizer: Tokenizer,
     rows: list[dict[str, Any]],
     config: GRPOConfig,
@@ -31,12 +31,7 @@ def roll_out(
     places = range(len(rows)) if streams is None else streams
     rows = [row | {ENABLED: thinking_at(place, config.thinking)} for place, row in zip(places, rows, strict=True)]
     prompts, sampling = [prompt_ids(row["prompt"], tokenizer, row[ENABLED]) for row in rows], sampling_of(config)
-    groups: list[list[Completion]] = generate(
-        model, prompts, sampling, n=config.samples,
-        slots=max(1, len(prompts)) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
-        streams=streams, vocab_size=tokenizer.vocab_size, support=sampling.truncates,
-        routing=config.routing_replay == "rollout", in_place=True,
-    )  # fmt: skip
+    groups = generate(model, prompts, sampling, tokenizer, config, seed * 1_000_003 + step, streams)
     out = []
     for row, prompt, group in zip(rows, prompts, groups, strict=True):
         made = []

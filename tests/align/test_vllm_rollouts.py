@@ -16,9 +16,10 @@ from tests.align.tiny_rl import TOKENIZER, by_length, config, model, rows
 from tests.train.tiny_training import context
 
 from qwill.align import grpo
-from qwill.align.grpo import roll_out, train_grpo
+from qwill.align.grpo import train_grpo
 from qwill.align.policy_update import update
 from qwill.align.rollout_engines import RolloutEngine, rollout_source
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, VllmConfig
 from qwill.align.vllm_rollouts import seed_of
 from qwill.base.config import to_dict

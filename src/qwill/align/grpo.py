@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from qwill.align.critic import Critic
+from qwill.align.format_rewards import ENABLED
 from qwill.align.policy_update import logprobs_of, set_advantages, update
 from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards
@@ -60,7 +61,9 @@ def roll_out(
 ) -> list[list[Rollout]]:
     """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check.
     `streams` are the rows' places in the step, where these are not all of its rows."""
-    prompts, sampling = [prompt_ids(row["prompt"], tokenizer) for row in rows], sampling_of(config)
+    places = range(len(rows)) if streams is None else streams
+    rows = [row | {ENABLED: thinking_at(place, config.thinking)} for place, row in zip(places, rows, strict=True)]
+    prompts, sampling = [prompt_ids(row["prompt"], tokenizer, row[ENABLED]) for row in rows], sampling_of(config)
     groups: list[list[Completion]] = generate(
         model, prompts, sampling, n=config.samples,
         slots=max(1, len(prompts)) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
@@ -83,9 +86,15 @@ def roll_out(
     return out
 
 
-def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list[int]:
-    """A prompt (text of a user, or messages) up to where the assistant begins, without thinking."""
-    return render(as_messages(prompt), tokenizer=tokenizer, thinking=False, generation_prompt=True).ids
+def thinking_at(place: int, share: float) -> bool:
+    """Whether the prompt at this place of a step is asked with thinking: spread evenly, so that each language has the
+    share too."""
+    return math.floor((place + 1) * share) > math.floor(place * share)
+
+
+def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer, thinking: bool = False) -> list[int]:
+    """A prompt (text of a user, or messages) up to where the assistant begins, with enable_thinking as `thinking`."""
+    return render(as_messages(prompt), tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
 
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:

@@ -65,9 +65,9 @@ UNITS = {
 }
 # What only says what is counted.
 _COUNTED = set("个只人名位本支枝条张棵头辆台件岁次页颗朵套种组间把双盒箱袋瓶杯道题倍")
-    "个 只 人 名 位 本 支 枝 条 张 棵 头 辆 台 件 岁 次 页 颗 朵 套 种 组 间 把 双 盒 箱 袋 瓶 杯 朵 道 题 倍".split()
-)
-_MULTIPLES: dict[str, int] = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000, "万": 10_000, "亿": 100_000_000}
+_MULTIPLES: dict[str, int] = {
+    "hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000, "万": 10_000, "亿": 100_000_000,
+}  # fmt: skip
 
 _INTEGER = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+)?|\.\d+)"

@@ -173,19 +173,18 @@ def _section(path: Path, name: str, stage: Stage, raw: Any, head: Head, made: Co
 
 def _in_order(path: Path, sections: Sequence[Section]) -> tuple[Section, ...]:
     """Each behind what it needs; else as the table of stages has them, and of one stage as the file does."""
-    names, made = {section.name for section in sections}, dict[str, Section]()
-    for section in sections:
-        for needed in section.needs:
-            if needed not in section.given and section.maker(needed) not in names:
+    names, made = {one.name for one in sections}, dict[str, Section]()
+    for one in sections:
+        for needed in one.needs:
+            if needed not in one.given and one.maker(needed) not in names:
                 raise ConfigError(
-                    f"{path}: the stage {section.name} needs '{needed}', which the recipe neither makes nor "
-                    f"names; add a section '{needed}:', or 'inputs: {{{needed}: FOLDER}}' to {section.name}."
+                    f"{path}: the stage {one.name} needs '{needed}', which the recipe neither makes nor "
+                    f"names; add a section '{needed}:', or 'inputs: {{{needed}: FOLDER}}' to {one.name}."
                 )
     left = list(sections)
     while left:
         ready = (s for s in left if all(n in s.given or s.maker(n) in made for n in s.needs))
-        section = next(ready, None)
-        if section is None:
+        if (section := next(ready, None)) is None:
             raise ConfigError(
                 f"{path}: {' and '.join(s.name for s in left)} wait for each other or for themselves; change inputs."
             )

@@ -61,7 +61,8 @@ class Plan:
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, display: Display | None = None) -> list[Made]:
-    """Make every stage of the recipe, or those that are or use the one named `only`, in `recipe.folder`; what is made already is skipped.
+    """Make every stage of the recipe in `recipe.folder`, or those that are or use the one named `only`; what is made
+    already is skipped.
 
     The process may be killed at any moment: an artifact appears whole or not at all, and what a stage keeps in its
     work folder lets the same command go on to the same content ids.
@@ -219,7 +220,7 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
 
             write_text(out / "README.md", model_card(out))
     _remove(recipe.folder, f".work/{name}-qw1-*")
-    if stage.kind == "results":
+    if stage.name == "results":
         _tell_models(recipe, plan)
     return manifest
 

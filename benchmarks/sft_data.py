@@ -1,6 +1,6 @@
 """Fine-tuning data: masks of generated conversations against the released template, and how full packed steps are.
 
-    python benchmarks/sft_data.py [--conversations 100000] [--dialogues runs/demo/dialogues --base runs/demo/base]
+    python benchmarks/sft_data.py [--conversations 50000] [--dialogues runs/demo/dialogues --base runs/demo/base]
 
 The check of masks is tests/text/test_ten_thousand_conversations.py's, over other and more conversations. Packing is
 compared with taking examples in drawn order until the next does not fit (what Qwill did before, and what the other
@@ -72,7 +72,7 @@ def _steps_of_an_epoch(lengths: list[int], room: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--conversations", type=int, default=100_000)
+    parser.add_argument("--conversations", type=int, default=50_000)
     parser.add_argument("--dialogues", type=Path)
     parser.add_argument("--base", type=Path)
     args = parser.parse_args()
@@ -90,8 +90,8 @@ def main() -> None:
     table = "\n".join(rows)
     body = (
         f"{args.conversations:,} generated conversations ({parts}), {seen['turns']:,} trained turns, "
-        f"{seen['thinking']:,} of them with a thinking block of their own: **{violations} violations** (a prefix that is "
-        f"not the released template's prompt, a trained token that the turn does not say). "
+        f"{seen['thinking']:,} of them with a thinking block of their own: **{violations} violations** (a prefix that "
+        f"is not the released template's prompt, a trained token that the turn does not say). "
         f"{verdict('no violation', violations == 0)} {seconds:.0f} s of CPU time.\n\n"
         "Packing, steps of at most so many tokens, one epoch; in brackets the number of steps:\n\n"
         "| lengths | examples | room | in drawn order | best fit | steps at least | seconds to pack |\n"

@@ -50,8 +50,8 @@ def main() -> None:
         "eight at once and one by one, a window that is not full, padding on either side, packed and unpacked, order, "
         "two ranks, interrupted.",
         "",
-        "Two gloo processes against one, largest differences: gradients of steps of 8, 3 and 1 units; weights and logged "
-        "numbers of a training of 3 steps; the same, where one process took over before the last step.",
+        "Two gloo processes against one, largest differences: gradients of steps of 8, 3 and 1 units; weights and "
+        "logged numbers of a training of 3 steps; the same, where one process took over before the last step.",
         "",
         "| algorithm | gradient | training | taken over |",
         "|---|---|---|---|",

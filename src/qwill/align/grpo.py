@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,11 +16,12 @@ from torch import nn
 
 from qwill.align.critic import Critic
 from qwill.align.policy_update import logprobs_of, set_advantages, update
-from qwill.align.prompts import problems, prompt_ids, with_room
+from qwill.align.prompts import problems, with_room
 from qwill.align.reference import own_reference
 from qwill.align.rewards import Rewards
-from qwill.align.rollout_engines import RolloutEngine, generate, rollout_source
-from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks, sampling_of
+from qwill.align.rollout_engines import rollout_source
+from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, PPOConfig
 from qwill.align.update_numbers import nothing_learnt
 from qwill.base.errors import ConfigError, DataError, TrainingError
@@ -29,7 +29,6 @@ from qwill.base.files import write_json
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
 from qwill.engine.language_model import load
-from qwill.evaluate.tasks import verify
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.model.twin import twin
@@ -42,37 +41,6 @@ from qwill.train.replicas import ALONE, Replicas, replicas_of
 
 LARGE_GAP = 0.1  # nats; between executors of one precision it is rounding, some 1e-6
 GAPS = ("gap", "gap_mean", "gap_kl")
-
-
-def roll_out(
-    model: Transformer | RolloutEngine,
-    tokenizer: Tokenizer,
-    rows: list[dict[str, Any]],
-    config: GRPOConfig,
-    step: int,
-    seed: int,
-    rewards: Rewards | None = None,
-    streams: Sequence[int] | None = None,
-) -> list[list[Rollout]]:
-    """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check.
-    `streams` are the rows' places in the step, where these are not all of its rows."""
-    prompts, sampling = [prompt_ids(row["prompt"], tokenizer) for row in rows], sampling_of(config)
-    own_seed = seed * 1_000_003 + step
-    groups = generate(model, prompts, sampling, tokenizer, config, own_seed, streams)
-    out = []
-    for row, prompt, group in zip(rows, prompts, groups, strict=True):
-        made = []
-        for c in group:
-            text, ended = tokenizer.decode(c.token_ids), c.finish_reason == "stop"
-            # A reply that ran into the limit was never finished, whatever it says so far.
-            parts = {"verifier": float(ended and verify(row, text))} if rewards is None else rewards(row, text, ended)
-            reward = sum(parts.values()) if rewards is None else rewards.total(parts)
-            logprobs = c.sampled_logprobs if sampling.truncates else c.logprobs
-            ids = [*prompt, *c.token_ids]
-            made.append(Rollout(ids, len(prompt), logprobs, reward, row["language"], parts=parts))
-            made[-1].support, made[-1].routing = c.support, c.routing
-        out.append(made)
-    return out
 
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:

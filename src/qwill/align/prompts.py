@@ -3,6 +3,7 @@ sorted out."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,6 @@ from qwill.evaluate.tasks import verify
 from qwill.model.transformer import Transformer
 from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
-
-
-def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list[int]:
-    """A prompt (text of a user, or messages) up to where the assistant begins, without thinking."""
-    return render(as_messages(prompt), tokenizer=tokenizer, thinking=False, generation_prompt=True).ids
 
 
 def problems(place: Path, verified: bool) -> list[dict[str, Any]]:
@@ -37,6 +33,17 @@ def problems(place: Path, verified: bool) -> list[dict[str, Any]]:
     if not rows:
         raise DataError(f"{place}: holds no prompt; add rows, or name another file.")
     return rows
+
+
+def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer, thinking: bool = False) -> list[int]:
+    """A prompt (text of a user, or messages) up to where the assistant begins, with enable_thinking as `thinking`."""
+    return render(as_messages(prompt), tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
+
+
+def thinking_at(place: int, share: float) -> bool:
+    """Whether the prompt at this place of a step is asked with thinking: spread evenly, so that each language has the
+    share too."""
+    return math.floor((place + 1) * share) > math.floor(place * share)
 
 
 def _problem(row: dict[str, Any], verified: bool) -> str | None:

@@ -19,9 +19,13 @@ def _gentle() -> OptimizerConfig:
 PolicyAlgorithm = Literal["dapo", "grpo", "dr_grpo", "cispo", "gspo", "rloo", "reinforce_plus_plus"]
 
 
+BUILT_IN_REWARDS = ("format", "language", "brevity")
+
+
 @dataclass(frozen=True)
 class RewardPart:
-    """One term of a reply's reward. `name: verifier` is the problem's own check. With `function: file.py:NAME` a
+    """One term of a reply's reward. `name: verifier` is the problem's own check, `format`, `language` and `brevity` are
+    what format_rewards.py says. With `function: file.py:NAME` a
     function of yours with TRL's signature, NAME(prompts, completions, **columns) -> one number each; it runs in a
     process of its own, and may take `seconds` for a reply. With `model` the reward model of that folder."""
 
@@ -35,10 +39,10 @@ class RewardPart:
         need_positive(self, "seconds")
         if self.function is not None and self.model is not None:
             raise ConfigError(f"the reward {self.name} has a function and a model; make two rewards of them.")
-        if self.function is None and self.model is None and self.name != "verifier":
+        if self.function is None and self.model is None and self.name not in ("verifier", *BUILT_IN_REWARDS):
             raise ConfigError(
                 f"the reward {self.name} has neither function nor model; add one, or call it verifier for the "
-                "problems' own check."
+                f"problems' own check, or {', '.join(BUILT_IN_REWARDS)} (format_rewards.py)."
             )
 
 
@@ -71,6 +75,8 @@ class GRPOConfig:
     routing_replay: with `rollout` training sends every token through the experts that it went through in the rollout.
     rollout_dtype: what the weights are rounded to for rollouts; `same`: not at all, and nothing is copied.
     rollout_engine: Qwill's `own`, or `vllm` with the settings `vllm` (vllm_rollouts.py).
+
+    thinking: the share of a step's prompts that are asked with thinking; what is verified is the answer behind it.
 
     lora: only an adapter is trained (PPO's critic has one of its own), by AdamW at `learning_rate`; the start is the
     model without it, so that weights are held once. too_long: what happens to prompts that leave no room for max_tokens
@@ -112,6 +118,7 @@ class GRPOConfig:
     vllm: VllmConfig = field(default=VllmConfig(), metadata=LATER)
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
+    thinking: float = field(default=0.0, metadata=LATER)
     too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def outside(self) -> dict[str, str]:
@@ -134,6 +141,8 @@ class GRPOConfig:
         for name in ("clip_low", "clip_high", "sequence_low", "sequence_high", "kl", "importance_most"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
+        if not 0 <= self.thinking <= 1:
+            raise ConfigError(f"thinking is {self.thinking}; expected the share of prompts, from 0 to 1.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; expected above 0 and at most 1 (off).")
         if self.top_k < 0:

@@ -173,13 +173,13 @@ def _section(path: Path, name: str, stage: Stage, raw: Any, head: Head, made: Co
 
 def _in_order(path: Path, sections: Sequence[Section]) -> tuple[Section, ...]:
     """Each behind what it needs; else as the table of stages has them, and of one stage as the file does."""
-    names, made = {section.name for section in sections}, dict[str, Section]()
-    for section in sections:
-        for needed in section.needs:
-            if needed not in section.given and section.maker(needed) not in names:
+    names, made = {one.name for one in sections}, dict[str, Section]()
+    for one in sections:
+        for needed in one.needs:
+            if needed not in one.given and one.maker(needed) not in names:
                 raise ConfigError(
-                    f"{path}: the stage {section.name} needs '{needed}', which the recipe neither makes nor "
-                    f"names; add a section '{needed}:', or 'inputs: {{{needed}: FOLDER}}' to {section.name}."
+                    f"{path}: the stage {one.name} needs '{needed}', which the recipe neither makes nor "
+                    f"names; add a section '{needed}:', or 'inputs: {{{needed}: FOLDER}}' to {one.name}."
                 )
     left = list(sections)
     while left:

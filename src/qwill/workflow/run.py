@@ -61,7 +61,7 @@ class Plan:
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, display: Display | None = None) -> list[Made]:
-    """Make every stage of the recipe, or those that are or use the one named `only`, in `recipe.folder`; what is made
+    """Make every stage of the recipe in `recipe.folder`, or those that are or use the one named `only`; what is made
     already is skipped.
 
     The process may be killed at any moment: an artifact appears whole or not at all, and what a stage keeps in its
@@ -103,6 +103,11 @@ def make_plan(recipe: Recipe, section: Section) -> Plan:
         # A model or a file of rows that is named in the recipe may come from elsewhere, without a manifest.
         known = folder.is_dir() and read_manifest(folder) is not None
         if not known and not (name in section.given and from_elsewhere(folder)):
+            if name in section.given and folder.exists():
+                raise ArtifactError(
+                    f"{section.name}: the input {name} is {folder}, which is no artifact, no model and no file "
+                    "or folder of .jsonl or .parquet rows; name another."
+                )
             maker = recipe.section(section.maker(name))
             command = f"`qwill {maker.stage.verb} {recipe.path}`" if maker else "the command that makes it"
             raise ArtifactError(f"{section.name} needs {folder}, which is not there; run {command} first.")
@@ -220,7 +225,7 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
 
             write_text(out / "README.md", model_card(out))
     _remove(recipe.folder, f".work/{name}-qw1-*")
-    if stage.kind == "results":
+    if stage.name == "results":
         _tell_models(recipe, plan)
     return manifest
 

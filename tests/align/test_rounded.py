@@ -15,9 +15,10 @@ from tests.align.tiny_rl import TOKENIZER, config, rows
 from tests.train.tiny_training import Killed, Outcome, context, outcome
 
 from qwill.align import grpo
-from qwill.align.grpo import roll_out, train_grpo
+from qwill.align.grpo import train_grpo
 from qwill.align.rollouts import Rollout
 from qwill.align.rounded import rollout_weights
+from qwill.align.sample_rollouts import roll_out
 from qwill.base.errors import ConfigError
 from qwill.base.progress import Display
 from qwill.engine import native

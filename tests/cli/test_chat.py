@@ -22,7 +22,7 @@ class Scripted:
     def prompt(self, messages, thinking):
         return [0] * sum(len(m["content"]) for m in messages)
 
-    def stream(self, messages, thinking, seed):
+    def stream(self, messages, thinking, seed, thinking_budget=None):
         self.seen.append((messages, thinking, seed))
         said = messages[-1]["content"]
         if said == "fail":

@@ -138,7 +138,7 @@ def test_a_rank_killed_while_the_command_runs_is_named_and_the_command_goes_on(t
 @pytest.mark.parametrize(
     ("verb", "extra", "said"),
     [
-        ("sft", "", "`qwill sft` works in one process; start it without torchrun"),
+        ("quantize", "", "`qwill quantize` works in one process; start it without torchrun"),
         ("pretrain", "  mesh: {tp: 3}\n", "mesh: tp 3 needs 3 processes, and there are 2"),
         ("pretrain", "  mesh: {tp: 2}\n", "mesh: tp is 2, and num_key_value_heads is 1"),
         ("pretrain", "  mesh: {sp: 2}\n", "sp"),

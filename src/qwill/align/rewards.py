@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from qwill.align.format_rewards import BUILT_IN
 from qwill.align.replies import as_messages
 from qwill.align.reward import load_reward
 from qwill.align.settings import RewardPart
@@ -59,6 +60,8 @@ class Rewards:
             process = RewardProcess(part.function, part.name, part.seconds)
             self._processes.append(process)
             return lambda row, reply, ended: process.reward(row, reply)
+        if part.name in BUILT_IN:
+            return BUILT_IN[part.name]
         return lambda row, reply, ended: float(ended and verify(row, reply))
 
     def __call__(self, row: dict[str, Any], reply: str, ended: bool) -> dict[str, float]:

@@ -19,9 +19,13 @@ def _gentle() -> OptimizerConfig:
 PolicyAlgorithm = Literal["dapo", "grpo", "dr_grpo", "cispo", "gspo", "rloo", "reinforce_plus_plus"]
 
 
+BUILT_IN_REWARDS = ("format", "language", "brevity")
+
+
 @dataclass(frozen=True)
 class RewardPart:
-    """One term of a reply's reward. `name: verifier` is the problem's own check. With `function: file.py:NAME` a
+    """One term of a reply's reward. `name: verifier` is the problem's own check, `format`, `language` and `brevity` are
+    what format_rewards.py says. With `function: file.py:NAME` a
     function of yours with TRL's signature, NAME(prompts, completions, **columns) -> one number each; it runs in a
     process of its own, and may take `seconds` for a reply. With `model` the reward model of that folder."""
 
@@ -35,11 +39,25 @@ class RewardPart:
         need_positive(self, "seconds")
         if self.function is not None and self.model is not None:
             raise ConfigError(f"the reward {self.name} has a function and a model; make two rewards of them.")
-        if self.function is None and self.model is None and self.name != "verifier":
+        if self.function is None and self.model is None and self.name not in ("verifier", *BUILT_IN_REWARDS):
             raise ConfigError(
                 f"the reward {self.name} has neither function nor model; add one, or call it verifier for the "
-                "problems' own check."
+                f"problems' own check, or {', '.join(BUILT_IN_REWARDS)} (format_rewards.py)."
             )
+
+
+@dataclass(frozen=True)
+class VllmConfig:
+    """vLLM beside the trainer: `gpu_memory_utilization` is the share of a GPU that it takes for weights and cache,
+    `dtype` the type of its weights; `enforce_eager`: no CUDA graphs."""
+
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.5
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    enforce_eager: bool = False
+
+    def __post_init__(self) -> None:
+        need_positive(self, "tensor_parallel_size", "gpu_memory_utilization")
 
 
 @dataclass(frozen=True)
@@ -56,9 +74,13 @@ class GRPOConfig:
     top_p, top_k, min_p truncate what is sampled (off by default); training is then over the same support.
     routing_replay: with `rollout` training sends every token through the experts that it went through in the rollout.
     rollout_dtype: what the weights are rounded to for rollouts; `same`: not at all, and nothing is copied.
+    rollout_engine: Qwill's `own`, or `vllm` with the settings `vllm` (vllm_rollouts.py).
+
+    thinking: the share of a step's prompts that are asked with thinking; what is verified is the answer behind it.
 
     lora: only an adapter is trained (PPO's critic has one of its own), by AdamW at `learning_rate`; the start is the
-    model without it, so that weights are held once.
+    model without it, so that weights are held once. too_long: what happens to prompts that leave no room for max_tokens
+    in the context: left out and counted (`leave_out`), or the first of them is an error (`refuse`); none is cut.
 
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
     left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
@@ -92,8 +114,12 @@ class GRPOConfig:
     min_p: float = field(default=0.0, metadata=LATER)
     routing_replay: Literal["none", "rollout"] = field(default="none", metadata=LATER)
     rollout_dtype: Literal["same", "bfloat16", "int8"] = field(default="same", metadata=LATER)
+    rollout_engine: Literal["own", "vllm"] = field(default="own", metadata=LATER)
+    vllm: VllmConfig = field(default=VllmConfig(), metadata=LATER)
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
+    thinking: float = field(default=0.0, metadata=LATER)
+    too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def outside(self) -> dict[str, str]:
         """The hashes of the files that rewards name."""
@@ -115,12 +141,23 @@ class GRPOConfig:
         for name in ("clip_low", "clip_high", "sequence_low", "sequence_high", "kl", "importance_most"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
+        if not 0 <= self.thinking <= 1:
+            raise ConfigError(f"thinking is {self.thinking}; expected the share of prompts, from 0 to 1.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; expected above 0 and at most 1 (off).")
         if self.top_k < 0:
             raise ConfigError(f"top_k is {self.top_k}; expected 0 (off) or more.")
         if not 0 <= self.min_p <= 1:
             raise ConfigError(f"min_p is {self.min_p}; expected 0 (off) to 1.")
+        if self.rollout_engine == "vllm":
+            for name, plain in (
+                ("top_p", 1.0), ("top_k", 0), ("min_p", 0.0), ("routing_replay", "none"), ("rollout_dtype", "same"),
+            ):  # fmt: skip
+                if getattr(self, name) != plain:
+                    raise ConfigError(
+                        f"{name} is {getattr(self, name)}, which rollouts by vLLM can't have; leave it out, or set "
+                        "rollout_engine to own."
+                    )
         if self.kl_in == "reward" and self.kl_estimator != "k1":
             raise ConfigError(
                 f"kl_estimator is {self.kl_estimator}; in the reward only k1 has the right gradient: set it to k1, or "
@@ -130,7 +167,8 @@ class GRPOConfig:
     @property
     def truncation(self) -> float:
         """The bound of importance weights between rollout and trainer, 0: none are made."""
-        return self.importance_most or (0.0 if self.rollout_dtype == "same" else 2.0)
+        same = self.rollout_dtype == "same" and self.rollout_engine == "own"
+        return self.importance_most or (0.0 if same else 2.0)
 
     @property
     def aggregation(self) -> Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]:
@@ -178,7 +216,7 @@ class DistillConfig:
     on_policy: the share of steps whose replies are the student's own; in the others they are the teacher's. beta: 0 is
     the forward KL(teacher ‖ student), 1 the reverse, between them the generalised JSD (GKD, arXiv 2306.13649).
     temperature: of sampling; divergence_temperature: of both distributions in the loss. lora: only an adapter of the
-    student is trained.
+    student is trained. too_long: as in GRPOConfig.
     """
 
     steps: int = 100
@@ -194,6 +232,7 @@ class DistillConfig:
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
+    too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qwill.base.config import LATER
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_jsonl, write_jsonl
 from qwill.base.stage import StageContext
@@ -19,7 +20,9 @@ def _equal_weights() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class TasksConfig:
-    """Counts are for each language; `rl_weights` (default: `weights`) lets RL practise other families."""
+    """Counts are for each language; `rl_weights` (default: `weights`) lets RL practise other families.
+
+    thinking_share: of the demonstrations, those that show their thinking; `worked`: step by step."""
 
     demonstrations: int = 6000
     rl: int = 8000
@@ -29,6 +32,7 @@ class TasksConfig:
     heldout_share: float = 0.2
     thinking_share: float = 0.15
     rl_reuses_demonstrated_problems: bool = False
+    worked: bool = field(default=False, metadata=LATER)
 
 
 def make_tasks(config: TasksConfig, seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -50,7 +54,7 @@ def make_tasks(config: TasksConfig, seed: int) -> dict[str, list[dict[str, Any]]
         rows = []
         for language in LANGUAGES:
             for family, share in quotas(count, weights).items():
-                rows += _practice(name, family, language, share, stream, config.thinking_share, seed)
+                rows += _practice(name, family, language, share, stream, config, seed)
         random.Random(f"{seed}/{name}/order").shuffle(rows)
         files[name] = rows
     return files
@@ -84,7 +88,7 @@ def _practice(
     language: str,
     count: int,
     stream: tuple[float, float],
-    thinking_share: float,
+    config: TasksConfig,
     seed: int,
 ) -> list[dict[str, Any]]:
     rng = random.Random(f"{seed}/{name}/{family}/{language}")
@@ -92,7 +96,9 @@ def _practice(
     # A small family may ask one problem in several phrasings, but never the same prompt twice.
     seen: set[str] = set()
     for problem in _draws(family, stream, rng, count, seen):
-        row = _row(f"{name}-{family}-{language}-{len(rows):05d}", problem, language, rng, thinking_share)
+        row = _row(
+            f"{name}-{family}-{language}-{len(rows):05d}", problem, language, rng, config.thinking_share, config.worked
+        )
         if row["prompt"] not in seen:
             seen.add(row["prompt"])
             rows.append(row)
@@ -116,8 +122,10 @@ def _draws(
         )
 
 
-def _row(row_id: str, problem: Problem, language: str, rng: random.Random, thinking_share: float) -> dict[str, Any]:
-    shown = demonstrate(problem, language, rng)
+def _row(
+    row_id: str, problem: Problem, language: str, rng: random.Random, thinking_share: float, worked: bool = False
+) -> dict[str, Any]:
+    shown = demonstrate(problem, language, rng, worked)
     return {
         "id": row_id,
         "family": problem.family,

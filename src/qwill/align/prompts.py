@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def problems(place: Path, verified: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer) -> list[int]:
-    """A prompt (text of a user, or messages) up to where the assistant begins, without thinking."""
-    return render(as_messages(prompt), tokenizer=tokenizer, thinking=False, generation_prompt=True).ids
+def prompt_ids(
+    prompt: str | list[dict[str, Any]],
+    tokenizer: Tokenizer,
+    thinking: bool = False,
+    tools: Sequence[dict[str, Any]] = (),
+) -> list[int]:
+    """A prompt (text of a user, or messages) up to where the assistant begins, by default without thinking."""
+    return render(as_messages(prompt), tools, tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids

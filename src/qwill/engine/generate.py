@@ -58,6 +58,7 @@ def generate(
     support: bool = False,
     routing: bool = False,
     in_place: bool = False,
+    limits: Sequence[int] | None = None,
 ) -> list[list[Completion]]:
     """Continue every prompt `n` times; the result has the prompts' order, `[prompt][sample]`.
 
@@ -68,7 +69,8 @@ def generate(
     model's adapter counts; where it is on quantised weights, these are multiplied out, as in training.
     `progress(finished sequences, generated tokens)` is called whenever sequences finish. `support` and `routing`:
     whether completions have these. `in_place`: no copy is made of float weights (`EngineSettings`); with some dozens of
-    sequences at a time that costs next to nothing.
+    sequences at a time that costs next to nothing. `limits` are the prompts' own numbers of tokens, each at most
+    `sampling.max_tokens`.
 
     Raises `DataError` for a prompt that is empty, fills the context or holds a foreign id, `ConfigError` for routing of
     a model without experts, `ModelError` when the model gives NaN.
@@ -88,7 +90,8 @@ def generate(
         stream = i if streams is None else int(streams[i])
         more: dict[str, Any] = {"adapter": next(iter(engine.adapters), None), "support": support}
         more |= {"stop_ids": stops, "logprobs": 0, "whole": True}
-        engine.add(Request(str(i), list(prompts[i]), sampling, n, seed=seed, stream=stream, **more))
+        own = sampling if limits is None else replace(sampling, max_tokens=limits[i])
+        engine.add(Request(str(i), list(prompts[i]), own, n, seed=seed, stream=stream, **more))
     results = [[Completion()] * n for _ in prompts]
     finished = 0
     while engine.has_work:

@@ -17,7 +17,7 @@ LONGEST = 8000  # characters of one text; what is cut is said
 
 def shown_steps(steps: int, shown: int) -> int:
     """Every which step is shown, so that a run has at most `MOST` lines."""
-    return max(1, math.ceil(steps * shown / MOST))
+    return max(1, math.ceil(steps / max(1, MOST // max(1, shown))))
 
 
 def shown_rollouts(groups: list[list[Rollout]], rows: list[dict[str, Any]], shown: int) -> list[dict[str, Any]]:

@@ -50,7 +50,8 @@ STAGES: tuple[Stage, ...] = (
           "qwill.evaluate.arena_battles:ArenaConfig", (*MODELS, "tasks"), "qwill.evaluate.arena_battles:run"),
     Stage("report", "report", "report", 1,
           "qwill.evaluate.report:ReportConfig",
-          ("tasks", "corpus", "dialogues", "tokenizer", *MODELS, "results", "arena"), "qwill.evaluate.report:run"),
+          ("tasks", "corpus", "dialogues", "tokenizer", *MODELS, "results", "arena"), "qwill.evaluate.report:run",
+          optional=("reward", "preferred", "ppo", "distilled")),
 )
 # fmt: on
 

@@ -4,6 +4,7 @@ sorted out."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +36,14 @@ def problems(place: Path, verified: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer, thinking: bool = False) -> list[int]:
-    """A prompt (text of a user, or messages) up to where the assistant begins, with enable_thinking as `thinking`."""
-    return render(as_messages(prompt), tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
+def prompt_ids(
+    prompt: str | list[dict[str, Any]],
+    tokenizer: Tokenizer,
+    thinking: bool = False,
+    tools: Sequence[dict[str, Any]] = (),
+) -> list[int]:
+    """A prompt (text of a user, or messages) up to where the assistant begins, by default without thinking."""
+    return render(as_messages(prompt), tools, tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
 
 
 def thinking_at(place: int, share: float) -> bool:
@@ -74,9 +80,10 @@ def with_room(
     max_tokens: int,
     too_long: Literal["leave_out", "refuse"],
     ctx: StageContext,
+    tools: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """The rows whose prompt and a reply of `max_tokens` fit into the model's context: nothing is ever cut. Others are
-    left out and counted, or the first of them is refused.
+    """The rows whose prompt (with the schemas of `tools`) and a reply of `max_tokens` fit into the model's context:
+    nothing is ever cut. Others are left out and counted, or the first of them is refused.
 
     Raises DataError, one sentence, also where none is left and where no reply could end.
     """
@@ -88,7 +95,7 @@ def with_room(
     context = model.config.max_position_embeddings
     kept = []
     for row in rows:
-        size = len(prompt_ids(row["prompt"], tokenizer))
+        size = len(prompt_ids(row["prompt"], tokenizer, tools=tools))
         if size + max_tokens <= context:
             kept.append(row)
         elif too_long == "refuse":

@@ -21,6 +21,7 @@ from qwill.evaluate.scorer_process import ScorerProcess, serve
 from qwill.evaluate.tasks import verify
 
 IN_A_ROW = 10
+Said = list[dict[str, Any]]  # messages
 
 
 class RewardProcess(ScorerProcess):
@@ -29,7 +30,7 @@ class RewardProcess(ScorerProcess):
     module = "qwill.align.rewards"
     kind = "reward"
 
-    def reward(self, row: dict[str, Any], reply: str) -> float:
+    def reward(self, row: dict[str, Any], reply: str | Said) -> float:
         """Raises DataError, one sentence, where there is no finite number."""
         request = json.dumps({"row": row, "reply": reply}, default=str).encode() + b"\n"
         answer = self._ask(self._child or self._start(), request, self._seconds)
@@ -47,30 +48,32 @@ class Rewards:
         self.failures = dict.fromkeys(self.weights, 0)
         self._in_a_row = dict.fromkeys(self.weights, 0)
         self._say = say
-        self._of: dict[str, Callable[[dict[str, Any], str, bool], float]] = {}
+        self._of: dict[str, Callable[[dict[str, Any], str, bool, Said | None], float]] = {}
         self._processes: list[RewardProcess] = []
         for part in parts:
             self._of[part.name] = self._function(part)
 
-    def _function(self, part: RewardPart) -> Callable[[dict[str, Any], str, bool], float]:
+    def _function(self, part: RewardPart) -> Callable[[dict[str, Any], str, bool, Said | None], float]:
         if part.model is not None:
             judge = load_reward(part.model)
-            return lambda row, reply, ended: judge.score([as_messages(row["prompt"])], [_said(reply)])[0]
+            return lambda row, reply, ended, said: judge.score([as_messages(row["prompt"])], [said or _said(reply)])[0]
         if part.function is not None:
             process = RewardProcess(part.function, part.name, part.seconds)
             self._processes.append(process)
-            return lambda row, reply, ended: process.reward(row, reply)
+            return lambda row, reply, ended, said: process.reward(row, said or reply)
         if part.name in BUILT_IN:
-            return BUILT_IN[part.name]
-        return lambda row, reply, ended: float(ended and verify(row, reply))
+            built_in = BUILT_IN[part.name]
+            return lambda row, reply, ended, said: built_in(row, reply, ended)
+        return lambda row, reply, ended, said: float(ended and verify(row, reply))
 
-    def __call__(self, row: dict[str, Any], reply: str, ended: bool) -> dict[str, float]:
-        """Raises TrainingError when one reward fails for the tenth time in a row."""
-        return {name: self._one(name, row, reply, ended) for name in self._of}
+    def __call__(self, row: dict[str, Any], reply: str, ended: bool, said: Said | None = None) -> dict[str, float]:
+        """`said` is the whole conversation behind the prompt, where there were tools; `reply` is its last turn. Raises
+        TrainingError when one reward fails for the tenth time in a row."""
+        return {name: self._one(name, row, reply, ended, said) for name in self._of}
 
-    def _one(self, name: str, row: dict[str, Any], reply: str, ended: bool) -> float:
+    def _one(self, name: str, row: dict[str, Any], reply: str, ended: bool, said: Said | None) -> float:
         try:
-            value = self._of[name](row, reply, ended)
+            value = self._of[name](row, reply, ended, said)
             if not math.isfinite(value):
                 raise DataError(f"the reward {name} gave {value}; expected a finite number.")
         except DataError as error:
@@ -107,7 +110,7 @@ def _answer(function: Any, request: dict[str, Any]) -> dict[str, Any]:
     """One call, as TRL's trainers make it for a batch of one: conversations where the prompt is one, else texts."""
     row, reply = request["row"], request["reply"]
     columns = {name: [value] for name, value in row.items() if name != "prompt"}
-    said: Any = reply if isinstance(row["prompt"], str) else _said(reply)
+    said: Any = reply if isinstance(row["prompt"], str) or isinstance(reply, list) else _said(reply)
     values = function(prompts=[row["prompt"]], completions=[said], **columns)
     try:
         (value,) = values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
@@ -61,6 +61,28 @@ class VllmConfig:
 
 
 @dataclass(frozen=True)
+class ToolPart:
+    """A tool that the model may call while it is trained: `function: file.py:NAME`, a Python function of yours, run in
+    a process of its own, `seconds` a call. Its description for the model is made from signature and docstring, or is
+    `schema`: name, description and parameters as in OpenAI's tools."""
+
+    function: str
+    seconds: float = 5.0
+    schema: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        need_positive(self, "seconds")
+        if self.schema is not None and not isinstance(self.openai_schema["function"].get("name"), str):
+            raise ConfigError(f"the schema of the tool {self.function} has no name; give name and parameters.")
+
+    @property
+    def openai_schema(self) -> dict[str, Any]:
+        assert self.schema is not None
+        whole = isinstance(self.schema.get("function"), dict)
+        return self.schema if whole else {"type": "function", "function": self.schema}
+
+
+@dataclass(frozen=True)
 class GRPOConfig:
     """`steps` × `prompts` prompts, `samples` replies each of at most `max_tokens`; `updates` optimiser steps on each.
 
@@ -82,9 +104,13 @@ class GRPOConfig:
     model without it, so that weights are held once. too_long: what happens to prompts that leave no room for max_tokens
     in the context: left out and counted (`leave_out`), or the first of them is an error (`refuse`); none is cut.
 
+    tools: functions that the model may call, up to `max_turns` turns of its own and `max_tokens` in all of them; only
+    what it says itself is trained.
+
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
-    left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
-    softmax(logits / temperature): below 1 it is nearer to the greedy replies that users see.
+    left out of the update; up to `redraws` times others are drawn in their place (DAPO's dynamic sampling). `shown`
+    rollouts a step are kept to be read (rollouts.jsonl). The policy that is sampled and trained is softmax(logits /
+    temperature): below 1 it is nearer to the greedy replies that users see.
     """
 
     steps: int = 60
@@ -109,6 +135,10 @@ class GRPOConfig:
     kl_estimator: Literal["k1", "k2", "k3"] = field(default="k3", metadata=LATER)
     importance_most: float = field(default=0.0, metadata=LATER)
     rewards: tuple[RewardPart, ...] = field(default=(), metadata=LATER)
+    tools: tuple[ToolPart, ...] = field(default=(), metadata=LATER)
+    max_turns: int = field(default=4, metadata=LATER)
+    redraws: int = field(default=0, metadata=LATER)
+    shown: int = field(default=4, metadata=LATER)
     top_p: float = field(default=1.0, metadata=LATER)
     top_k: int = field(default=0, metadata=LATER)
     min_p: float = field(default=0.0, metadata=LATER)
@@ -122,12 +152,13 @@ class GRPOConfig:
     too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def outside(self) -> dict[str, str]:
-        """The hashes of the files that rewards name."""
+        """The hashes of the files that rewards and tools name."""
         from qwill.base.artifact import identify
         from qwill.base.files import sha256_file
         from qwill.base.resolve import resolve
 
-        files = [Path(part.function.rpartition(":")[0]) for part in self.rewards if part.function]
+        named = [part.function for part in self.rewards if part.function] + [tool.function for tool in self.tools]
+        files = [Path(function.rpartition(":")[0]) for function in named]
         models = {part.model: identify(resolve(part.model)).content_id for part in self.rewards if part.model}
         return {str(file): sha256_file(file) for file in files if file.is_file()} | models
 
@@ -135,14 +166,25 @@ class GRPOConfig:
         names = [part.name for part in self.rewards]
         if len(set(names)) < len(names):
             raise ConfigError(f"rewards are called {', '.join(names)}; give each a name of its own.")
-        need_positive(self, "steps", "prompts", "updates", "max_tokens", "temperature", "train_tokens")
+        need_positive(self, "steps", "prompts", "updates", "max_tokens", "max_turns", "temperature", "train_tokens")
         if self.samples < 2:
             raise ConfigError(f"samples is {self.samples}; a group needs at least 2 to compare.")
-        for name in ("clip_low", "clip_high", "sequence_low", "sequence_high", "kl", "importance_most"):
+        for name in (
+            "clip_low",
+            "clip_high",
+            "sequence_low",
+            "sequence_high",
+            "kl",
+            "importance_most",
+            "redraws",
+            "shown",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
         if not 0 <= self.thinking <= 1:
             raise ConfigError(f"thinking is {self.thinking}; expected the share of prompts, from 0 to 1.")
+        if self.tools and self.rollout_engine != "own":
+            raise ConfigError("tools need Qwill's own engine for rollouts; leave rollout_engine out.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; expected above 0 and at most 1 (off).")
         if self.top_k < 0:

@@ -64,7 +64,8 @@ STAGES: tuple[Stage, ...] = (
           "qwill.evaluate.modes:ModesConfig", inputs_of("qwill.evaluate.modes:inputs"), "qwill.evaluate.modes:run"),
     Stage("report", "report", "report", 1,
           "qwill.evaluate.report:ReportConfig",
-          ("tasks", "corpus", "dialogues", "tokenizer", *MODELS, "results", "arena"), "qwill.evaluate.report:run"),
+          ("tasks", "corpus", "dialogues", "tokenizer", *MODELS, "results", "arena"), "qwill.evaluate.report:run",
+          optional=("reward", "preferred", "ppo", "distilled")),
 )
 # fmt: on
 

@@ -18,11 +18,13 @@ from torch import nn
 
 from qwill.align.critic import Critic
 from qwill.align.format_rewards import ENABLED
+from qwill.align.hacking import Watch, numbers_of
 from qwill.align.policy_update import logprobs_of, set_advantages, update
 from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards
 from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks, sampling_of
 from qwill.align.rounded import rollout_weights
+from qwill.align.rule_rewards import Made, check_rows, repeated_share
 from qwill.align.settings import GRPOConfig, PPOConfig
 from qwill.align.update_numbers import nothing_learnt
 from qwill.base.errors import ConfigError, DataError, TrainingError
@@ -70,20 +72,30 @@ def roll_out(
         streams=streams, vocab_size=tokenizer.vocab_size, support=sampling.truncates,
         routing=config.routing_replay == "rollout", in_place=True,
     )  # fmt: skip
-    out = []
+    # A reply that ran into the limit was never finished, whatever it says so far.
+    said = [
+        Made(row, tokenizer.decode(c.token_ids), c.finish_reason == "stop", len(c.token_ids), config.max_tokens)
+        for row, group in zip(rows, groups, strict=True)
+        for c in group
+    ]
+    earned = iter(rewards.of_all(said) if rewards is not None else [_verified(one) for one in said])
+    out: list[list[Rollout]] = []
     for row, prompt, group in zip(rows, prompts, groups, strict=True):
-        made = []
+        made: list[Rollout] = []
         for c in group:
-            text, ended = tokenizer.decode(c.token_ids), c.finish_reason == "stop"
-            # A reply that ran into the limit was never finished, whatever it says so far.
-            parts = {"verifier": float(ended and verify(row, text))} if rewards is None else rewards(row, text, ended)
+            parts, one = next(earned), said[len(out) * config.samples + len(made)]
             reward = sum(parts.values()) if rewards is None else rewards.total(parts)
             logprobs = c.sampled_logprobs if sampling.truncates else c.logprobs
             ids = [*prompt, *c.token_ids]
             made.append(Rollout(ids, len(prompt), logprobs, reward, row["language"], parts=parts))
             made[-1].support, made[-1].routing = c.support, c.routing
+            made[-1].ended, made[-1].repeated = one.ended, repeated_share(one.reply)
         out.append(made)
     return out
+
+
+def _verified(one: Made) -> dict[str, float]:
+    return {"verifier": float(one.ended and verify(one.row, one.reply))}
 
 
 def thinking_at(place: int, share: float) -> bool:
@@ -101,8 +113,9 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
-    verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
+    verified = not config.rewards or any(part.kind == "verifier" for part in config.rewards)
     rows = problems(ctx.inputs["tasks"], verified)
+    check_rows(rows, config.rewards, ctx.inputs["tasks"])
     if config.routing_replay == "rollout" and not model.config.num_experts:
         raise ConfigError("grpo.routing_replay is rollout, but this model has no experts; leave it out.")
     if config.prompts > len(rows):
@@ -193,6 +206,7 @@ def train_grpo(
         history = History(**extra)  # type: ignore[arg-type]
     log = MetricsLog(ctx.metrics_path, resume_step=first) if replicas.rank == 0 else None
     saved_at, warned = time.monotonic(), config.truncation > 0
+    watch = Watch(history.curve)
     weights = rollout_weights(model, config.rollout_dtype)
     with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
@@ -226,6 +240,7 @@ def train_grpo(
             if rewards is not None:
                 numbers["reward_failed"] = sum(math.isnan(r.reward) for r in every) / len(every)
             numbers["length"] = sum(len(r.logprobs) for r in every) / len(every)
+            numbers |= numbers_of(groups, config.rewards)
             learned = nothing_learnt(reference is not None)
             for number in range(config.updates if useful else 0):
                 now = update(model, optimizers, useful, config, replicas)
@@ -239,6 +254,11 @@ def train_grpo(
                     f"and the last checkpoint, if one was made, is in {ctx.work}; lower the learning rates."
                 )
             history.curve.append({"step": step + 1, **numbers, **learned})
+            flags, sentences = watch.look(history.curve)
+            history.curve[-1] |= flags
+            numbers |= flags
+            for sentence in sentences:
+                ctx.display.say(f"grpo: {sentence}")
             if not warned and learned["gap"] > LARGE_GAP:
                 warned = True
                 ctx.display.say(

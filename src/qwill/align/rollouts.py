@@ -40,6 +40,8 @@ class Rollout:
     parts: dict[str, float] = field(default_factory=dict)
     values: list[float] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
+    ended: bool = True  # by itself, not at the limit
+    repeated: float = 0.0  # the share of its 4-grams that it had said before
     support: Support | None = None
     routing: Routing | None = None
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from qwill.align.critic import Critic
 from qwill.align.dynamic_sampling import redraw
+from qwill.align.hacking import Watch, numbers_of
 from qwill.align.policy_update import logprobs_of, set_advantages, update
 from qwill.align.prompts import problems, with_room
 from qwill.align.reference import own_reference
@@ -24,6 +25,7 @@ from qwill.align.rewards import Rewards
 from qwill.align.rollout_engines import rollout_source
 from qwill.align.rollout_numbers import rollout_numbers
 from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks
+from qwill.align.rule_rewards import check_rows
 from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, PPOConfig
 from qwill.align.shown_rollouts import shown_rollouts, shown_steps
@@ -56,8 +58,9 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         )
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
-    verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
+    verified = not config.rewards or any(part.kind == "verifier" for part in config.rewards)
     rows = problems(ctx.inputs["tasks"], verified)
+    check_rows(rows, config.rewards, ctx.inputs["tasks"])
     if config.routing_replay == "rollout" and not model.config.num_experts:
         raise ConfigError("grpo.routing_replay is rollout, but this model has no experts; leave it out.")
     asked = len(rows)
@@ -145,6 +148,7 @@ def train_grpo(
     shown = MetricsLog(shown_path(ctx), resume_step=first) if replicas.rank == 0 and config.shown else None
     apart = shown_steps(config.steps, config.shown)
     saved_at, warned = time.monotonic(), config.truncation > 0
+    watch = Watch(history.curve)
     weights = rollout_source(model, tokenizer, config, ctx.work, ctx.seed)
     with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
@@ -173,6 +177,7 @@ def train_grpo(
 
             groups = draw(chosen)
             numbers = rollout_numbers(groups, rewards is not None, tools is not None)
+            numbers |= numbers_of(groups, config.rewards)
             if config.redraws:
                 where = f"{ctx.seed}/grpo/redraw/{step}"
                 groups, chosen, drawn = redraw(groups, chosen, rows, config.redraws, draw, where)
@@ -197,6 +202,11 @@ def train_grpo(
                     f"stopped, and the last checkpoint, if one was made, is in {ctx.work}; lower the learning rates."
                 )
             history.curve.append({"step": step + 1, **numbers, **learned})
+            flags, sentences = watch.look(history.curve)
+            history.curve[-1] |= flags
+            numbers |= flags
+            for sentence in sentences:
+                ctx.display.say(f"grpo: {sentence}")
             if not warned and learned["gap"] > LARGE_GAP:
                 warned = True
                 ctx.display.say(

@@ -20,30 +20,51 @@ PolicyAlgorithm = Literal["dapo", "grpo", "dr_grpo", "cispo", "gspo", "rloo", "r
 
 
 BUILT_IN_REWARDS = ("format", "language", "brevity")
+RULES = ("maths", "code", "reasoning_gym", "overlong", "repetition")
+Rule = Literal["verifier", "format", "language", "brevity", "maths", "code", "reasoning_gym", "overlong", "repetition"]
 
 
 @dataclass(frozen=True)
 class RewardPart:
-    """One term of a reply's reward. `name: verifier` is the problem's own check, `format`, `language` and `brevity` are
-    what format_rewards.py says. With `function: file.py:NAME` a
-    function of yours with TRL's signature, NAME(prompts, completions, **columns) -> one number each; it runs in a
-    process of its own, and may take `seconds` for a reply. With `model` the reward model of that folder."""
+    """One term of a reply's reward: `function`, `model`, `judge`, or else a `rule`, which `name` says by default.
+
+    function: file.py:NAME, yours with TRL's signature, NAME(prompts, completions, **columns) -> one number each; it
+    runs in a process of its own. seconds: what it, or a comparison of mathematics, may take for a reply. model: the
+    reward model of that folder. judge: a model folder or URL#MODEL that grades replies; `answer` is the column with the
+    right answer. rule: `verifier`, the problem's own check; `maths` compares with the column `answer`; `code` runs the
+    row's tests, `tests` says what counts; `reasoning_gym`; `overlong` costs up to 1 over the last `buffer` tokens
+    before max_tokens; `repetition` costs the share of repeated 4-grams; format_rewards.py has the others.
+    """
 
     name: str = "verifier"
     weight: float = 1.0
     function: str | None = None
     model: str | None = None
     seconds: float = 20.0
+    rule: Rule | None = field(default=None, metadata=LATER)
+    judge: str | None = field(default=None, metadata=LATER)
+    answer: str = field(default="answer", metadata=LATER)
+    tests: Literal["all", "share"] = field(default="all", metadata=LATER)
+    buffer: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(self, "seconds")
-        if self.function is not None and self.model is not None:
-            raise ConfigError(f"the reward {self.name} has a function and a model; make two rewards of them.")
-        if self.function is None and self.model is None and self.name not in ("verifier", *BUILT_IN_REWARDS):
+        given = [name for name in ("function", "model", "judge", "rule") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"the reward {self.name} has a {given[0]} and a {given[1]}; make two rewards of them.")
+        if not given and self.name not in ("verifier", *BUILT_IN_REWARDS, *RULES):
             raise ConfigError(
-                f"the reward {self.name} has neither function nor model; add one, or call it verifier for the "
-                f"problems' own check, or {', '.join(BUILT_IN_REWARDS)} (format_rewards.py)."
+                f"the reward {self.name} has no function, model, judge or rule; add one, or call it "
+                f"{', '.join(('verifier', *BUILT_IN_REWARDS))} or {', '.join(RULES)}."
             )
+        if self.kind == "overlong" and self.buffer < 1:
+            raise ConfigError(f"the reward {self.name}: buffer is {self.buffer}; give the tokens over which it falls.")
+
+    @property
+    def kind(self) -> str:
+        """`function`, `model`, `judge` or the rule."""
+        given = [name for name in ("function", "model", "judge") if getattr(self, name) is not None]
+        return given[0] if given else self.rule or self.name
 
 
 @dataclass(frozen=True)
@@ -159,7 +180,9 @@ class GRPOConfig:
 
         named = [part.function for part in self.rewards if part.function] + [tool.function for tool in self.tools]
         files = [Path(function.rpartition(":")[0]) for function in named]
-        models = {part.model: identify(resolve(part.model)).content_id for part in self.rewards if part.model}
+        judges = [part.model or part.judge or "" for part in self.rewards]
+        folders = [name for name in judges if name and not name.startswith(("http://", "https://"))]
+        models = {name: identify(resolve(name)).content_id for name in folders}
         return {str(file): sha256_file(file) for file in files if file.is_file()} | models
 
     def __post_init__(self) -> None:

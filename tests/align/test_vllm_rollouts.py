@@ -15,7 +15,7 @@ from tests.align import fake_vllm_llm
 from tests.align.tiny_rl import TOKENIZER, by_length, config, model, rows
 from tests.train.tiny_training import context
 
-from qwill.align import grpo
+from qwill.align import sample_rollouts
 from qwill.align.grpo import train_grpo
 from qwill.align.policy_update import update
 from qwill.align.rollout_engines import RolloutEngine, rollout_source
@@ -35,7 +35,7 @@ LORA = LoraConfig(rank=3, alpha=6)
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm_llm)
-    monkeypatch.setattr(grpo, "verify", by_length)
+    monkeypatch.setattr(sample_rollouts, "verify", by_length)
     fake_vllm_llm.LLM.started.clear()
     yield fake_vllm_llm.LLM
     fake_vllm_llm.LLM.finish = None

@@ -3,8 +3,8 @@
     python -m tests.align.invariance_ranks FOLDER
 
 FOLDER/results.json gets, for each algorithm, how far the gradients of steps, a training, and what one process makes of
-its last checkpoint but one are from one process's; `twice` is the distance where both ranks compute every unit, and `own` where each is content with the reference
-point of its own units (KTO).
+its last checkpoint but one are from one process's; `twice` is the distance where both ranks compute every unit, and
+`own` where each is content with the reference point of its own units (KTO). `meshes` are fine-tuning's others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.align.invariances import STEPS, WHOLE, Case, Preferences, Result, cases, label
+from tests.align.invariances import SFT, STEPS, WHOLE, Case, Preferences, Result, cases, label
 from tests.train import parallel_ranks
 
 from qwill.align import offline
@@ -35,20 +35,22 @@ def differences(a: tuple[dict[str, torch.Tensor], History], b: tuple[dict[str, t
     assert a[0].keys() == b[0].keys() and len(a[1].curve) == len(b[1].curve) == STEPS
     largest = [float((x - b[0][name]).abs().max()) for name, x in a[0].items()]
     for p, q in zip(a[1].curve, b[1].curve, strict=True):
-        assert [*p] == [*q]
+        assert p.keys() == q.keys()
         largest += [abs(p[k] - q[k]) / (1 + abs(p[k])) for k in p]
     return max(largest)
 
 
+def gradients(case: Case, replicas: Replicas) -> float:
+    return max(case.gradient(units, 60, replicas).distance(case.gradient(units, WHOLE)) for units in WINDOWS)
+
+
 def compare(case: Case, number: int, replicas: Replicas, folder: Path) -> dict[str, float]:
-    steps = [case.gradient(units, 60, replicas) for units in WINDOWS]
+    gradient = gradients(case, replicas)
     place = folder / "many" / label(case)
     made = case.train(place, replicas)
     replicas.gather("done")
     if replicas.rank != number % replicas.count:
         return {}  # the other one computes it alone
-    expected = [case.gradient(units, WHOLE) for units in WINDOWS]
-    gradient = max(a.distance(b) for a, b in zip(steps, expected, strict=True))
     training = differences(made, case.train(folder / str(number)))
     # As if both had been killed before the last step: one process goes on from their checkpoint.
     newest, kept = found(place / "work")
@@ -93,11 +95,13 @@ def rank_main(rank: int, folder: Path) -> None:
         for number, (dense, sparse) in enumerate(zip(cases(), cases("moe", 0.3), strict=True)):
             case = sparse if number % 3 == 0 else dense
             compared[label(case)] = compare(case, number, replicas, folder)
+        meshes = {axis: SFT(axis, "moe", 0.3, {"axis": axis}) for axis in ("fsdp", "ep", "cp", "tp")}
+        far = {axis: gradients(case, replicas) for axis, case in meshes.items()}
         seeded = faults(replicas)
         every = replicas.gather(compared)
         if rank == 0:
             out = {name: every[i % ranks.world][name] for i, name in enumerate(compared)}
-            (folder / "results.json").write_text(json.dumps(out | {"faults": seeded}))
+            (folder / "results.json").write_text(json.dumps(out | {"faults": seeded, "meshes": far}))
 
     ranks.together(work)
     os._exit(0)

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from tests.align.tiny_rl import TOKENIZER, by_length, config, model, rows
 from tests.train.tiny_training import Killed, Outcome, checkpoints, context, outcome, saved
 
-from qwill.align import grpo
-from qwill.align.grpo import roll_out, train_grpo
+from qwill.align import grpo, sample_rollouts
+from qwill.align.grpo import train_grpo
 from qwill.align.policy_update import update
 from qwill.align.rollouts import Rollout, draw_prompts
+from qwill.align.sample_rollouts import roll_out
 from qwill.base.errors import DataError, TrainingError
 from qwill.base.files import write_jsonl
 from qwill.model.files import save_model
@@ -35,7 +36,7 @@ KINDS = ("dense", "moe")
 @contextmanager
 def rewards(verify: Any = by_length) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "verify", verify)
+        patch.setattr(sample_rollouts, "verify", verify)
         yield patch
 
 

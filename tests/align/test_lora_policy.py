@@ -12,9 +12,9 @@ from tests.align.tiny_rl import TOKENIZER, by_length, config, model, rows
 from tests.train.tiny_training import Killed, context
 from torch import Tensor
 
-from qwill.align import distill, grpo
-from qwill.align.grpo import roll_out
+from qwill.align import distill, grpo, sample_rollouts
 from qwill.align.policy_update import logprobs_of, update
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import DistillConfig, GRPOConfig, PPOConfig
 from qwill.base.config import to_dict
 from qwill.base.files import read_json, write_jsonl
@@ -49,7 +49,7 @@ def adapted(kind: str, size: float = 0.3) -> Transformer:
 def test_rollouts_are_of_the_adapted_model_and_leave_it_alone(
     kind: str, own_code: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpo, "verify", by_length)
+    monkeypatch.setattr(sample_rollouts, "verify", by_length)
     if not own_code:
         monkeypatch.setattr(native, "suits", lambda model: False)
     made, settings = adapted(kind), config(lora=LORA, temperature=0.8)
@@ -75,7 +75,7 @@ def test_rollouts_are_of_the_adapted_model_and_leave_it_alone(
 @pytest.mark.skipif(not native.suits(model("dense")), reason="needs native code")
 def test_native_code_computes_with_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TorchExecutor, "run", lambda *_: pytest.fail("the slow way"))
-    monkeypatch.setattr(grpo, "verify", by_length)
+    monkeypatch.setattr(sample_rollouts, "verify", by_length)
     roll_out(adapted("moe"), TOKENIZER, rows(2), config(lora=LORA), step=1, seed=2)
 
 
@@ -108,7 +108,7 @@ def stage(folder: Path, settings: Any, cut: int | None = None, **inputs: Path) -
         return original(*arguments, **named | {"checkpoint_seconds": 0.0})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "verify", by_length)
+        patch.setattr(sample_rollouts, "verify", by_length)
         patch.setattr(grpo, "roll_out", until_cut)
         original = grpo.train_grpo
         patch.setattr(grpo, "train_grpo", saving)
@@ -160,7 +160,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(name: str, tmp_path: Path) 
 def test_the_start_is_what_the_adapter_is_measured_against() -> None:
     made, settings = adapted("dense"), config(lora=LORA)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "verify", by_length)
+        patch.setattr(sample_rollouts, "verify", by_length)
         every = [r for g in roll_out(made, TOKENIZER, rows(2), settings, step=0, seed=0) for r in g]
     seen = logprobs_of(twin(made), every, settings)
     detach(made)

@@ -16,10 +16,11 @@ from tests.align.tiny_rl import TOKENIZER, by_length, config, rows
 from tests.align.tiny_rl import model as rl_model
 from tests.train.tiny_training import Killed, Outcome, checkpoints, context, outcome
 
-from qwill.align import grpo
-from qwill.align.grpo import roll_out, teaching, train_grpo
+from qwill.align import grpo, sample_rollouts
+from qwill.align.grpo import teaching, train_grpo
 from qwill.align.policy_update import logprobs_of, set_advantages
 from qwill.align.rollouts import Rollout
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig
 from qwill.base.errors import ConfigError
 from qwill.model.transformer import Transformer
@@ -154,7 +155,7 @@ def run(folder: Path, cut: int | None = None, **changes: Any) -> Outcome:
         return roll_out(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "verify", by_length)
+        patch.setattr(sample_rollouts, "verify", by_length)
         patch.setattr(grpo, "roll_out", until_cut)
         reference = rl_model("dense") if changes.get("kl") else None
         history = train_grpo(

@@ -11,9 +11,10 @@ import torch
 from tests.align.tiny_rl import TOKENIZER, by_length, model, rows
 from tests.train.tiny_training import Killed, context
 
-from qwill.align import grpo
+from qwill.align import grpo, sample_rollouts
 from qwill.align.critic import Critic
-from qwill.align.grpo import roll_out, train_grpo
+from qwill.align.grpo import train_grpo
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import PPOConfig
 from qwill.base.errors import ConfigError
 from qwill.model.batch import Batch
@@ -29,7 +30,7 @@ def config(**changes: Any) -> PPOConfig:
 
 def drawn(settings: PPOConfig, seed: int = 0):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "verify", by_length)
+        patch.setattr(sample_rollouts, "verify", by_length)
         return [r for g in roll_out(model("dense"), TOKENIZER, rows(5), settings, 0, seed) for r in g]
 
 
@@ -75,7 +76,7 @@ def run(folder: Path, cut: int | None = None, **changes: Any):
         return roll_out(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "verify", by_length)
+        patch.setattr(sample_rollouts, "verify", by_length)
         patch.setattr(grpo, "roll_out", until_cut)
         judge = Critic.start(model("dense", seed=3), settings)
         history = train_grpo(made, TOKENIZER, rows(), settings, context(folder), 0.0, critic=judge)

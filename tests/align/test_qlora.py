@@ -15,10 +15,10 @@ from tests.align.tiny_rl import TOKENIZER, by_length, model, rows
 from tests.train.tiny_training import Killed, context
 from torch import Tensor
 
-from qwill.align import distill, grpo, offline, reward
-from qwill.align.grpo import roll_out
+from qwill.align import distill, grpo, offline, reward, sample_rollouts
 from qwill.align.policy_update import update
 from qwill.align.rounded import rollout_weights
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import DistillConfig, GRPOConfig, PPOConfig, PreferenceConfig, RewardConfig
 from qwill.base.errors import ConfigError, ModelError
 from qwill.base.files import write_jsonl
@@ -109,7 +109,7 @@ def made_batch(tokens: Tensor) -> Any:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_rollouts_are_the_trainers(tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpo, "verify", by_length)
+    monkeypatch.setattr(sample_rollouts, "verify", by_length)
     folder = quantized(tmp_path, "moe", scheme)
     made = attached(load(folder, weights="stored").model)
     settings = GRPOConfig(steps=1, prompts=3, samples=6, max_tokens=10, lora=LORA)
@@ -158,7 +158,7 @@ def stage(name: str, folder: Path, scheme: str = "int8", start: Path | None = No
         module, settings = grpo, kind(steps=4, prompts=3, samples=6, max_tokens=10, kl=0.05, **given)
     ctx = context(folder, inputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "verify", by_length)
+        patch.setattr(sample_rollouts, "verify", by_length)
         patch.setattr("qwill.engine.language_model.Tokenizer.load", lambda _: TOKENIZER)
         return module.run(settings, ctx), ctx
 

@@ -11,9 +11,10 @@ from tests.engine.tiny import tiny_model
 
 from qwill.align import rejection
 from qwill.align.format_rewards import ENABLED, brevity, form, language
-from qwill.align.grpo import prompt_ids, roll_out, thinking_at
+from qwill.align.prompts import prompt_ids, thinking_at
 from qwill.align.rejection_settings import RejectionConfig
 from qwill.align.rewards import Rewards
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, RewardPart
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_json, read_jsonl, write_jsonl

@@ -14,8 +14,10 @@ from tests.engine.tiny import tiny_model
 from tests.train.tiny_training import context
 
 from qwill.align import grpo
-from qwill.align.grpo import problems, roll_out, train_grpo
+from qwill.align.grpo import train_grpo
+from qwill.align.prompts import problems
 from qwill.align.rewards import Rewards
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, RewardPart
 from qwill.base.config import identity_of
 from qwill.base.errors import ConfigError, DataError, QwillError, TrainingError

@@ -19,10 +19,11 @@ from tests.train.tiny_training import context
 from torch import Tensor
 
 from qwill.align import grpo
-from qwill.align.grpo import roll_out, train_grpo
+from qwill.align.grpo import train_grpo
 from qwill.align.policy_update import logprobs_of, pack_rollouts, update
 from qwill.align.rollouts import Rollout
 from qwill.align.rounded import rollout_weights
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig
 from qwill.base.errors import ConfigError
 from qwill.base.files import write_jsonl

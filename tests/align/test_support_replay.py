@@ -23,9 +23,10 @@ from tests.train.tiny_training import Killed, Outcome, context, outcome
 from qwill.align import grpo, policy_update
 from qwill.align import truncated as truncated_module
 from qwill.align.critic import Critic
-from qwill.align.grpo import roll_out, train_grpo
+from qwill.align.grpo import train_grpo
 from qwill.align.policy_update import logprobs_of, update
 from qwill.align.rollouts import Rollout
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig
 from qwill.align.truncated import chunks, truncated_cross_entropy
 from qwill.base.errors import ConfigError

@@ -9,37 +9,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from qwill.align.critic import Critic
-from qwill.align.format_rewards import ENABLED
 from qwill.align.hacking import Watch, numbers_of
 from qwill.align.policy_update import logprobs_of, set_advantages, update
-from qwill.align.replies import as_messages
+from qwill.align.prompts import problems, with_room
+from qwill.align.reference import own_reference
 from qwill.align.rewards import Rewards
-from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks, sampling_of
-from qwill.align.rounded import rollout_weights
-from qwill.align.rule_rewards import Made, check_rows, repeated_share
+from qwill.align.rollout_engines import rollout_source
+from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks
+from qwill.align.rule_rewards import check_rows
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, PPOConfig
 from qwill.align.update_numbers import nothing_learnt
 from qwill.base.errors import ConfigError, DataError, TrainingError
 from qwill.base.files import write_json
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
-from qwill.data.row_files import read_rows
-from qwill.engine.generate import Completion, generate
 from qwill.engine.language_model import load
-from qwill.evaluate.task_data import load_rows
-from qwill.evaluate.tasks import verify
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.model.twin import twin
-from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.checkpoint import Checkpoints
@@ -51,66 +45,12 @@ LARGE_GAP = 0.1  # nats; between executors of one precision it is rounding, some
 GAPS = ("gap", "gap_mean", "gap_kl")
 
 
-def roll_out(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    rows: list[dict[str, Any]],
-    config: GRPOConfig,
-    step: int,
-    seed: int,
-    rewards: Rewards | None = None,
-    streams: Sequence[int] | None = None,
-) -> list[list[Rollout]]:
-    """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check.
-    `streams` are the rows' places in the step, where these are not all of its rows."""
-    places = range(len(rows)) if streams is None else streams
-    rows = [row | {ENABLED: thinking_at(place, config.thinking)} for place, row in zip(places, rows, strict=True)]
-    prompts, sampling = [prompt_ids(row["prompt"], tokenizer, row[ENABLED]) for row in rows], sampling_of(config)
-    groups: list[list[Completion]] = generate(
-        model, prompts, sampling, n=config.samples,
-        slots=max(1, len(prompts)) * config.samples, stop_ids=tokenizer.stop_ids, seed=seed * 1_000_003 + step,
-        streams=streams, vocab_size=tokenizer.vocab_size, support=sampling.truncates,
-        routing=config.routing_replay == "rollout", in_place=True,
-    )  # fmt: skip
-    # A reply that ran into the limit was never finished, whatever it says so far.
-    said = [
-        Made(row, tokenizer.decode(c.token_ids), c.finish_reason == "stop", len(c.token_ids), config.max_tokens)
-        for row, group in zip(rows, groups, strict=True)
-        for c in group
-    ]
-    earned = iter(rewards.of_all(said) if rewards is not None else [_verified(one) for one in said])
-    out: list[list[Rollout]] = []
-    for row, prompt, group in zip(rows, prompts, groups, strict=True):
-        made: list[Rollout] = []
-        for c in group:
-            parts, one = next(earned), said[len(out) * config.samples + len(made)]
-            reward = sum(parts.values()) if rewards is None else rewards.total(parts)
-            logprobs = c.sampled_logprobs if sampling.truncates else c.logprobs
-            ids = [*prompt, *c.token_ids]
-            made.append(Rollout(ids, len(prompt), logprobs, reward, row["language"], parts=parts))
-            made[-1].support, made[-1].routing = c.support, c.routing
-            made[-1].ended, made[-1].repeated = one.ended, repeated_share(one.reply)
-        out.append(made)
-    return out
-
-
-def _verified(one: Made) -> dict[str, float]:
-    return {"verifier": float(one.ended and verify(one.row, one.reply))}
-
-
-def thinking_at(place: int, share: float) -> bool:
-    """Whether the prompt at this place of a step is asked with thinking: spread evenly, so that each language has the
-    share too."""
-    return math.floor((place + 1) * share) > math.floor(place * share)
-
-
-def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer, thinking: bool = False) -> list[int]:
-    """A prompt (text of a user, or messages) up to where the assistant begins, with enable_thinking as `thinking`."""
-    return render(as_messages(prompt), tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
-
-
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
+    if config.rollout_engine == "vllm" and replicas.count > 1:
+        raise ConfigError(
+            "grpo.rollout_engine is vllm, which runs in one process; leave torchrun out, or set it to own."
+        )
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
     verified = not config.rewards or any(part.kind == "verifier" for part in config.rewards)
@@ -118,11 +58,15 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     check_rows(rows, config.rewards, ctx.inputs["tasks"])
     if config.routing_replay == "rollout" and not model.config.num_experts:
         raise ConfigError("grpo.routing_replay is rollout, but this model has no experts; leave it out.")
+    asked = len(rows)
+    rows = with_room(rows, tokenizer, model, config.max_tokens, config.too_long, ctx)
     if config.prompts > len(rows):
         raise DataError(f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks.")
     # With an adapter the start is the model without it, and the critic another adapter: weights are held once.
     again = (lambda: twin(model)) if config.lora else (lambda: load(ctx.inputs["sft"]).model)
-    reference = again() if config.kl else None
+    reference = own_reference(ctx, tokenizer, None if config.kl else "grpo.kl is 0")
+    if config.kl and reference is None:
+        reference = again()
     judge = again() if isinstance(config, PPOConfig) else None
     adapter = begin_adapter(model, config.lora, ctx.seed)
     with Rewards(config.rewards, ctx.display.say) if config.rewards else nullcontext() as rewards:
@@ -142,6 +86,7 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         "reward_first": round(history.curve[0]["reward"], 4),
         "reward_last": round(sum(p["reward"] for p in last) / len(last), 4),
         "largest_logprob_gap": max(p["gap"] for p in history.curve),
+        **({"prompts_too_long": asked - len(rows)} if asked > len(rows) else {}),
     }
 
 
@@ -158,24 +103,6 @@ def mean(values: list[float]) -> float:
     """Of what is known; 0 where nothing is."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else 0.0
-
-
-def problems(place: Path, verified: bool) -> list[dict[str, Any]]:
-    """The rows to draw prompts from: rl.jsonl of the stage tasks, or a file of your own whose rows have a `prompt`
-    (text or messages) and, where replies are `verified`, a `key`. Raises DataError naming file, line and field."""
-    if place.is_dir():
-        return load_rows(place / "rl.jsonl")
-    rows = []
-    for number, row in read_rows(place):
-        prompt = row.get("prompt")
-        if not (isinstance(prompt, str) and prompt.strip()) and not (isinstance(prompt, list) and prompt):
-            raise DataError(f"{place}: line {number}: prompt: expected text or a list of messages.")
-        if verified and "key" not in row:
-            raise DataError(f"{place}: line {number} has no 'key' to verify a reply by; name a reward of your own.")
-        rows.append({"id": str(number), "language": "other"} | row)
-    if not rows:
-        raise DataError(f"{place}: holds no prompt; add rows, or name another file.")
-    return rows
 
 
 def train_grpo(
@@ -207,7 +134,7 @@ def train_grpo(
     log = MetricsLog(ctx.metrics_path, resume_step=first) if replicas.rank == 0 else None
     saved_at, warned = time.monotonic(), config.truncation > 0
     watch = Watch(history.curve)
-    weights = rollout_weights(model, config.rollout_dtype)
+    weights = rollout_source(model, tokenizer, config, ctx.work, ctx.seed)
     with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
         for step in range(first, config.steps):

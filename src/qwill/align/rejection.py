@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from qwill.align.format_rewards import ENABLED
-from qwill.align.grpo import problems, prompt_ids
+from qwill.align.prompts import problems, prompt_ids
 from qwill.align.rejection_settings import RejectionConfig
 from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards

@@ -68,6 +68,20 @@ class RewardPart:
 
 
 @dataclass(frozen=True)
+class VllmConfig:
+    """vLLM beside the trainer: `gpu_memory_utilization` is the share of a GPU that it takes for weights and cache,
+    `dtype` the type of its weights; `enforce_eager`: no CUDA graphs."""
+
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.5
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    enforce_eager: bool = False
+
+    def __post_init__(self) -> None:
+        need_positive(self, "tensor_parallel_size", "gpu_memory_utilization")
+
+
+@dataclass(frozen=True)
 class GRPOConfig:
     """`steps` × `prompts` prompts, `samples` replies each of at most `max_tokens`; `updates` optimiser steps on each.
 
@@ -81,11 +95,13 @@ class GRPOConfig:
     top_p, top_k, min_p truncate what is sampled (off by default); training is then over the same support.
     routing_replay: with `rollout` training sends every token through the experts that it went through in the rollout.
     rollout_dtype: what the weights are rounded to for rollouts; `same`: not at all, and nothing is copied.
+    rollout_engine: Qwill's `own`, or `vllm` with the settings `vllm` (vllm_rollouts.py).
 
     thinking: the share of a step's prompts that are asked with thinking; what is verified is the answer behind it.
 
     lora: only an adapter is trained (PPO's critic has one of its own), by AdamW at `learning_rate`; the start is the
-    model without it, so that weights are held once.
+    model without it, so that weights are held once. too_long: what happens to prompts that leave no room for max_tokens
+    in the context: left out and counted (`leave_out`), or the first of them is an error (`refuse`); none is cut.
 
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
     left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
@@ -119,9 +135,12 @@ class GRPOConfig:
     min_p: float = field(default=0.0, metadata=LATER)
     routing_replay: Literal["none", "rollout"] = field(default="none", metadata=LATER)
     rollout_dtype: Literal["same", "bfloat16", "int8"] = field(default="same", metadata=LATER)
+    rollout_engine: Literal["own", "vllm"] = field(default="own", metadata=LATER)
+    vllm: VllmConfig = field(default=VllmConfig(), metadata=LATER)
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
     thinking: float = field(default=0.0, metadata=LATER)
+    too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def outside(self) -> dict[str, str]:
         """The hashes of the files that rewards name."""
@@ -153,6 +172,15 @@ class GRPOConfig:
             raise ConfigError(f"top_k is {self.top_k}; expected 0 (off) or more.")
         if not 0 <= self.min_p <= 1:
             raise ConfigError(f"min_p is {self.min_p}; expected 0 (off) to 1.")
+        if self.rollout_engine == "vllm":
+            for name, plain in (
+                ("top_p", 1.0), ("top_k", 0), ("min_p", 0.0), ("routing_replay", "none"), ("rollout_dtype", "same"),
+            ):  # fmt: skip
+                if getattr(self, name) != plain:
+                    raise ConfigError(
+                        f"{name} is {getattr(self, name)}, which rollouts by vLLM can't have; leave it out, or set "
+                        "rollout_engine to own."
+                    )
         if self.kl_in == "reward" and self.kl_estimator != "k1":
             raise ConfigError(
                 f"kl_estimator is {self.kl_estimator}; in the reward only k1 has the right gradient: set it to k1, or "
@@ -162,7 +190,8 @@ class GRPOConfig:
     @property
     def truncation(self) -> float:
         """The bound of importance weights between rollout and trainer, 0: none are made."""
-        return self.importance_most or (0.0 if self.rollout_dtype == "same" else 2.0)
+        same = self.rollout_dtype == "same" and self.rollout_engine == "own"
+        return self.importance_most or (0.0 if same else 2.0)
 
     @property
     def aggregation(self) -> Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]:
@@ -210,7 +239,7 @@ class DistillConfig:
     on_policy: the share of steps whose replies are the student's own; in the others they are the teacher's. beta: 0 is
     the forward KL(teacher ‖ student), 1 the reverse, between them the generalised JSD (GKD, arXiv 2306.13649).
     temperature: of sampling; divergence_temperature: of both distributions in the loss. lora: only an adapter of the
-    student is trained.
+    student is trained. too_long: as in GRPOConfig.
     """
 
     steps: int = 100
@@ -226,6 +255,7 @@ class DistillConfig:
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
+    too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(

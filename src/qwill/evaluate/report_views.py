@@ -179,7 +179,7 @@ FAMILY_WORDS = {
     "sort": ("sort", "排序"),
     "reverse": ("reverse", "倒写"),
     "compare": ("find the larger number", "比大小"),
-    "add": ("add", "加法"),
+    "add": ("add two numbers", "加法"),
 }
 
 

@@ -184,12 +184,12 @@ def _in_order(path: Path, sections: Sequence[Section]) -> tuple[Section, ...]:
     left = list(sections)
     while left:
         ready = (s for s in left if all(n in s.given or s.maker(n) in made for n in s.needs))
-        if (section := next(ready, None)) is None:
+        if (following := next(ready, None)) is None:
             raise ConfigError(
                 f"{path}: {' and '.join(s.name for s in left)} wait for each other or for themselves; change inputs."
             )
-        made[section.name] = section
-        left.remove(section)
+        made[following.name] = following
+        left.remove(following)
     return tuple(made.values())
 
 

@@ -17,10 +17,11 @@ from tests.align.tiny_rl import TOKENIZER, config, model
 from tests.align.tiny_rl import rows as task_rows
 from tests.train.tiny_training import context
 
-from qwill.align.grpo import roll_out, train_grpo
+from qwill.align.grpo import train_grpo
 from qwill.align.judge_reward import conversation, read_grade
 from qwill.align.rewards import Rewards
 from qwill.align.rule_rewards import Made, check_rows, overlong, repeated_share
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, RewardPart
 from qwill.base.config import identity_of
 from qwill.base.errors import ConfigError, DataError, TrainingError

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.align.tiny_rl import config
@@ -14,7 +16,7 @@ from tests.align.tiny_rl import rows as plain_rows
 from tests.engine.tiny import byte_tokenizer, tiny_model
 from tests.train.tiny_training import context
 
-from qwill.align import conversations, sample_rollouts
+from qwill.align import conversations, grpo, sample_rollouts
 from qwill.align.conversations import converse
 from qwill.align.critic import Critic
 from qwill.align.grpo import train_grpo
@@ -22,11 +24,14 @@ from qwill.align.policy_update import logprobs_of, update
 from qwill.align.rewards import Rewards
 from qwill.align.rollouts import Rollout
 from qwill.align.sample_rollouts import roll_out
-from qwill.align.settings import PPOConfig, RewardPart, ToolPart
+from qwill.align.settings import GRPOConfig, PPOConfig, RewardPart, ToolPart
 from qwill.align.tools import Tools
+from qwill.base.config import parse
 from qwill.engine.generate import Completion, generate
 from qwill.engine.sampling import Sampling
+from qwill.evaluate.scorer_process import load_function
 from qwill.model.batch import Batch
+from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.text.chat import render
 from qwill.text.parse import Reply
@@ -275,15 +280,16 @@ def test_rewards_see_the_whole_conversation_and_the_verifier_its_last_turn(
     bad = call("calculate", '{"expression": "x"}') + "<|im_end|>"
     parts = [
         RewardPart("verifier", 0.5), RewardPart("right", 1.0, f"{EXAMPLES}/right.py:right"),
-        RewardPart("called", 0.2, f"{EXAMPLES}/right.py:called"),
     ]  # fmt: skip
     scripted(monkeypatch, [one, bad], ["It is 42.<|im_end|>", "41?<|im_end|>"])
     row = ROW | {"answer": "42", "prompt": "What is 2 * 21?"}
     with Rewards(parts) as rewards:
         ((a, b),) = roll_out(model(), TOKENIZER, [row], config(samples=2, max_tokens=400), 0, 0, rewards, None, tools)
-    assert a.parts == {"verifier": 1.0, "right": 1.0, "called": 1.0} and a.reward == pytest.approx(1.7)
-    assert b.parts == {"verifier": 0.0, "right": 0.0, "called": 0.0} and b.failed == 1
+    assert a.parts == {"verifier": 1.0, "right": 1.0} and a.reward == pytest.approx(1.5)
+    assert b.parts == {"verifier": 0.0, "right": 0.0} and b.failed == 1
     assert seen == ["It is 42.", "41?"]
+    called = load_function(f"{EXAMPLES}/right.py:called")
+    assert called(prompts=[], completions=[a.said, b.said]) == [1.0, 0.0]
     assert "only numbers" in b.said[1]["content"]
 
 
@@ -317,3 +323,23 @@ def test_converse_without_calls_is_generate(tools: Tools) -> None:
     plain = generate(made, prompts, Sampling(8), n=2, **how)
     talks = converse(made, TOKENIZER, prompts, Sampling(8), tools, 3, True, 2, [0, 1], **how)
     assert [[t.turns[0].token_ids for t in g] for g in talks] == [[c.token_ids for c in g] for g in plain]
+
+
+def test_the_stage_from_file_to_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe's settings, on a model that says what it is told to."""
+    save_model(model(), tmp_path / "sft", TOKENIZER)
+    recipe = yaml.safe_load((EXAMPLES.parents[1] / "recipes" / "grpo-tools.yaml").read_text(encoding="utf-8"))
+    settings_ = {k: v for k, v in recipe["aligned"].items() if k not in ("budget_s", "inputs")}
+    how = parse(GRPOConfig, settings_ | {"steps": 2, "prompts": 2, "samples": 2, "max_tokens": 300}, "aligned")
+    monkeypatch.chdir(EXAMPLES.parents[1])
+    right = [call("calculate", '{"expression": "1+1"}') + "<|im_end|>", "1<|im_end|>"]
+    scripted(monkeypatch, *[right, ["2<|im_end|>"]] * 4)
+    ctx = context(tmp_path / "run", {"sft": tmp_path / "sft", "tasks": EXAMPLES / "problems.jsonl"})
+    found = grpo.run(how, ctx)
+    assert found["rollouts"] == 8
+    lines = [json.loads(line) for line in (ctx.out / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["turns"] for line in lines} == {1, 2} and {"right", "called"} == lines[0]["parts"].keys()
+    assert [m["role"] for m in max(lines, key=lambda line: line["turns"])["said"]] == ["assistant", "tool", "assistant"]
+    logged = json.loads(ctx.metrics_path.read_text().splitlines()[0]).keys()
+    assert {"turns", "calls", "draws", "reward_en", "reward_zh", "tokens_per_second"} <= logged
+    assert "reward_part_called" in logged

@@ -86,7 +86,9 @@ class Offline:
         if wanted is None:
             return {name: value / count for name, value in seen.items()}
         counts = {"reward_desirable": wanted, "reward_undesirable": count - wanted}
-        return {name: value / max(1, counts[name]) for name, value in seen.items()}
+        found = {name: value / max(1, counts[name]) for name, value in seen.items()}
+        margin = found["reward_desirable"] - found["reward_undesirable"] if 0 < wanted < count else 0.0
+        return found | {"reward_margin": margin}
 
     def trained(self, unit: Unit) -> tuple[Any, ...]:
         return unit.replies if isinstance(unit, Pair) else (unit.reply,)

@@ -61,7 +61,7 @@ def _view(stage: str, line: Mapping[str, Any]) -> dict[str, Any]:
         "outcome": "better" if (advantage or 0) > 0 else "worse" if (advantage or 0) < 0 else "even",
         "reward": _number(line["reward"]),
         "advantage": _number(advantage),
-        "parts": [(name, _number(value)) for name, value in line["parts"].items()],
+        "parts": [(name, _number(value)) for name, value in sorted(line["parts"].items())],
         "tokens": line["tokens"],
         "turns": line["turns"],
         "truncated": line["truncated"],

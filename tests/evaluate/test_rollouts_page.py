@@ -37,8 +37,8 @@ def lines(steps: int = 3) -> list[dict[str, Any]]:
                     ]
                 made.append({
                     "step": step, "id": f"{language}{step}-{reward:g}", "language": language, "prompt": HOSTILE,
-                    "said": said, "reward": reward, "parts": {"right": reward, "brief": None}, "advantage": reward - 0.5,
-                    "tokens": 7, "turns": len(said) // 2 + 1, "truncated": not reward,
+                    "said": said, "reward": reward, "parts": {"right": reward, "brief": None},
+                    "advantage": reward - 0.5, "tokens": 7, "turns": len(said) // 2 + 1, "truncated": not reward,
                 })  # fmt: skip
     return made
 

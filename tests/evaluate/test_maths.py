@@ -183,3 +183,15 @@ def test_without_the_package_one_sentence_says_what_to_install(monkeypatch: pyte
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"needs math-verify; run: pip install 'qwill\[eval\]'"):
         Maths()
+
+
+@given(st.fractions(max_denominator=50), st.fractions(max_denominator=50), st.sampled_from([1, 2, 10, 100, -1]))
+def test_values_are_the_same_only_where_they_are_equal(one: Fraction, other: Fraction, times: int) -> None:
+    for wanted, said in ((one, other), (one, one * times), (one * times, one)):
+        found = same(Plain(wanted), Plain(said))
+        assert found is (wanted == said) or (
+            found is None and abs(wanted - said) <= max(1, abs(wanted)) / Fraction(1000)
+        )
+        if wanted != said:
+            assert same(Plain(wanted, "km"), Plain(said, "km")) is not True
+        assert same(Plain(wanted, "km"), Plain(wanted * 1000, "m")) is True

@@ -1,6 +1,6 @@
 """Fine-tuning and reinforcement learning: tokens per second of ours and of TRL, on the same model, data and settings.
 
-    .venv/bin/python benchmarks/align_speed.py --peer-python PYTHON_WITH_TRL [--model small smollm2] [--kind sft dpo grpo]
+    .venv/bin/python benchmarks/align_speed.py --peer-python PYTHON_WITH_TRL [--model small smollm2] [--kind sft grpo]
 
 `small` is a Qwen3 of 5 M parameters with a vocabulary of 8,192, trained whole; `smollm2` is SmolLM2-135M with LoRA of
 rank 16 on every matrix. Data: English and Chinese preference pairs of the package registry that fit into 512 tokens,
@@ -165,8 +165,9 @@ def compare(job: Job, model: str, python: str, rounds: int) -> tuple[str, bool]:
     tried = ", ".join(f"{k} {v:.0f}" for k, v in trial.items())
     losses = "" if job.kind == "grpo" else f" First loss {first[0]['loss']:.5f}, TRL's {first[1]['loss']:.5f}."
     line = (
-        f"- {model}, {job.kind}: ours {speeds[0]:.0f}, TRL {speeds[1]:.0f} {unit} tokens/s: {spread(ratios)}; {dropped} "
-        f"rounds dropped, at most {100 * stolen:.1f} % stolen. TRL's settings: {tried}.{losses} {verdict(f'{claim}×', met)}"
+        f"- {model}, {job.kind}: ours {speeds[0]:.0f}, TRL {speeds[1]:.0f} {unit} tokens/s: {spread(ratios)}; "
+        f"{dropped} rounds dropped, at most {100 * stolen:.1f} % stolen. TRL's settings: {tried}.{losses} "
+        + verdict(f"{claim}×", met)
     )
     print(line, flush=True)
     return line, met

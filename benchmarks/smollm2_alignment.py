@@ -2,15 +2,15 @@
 
     .venv/bin/python benchmarks/smollm2_alignment.py [--kind dpo grpo] [--seed 1] [--dry]
 
-dpo: all English pairs of the package registry that fit into 2,048 tokens (ranked by a model, not by people), 100 of them
-held out. A pair counts as right where the policy has raised the chosen reply more than the rejected one against the
-start (DPO's implicit reward). The baseline knows lengths only: it prefers the longer or the shorter reply, whichever was
-right more often in training. Claim: the lower bound of the accuracy's 95 % interval is above 50 %, and the accuracy above
-the baseline's.
+dpo: all English pairs of the package registry that fit into 2,048 tokens (ranked by a model, not by people), 100 of
+them held out. A pair counts as right where the policy has raised the chosen reply more than the rejected one against
+the start (DPO's implicit reward). The baseline knows lengths only: it prefers the longer or the shorter reply,
+whichever was right more often in training. Claim: the lower bound of the accuracy's 95 % interval is above 50 %, and
+the accuracy above the baseline's.
 
-grpo: "What is 34 + 58?", "What is 71 − 26?" in English and Chinese; the reward is a Python function that wants the number
-and nothing else. 400 problems are held out; greedy replies before and after, exact McNemar. Claim: higher, p < 0.01,
-training within 30 minutes on 2 cores.
+grpo: "What is 34 + 58?", "What is 71 - 26?" in English and Chinese; the reward is a Python function that wants the
+number and nothing else. 400 problems are held out; greedy replies before and after, exact McNemar. Claim: higher,
+p < 0.01, training within 30 minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def dpo(start: Path, folder: Path, seed: int) -> tuple[str, bool]:
     met = wilson(right, len(pairs)).lower > 0.5 and right > base
     text = (
         f"DPO, {len(train)} pairs, {config.steps} steps of {batch}, seed {seed}: {minutes:.0f} minutes. Held-out pairs "
-        f"told apart: **{shown(right, len(pairs))}**; by length alone ({'longer' if sign > 0 else 'shorter'} is better): "
-        f"{shown(base, len(pairs))}. The stage's own scores: {scores.told()}. "
+        f"told apart: **{shown(right, len(pairs))}**; by length alone ({'longer' if sign > 0 else 'shorter'} is "
+        f"better): {shown(base, len(pairs))}. The stage's own scores: {scores.told()}. "
         + verdict("lower bound above 50 % and accuracy above length alone", met)
     )
     return text, met
@@ -125,7 +125,7 @@ def problem(rng: random.Random, number: int) -> dict[str, Any]:
         sign, answer = "+", a + b
     language = ("en", "zh")[number % 2]
     prompt = f"What is {a} {sign} {b}?" if language == "en" else f"{a} {sign} {b} 等于多少？"
-    return {"id": str(number), "prompt": prompt, "answer": answer, "language": language}
+    return {"id": str(number), "prompt": prompt, "answer": answer, "language": language, "terms": f"{a}{sign}{b}"}
 
 
 def arithmetic(count: int, seed: int, without: set[str]) -> list[dict[str, Any]]:
@@ -133,9 +133,9 @@ def arithmetic(count: int, seed: int, without: set[str]) -> list[dict[str, Any]]
     rng, seen, rows = random.Random(seed), set(without), []
     while len(rows) < count:
         row = problem(rng, len(rows))
-        if (terms := row["prompt"].strip("What is?等于多少？ ")) not in seen:
-            seen.add(terms)
-            rows.append(row | {"terms": terms})
+        if row["terms"] not in seen:
+            seen.add(row["terms"])
+            rows.append(row)
     return rows
 
 
@@ -173,15 +173,17 @@ def reinforce(start: Path, folder: Path, seed: int) -> tuple[str, bool]:
     lost = sum(o and not n for o, n in zip(old, new, strict=True))
     p = mcnemar_exact(won, lost)
     met = sum(new) > sum(old) and p < 0.01 and minutes <= MINUTES
-    parts = ", ".join(
-        f"{language} {100 * sum(o for o, r in zip(old, heldout, strict=True) if r['language'] == language) / 200:.0f} → "
-        f"{100 * sum(n for n, r in zip(new, heldout, strict=True) if r['language'] == language) / 200:.0f} %"
-        for language in ("en", "zh")
-    )
+
+    def share(marks: list[bool], language: str) -> float:
+        mine = [mark for mark, r in zip(marks, heldout, strict=True) if r["language"] == language]
+        return 100 * sum(mine) / len(mine)
+
+    parts = ", ".join(f"{one} {share(old, one):.0f} → {share(new, one):.0f} %" for one in ("en", "zh"))
     text = (
-        f"GRPO, {config.steps} steps of {config.prompts} × {config.samples} replies, seed {seed}: {minutes:.1f} minutes. "
-        f"Held-out problems solved, number alone, greedy: {shown(sum(old), 400)} → **{shown(sum(new), 400)}** ({parts}); "
-        f"{won} gained, {lost} lost, p = {p:.1e}. " + verdict(f"higher, p < 0.01, within {MINUTES} minutes", met)
+        f"GRPO, {config.steps} steps of {config.prompts} × {config.samples} replies, seed {seed}: {minutes:.1f} "
+        f"minutes. Held-out problems solved, number alone, greedy: {shown(sum(old), 400)} → "
+        f"**{shown(sum(new), 400)}** ({parts}); {won} gained, {lost} lost, p = {p:.1e}. "
+        + verdict(f"higher, p < 0.01, within {MINUTES} minutes", met)
     )
     return text, met
 

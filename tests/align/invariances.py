@@ -138,12 +138,12 @@ def some(step: int) -> list[int]:
 
 
 @cache
-def mesh() -> Mesh:
-    return make_mesh(resolve_mesh(MeshConfig(), torch.distributed.get_world_size()))
+def mesh(axis: str) -> Mesh:
+    return make_mesh(resolve_mesh(MeshConfig(**{axis: 2}), torch.distributed.get_world_size()))
 
 
-def cut(model: Transformer) -> Parallel:
-    return parallelize(model, mesh(), fill=True)
+def cut(model: Transformer, axis: str = "dp") -> Parallel:
+    return parallelize(model, mesh(axis), fill=True)
 
 
 class SFT(Case):
@@ -160,15 +160,16 @@ class SFT(Case):
         data = pack_examples([self.examples[i] for i in units], "")
         data = replace(data, weight_N=data.weight_N.double())
         if replicas.count > 1:
-            parallel = cut(tiny_model(self.kind, VOCAB, 120).double())
-            done, model = parallel.backward(data, self.balance, self.how(most)), parallel.model
+            parallel = cut(tiny_model(self.kind, VOCAB, 120).double(), self.extra.get("axis", "dp"))
+            done = parallel.backward(data, self.balance, self.how(most))
+            gradients = {s.name: parallel.gather(s, s.local.grad) for s in parallel.shards}
         else:
             model, parts = self.model, split(data, self.how(most).micro_batches)
             model.zero_grad()
-            done = backward(model, parts, self.balance, "exact")
+            done, gradients = backward(model, parts, self.balance, "exact"), gradients_of(model)
         if not self.balance:
             done.balance = None  # of each part's own load: shown, not trained on
-        return Result(gradients_of(model), done.numbers())
+        return Result(gradients, done.numbers())
 
     def paper(self, units: Sequence[int], hidden: Hidden) -> Result:
         self.model.zero_grad()

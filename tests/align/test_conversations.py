@@ -343,6 +343,7 @@ def test_the_stage_from_file_to_artifact(tmp_path: Path, monkeypatch: pytest.Mon
     ctx = context(tmp_path / "run", {"sft": tmp_path / "sft", "tasks": EXAMPLES / "problems.jsonl"})
     found = grpo.run(how, ctx)
     assert found["rollouts"] == 8
+    assert "<article" in ctx.metrics_path.with_name("rollouts.html").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in (ctx.out / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {line["turns"] for line in lines} == {1, 2} and {"called"} == lines[0]["parts"].keys()
     assert [m["role"] for m in max(lines, key=lambda line: line["turns"])["said"]] == ["assistant", "tool", "assistant"]

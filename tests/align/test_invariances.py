@@ -12,6 +12,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from tests.align import invariances
 from tests.align.invariances import UNITS, WHOLE, Result, alone, cases, label, padded
 from tests.train.tiny_training import Killed
 
+from qwill.align import policy_update
 from qwill.base.progress import MetricsLog
+from qwill.model import transformer
 
 EXACT, SAID = 1e-9, 1e-6
 DENSE, SPARSE = ({label(case): case for case in cases(kind)} for kind in ("dense", "moe"))
@@ -70,6 +73,16 @@ def test_packed_is_unpacked_and_the_loss_on_paper(name: str, kind: str) -> None:
         assert told(case.paper(units, alone), whole(kind, name, window)) < SAID
 
 
+@pytest.mark.parametrize("name", ["sft", "sigmoid", "gspo", "ppo", "distill_jsd"])
+def test_examples_that_see_their_neighbours_would_be_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention over all that is packed, as if it were one sequence."""
+    plan = transformer.plan_attention
+    one = lambda batch: replace(batch, cu_seqlens=batch.cu_seqlens[[0, -1]])  # noqa: E731
+    monkeypatch.setattr(transformer, "plan_attention", lambda batch, *a, **k: plan(one(batch), *a, **k))
+    wrong = DENSE[name].gradient(WINDOWS[0], WHOLE)
+    assert wrong.distance(whole("dense", name, 0)) > 100 * SAID
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_padded_batch_gives_the_same(name: str, side: str) -> None:
@@ -97,6 +110,16 @@ def test_the_order_of_a_step_changes_nothing(name: str) -> None:
         assert found.distance(whole("dense", name, 0)) < EXACT
 
 
+def test_weights_by_place_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right in the order in which replies grow, and in no other."""
+    weights = policy_update.token_weights
+    monkeypatch.setattr(policy_update, "token_weights", lambda lengths, *how: weights(sorted(lengths), *how))
+    for units, wrong in (([*range(UNITS)], False), ([*reversed(range(UNITS))], True)):
+        found = DENSE["grpo"].gradient(units, WHOLE).gradients
+        far = Result(found, {}).distance(Result(whole("dense", "grpo", 0).gradients, {}))
+        assert (far > 100 * SAID) if wrong else (far < EXACT)
+
+
 def told(paper: Result, found: Result) -> float:
     """The distance in what the paper speaks of."""
     return paper.distance(Result(found.gradients, {k: found.numbers[k] for k in paper.numbers}))
@@ -121,9 +144,14 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_are_one(name: str, ranks: dict[str, dict[str, float]]) -> None:
     """Steps of eight units, of three, and of one, which leaves a rank without; and a training with its numbers for the
-    log, rollouts drawn on both ranks where there are any."""
+    log, rollouts drawn on both ranks where there are any; which one process takes over before the last step."""
     assert ranks[name]["gradient"] < EXACT
-    assert ranks[name]["training"] < SAID
+    assert ranks[name]["training"] < SAID and ranks[name]["resumed"] < SAID
+
+
+def test_fine_tuning_on_other_meshes(ranks: dict[str, dict[str, float]]) -> None:
+    """Also in a step with one sequence, where a rank takes part with what counts for nothing."""
+    assert {*ranks["meshes"]} == {"fsdp", "ep", "cp", "tp"} and max(ranks["meshes"].values()) < EXACT, ranks["meshes"]
 
 
 def test_units_that_are_computed_twice_and_statistics_of_a_share_would_be_seen(

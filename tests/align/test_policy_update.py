@@ -44,7 +44,7 @@ def on_paper(
     low, high, tokens = settings_.clip_low, settings_.clip_high, sum(r.tokens for r in every)
     total = torch.zeros((), dtype=torch.float64)
     for r in every:
-        logp = logprobs(made, r, settings_.temperature, hidden)
+        logp = logprobs(made, r, settings_.temperature, *([hidden] if hidden else []))
         rollout = torch.tensor(r.logprobs).double()
         old = torch.tensor(r.old).double() if r.old else rollout
         a = torch.tensor(r.advantages).double()

@@ -16,11 +16,13 @@ from tests.align.replay_models import VOCAB, masked_logprobs, model, moved
 from tests.align.test_grpo import rewards
 from tests.align.test_grpo_update import updated
 from tests.align.test_policy_update import ALGORITHMS, WIDE, on_paper
+from tests.align.test_ppo import config as ppo_config
 from tests.align.tiny_rl import TOKENIZER, config, rows
 from tests.train.tiny_training import Killed, Outcome, context, outcome
 
 from qwill.align import grpo, policy_update
 from qwill.align import truncated as truncated_module
+from qwill.align.critic import Critic
 from qwill.align.grpo import train_grpo
 from qwill.align.policy_update import logprobs_of, update
 from qwill.align.rollouts import Rollout
@@ -42,7 +44,7 @@ KINDS = ("dense", "moe", "hybrid")
 def drawn(kind: str, seed: int = 1, **changes: Any) -> tuple[GRPOConfig, list[Rollout]]:
     settings_ = config(**changes)
     with rewards():
-        groups = roll_out(model(kind), TOKENIZER, rows(3), settings_, step=3, seed=seed)
+        groups = roll_out(model(kind), TOKENIZER, rows(2), settings_, step=3, seed=seed)
     every = [r for group in groups for r in group]
     for i, r in enumerate(every):
         r.advantage = (-1.0) ** i * (0.5 + i % 3)
@@ -93,9 +95,11 @@ def test_without_the_support_a_ratio_of_unchanged_weights_is_not_one() -> None:
     assert numbers["gap"] > 0.1 and numbers["ratio_p50"] < 0.95
 
 
-@pytest.mark.parametrize("changes", [{}, {"kl": 0.3}, {"importance_most": 1.1}], ids=["plain", "kl", "importance"])
-@pytest.mark.parametrize("kind", ["dense", "moe"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("algorithm", "kind", "changes"),
+    [(a, kind, {}) for a in ALGORITHMS for kind in ("dense", "moe")]
+    + [("dapo", "moe", {"kl": 0.3}), ("gspo", "dense", {"importance_most": 1.1})],
+)
 def test_gradients_are_those_of_a_masked_softmax(algorithm: str, kind: str, changes: dict[str, Any]) -> None:
     """In float64, after the weights moved: ids of the old support alone have a say, however the update is cut."""
     settings_, every = drawn(kind, top_p=0.8, top_k=12, algorithm=algorithm, train_tokens=60, **WIDE, **changes)
@@ -216,6 +220,36 @@ def test_a_truncated_run_has_no_gap_and_goes_on_where_it_stopped(tmp_path: Path)
     with pytest.raises(Killed):
         run(tmp_path / "cut", 2, **changes)
     assert run(tmp_path / "cut", **changes).differences(whole) == []
+
+
+@pytest.mark.parametrize("kl_in", ["loss", "reward"])
+def test_ppo_with_a_reference_replays_too(tmp_path: Path, kl_in: str) -> None:
+    """The critic has another model and routes by itself; a KL in the reward is of the trainer's own numbers."""
+    changes: dict[str, Any] = {
+        "top_p": 0.95, "routing_replay": "rollout", "kl": 0.05, "kl_in": kl_in, "kl_estimator": "k1",
+        "rollout_dtype": "bfloat16",
+    }  # fmt: skip
+    settings_ = ppo_config(**changes)
+    judge = Critic.start(model("moe", seed=3), settings_)
+    with rewards():
+        history = train_grpo(
+            model("moe"), TOKENIZER, rows(), settings_, context(tmp_path), reference=model("moe"), critic=judge
+        )
+    assert all(math.isfinite(p["value_loss"]) and 0 < p["gap"] < 1 for p in history.curve)
+    assert history.curve[0]["kl_start"] == pytest.approx(0, abs=2e-2)
+    _, every = drawn("moe", **changes)
+    for r in every:
+        r.reference, r.old = [-1.0] * r.tokens, [-0.5] * r.tokens
+    if kl_in == "reward":
+        with_old = [sum(row) for row in returns_of(judge, every)]
+        for r in every:
+            r.logprobs = [p - 1 for p in r.logprobs]
+        assert with_old == [sum(row) for row in returns_of(judge, every)]
+
+
+def returns_of(judge: Critic, every: list[Rollout]) -> list[list[float]]:
+    judge.set_advantages(every)
+    return [r.returns for r in every]
 
 
 @pytest.mark.parametrize(

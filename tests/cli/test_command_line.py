@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "pyarrow", "scipy", "transformers", "tokenizers", "rich", "numpy", "jinja2", "prompt_toolkit")
 PAGES = ("README.md", "docs/en/quickstart.md", "docs/zh/quickstart.md")
 EVALUATION = ("docs/en/evaluation.md", "docs/zh/evaluation.md")
-GUIDES = ("docs/en/curation.md", "docs/zh/curation.md", "docs/en/serve.md", "docs/zh/serve.md", *EVALUATION)
+SFT = ("docs/en/sft.md", "docs/zh/sft.md")
+GUIDES = (*SFT, "docs/en/curation.md", "docs/zh/curation.md", "docs/en/serve.md", "docs/zh/serve.md", *EVALUATION)
 
 
 def commands(group: click.Group = qwill, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
@@ -87,7 +88,7 @@ def test_what_the_pages_say_to_type_is_understood(page: str) -> None:
     assert set(made) <= targets
 
 
-@pytest.mark.parametrize("page", ["quickstart", "serve"])
+@pytest.mark.parametrize("page", ["quickstart", "serve", "sft"])
 def test_both_languages_say_the_same(page: str) -> None:
     english, chinese = ((ROOT / "docs" / code / f"{page}.md").read_text(encoding="utf-8") for code in ("en", "zh"))
 
@@ -100,7 +101,7 @@ def test_both_languages_say_the_same(page: str) -> None:
 
 
 # Stages of other lives than the demo's; each has a recipe of its own.
-OWN_RECIPES = ("mixing", "preferences", "reward", "preferred", "ppo", "distilled")
+OWN_RECIPES = ("mixing", "preferences", "reward", "preferred", "ppo", "distilled", "rejection", "fusion", "modes")
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
@@ -113,10 +114,14 @@ def test_the_recipes_are_sound_and_whole(recipe: Path) -> None:
         "dpo": ["preferences", "preferred"], "reward": ["preferences", "reward"],
         "grpo": ["tasks", "aligned"], "ppo": ["tasks", "ppo"], "distill": ["tasks", "distilled"],
         "sft": ["sft"],
+        "qwen3-post-training": [
+            "tasks", "tasks", "corpus", "dialogues", "dialogues", "tokenizer", "base", "sft", "aligned", "rejection",
+            "fusion", "sft", "aligned", "modes",
+        ],
     }  # fmt: skip
     assert stages == parts.get(recipe.stem, whole)
     assert read.name == recipe.stem
-    minutes = {"smoke": 4, "demo": 15, "evening": 90, "mixing": 15}
+    minutes = {"smoke": 4, "demo": 15, "evening": 90, "mixing": 15, "qwen3-post-training": 20}
     if recipe.stem in minutes:
         assert sum(section.budget_s or 1e9 for section in read.sections) <= minutes[recipe.stem] * 60
 

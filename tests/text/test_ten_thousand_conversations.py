@@ -1,5 +1,5 @@
-"""Figure 4: 10,000 generated conversations; each trained turn stands behind the released template's prompt for it, and no
-token of a user, a tool or the system is trained.
+"""Figure 4: 10,000 generated conversations; each trained turn stands behind the released template's prompt for it,
+and no token of a user, a tool or the system is trained.
 
 The prompts come from the released template itself, run by Jinja with brackets around what it writes (text_support);
 what a turn says is put together here from the message alone. Tools, thinking, Chinese, empty turns, and texts that

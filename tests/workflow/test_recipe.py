@@ -102,3 +102,36 @@ def test_a_file_that_cannot_be_read_is_named() -> None:
         load_recipe(Path("bytes.yaml"), (), STAGES)
     with pytest.raises(QwillError, match="directory"):
         load_recipe(Path("."), (), STAGES)
+
+
+def test_a_stage_may_be_used_several_times_each_behind_what_it_needs() -> None:
+    recipe = read(
+        "name: a\nlate: {uses: copy, inputs: {letters: other}}\nother: {uses: letters, count: 2, seed: 4}\n"
+        "letters: {count: 3}\ncopy:\n"
+    )
+    assert [section.name for section in recipe.sections] == ["other", "letters", "late", "copy"]
+    late, other = recipe.section("late"), recipe.section("other")
+    assert late is not None and late.stage.name == "copy" and late.maker("letters") == "other" and not late.given
+    assert other is not None and other.config == LettersConfig(2) and other.seed == 4
+    assert recipe.sections[3].maker("letters") == "letters"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("one: {uses: leters}\n", ["one.uses", "leters", "letters"]),
+        ("one: {uses: [letters]}\n", ["one.uses"]),
+        ("weights: {uses: letters}\n", ["weights", "letters", "call it otherwise"]),
+        ("../one: {uses: letters}\n", ["../one", "folder"]),
+        ("1: {uses: letters}\n", ["folder"]),
+        ("one: {uses: copy, inputs: {letters: two}}\ntwo: {uses: copy, inputs: {letters: one}}\n",
+         ["one and two wait"]),
+        ("one: {uses: copy, inputs: {letters: one}}\n", ["one", "wait"]),
+        ("one: {uses: copy}\n", ["one needs 'letters'"]),
+    ],
+)  # fmt: skip
+def test_a_section_that_uses_a_stage_wrongly_is_one_sentence(text: str, words: list[str]) -> None:
+    with pytest.raises(QwillError) as caught:
+        read("name: x\n" + text)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and [word for word in words if word not in sentence] == [], sentence

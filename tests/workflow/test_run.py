@@ -294,7 +294,22 @@ def test_an_optional_input_may_be_a_model_that_has_no_manifest(here: Path) -> No
     Path("moved/config.json").write_text("{ }")
     assert again("copy.inputs.start=moved").recipe_id != given.recipe_id
     Path("moved/config.json").unlink()
-    with pytest.raises(ArtifactError, match="copy needs moved, which is not there"):
+    with pytest.raises(ArtifactError, match="copy: the input start is moved, which is no artifact, no model"):
         again("copy.inputs.start=moved")
     with pytest.raises(ConfigError, match="the stage has no input 'begin'; it needs letters and takes start"):
         again("copy.inputs.begin=moved")
+
+
+def test_a_stage_used_twice_makes_two_artifacts_and_each_goes_on_from_its_own(here: Path) -> None:
+    (here / "life.yaml").write_text(
+        "name: life\nseed: 3\nthreads: 1\nletters:\nmore: {uses: letters, count: 3}\n"
+        "shout: {uses: copy, inputs: {letters: more}}\ncopy:\n"
+    )
+    made = run()
+    assert [item.section.name for item in made] == ["letters", "more", "shout", "copy"]
+    assert [item.folder.name for item in made] == ["letters", "more", "shout", "copy"]
+    assert {item.manifest.stage for item in made} == {"letters", "copy"}
+    letters = (here / "runs/life/more/letters.txt").read_text()
+    assert len(letters) == 3 and (here / "runs/life/shout/copy.txt").read_text() == letters.upper()
+    assert made_now(run()) == [] and made_now(run("more.count=4")) == ["letters", "copy"]
+    assert [item.section.name for item in run(only="letters")] == ["letters", "more"]

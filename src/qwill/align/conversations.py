@@ -33,6 +33,7 @@ class Talk:
 
     ids: list[int]
     start: int
+    thinking: bool = False
     mask: list[int] = field(default_factory=list)
     turns: list[Completion] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -85,23 +86,27 @@ def converse(
     sampling: Sampling,
     tools: Tools,
     max_turns: int,
-    thinking: bool,
+    thinking: Sequence[bool],
     n: int,
     streams: Sequence[int],
     **how: Any,
 ) -> list[list[Talk]]:
     """`n` conversations from each prompt, `[prompt][sample]`, all of a round computed together. `sampling.max_tokens`
-    is what the model may say in all its turns. `how` goes to `generate`."""
+    is what the model may say in all its turns; `thinking` says of each prompt whether it is asked with it. `how` goes
+    to `generate`."""
     limits = Limits(max_turns, sampling.max_tokens, model.config.max_position_embeddings)
     first = generate(model, prompts, sampling, n=n, slots=max(1, len(prompts)) * n, streams=streams, **how)
-    groups = [[Talk(list(p), len(p)) for _ in group] for p, group in zip(prompts, first, strict=True)]
+    groups = [
+        [Talk(list(p), len(p), thinking=thought) for _ in group]
+        for p, thought, group in zip(prompts, thinking, first, strict=True)
+    ]
     talks = [(talk, streams[i] * n + j) for i, group in enumerate(groups) for j, talk in enumerate(group)]
     heard = [c for group in first for c in group]
     active = talks
     for turn in range(1, max_turns + 1):
         goes_on = [
             (talk, stream) for (talk, stream), c in zip(active, heard, strict=True)
-            if take_turn(talk, c, tokenizer, tools, limits, thinking)
+            if take_turn(talk, c, tokenizer, tools, limits)
         ]  # fmt: skip
         if not goes_on:
             break
@@ -114,7 +119,7 @@ def converse(
     return groups
 
 
-def take_turn(talk: Talk, c: Completion, tokenizer: Tokenizer, tools: Tools, limits: Limits, thinking: bool) -> bool:
+def take_turn(talk: Talk, c: Completion, tokenizer: Tokenizer, tools: Tools, limits: Limits) -> bool:
     """Puts what the model said behind the conversation, and the results of its calls behind that. False: it is over."""
     talk.turns.append(c)
     talk.ids += c.token_ids
@@ -133,7 +138,7 @@ def take_turn(talk: Talk, c: Completion, tokenizer: Tokenizer, tools: Tools, lim
         talk.calls, talk.failed = talk.calls + 1, talk.failed + failed
         talk.messages.append({"role": "tool", "name": call["function"]["name"], "content": text})
         results.append(text)
-    between = render_tool_results(results, tokenizer, thinking)
+    between = render_tool_results(results, tokenizer, talk.thinking)
     if len(talk.ids) + len(between) >= limits.context:
         return False
     talk.ids += between

@@ -59,7 +59,10 @@ class Critic:
         if not known:
             return
         kl = self.config.kl if self.config.kl_in == "reward" else 0.0
-        costs = [kl * (p - q) for r in known for p, q in zip(r.logprobs, r.reference or r.logprobs, strict=True)]
+        own = [r.old or r.logprobs for r in known]  # the trainer's, where rollouts were made with other numbers
+        costs = [
+            kl * (p - q) for r, o in zip(known, own, strict=True) for p, q in zip(o, r.reference or o, strict=True)
+        ]
         lengths = [r.tokens for r in known]
         reward_S = torch.tensor([r.reward for r in known], dtype=torch.float64)
         rewards_N = token_rewards(reward_S, torch.tensor(costs, dtype=torch.float64), lengths)

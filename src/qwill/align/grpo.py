@@ -17,22 +17,26 @@ from torch import nn
 
 from qwill.align.critic import Critic
 from qwill.align.dynamic_sampling import redraw
+from qwill.align.hacking import Watch, numbers_of
 from qwill.align.policy_update import logprobs_of, set_advantages, update
-from qwill.align.prompts import problems
+from qwill.align.prompts import problems, with_room
+from qwill.align.reference import own_reference
 from qwill.align.rewards import Rewards
+from qwill.align.rollout_engines import rollout_source
 from qwill.align.rollout_numbers import rollout_numbers
 from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks
-from qwill.align.rounded import rollout_weights
+from qwill.align.rule_rewards import check_rows
 from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, PPOConfig
 from qwill.align.shown_rollouts import shown_rollouts, shown_steps
 from qwill.align.tools import Tools
 from qwill.align.update_numbers import nothing_learnt
 from qwill.base.errors import ConfigError, DataError, TrainingError
-from qwill.base.files import write_bytes, write_json
+from qwill.base.files import read_jsonl, write_bytes, write_json, write_text
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
 from qwill.engine.language_model import load
+from qwill.evaluate.rollouts_page import rollouts_page
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.model.twin import twin
@@ -49,23 +53,35 @@ GAPS = ("gap", "gap_mean", "gap_kl")
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
+    if config.rollout_engine == "vllm" and replicas.count > 1:
+        raise ConfigError(
+            "grpo.rollout_engine is vllm, which runs in one process; leave torchrun out, or set it to own."
+        )
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
-    verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
+    verified = not config.rewards or any(part.kind == "verifier" for part in config.rewards)
     rows = problems(ctx.inputs["tasks"], verified)
+    check_rows(rows, config.rewards, ctx.inputs["tasks"])
     if config.routing_replay == "rollout" and not model.config.num_experts:
         raise ConfigError("grpo.routing_replay is rollout, but this model has no experts; leave it out.")
-    if config.prompts > len(rows):
-        raise DataError(f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks.")
+    asked = len(rows)
     # With an adapter the start is the model without it, and the critic another adapter: weights are held once.
     again = (lambda: twin(model)) if config.lora else (lambda: load(ctx.inputs["sft"]).model)
-    reference = again() if config.kl else None
+    reference = own_reference(ctx, tokenizer, None if config.kl else "grpo.kl is 0")
+    if config.kl and reference is None:
+        reference = again()
     judge = again() if isinstance(config, PPOConfig) else None
     adapter = begin_adapter(model, config.lora, ctx.seed)
     with (
         Rewards(config.rewards, ctx.display.say) if config.rewards else nullcontext() as rewards,
         Tools(config.tools) if config.tools else nullcontext() as tools,
     ):
+        schemas = tools.schemas if tools else ()
+        rows = with_room(rows, tokenizer, model, config.max_tokens, config.too_long, ctx, schemas)
+        if config.prompts > len(rows):
+            raise DataError(
+                f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks."
+            )
         more: dict[str, Any] = {"reference": reference, "rewards": rewards, "replicas": replicas, "tools": tools}
         if isinstance(config, PPOConfig) and judge is not None:
             begin_adapter(judge, config.lora, ctx.seed + 1)
@@ -75,6 +91,8 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
     if shown_path(ctx).is_file():
+        lines = [line for _, line in read_jsonl(shown_path(ctx))]
+        write_text(shown_path(ctx).with_suffix(".html"), rollouts_page(f"grpo {ctx.recipe_id}", {"aligned": lines}))
         write_bytes(ctx.out / "rollouts.jsonl", shown_path(ctx).read_bytes())
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
@@ -84,6 +102,7 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         "reward_first": round(history.curve[0]["reward"], 4),
         "reward_last": round(sum(p["reward"] for p in last) / len(last), 4),
         "largest_logprob_gap": max(p["gap"] for p in history.curve),
+        **({"prompts_too_long": asked - len(rows)} if asked > len(rows) else {}),
     }
 
 
@@ -132,7 +151,8 @@ def train_grpo(
     shown = MetricsLog(shown_path(ctx), resume_step=first) if replicas.rank == 0 and config.shown else None
     apart = shown_steps(config.steps, config.shown)
     saved_at, warned = time.monotonic(), config.truncation > 0
-    weights = rollout_weights(model, config.rollout_dtype)
+    watch = Watch(history.curve)
+    weights = rollout_source(model, tokenizer, config, ctx.work, ctx.seed)
     with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
         for step in range(first, config.steps):
@@ -160,6 +180,7 @@ def train_grpo(
 
             groups = draw(chosen)
             numbers = rollout_numbers(groups, rewards is not None, tools is not None)
+            numbers |= numbers_of(groups, config.rewards)
             if config.redraws:
                 where = f"{ctx.seed}/grpo/redraw/{step}"
                 groups, chosen, drawn = redraw(groups, chosen, rows, config.redraws, draw, where)
@@ -184,6 +205,11 @@ def train_grpo(
                     f"stopped, and the last checkpoint, if one was made, is in {ctx.work}; lower the learning rates."
                 )
             history.curve.append({"step": step + 1, **numbers, **learned})
+            flags, sentences = watch.look(history.curve)
+            history.curve[-1] |= flags
+            numbers |= flags
+            for sentence in sentences:
+                ctx.display.say(f"grpo: {sentence}")
             if not warned and learned["gap"] > LARGE_GAP:
                 warned = True
                 ctx.display.say(

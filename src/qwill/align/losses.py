@@ -27,13 +27,14 @@ from qwill.align.preference_losses import (
     kto,
     kto_reference_point,
     orpo_odds,
+    right_or_wrong,
     simpo,
 )  # fmt: skip
 
 __all__ = [
     "PolicyLoss", "bradley_terry", "cispo", "clipped", "clipped_value", "dpo", "dpo_exo", "dpo_hinge", "dpo_normalised",
     "dpo_robust", "gae", "generalised_jsd", "group_advantages", "gspo", "gspo_token", "ipo", "kl_term", "kl_value",
-    "kto", "kto_reference_point", "leave_one_out", "orpo_odds", "reinforce_plus_plus",
+    "kto", "kto_reference_point", "leave_one_out", "orpo_odds", "reinforce_plus_plus", "right_or_wrong",
     "sequence_means", "sequence_of_token", "sequence_sums", "simpo", "token_rewards", "token_weights",
     "truncated_importance", "whiten",
 ]  # fmt: skip

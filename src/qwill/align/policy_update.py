@@ -37,7 +37,7 @@ def set_advantages(groups: list[list[Rollout]], config: GRPOConfig) -> None:
     where the algorithm compares replies, token by token in REINFORCE++.
     """
     every = [r for group in groups for r in group]
-    penalties = [[config.kl * (p - q) for p, q in zip(r.logprobs, r.reference, strict=False)] for r in every]
+    penalties = [[config.kl * (p - q) for p, q in zip(r.old or r.logprobs, r.reference, strict=False)] for r in every]
     costs = {id(r): sum(p) for r, p in zip(every, penalties, strict=True)} if config.kl_in == "reward" else {}
     if config.algorithm == "reinforce_plus_plus":
         known = [(r, p) for r, p in zip(every, penalties, strict=True) if not math.isnan(r.reward)]

@@ -45,6 +45,19 @@ class Verdict:
         return self.reply, self.mismatched
 
 
+@dataclass(frozen=True)
+class JudgedSteps:
+    """A reply, marked at the end of each step, and whether each is right."""
+
+    id: str
+    reply: Reply
+    right: tuple[bool, ...]
+
+    @property
+    def replies(self) -> tuple[Reply, ...]:
+        return (self.reply,)
+
+
 @dataclass
 class PreferenceStep:
     """What one step compares: places in the list of examples."""
@@ -54,7 +67,7 @@ class PreferenceStep:
     tokens: int
 
 
-Unit = TypeVar("Unit", Pair, Verdict)
+Unit = TypeVar("Unit", Pair, Verdict, JudgedSteps)
 
 
 @dataclass

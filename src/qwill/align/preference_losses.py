@@ -100,6 +100,11 @@ def bradley_terry(
     return -logsigmoid(chosen_P - rejected_P - margin_P) + centring * (chosen_P + rejected_P).square()
 
 
+def right_or_wrong(logit_S: Tensor, right_S: Tensor) -> Tensor:
+    """−log σ(±logit): the cross-entropy of a step being right (Lightman et al., arXiv 2305.20050, §2.6)."""
+    return -logsigmoid(torch.where(right_S, logit_S, -logit_S))
+
+
 def _log1mexp(x: Tensor) -> Tensor:
     """log(1 − e^x) for x < 0, without cancellation on either side of −log 2 (Mächler 2012)."""
     near = x > -math.log(2)

@@ -1,10 +1,9 @@
 """Stage `reward`: pairs of replies → a model that scores a reply, by Bradley–Terry (losses in preference_losses.py).
+Of a file with step labels it learns to score steps instead (step_rewards.py).
 
 A reply's reward is score_D · (the hidden state behind the last norm at the reply's last token, `<|im_end|>`), as in
 transformers' …ForSequenceClassification, which reads the folder. Reinforcement learning takes it as a reward, and
-`RewardModel.score` scores texts and messages.
-
-Not covered: rewards of steps within a reply (process rewards).
+`RewardModel.score` scores texts and messages, `RewardModel.score_steps` the steps of a reply.
 """
 
 from __future__ import annotations
@@ -22,10 +21,12 @@ from qwill.align.preference_losses import bradley_terry
 from qwill.align.replies import Reply, pack_replies, parts_of, render_reply
 from qwill.align.reward_scores import reward_scores
 from qwill.align.settings import RewardConfig
+from qwill.align.step_rewards import StepTraining, judged_steps_of, render_steps, score_steps, steps_told
 from qwill.base.files import write_json
 from qwill.base.resolve import resolve
 from qwill.base.stage import StageContext
 from qwill.data.preferences import Said
+from qwill.data.step_labels import holds_step_labels
 from qwill.engine.language_model import load
 from qwill.model.batch import Batch
 from qwill.model.files import load_model, load_score, save_model
@@ -55,6 +56,11 @@ class RewardModel:
             for i, (prompt, said) in enumerate(zip(prompts, replies, strict=True), start=1)
         ]
         return score_replies(self.model, self.score_D, rendered, train_tokens).tolist()
+
+    def score_steps(self, prompt: Said, steps: Sequence[str]) -> list[float]:
+        """How likely each step is right, from 0 to 1, by a model that learnt from step labels."""
+        (logits,) = score_steps(self.model, self.score_D, [render_steps(prompt, steps, self.tokenizer)], 1)
+        return torch.tensor(logits, dtype=torch.float64).sigmoid().tolist()
 
 
 def load_reward(ref: str | Path) -> RewardModel:
@@ -132,36 +138,50 @@ def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "reward")
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
-    examples = pairs_of(ctx.inputs["preferences"], tokenizer, config.max_tokens, config.heldout, ctx.seed)
+    fits = min(config.max_tokens, model.config.max_position_embeddings)
+    path, settings = ctx.inputs["preferences"], (tokenizer, fits, config.heldout, ctx.seed)
+    steps = judged_steps_of(path, *settings) if holds_step_labels(path) else None
+    pairs = pairs_of(path, *settings) if steps is None else None
+    examples = steps or pairs
+    assert examples is not None
     adapter = begin_adapter(model, config.lora, ctx.seed)
     # Zero: every reply begins with the reward 0, and the first steps move the score, not the model.
     model.register_parameter("score", nn.Parameter(torch.zeros(model.config.hidden_size)))
     leave_head(model)
-    training = RewardTraining(model, examples.train, config, replicas)
+    compute = (
+        StepTraining(model, steps.train, config, replicas).compute if steps
+        else RewardTraining(model, pairs.train, config, replicas).compute  # type: ignore[union-attr]
+    )  # fmt: skip
     plan = plan_steps([1] * len(examples.train), config.steps, config.pairs, ctx.seed)
 
     def step_data(step: int) -> PreferenceStep:
-        pairs = [examples.train[i] for i in plan[step]]
+        units = [examples.train[i] for i in plan[step]]
         return PreferenceStep(
-            plan[step], f"preference {pairs[0].id} …", sum(r.length for p in pairs for r in p.replies)
+            plan[step], f"preference {units[0].id} …", sum(r.length for u in units for r in u.replies)
         )
 
     history = train(
-        model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "reward", compute=training.compute,
+        model, config.steps, step_data, config.optimizer, config.schedule, 0.0, ctx, "reward", compute=compute,
         replicas=replicas,
     )  # fmt: skip
     score_D = model.get_parameter("score").detach()
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
-    heldout, scores = examples.heldout, None
-    if heldout:
+    replies, told = [r for unit in examples.heldout for r in unit.replies], dict[str, Any]()
+    if replies and steps:
+        told = steps_told(steps.heldout, score_steps(model, score_D, replies, config.train_tokens, replicas))
+    elif replies and pairs:
         with torch.no_grad():
-            replies = [r for p in heldout for r in p.replies]
             found = score_replies(model, score_D, replies, config.train_tokens, replicas)
-            scores = reward_scores(heldout, found.view(-1, 2))
+            told = reward_scores(pairs.heldout, found.view(-1, 2)).told()
     if replicas.rank:
         return {}  # rank 0 writes the artifact
-    told = scores.told() if scores else {}
-    report = {"pairs": len(examples.train), "heldout": len(heldout), "too_long": examples.too_long, "scores": told}
+    kind = "replies" if steps else "pairs"
+    report = {
+        kind: len(examples.train),
+        "heldout": len(examples.heldout),
+        "too_long": examples.too_long,
+        "scores": told,
+    }
     write_json(ctx.out / "training.json", history.thinned() | report)
     save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, score_D=score_D, merged=True)
-    return {"pairs": len(examples.train), "too_long": examples.too_long, **told}
+    return {kind: len(examples.train), "too_long": examples.too_long, **told}

@@ -24,7 +24,6 @@ def rollout_numbers(groups: list[list[Rollout]], by_part: bool, by_turn: bool) -
         numbers["turns"] = sum(m["role"] == "assistant" for r in every for m in r.said) / len(every)
         numbers["calls"] = calls / len(every)
         numbers["calls_failed"] = sum(r.failed for r in every) / max(1, calls)
-        numbers["truncated"] = sum(not r.ended for r in every) / len(every)
     return numbers
 
 

@@ -29,7 +29,8 @@ class Rollout:
 
     Where a reply had several turns, `mask` is 1 for each id behind `start` that the model said and 0 for what tools and
     template wrote; everything that is one a token is one a token of the model's own. `said` is the reply as messages;
-    `ended` is false where it ran into a limit; `calls` of tools were made, `failed` of them failed.
+    `ended` is false where it ran into a limit; `repeated` is the share of 4-grams that it had said before; `calls` of
+    tools were made, `failed` of them failed.
     """
 
     ids: list[int]
@@ -49,6 +50,7 @@ class Rollout:
     mask: list[int] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = True
+    repeated: float = 0.0
     calls: int = 0
     failed: int = 0
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "/think": "let the model think before it answers",
     "/no_think": "answer at once",
+    "/budget": "[N]  let it think at most N tokens (nothing: as long as it likes)",
     "/system": "TEXT  set the system prompt (nothing: remove it)",
     "/clear": "forget the conversation",
     "/save": "[FILE]  keep the conversation as Markdown, or as JSON when FILE ends in .json",
@@ -46,6 +47,7 @@ class Conversation:
     name: str
     seed: int
     thinking: bool = False
+    budget: int | None = None
     system: str = ""
     messages: list[dict[str, Any]] = field(default_factory=list)
     turns: int = 0
@@ -62,6 +64,8 @@ class Conversation:
                 return "This model has not learned to think: its tokenizer has no <think>."
             self.thinking = name == "/think"
             return "Thinking is on." if self.thinking else "Thinking is off."
+        if name == "/budget":
+            return self.set_budget(argument)
         if name == "/system":
             self.system = argument
             return "The system prompt is set." if argument else "There is no system prompt now."
@@ -77,6 +81,15 @@ class Conversation:
             raise Leave
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         return f"There is no command {name}; {f'did you mean {near[0]}?' if near else '/help lists them.'}"
+
+    def set_budget(self, argument: str) -> str:
+        """Thinking is on from then: a budget of what isn't done would do nothing."""
+        if not self.model.thinks:
+            return "This model has not learned to think: its tokenizer has no <think>."
+        if argument and not (argument.isascii() and argument.isdecimal()):
+            return f"/budget takes a number of tokens, such as /budget 256, and not {argument}."
+        self.budget, self.thinking = int(argument) if argument else None, True
+        return f"It thinks at most {self.budget:,} tokens." if argument else "It thinks as long as it likes."
 
     def save(self, name: str) -> Path:
         path = Path(name).expanduser() if name else _unused(Path("chat.md"))
@@ -119,7 +132,10 @@ class Conversation:
         said: dict[str, list[str]] = {"content": [], "reasoning": []}
         self.turns += 1
         try:
-            for delta in self.model.stream(self.history(), self.thinking, seed=self.seed + self.turns):
+            for delta in self.model.stream(
+                self.history(), self.thinking, seed=self.seed + self.turns,
+                thinking_budget=self.budget if self.thinking else None,
+            ):  # fmt: skip
                 said[delta.kind].append(delta.text)
                 yield delta
         finally:

@@ -186,6 +186,16 @@ _stage_command(qwill, "preferences", "Gather pairs of replies of which one was p
 _stage_command(qwill, "reward", "Train a reward model on pairs of replies.", "centring=0", "reward")
 _stage_command(qwill, "dpo", "Teach a model what was preferred: DPO and its kin, KTO, ORPO, SimPO.", "loss=kto", "dpo")
 _stage_command(qwill, "grpo", "Improve the model by reinforcement learning, rewards checked.", "seed=2")
+_stage_command(
+    qwill, "rejection", "Sample replies, keep those that are right, as conversations.", "keep=1", "qwen3-post-training"
+)
+_stage_command(
+    qwill, "fusion", "Make one training set of both modes, thinking and not.", "thinking=0.6", "qwen3-post-training"
+)
+_stage_command(
+    qwill, "modes", "Measure models in both modes: accuracy, and does each reply obey?", "problems=50",
+    "qwen3-post-training",
+)  # fmt: skip
 _stage_command(qwill, "ppo", "Reinforcement learning with a critic and advantages of tokens (PPO).", "lam=1", "ppo")
 _stage_command(qwill, "distill", "Teach a model another one's distribution, on its own replies.", "beta=1", "distill")
 _stage_command(qwill, "quantize", "Put the aligned model into int8 and measure what that costs.", "problems=50")

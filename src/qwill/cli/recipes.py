@@ -22,7 +22,7 @@ def run(path: Path, overrides: Sequence[str], verb: str | None, as_json: bool) -
 
     def load() -> Recipe:
         recipe = load_recipe(path, overrides, only=only)
-        if only is not None and recipe.section(only) is None:
+        if only is not None and all(only != section.stage.name for section in recipe.sections):
             raise ConfigError(f"{path}: `qwill {verb}` needs a section '{only}:', and the recipe has none.")
         return recipe
 

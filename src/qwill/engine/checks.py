@@ -57,6 +57,8 @@ def check_request(
         raise DataError("a stop text is empty: leave it out")
     if request.thinking_budget is not None and (request.thinking_budget < 0 or min(marks) < 0):
         raise DataError("thinking_budget must be 0 or more, and the tokenizer must know <think> and </think>")
+    if request.thinking_end and request.thinking_end.count([*marks][1]) != 1:
+        raise DataError("thinking_end must hold </think> exactly once")
     wrong = [i for i in request.sampling.logit_bias if not 0 <= i < vocab_size]
     if wrong:
         raise DataError(f"logit_bias names the id {wrong[0]}, but the model knows 0 to {vocab_size - 1}")

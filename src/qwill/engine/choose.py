@@ -101,7 +101,7 @@ def _edited(own_BV: Tensor, part: Sequence[Reply], vocab_size: int, allowed_BW: 
     for i, (row_V, reply) in enumerate(zip(edited_BV, part, strict=True)):
         stops = reply.running.request.stop_ids if reply.produced < reply.running.request.sampling.min_tokens else ()
         allowed_V = allowed_BV[i] if allowed_BV is not None and reply.guide is not None else None
-        allow(row_V, vocab_size, allowed_V, stops, reply.running.answer if reply.forced else None)
+        allow(row_V, vocab_size, allowed_V, stops, reply.forced)
     return edited_BV
 
 

@@ -87,7 +87,8 @@ class Engine:
         self.failure: BaseException | None = None  # why a pass was lost
         self._prompt_tokens = self._cached = self._tokens = self._embeds = 0
         specials = tokenizer.specials if tokenizer is not None else {}
-        self._think, self._answer = specials.get("<think>", -1), specials.get("</think>", -1)
+        # The ids of <think> and </think>; who gives no tokenizer may set them.
+        self.marks = specials.get("<think>", -1), specials.get("</think>", -1)
 
     @property
     def has_work(self) -> bool:
@@ -111,8 +112,7 @@ class Engine:
     def add(self, request: Request) -> None:
         """Take a request. Raises `DataError`, one sentence, for what can't be served."""
         room, prompt = self.pool.blocks * self.pool.block_size, len(request.prompt)
-        marks = (self._think, self._answer)
-        check_request(request, self.model.config, self.vocab_size, room, self.tokenizer is not None, marks)
+        check_request(request, self.model.config, self.vocab_size, room, self.tokenizer is not None, self.marks)
         if request.id in self._requests:
             raise DataError(f"there is a request {request.id!r} already: give each its own id")
         adapter = None if request.adapter is None else self._adapters.find(request.adapter)
@@ -122,7 +122,7 @@ class Engine:
         if adapter is not None:
             sequence.namespace, sequence.adapter = adapter.namespace, adapter.number
         limit = min(request.sampling.max_tokens, self.context - prompt, room - prompt)
-        running = Running(request, limit, self.tokenizer, self._think, self._answer)
+        running = Running(request, limit, self.tokenizer, *self.marks)
         running.start(sequence)
         if adapter is not None:
             running.adapter = adapter

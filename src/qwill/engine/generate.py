@@ -20,6 +20,7 @@ from qwill.model.twin import twin
 if TYPE_CHECKING:
     from qwill.engine.routing import Routing
     from qwill.model.transformer import Transformer
+    from qwill.text.thinking import ThinkingBudget
 
 PASS = 1024  # tokens of a pass while prompts are computed
 FinishReason = Literal["stop", "length"]
@@ -58,6 +59,7 @@ def generate(
     support: bool = False,
     routing: bool = False,
     in_place: bool = False,
+    budget: ThinkingBudget | None = None,
     limits: Sequence[int] | None = None,
 ) -> list[list[Completion]]:
     """Continue every prompt `n` times; the result has the prompts' order, `[prompt][sample]`.
@@ -69,8 +71,8 @@ def generate(
     model's adapter counts; where it is on quantised weights, these are multiplied out, as in training.
     `progress(finished sequences, generated tokens)` is called whenever sequences finish. `support` and `routing`:
     whether completions have these. `in_place`: no copy is made of float weights (`EngineSettings`); with some dozens of
-    sequences at a time that costs next to nothing. `limits` are the prompts' own numbers of tokens, each at most
-    `sampling.max_tokens`.
+    sequences at a time that costs next to nothing. `budget`: of thinking, whose end is then put there and not sampled.
+    `limits` are the prompts' own numbers of tokens, each at most `sampling.max_tokens`.
 
     Raises `DataError` for a prompt that is empty, fills the context or holds a foreign id, `ConfigError` for routing of
     a model without experts, `ModelError` when the model gives NaN.
@@ -84,12 +86,16 @@ def generate(
     if not prompts:
         return []
     engine = _engine(model, prompts, sampling, n, min(slots, n * len(prompts)), vocab_size, routing, in_place)
+    if budget is not None:
+        engine.marks = budget.marks
     # Longest first: neighbours in the batch then have similar lengths, and attention pads little.
     stops = frozenset(stop_ids)
     for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
         stream = i if streams is None else int(streams[i])
         more: dict[str, Any] = {"adapter": next(iter(engine.adapters), None), "support": support}
         more |= {"stop_ids": stops, "logprobs": 0, "whole": True}
+        if budget is not None:
+            more |= {"thinking_budget": budget.tokens, "thinking_end": budget.ending}
         own = sampling if limits is None else replace(sampling, max_tokens=limits[i])
         engine.add(Request(str(i), list(prompts[i]), own, n, seed=seed, stream=stream, **more))
     results = [[Completion()] * n for _ in prompts]

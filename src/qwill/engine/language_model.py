@@ -17,6 +17,8 @@ from qwill.engine.template import render_template
 from qwill.text.chat import render
 from qwill.text.parse import Reply, parse_reply
 from qwill.text.reply_stream import ContentPiece, Piece, ReasoningPiece, ReplyStream, prompt_opens_thinking
+from qwill.text.thinking import ThinkingBudget
+from qwill.text.thinking import thinking_budget as budget_of
 from qwill.text.tokenizer import StreamDecoder, Tokenizer, released_chat_template
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ class LanguageModel:
         stream: Literal[False] = ...,
         tools: Sequence[Mapping[str, Any]] | None = ...,
         seed: int = ...,
+        thinking_budget: int | None = ...,
         **sampling: float,
     ) -> str: ...
 
@@ -101,6 +104,7 @@ class LanguageModel:
         stream: Literal[True],
         tools: Sequence[Mapping[str, Any]] | None = ...,
         seed: int = ...,
+        thinking_budget: int | None = ...,
         **sampling: float,
     ) -> Iterator[str]: ...
 
@@ -111,18 +115,20 @@ class LanguageModel:
         stream: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         seed: int = 0,
+        thinking_budget: int | None = None,
         **sampling: float,
     ) -> str | Iterator[str]:
         """What the assistant says next; with `stream` an iterator over pieces of it. Thinking is left out.
 
         `sampling` overrides fields of `Sampling` (`max_tokens`, `temperature`, `top_p`, …); without it the
-        model's own values hold (for Qwen3 0.6/0.95/20 when thinking, else 0.7/0.8/20). Raises `DataError` when
-        the conversation fills the context.
+        model's own values hold (for Qwen3 0.6/0.95/20 when thinking, else 0.7/0.8/20). `thinking_budget`: tokens of
+        thinking, behind which Qwen3's sentence ends it and the answer begins. Raises `DataError` when the conversation
+        fills the context, and for a budget of a model that does not think.
         """
         if stream:
-            deltas = self.stream(messages, thinking, tools, seed, **sampling)
+            deltas = self.stream(messages, thinking, tools, seed, thinking_budget, **sampling)
             return (delta.text for delta in deltas if delta.kind == "content")
-        return self.reply(messages, thinking, tools, seed, **sampling).content
+        return self.reply(messages, thinking, tools, seed, thinking_budget, **sampling).content
 
     def reply(
         self,
@@ -130,11 +136,14 @@ class LanguageModel:
         thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         seed: int = 0,
+        thinking_budget: int | None = None,
         **sampling: float,
     ) -> Reply:
         """As `chat`, but taken apart: content, thinking and tool calls."""
         prompt, settings = self.prompt(messages, thinking, tools), self._settings(thinking, sampling)
-        tokens = self.engine.stream(prompt, settings, self.stop_ids, seed, self._vocab_size)
+        tokens = self.engine.stream(
+            prompt, settings, self.stop_ids, seed, self._vocab_size, self._budget(thinking_budget)
+        )
         opened = prompt_opens_thinking(self.tokenizer, prompt)
         return parse_reply(self._text([token.id for token in tokens]), opened, tools or ())
 
@@ -144,11 +153,14 @@ class LanguageModel:
         thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         seed: int = 0,
+        thinking_budget: int | None = None,
         **sampling: float,
     ) -> Iterator[Delta]:
         """As `chat`, piece by piece and with the thinking. Leaving the loop early is fine."""
         prompt, settings = self.prompt(messages, thinking, tools), self._settings(thinking, sampling)
-        tokens = self.engine.stream(prompt, settings, self.stop_ids, seed, self._vocab_size)
+        tokens = self.engine.stream(
+            prompt, settings, self.stop_ids, seed, self._vocab_size, self._budget(thinking_budget)
+        )
         return self._deltas((token.id for token in tokens), prompt_opens_thinking(self.tokenizer, prompt))
 
     def generate(
@@ -177,6 +189,9 @@ class LanguageModel:
             vocab_size=self._vocab_size,
         )
         return [replace(row, text=self._text(row.token_ids)) for (row,) in rows]
+
+    def _budget(self, tokens: int | None) -> ThinkingBudget | None:
+        return None if tokens is None else budget_of(self.tokenizer, tokens)
 
     def _settings(self, thinking: bool, overrides: Mapping[str, float]) -> Sampling:
         base = THINKING if thinking else self.sampling

@@ -44,6 +44,7 @@ class Running:
         self.whole = r.whole or self.chooses
         self.stops = frozenset() if s.ignore_eos else r.stop_ids
         self.edits = bool(s.penalises or s.logit_bias)
+        self.ending = r.thinking_end or (self.answer,)
         self.late = bool(s.min_tokens) or r.thinking_budget is not None
         self.scored = r.logprobs is not None or r.support or r.experts
         self.plain = not (self.edits or self.late or r.constraint)
@@ -77,7 +78,8 @@ class Running:
 @dataclass(eq=False, slots=True)
 class Reply:
     """One reply. Of its `produced` tokens `given` are told; `unsaid` and `scores` are the text and the
-    log-probabilities of the others. `reason`: why it has ended; `failure`: what is wrong with its constraint. `draws`:
+    log-probabilities of the others. `thought`: tokens of its thinking, `closing`: how many of those that have to end
+    it have come. `reason`: why it has ended; `failure`: what is wrong with its constraint. `draws`:
     by purpose a run of its random stream, with its number. `experts`: those of its next token; `routing`: once it has
     ended, of all tokens but the last, if the engine keeps it. `drafts`: what may come
     next, `proposed` the distributions that they were drawn from (none if they are certain); `tried`: how many the last
@@ -89,6 +91,7 @@ class Reply:
     guide: Guide | None
     thinking: bool = False
     thought: int = 0
+    closing: int = 0
     seen: Seen | None = None
     produced: int = 0
     given: int = 0
@@ -109,10 +112,12 @@ class Reply:
     routing: Routing | None = None
 
     @property
-    def forced(self) -> bool:
-        """Whether it has thought long enough."""
-        budget = self.running.request.thinking_budget
-        return self.thinking and budget is not None and self.thought >= budget
+    def forced(self) -> int | None:
+        """The token that has to come, once it has thought long enough."""
+        budget, ending = self.running.request.thinking_budget, self.running.ending
+        if budget is None or not (self.closing or (self.thinking and self.thought >= budget)):
+            return None
+        return ending[self.closing] if self.closing < len(ending) else None
 
     @property
     def due(self) -> bool:
@@ -126,7 +131,9 @@ class Reply:
         running = self.running
         if self.proposed:
             return "proposed"
-        if running.edits or (running.late and (self.produced < running.request.sampling.min_tokens or self.forced)):
+        if running.edits or (
+            running.late and (self.produced < running.request.sampling.min_tokens or self.forced is not None)
+        ):
             return "edited"
         return "" if self.guide is None else running.guided
 
@@ -159,6 +166,8 @@ class Reply:
             self.reason = "stop"
 
     def _think(self, token: int) -> None:
+        if self.forced is not None:
+            self.closing += 1
         if token == self.running.answer:
             self.thinking = False
         elif self.produced == 1 and token == self.running.think:

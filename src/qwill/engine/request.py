@@ -17,14 +17,15 @@ FinishReason = Literal["stop", "length", "cancel", "error"]
 
 @dataclass(frozen=True)
 class Request:
-    """`n` samples are given back, the likeliest (mean log-probability) of `best_of`, 0 meaning `n`. `seed` and `stream`
-    name the random stream, as in `generate`. `stop` are texts found across token borders; they are not part of the
-    reply, `stop_ids` are part of `token_ids` only. `thinking_budget`: tokens of a thinking block before `</think>` is
-    forced. `logprobs`: how many alternatives are given beside each token's own (None: nothing); `prompt_logprobs` the
-    same for the prompt. `support` and `experts` give these of `TokenLogprob`. With `whole` each sample is told once,
-    when it has ended (one that is cancelled or fails has no tokens then); else its first token is told at once, then
-    `stride` of them at a time. With `embed` nothing is said after the prompt, but the hidden state at its end is given.
-    A greater `priority` goes first.
+    """`n` samples are given back, the likeliest (mean log-probability) of `best_of`, 0 meaning `n`. `seed` and
+    `stream` name the random stream, as in `generate`. `stop` are texts found across token borders; they are not
+    part of the reply, `stop_ids` are part of `token_ids` only. `thinking_budget`: tokens of a thinking block before
+    `thinking_end` (`</think>` alone where that is empty) is put behind it. `logprobs`: how many alternatives are
+    given beside each token's own (None: nothing); `prompt_logprobs` the same for the prompt. `support` and
+    `experts` give these of `TokenLogprob`. With `whole` each sample is told once, when it has ended (one that is
+    cancelled or fails has no tokens then); else its first token is told at once, then `stride` of them at a time.
+    With `embed` nothing is said after the prompt, but the hidden state at its end is given. A greater `priority`
+    goes first.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Request:
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
     thinking_budget: int | None = None
+    thinking_end: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     adapter: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qwill.base.errors import ModelError
 from qwill.engine.checks import check_prompt
@@ -16,6 +16,7 @@ from qwill.engine.sampler import Sampling
 
 if TYPE_CHECKING:
     from qwill.model.transformer import Transformer
+    from qwill.text.thinking import ThinkingBudget
 
 SETTINGS = EngineSettings(max_running=1, token_budget=PASS, snapshots=4)
 
@@ -48,6 +49,7 @@ class Session:
         stop_ids: Iterable[int] = (),
         seed: int = 0,
         vocab_size: int | None = None,
+        budget: ThinkingBudget | None = None,
     ) -> Iterator[Token]:
         """Yield tokens as they are sampled; a stop id is yielded last.
 
@@ -61,7 +63,10 @@ class Session:
         engine.vocab_size = min(config.vocab_size, vocab_size or config.vocab_size)
         engine.cancel(self._name)  # if the last reply was left behind half read
         name = self._name = str(int(self._name) + 1)
-        engine.add(Request(name, list(prompt), sampling, seed=seed, stop_ids=frozenset(stop_ids), logprobs=0))
+        more: dict[str, Any] = {}
+        if budget is not None:
+            engine.marks, more = budget.marks, {"thinking_budget": budget.tokens, "thinking_end": budget.ending}
+        engine.add(Request(name, list(prompt), sampling, seed=seed, stop_ids=frozenset(stop_ids), logprobs=0, **more))
         self.cached = list(prompt)
         try:
             while self._name == name and engine.has_work:

@@ -107,6 +107,18 @@ PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
             "比较{a}与{b}，较大的是多少？",
         ),
     },
+    "add": {
+        "en": (
+            "What is {a} + {b}?",
+            "Add {a} and {b}.",
+            "What is the sum of {a} and {b}?",
+        ),
+        "zh": (
+            "{a}加{b}等于多少？",
+            "计算{a}+{b}。",
+            "求{a}与{b}的和。",
+        ),
+    },
 }
 
 SEPARATORS = {"en": ", ", "zh": "、"}
@@ -137,5 +149,9 @@ THINKING: dict[str, dict[str, str]] = {
     "compare": {
         "en": "{large} - {small} = {difference}, so {large} is larger.",
         "zh": "{large}-{small}={difference}，所以{large}更大。",
+    },
+    "add": {
+        "en": "{a} + {b} = {total}.",
+        "zh": "{a}+{b}={total}。",
     },
 }

@@ -172,6 +172,7 @@ FAMILY_WORDS = {
     "sort": ("sort", "排序"),
     "reverse": ("reverse", "倒写"),
     "compare": ("find the larger number", "比大小"),
+    "add": ("add two numbers", "加法"),
 }
 
 

@@ -101,8 +101,11 @@ def _engine(lm: LanguageModel, memory: int, slots: int) -> Engine:
 
 def _add(engine: Engine, lm: LanguageModel, name: str, ids: list[int], drawing: Drawing, example: Example) -> None:
     from qwill.engine.request import Request
+    from qwill.text.thinking import thinking_budget
 
     thinks = drawing.thinking and lm.thinks
+    tokens = drawing.thinking_tokens if thinks else None
+    budget = None if tokens is None else thinking_budget(lm.tokenizer, tokens)
     # Named for the example and not for its place, so that a part of a task is answered as the whole is.
     stream = int.from_bytes(hashlib.sha256(example.id.encode()).digest()[:4], "big") >> 1
     engine.add(
@@ -115,7 +118,8 @@ def _add(engine: Engine, lm: LanguageModel, name: str, ids: list[int], drawing: 
             stream=stream,
             stop_ids=frozenset(lm.stop_ids),
             stop=() if thinks else drawing.stop,
-            thinking_budget=drawing.thinking_tokens if thinks else None,
+            thinking_budget=budget.tokens if budget else None,
+            thinking_end=budget.ending if budget else (),
             whole=True,
         )
     )

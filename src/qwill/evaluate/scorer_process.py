@@ -17,7 +17,9 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +67,12 @@ class ScorerProcess:
         source = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
         command = [sys.executable, "-P", "-m", self.module, self._target]
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
-        )
+        environment = {**os.environ, "PYTHONPATH": path}
+
+        def begin() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+        child = _starter(os.getpid()).submit(begin).result()
         self._child = child
         answer = self._ask(child, b"", _START_SECONDS)
         if "error" in answer:
@@ -93,6 +98,13 @@ class ScorerProcess:
             return {"error": f"ended its process (status {status}) instead of giving a score; mend it."}
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+@cache
+def _starter(process: int) -> ThreadPoolExecutor:
+    """A thread that lives as long as this process: a child is ended (`_end_with_parent`) when the thread ends that
+    began it, and who asks for a score may be a thread that is gone soon. A fork of this process has its own."""
+    return ThreadPoolExecutor(1, thread_name_prefix="scorers")
 
 
 def load_function(target: str) -> Any:

@@ -7,7 +7,7 @@
 |---|---|
 | exact, contains, regex | it is, holds, or matches one of the answers |
 | number | the number it settles on is that of the answer |
-| math | it is mathematically equal to the answer (math-verify: LaTeX, sets, intervals) |
+| math | it is mathematically equal to the answer (maths.py: numbers in English and Chinese; LaTeX, sets, intervals) |
 | letter | it chooses the answer's letter |
 | overlap | its words follow the nearest answer's (ROUGE-L, from 0 to 1) |
 | in_language | it is there, in the language asked |
@@ -34,12 +34,11 @@ from qwill.base.errors import ConfigError, DataError
 from qwill.evaluate.refusals import refusal_in
 from qwill.evaluate.scorer_process import SECONDS, ScorerProcess
 from qwill.evaluate.task import Example, Score, Task
-from qwill.evaluate.text_scorers import SCORERS, references
+from qwill.evaluate.text_scorers import SCORERS
 
 Scorer = Callable[[Example, str], Score]
 _APART = {
     "regex": "qwill.evaluate.text_scorers:regex",
-    "math": "qwill.evaluate.scorers:math",
     "reasoning_gym": "qwill.evaluate.reasoning_gym_tasks:score",
 }
 _NEEDS = {"math": "math_verify", "reasoning_gym": "reasoning_gym"}
@@ -66,8 +65,11 @@ def scorer_of(task: Task, unsafe: bool = False, seconds: float = SECONDS) -> Sco
         raise ConfigError(f"task {task.name}: the scorer {name} needs {package}; run: pip install 'qwill[eval]'.")
     if name in _APART:
         return ScorerProcess(_APART[name], name, seconds)
+    if name == "math":
+        scorer: Scorer = import_module("qwill.evaluate.maths").maths_scorer(seconds)
+        return scorer
     if name == "code":
-        scorer: Scorer = import_module("qwill.evaluate.code_scorer").code_scorer(unsafe)
+        scorer = import_module("qwill.evaluate.code_scorer").code_scorer(unsafe)
         return scorer
     if name == "calls":
         from qwill.evaluate.call_scorer import calls
@@ -99,16 +101,3 @@ def verify(example: Example, reply: str) -> Score:
         if name not in example.fields:
             raise DataError(f"the scorer verify reads the field {name}, which the example has not.")
     return Score(float(accepted(example.fields, reply)))
-
-
-def math(example: Example, reply: str) -> Score:
-    """1 where math-verify (Kydlíček 2025) finds reply and answer equal. Runs in the scorer's own process."""
-    from math_verify import parse, verify
-
-    # An answer stands for itself, in LaTeX or not; its time limits are ours.
-    said = parse(reply, parsing_timeout=None)
-    for one in references(example):
-        wanted = parse(str(one) if "$" in str(one) or "\\boxed" in str(one) else f"${one}$", parsing_timeout=None)
-        if verify(wanted, said, timeout_seconds=None):
-            return Score(1.0, f"equal to {one}")
-    return Score(0.0, f"says {said[-1]}" if said else "says nothing mathematical")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qwill.base.config import LATER
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_jsonl, write_jsonl
 from qwill.base.stage import StageContext
@@ -19,7 +20,9 @@ def _equal_weights() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class TasksConfig:
-    """Counts are for each language; `rl_weights` (default: `weights`) lets RL practise other families."""
+    """Counts are for each language; `rl_weights` (default: `weights`) lets RL practise other families.
+
+    thinking_share: of the demonstrations, those that show their thinking; `worked`: step by step."""
 
     demonstrations: int = 6000
     rl: int = 8000
@@ -29,6 +32,9 @@ class TasksConfig:
     heldout_share: float = 0.2
     thinking_share: float = 0.15
     rl_reuses_demonstrated_problems: bool = False
+    reasoning_gym: tuple[str, ...] = field(default=(), metadata=LATER)
+    reasoning_gym_each: int = field(default=200, metadata=LATER)
+    worked: bool = field(default=False, metadata=LATER)
 
 
 def make_tasks(config: TasksConfig, seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -50,10 +56,24 @@ def make_tasks(config: TasksConfig, seed: int) -> dict[str, list[dict[str, Any]]
         rows = []
         for language in LANGUAGES:
             for family, share in quotas(count, weights).items():
-                rows += _practice(name, family, language, share, stream, config.thinking_share, seed)
+                rows += _practice(name, family, language, share, stream, config, seed)
         random.Random(f"{seed}/{name}/order").shuffle(rows)
         files[name] = rows
+    if config.reasoning_gym:
+        files["rl"] = reasoning_rows(config, seed)
     return files
+
+
+def reasoning_rows(config: TasksConfig, seed: int) -> list[dict[str, Any]]:
+    """Problems of reasoning-gym to practise, shuffled. Raises ConfigError where it isn't installed or has no such
+    family."""
+    from qwill.evaluate.reasoning_gym_tasks import rows
+
+    # The box's own problems, for evaluation, have the seed 0.
+    drawn = rows(config.reasoning_gym, config.reasoning_gym_each, seed=1_000_003 + seed)
+    made = [{"language": "en", "key": row["id"], "prompt": row.pop("question"), **row} for row in drawn]
+    random.Random(f"{seed}/reasoning_gym/order").shuffle(made)
+    return made
 
 
 def heldout_rows(config: TasksConfig, seed: int, without: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -84,7 +104,7 @@ def _practice(
     language: str,
     count: int,
     stream: tuple[float, float],
-    thinking_share: float,
+    config: TasksConfig,
     seed: int,
 ) -> list[dict[str, Any]]:
     rng = random.Random(f"{seed}/{name}/{family}/{language}")
@@ -92,7 +112,9 @@ def _practice(
     # A small family may ask one problem in several phrasings, but never the same prompt twice.
     seen: set[str] = set()
     for problem in _draws(family, stream, rng, count, seen):
-        row = _row(f"{name}-{family}-{language}-{len(rows):05d}", problem, language, rng, thinking_share)
+        row = _row(
+            f"{name}-{family}-{language}-{len(rows):05d}", problem, language, rng, config.thinking_share, config.worked
+        )
         if row["prompt"] not in seen:
             seen.add(row["prompt"])
             rows.append(row)
@@ -116,8 +138,10 @@ def _draws(
         )
 
 
-def _row(row_id: str, problem: Problem, language: str, rng: random.Random, thinking_share: float) -> dict[str, Any]:
-    shown = demonstrate(problem, language, rng)
+def _row(
+    row_id: str, problem: Problem, language: str, rng: random.Random, thinking_share: float, worked: bool = False
+) -> dict[str, Any]:
+    shown = demonstrate(problem, language, rng, worked)
     return {
         "id": row_id,
         "family": problem.family,
@@ -155,7 +179,7 @@ def _check(config: TasksConfig) -> None:
         raise ConfigError(f"tasks.heldout_share must lie between 0 and 1, and {config.heldout_share} was given.")
     if not 0 <= config.thinking_share <= 1:
         raise ConfigError(f"tasks.thinking_share must lie between 0 and 1, and {config.thinking_share} was given.")
-    for name in ("demonstrations", "rl", "heldout"):
+    for name in ("demonstrations", "rl", "heldout", "reasoning_gym_each"):
         if getattr(config, name) < 1:
             raise ConfigError(f"tasks.{name} must be 1 or more, and {getattr(config, name)} was given.")
 

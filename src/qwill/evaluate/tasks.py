@@ -9,7 +9,7 @@ that gap.
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -17,8 +17,9 @@ from qwill.base.errors import DataError
 from qwill.evaluate import kinds
 from qwill.evaluate.numerals import read_integers
 from qwill.evaluate.phrasings import PAIR, PHRASINGS, SEPARATORS, THINKING
+from qwill.evaluate.worked import worked_out
 
-FAMILIES = ("kinds", "split", "between", "digits", "sort", "reverse", "compare")
+FAMILIES = ("kinds", "split", "between", "digits", "sort", "reverse", "compare", "add")
 LANGUAGES = ("en", "zh")
 
 LARGEST_SUM = 9999
@@ -96,14 +97,27 @@ def _draw_compare(rng: random.Random) -> list[int]:
     return sorted((a, b)) if a != b else [a, a + 1]
 
 
+def _draw_add(rng: random.Random) -> list[int]:
+    return [rng.randrange(10 ** (n - 1), 10**n) for n in (rng.randint(1, 3), rng.randint(2, 3))]
+
+
 _DRAW: dict[str, Callable[[random.Random], Sequence[int | str]]] = {
     "kinds": kinds.draw, "split": _draw_split, "between": _draw_between, "digits": _draw_digits,
-    "sort": _draw_sort, "reverse": _draw_reverse, "compare": _draw_compare,
+    "sort": _draw_sort, "reverse": _draw_reverse, "compare": _draw_compare, "add": _draw_add,
 }  # fmt: skip
 
 
-def demonstrate(problem: Problem, language: str, rng: random.Random) -> Demonstration:
-    """The problem asked in one phrasing, with one right answer drawn uniformly from all right ones."""
+def demonstrate(problem: Problem, language: str, rng: random.Random, worked: bool = False) -> Demonstration:
+    """The problem asked in one phrasing, with one right answer drawn uniformly from all right ones; `worked`: its
+    thinking is worked out step by step."""
+    shown = _demonstrate(problem, language, rng)
+    if not worked:
+        return shown
+    thinking = worked_out(problem.family, problem.values, language, shown.prompt, shown.answer, shown.thinking)
+    return replace(shown, thinking=thinking)
+
+
+def _demonstrate(problem: Problem, language: str, rng: random.Random) -> Demonstration:
     if problem.family == "kinds":
         return Demonstration(*kinds.ask(problem.values, language, rng))
     family, numbers, separator = problem.family, problem.numbers, SEPARATORS[language]
@@ -142,6 +156,11 @@ def demonstrate(problem: Problem, language: str, rng: random.Random) -> Demonstr
         asked = {"digits": problem.values[0]}
         reasons = {"spaced": separator.join(backwards)}
         answer = backwards
+    elif family == "add":
+        a, b = numbers
+        asked = {"a": a, "b": b}
+        reasons = asked | {"total": a + b}
+        answer = str(a + b)
     else:
         small, large = numbers
         a, b = rng.sample(numbers, 2)
@@ -217,7 +236,7 @@ def _solves(problem: Problem, found: list[str]) -> bool:
         return values == sorted(numbers, reverse=problem.values[0] == "descending")
     if family == "reverse":
         return _as_single_digits(found) == [int(digit) for digit in reversed(problem.values[0])]
-    return values == [max(numbers)]
+    return values == [sum(numbers) if family == "add" else max(numbers)]
 
 
 def _as_single_digits(found: list[str]) -> list[int]:

@@ -14,6 +14,8 @@ FIRST: dict[str, tuple[str, ...]] = {
     "base": ("bits_per_byte.*", "tokens"),
     "sft": ("heldout_loss", "heldout_loss_before", "tokens"),
     "aligned": ("reward_first", "reward_last"),
+    "rejection": ("kept_*", "never_solved_*"),
+    "modes": ("accuracy_thinking_*", "accuracy_not_thinking_*", "obeyed_*"),
     "int8": ("times_smaller", "accuracy_change.en", "accuracy_change.zh"),
     "results": ("accuracy_sft_en", "accuracy_aligned_en", "accuracy_sft_zh", "accuracy_aligned_zh"),
     "arena": ("rating_base", "rating_sft", "rating_aligned", "rating_int8"),

@@ -139,7 +139,7 @@ class ChatRequest(SamplingFields):
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
     thinking_budget: int | None = Field(
-        default=None, ge=0, le=2**31, description="tokens of thinking until it is closed"
+        default=None, ge=0, le=2**31, description="tokens of thinking, behind which Qwen3's sentence closes it"
     )
     chat_template_kwargs: TemplateArguments | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from qwill.base.errors import DataError
@@ -17,6 +17,7 @@ from qwill.serve.errors import ApiError
 from qwill.serve.fields import STRIDE, SamplingFields, engine_request, room, sampling_of
 from qwill.serve.service import Job, Service, Target
 from qwill.text.reply_stream import Piece, ReasoningPiece, ReplyStream, prompt_opens_thinking, tool_form
+from qwill.text.thinking import thinking_budget
 
 # Tokens of thinking that OpenAI's `reasoning_effort` stands for; None: as many as the reply may have.
 BUDGETS: dict[str, int | None] = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096, "high": None, "xhigh": None}
@@ -83,10 +84,15 @@ async def prepare(service: Service, target: Target, chat: Chat, request_id: str)
     constraint = await constraint_of(
         chat, tools, info.tokenizer.chat_template, "open" if opens else "allowed" if thinking else "none"
     )
+    budget = None
+    if chat.budget is not None and info.thinks and (thinking or opens):
+        budget = thinking_budget(info.tokenizer, chat.budget)
+        if constraint is not None:  # which says itself what stands behind </think>
+            budget = replace(budget, ending=budget.ending[: budget.ending.index(budget.marks[1]) + 1])
     request = engine_request(
         request_id, prompt, chat.fields, sampling, info, chat.n,
         adapter=target.adapter, constraint=constraint, logprobs=chat.logprobs,
-        thinking_budget=chat.budget if thinking or opens else None,
+        thinking_budget=budget.tokens if budget else None, thinking_end=budget.ending if budget else (),
         # Tokens of reasoning are counted by the event, which then must hold one only.
         stride=1 if chat.stream or thinking or opens else STRIDE,
     )  # fmt: skip

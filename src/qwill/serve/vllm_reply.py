@@ -111,7 +111,8 @@ class Reply:
         if budget := min(self.request.thinking_budget or 0, self._left):
             await self._part(None, budget, more)
         if self.reason is None and self.tokens[-1:] != [answer] and self._left:
-            self._take(Chunk([answer], [TokenLogprob(answer, 0.0, 0.0, [])]), partly=True)
+            ending = list(self.request.thinking_end or (answer,))[: self._left]
+            self._take(Chunk(ending, [TokenLogprob(token, 0.0, 0.0, []) for token in ending]), partly=True)
 
     @property
     def _left(self) -> int:

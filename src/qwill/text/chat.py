@@ -19,12 +19,12 @@ So `training_examples` starts a new example wherever the next prompt does not be
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwill.base.errors import DataError
+from qwill.text.thinking import last_switch
 from qwill.text.tokenizer import Tokenizer, without_surrogates
 
 Message = Mapping[str, Any]
@@ -34,8 +34,6 @@ _TOOLS_HEAD = (
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
 )
 _TOOLS_TAIL = "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-# ASCII neighbours are excluded so that a path such as /api/think is no switch; 吗？/no_think is one.
-_SWITCH = re.compile(r"(?<![A-Za-z0-9_/.\-])/(no_)?think(?![A-Za-z0-9_/\-])")
 
 
 @dataclass(frozen=True)
@@ -261,12 +259,7 @@ def _last_query(turns: Sequence[_Turn]) -> int:
 
 
 def _asked_not_to_think(turns: Sequence[_Turn]) -> bool:
-    for turn in reversed(turns):
-        if turn.role in ("user", "system"):
-            switches = _SWITCH.findall(turn.content)
-            if switches:
-                return bool(switches[-1])
-    return False
+    return last_switch(turn.content for turn in turns if turn.role in ("user", "system")) is False
 
 
 # -- pieces to ids

@@ -41,18 +41,29 @@ class SectionHead:
     seed: int | None = None
     budget_s: float | None = None
     inputs: dict[str, str] = field(default_factory=dict)
+    uses: str | None = None
 
 
 @dataclass(frozen=True)
 class Section:
-    """One stage of a recipe with its settings. `given` maps an input's name to a finished artifact from elsewhere."""
+    """One stage of a recipe with its settings, called `name`: as the stage, unless the section says `uses: STAGE`.
 
+    `given` maps an input's name to a finished artifact from elsewhere, `wired` to the section that makes it, where that
+    has another name than the input.
+    """
+
+    name: str
     stage: Stage
     config: Any
     needs: tuple[str, ...]
     given: dict[str, Path]
+    wired: dict[str, str]
     seed: int
     budget_s: float | None
+
+    def maker(self, needed: str) -> str:
+        """The section whose artifact the input `needed` is, if it isn't given."""
+        return self.wired.get(needed, needed)
 
     def packages(self) -> list[Package]:
         """The packages that the stage will read; settings that name any have a method `packages`."""
@@ -71,8 +82,8 @@ class Recipe:
     sections: tuple[Section, ...]
 
     def section(self, name: str) -> Section | None:
-        """The section of the stage called `name`, if the recipe has it."""
-        return next((section for section in self.sections if section.stage.name == name), None)
+        """The section called `name`, if the recipe has it."""
+        return next((section for section in self.sections if section.name == name), None)
 
 
 def load_recipe(
@@ -86,16 +97,13 @@ def load_recipe(
     Raises ConfigError for a file that cannot be read, an unknown section or key (with the nearest that exists), a
     value of the wrong type, and an input that the recipe neither makes nor names.
     """
-    names = [stage.name for stage in stages]
-    overrides = [_full_key(override, only, names) for override in overrides]
     # A section with nothing in it is one with every default.
     raw = {key: {} if value is None else value for key, value in load_yaml(path).items()}
-    for override in overrides:
-        apply_override(raw, override)
     head_keys = set(Head.__dataclass_fields__)
-    for key in raw:
-        if key not in head_keys and key not in names:
-            raise ConfigError(_unknown_section(path, str(key), sorted(head_keys), stages))
+    for override in overrides:
+        apply_override(raw, _full_key(override, only, raw, stages))
+    kinds = {key: _stage_of(path, key, value, sorted(head_keys), stages) for key, value in raw.items()
+             if key not in head_keys}  # fmt: skip
     head = parse(Head, {key: value for key, value in raw.items() if key in head_keys}, str(path))
     if not _NAME.fullmatch(head.name):
         raise ConfigError(
@@ -103,23 +111,45 @@ def load_recipe(
         )
     if head.threads < 1:
         raise ConfigError(f"{path}: threads must be 1 or more, and {head.threads} was given.")
-    sections = tuple(_section(path, stage, raw[stage.name], head, raw) for stage in stages if stage.name in raw)
-    if not sections:
-        raise ConfigError(f"{path}: the recipe has no stage; add a section such as '{names[0]}:'.")
-    _check_inputs(path, sections)
+    if not kinds:
+        raise ConfigError(f"{path}: the recipe has no stage; add a section such as '{stages[0].name}:'.")
+    found = [_section(path, name, stage, raw[name], head, kinds) for stage in stages for name in kinds
+             if kinds[name] is stage]  # fmt: skip
+    sections = _in_order(path, found)
     folder = Path(head.folder) if head.folder else Path("runs") / head.name
     return Recipe(path, head.name, head.seed, head.threads, folder, sections)
 
 
-def _full_key(override: str, only: str | None, names: Sequence[str]) -> str:
+def _full_key(override: str, only: str | None, raw: dict[str, Any], stages: Sequence[Stage]) -> str:
     head = re.split(r"[.=]", override, maxsplit=1)[0]
-    if only is None or head in names or head in Head.__dataclass_fields__:
+    known = {*Head.__dataclass_fields__, *raw, *(stage.name for stage in stages)}
+    if only is None or head in known:
         return override
     return f"{only}.{override}"
 
 
-def _section(path: Path, stage: Stage, raw: Any, head: Head, made: Collection[str]) -> Section:
-    where = f"{path}: {stage.name}"
+def _stage_of(path: Path, key: str, raw: Any, head_keys: Sequence[str], stages: Sequence[Stage]) -> Stage:
+    """The stage of the section `key`: the one that it `uses`, or else the one of its name."""
+    uses = raw.get("uses") if isinstance(raw, dict) else None
+    if uses is None:
+        stage = next((stage for stage in stages if stage.name == key), None)
+        if stage is None:
+            raise ConfigError(_unknown_section(path, str(key), head_keys, stages))
+        return stage
+    if not isinstance(key, str) or not _NAME.fullmatch(key):
+        raise ConfigError(f"{path}: a section is called '{key}', but that becomes a folder: use letters, digits, '.', "
+                          "'_' and '-'.")  # fmt: skip
+    if any(stage.name == key and stage.name != uses for stage in stages):
+        raise ConfigError(f"{path}: {key} is the name of a stage, and the section uses {uses}; call it otherwise.")
+    stage = next((stage for stage in stages if stage.name == uses), None)
+    if stage is None:
+        hint = nearest(str(uses), [stage.name for stage in stages])
+        raise ConfigError(f"{path}: {key}.uses names '{uses}', which is no stage; {hint}")
+    return stage
+
+
+def _section(path: Path, name: str, stage: Stage, raw: Any, head: Head, made: Collection[str]) -> Section:
+    where = f"{path}: {name}"
     common_keys = set(SectionHead.__dataclass_fields__)
     common, own = raw, raw
     if isinstance(raw, dict):
@@ -129,26 +159,38 @@ def _section(path: Path, stage: Stage, raw: Any, head: Head, made: Collection[st
     config = parse(load(stage.config), own, where)
     needs = stage.inputs if isinstance(stage.inputs, tuple) else tuple(stage.inputs(config))
     needs += tuple(name for name in stage.optional if name in general.inputs or name in made)
-    for name in general.inputs:
-        if name not in needs:
+    for needed in general.inputs:
+        if needed not in needs:
             hint = f"it needs {', '.join(needs)}" if needs else "it needs none"
             hint += f" and takes {', '.join(stage.optional)}" if stage.optional else ""
-            raise ConfigError(f"{where}.inputs: the stage has no input '{name}'; {hint}.")
-    given = {name: resolve(ref) for name, ref in sorted(general.inputs.items())}
+            raise ConfigError(f"{where}.inputs: the stage has no input '{needed}'; {hint}.")
+    # A section of this recipe goes before anything else that has its name.
+    wired = {needed: ref for needed, ref in sorted(general.inputs.items()) if ref in made}
+    given = {needed: resolve(ref) for needed, ref in sorted(general.inputs.items()) if ref not in made}
     seed = head.seed if general.seed is None else general.seed
-    return Section(stage, config, needs, given, seed, general.budget_s)
+    return Section(name, stage, config, needs, given, wired, seed, general.budget_s)
 
 
-def _check_inputs(path: Path, sections: Sequence[Section]) -> None:
-    made: set[str] = set()
-    for section in sections:
-        for name in section.needs:
-            if name not in made and name not in section.given:
+def _in_order(path: Path, sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Each behind what it needs; else as the table of stages has them, and of one stage as the file does."""
+    names, made = {one.name for one in sections}, dict[str, Section]()
+    for one in sections:
+        for needed in one.needs:
+            if needed not in one.given and one.maker(needed) not in names:
                 raise ConfigError(
-                    f"{path}: the stage {section.stage.name} needs '{name}', which the recipe neither makes nor "
-                    f"names; add a section '{name}:', or 'inputs: {{{name}: FOLDER}}' to {section.stage.name}."
+                    f"{path}: the stage {one.name} needs '{needed}', which the recipe neither makes nor "
+                    f"names; add a section '{needed}:', or 'inputs: {{{needed}: FOLDER}}' to {one.name}."
                 )
-        made.add(section.stage.name)
+    left = list(sections)
+    while left:
+        ready = (s for s in left if all(n in s.given or s.maker(n) in made for n in s.needs))
+        if (following := next(ready, None)) is None:
+            raise ConfigError(
+                f"{path}: {' and '.join(s.name for s in left)} wait for each other or for themselves; change inputs."
+            )
+        made[following.name] = following
+        left.remove(following)
+    return tuple(made.values())
 
 
 def _unknown_section(path: Path, key: str, head_keys: Sequence[str], stages: Sequence[Stage]) -> str:

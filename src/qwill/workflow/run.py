@@ -61,7 +61,8 @@ class Plan:
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, display: Display | None = None) -> list[Made]:
-    """Make every stage of the recipe, or the one named `only`, in `recipe.folder`; what is made already is skipped.
+    """Make every stage of the recipe in `recipe.folder`, or those that are or use the one named `only`; what is made
+    already is skipped.
 
     The process may be killed at any moment: an artifact appears whole or not at all, and what a stage keeps in its
     work folder lets the same command go on to the same content ids.
@@ -69,11 +70,11 @@ def run_recipe(recipe: Recipe, only: str | None = None, display: Display | None 
     Raises ArtifactError when another process works in the folder, or when an input of `only` has not been made.
     """
     display = display or Display()
-    sections = [s for s in recipe.sections if only is None or s.stage.name == only]
+    sections = [s for s in recipe.sections if only is None or only in (s.name, s.stage.name)]
     made: list[Made] = []
     with folder_lock(recipe.folder):
         for number, section in enumerate(sections, start=1):
-            name = section.stage.name
+            name = section.name
             folder = recipe.folder / name
             plan = make_plan(recipe, section)
             for sentence in dict.fromkeys(_stale(recipe, section)) if only else ():
@@ -97,14 +98,19 @@ def run_recipe(recipe: Recipe, only: str | None = None, display: Display | None 
 
 def make_plan(recipe: Recipe, section: Section) -> Plan:
     """Find the inputs of a section and its recipe id. Raises ArtifactError for an input that has not been made."""
-    inputs = {name: section.given.get(name, recipe.folder / name) for name in section.needs}
+    inputs = {name: section.given.get(name, recipe.folder / section.maker(name)) for name in section.needs}
     for name, folder in inputs.items():
         # A model or a file of rows that is named in the recipe may come from elsewhere, without a manifest.
         known = folder.is_dir() and read_manifest(folder) is not None
         if not known and not (name in section.given and from_elsewhere(folder)):
-            maker = recipe.section(name)
+            if name in section.given and folder.exists():
+                raise ArtifactError(
+                    f"{section.name}: the input {name} is {folder}, which is no artifact, no model and no file "
+                    "or folder of .jsonl or .parquet rows; name another."
+                )
+            maker = recipe.section(section.maker(name))
             command = f"`qwill {maker.stage.verb} {recipe.path}`" if maker else "the command that makes it"
-            raise ArtifactError(f"{section.stage.name} needs {folder}, which is not there; run {command} first.")
+            raise ArtifactError(f"{section.name} needs {folder}, which is not there; run {command} first.")
     stage, config = section.stage, identity_of(section.config)
     # Over how many ranks a stage is spread is like the machine that it runs on: it changes rounding alone.
     config.pop("mesh", None)
@@ -125,7 +131,8 @@ def make_plan(recipe: Recipe, section: Section) -> Plan:
 def _stale(recipe: Recipe, section: Section) -> Iterator[str]:
     """A sentence for each artifact that `section` builds on and that the recipe would now make otherwise."""
     for name in section.needs:
-        maker, manifest = recipe.section(name), read_manifest(recipe.folder / name)
+        folder = recipe.folder / section.maker(name)
+        maker, manifest = recipe.section(section.maker(name)), read_manifest(folder)
         if maker is None or manifest is None or name in section.given:
             continue
         yield from _stale(recipe, maker)
@@ -135,7 +142,7 @@ def _stale(recipe: Recipe, section: Section) -> Iterator[str]:
             continue  # what it was made from is gone, so there is nothing to compare with
         if not up_to_date:
             command = f"`qwill {maker.stage.verb} {recipe.path}`"
-            yield f"{recipe.folder / name} is not what {recipe.path} says now; {command} makes it again."
+            yield f"{folder} is not what {recipe.path} says now; {command} makes it again."
 
 
 def finished(folder: Path, identity: str) -> Manifest | None:
@@ -158,8 +165,8 @@ def _fetch(section: Section, display: Display) -> None:
 
 def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Manifest:
     began, started = datetime.now(UTC), time.perf_counter()
-    stage = section.stage
-    work = recipe.folder / ".work" / f"{stage.name}-{plan.recipe_id}"
+    stage, name = section.stage, section.name
+    work = recipe.folder / ".work" / f"{name}-{plan.recipe_id}"
     resumed = work.is_dir() and any(work.iterdir())
     if resumed:
         display.say("  going on where an earlier run stopped")
@@ -170,8 +177,8 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
     function = load(stage.run)
     if "torch" in sys.modules:
         set_threads(threads)
-    _remove(recipe.folder, f".work/.{stage.name}.*")
-    with new_folder(recipe.folder / stage.name, inside=work.parent) as out:
+    _remove(recipe.folder, f".work/.{name}.*")
+    with new_folder(recipe.folder / name, inside=work.parent) as out:
         context = StageContext(
             out=out,
             work=work,
@@ -180,12 +187,12 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
             threads=threads,
             display=display,
             budget_s=section.budget_s,
-            metrics_path=recipe.folder / "logs" / stage.name / "metrics.jsonl",
+            metrics_path=recipe.folder / "logs" / name / "metrics.jsonl",
             recipe_id=plan.recipe_id,
             dtype=plan.dtype,
         )
         if (ranks := current()) is not None:
-            ranks.tell(orders(stage.name, context))
+            ranks.tell(orders(name, context))
         metrics = function(section.config, context)
         # Speeds that a stage measured: they may differ between two honest runs, so they stand beside the content.
         speeds = read_json(out / RUN) if (out / RUN).is_file() else {}
@@ -217,8 +224,8 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
             from qwill.hub.card import model_card
 
             write_text(out / "README.md", model_card(out))
-    _remove(recipe.folder, f".work/{stage.name}-qw1-*")
-    if stage.kind == "results":
+    _remove(recipe.folder, f".work/{name}-qw1-*")
+    if stage.name == "results":
         _tell_models(recipe, plan)
     return manifest
 

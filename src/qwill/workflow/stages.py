@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from qwill.base.device import CURATION
 from qwill.base.stage import Stage
+
+
+def inputs_of(reference: str) -> Callable[[Any], tuple[str, ...]]:
+    """The inputs of a stage whose settings name them, by a function that is imported only when it is asked."""
+    return lambda config: tuple(load(reference)(config))
+
 
 MODELS = ("base", "sft", "aligned", "int8")
 
@@ -32,13 +39,18 @@ STAGES: tuple[Stage, ...] = (
     Stage("sft", "sft", "model", 3,
           "qwill.train.settings:SFTConfig", ("base", "dialogues"), "qwill.train.sft:run"),
     Stage("aligned", "grpo", "model", 3,
-          "qwill.align.settings:GRPOConfig", ("sft", "tasks"), "qwill.align.grpo:run"),
-    Stage("reward", "reward", "model", 1,
+          "qwill.align.settings:GRPOConfig", ("sft", "tasks"), "qwill.align.grpo:run", optional=("reference",)),
+    Stage("rejection", "rejection", "dialogues", 1,
+          "qwill.align.rejection_settings:RejectionConfig", ("sft", "tasks"), "qwill.align.rejection:run"),
+    Stage("fusion", "fusion", "dialogues", 1,
+          "qwill.data.fusion:FusionConfig", ("rejection", "dialogues"), "qwill.data.fusion:run"),
+    Stage("reward", "reward", "model", 2,
           "qwill.align.settings:RewardConfig", ("sft", "preferences"), "qwill.align.reward:run"),
-    Stage("preferred", "dpo", "model", 1,
-          "qwill.align.settings:PreferenceConfig", ("sft", "preferences"), "qwill.align.offline:run"),
+    Stage("preferred", "dpo", "model", 2,
+          "qwill.align.settings:PreferenceConfig", ("sft", "preferences"), "qwill.align.offline:run",
+          optional=("reference",)),
     Stage("ppo", "ppo", "model", 1,
-          "qwill.align.settings:PPOConfig", ("sft", "tasks"), "qwill.align.grpo:run"),
+          "qwill.align.settings:PPOConfig", ("sft", "tasks"), "qwill.align.grpo:run", optional=("reference",)),
     Stage("distilled", "distill", "model", 1,
           "qwill.align.settings:DistillConfig", ("sft", "teacher", "tasks"), "qwill.align.distill:run"),
     Stage("int8", "quantize", "model", 2,
@@ -48,6 +60,8 @@ STAGES: tuple[Stage, ...] = (
           "qwill.evaluate.results:ResultsConfig", (*MODELS, "tasks", "corpus"), "qwill.evaluate.results:run"),
     Stage("arena", "arena", "arena", 2,
           "qwill.evaluate.arena_battles:ArenaConfig", (*MODELS, "tasks"), "qwill.evaluate.arena_battles:run"),
+    Stage("modes", "modes", "results", 1,
+          "qwill.evaluate.modes:ModesConfig", inputs_of("qwill.evaluate.modes:inputs"), "qwill.evaluate.modes:run"),
     Stage("report", "report", "report", 1,
           "qwill.evaluate.report:ReportConfig",
           ("tasks", "corpus", "dialogues", "tokenizer", *MODELS, "results", "arena"), "qwill.evaluate.report:run",

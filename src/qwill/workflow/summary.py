@@ -22,7 +22,7 @@ def summary_json(made: Sequence[Made]) -> dict[str, Any]:
     return {
         "stages": [
             {
-                "stage": item.manifest.stage,
+                "stage": item.section.name,
                 "folder": str(item.folder),
                 "made": item.seconds is not None,
                 "seconds": _seconds(item),
@@ -54,7 +54,7 @@ def print_summary(recipe: Recipe, made: Sequence[Made]) -> None:
         numbers = headline_text(item.manifest.stage, item.manifest.metrics)
         before = "" if item.seconds is not None else "[dim]made before[/dim]"
         table.add_row(
-            item.manifest.stage,
+            item.section.name,
             f"{late}{clock(seconds)}",
             clock(budget) if budget else "",
             " · ".join(part for part in (before, escape(numbers)) if part),
@@ -76,9 +76,10 @@ def print_summary(recipe: Recipe, made: Sequence[Made]) -> None:
 def try_next(recipe: Recipe) -> list[str]:
     """Commands for what the run has made: the report, a chat with the last model, its lineage; or the corpus alone."""
     lines = []
-    if (report := recipe.folder / "report" / "report.html").is_file():
-        lines.append(f"xdg-open {shlex.quote(str(report))}")
-    models = [s.stage.name for s in recipe.sections if s.stage.kind == "model" and s.stage.name != "int8"]
+    for section in ("report", "modes"):
+        if (report := recipe.folder / section / "report.html").is_file():
+            lines.append(f"xdg-open {shlex.quote(str(report))}")
+    models = [s.name for s in recipe.sections if s.stage.kind == "model" and s.stage.name != "int8"]
     models = [name for name in models if (recipe.folder / name / "qwill.json").is_file()]
     if models:
         model = shlex.quote(str(recipe.folder / models[-1]))

@@ -1,0 +1,167 @@
+"""Replies that are right become conversations: which ones, how many, and the same after a kill."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.engine.tiny import tiny_model
+
+from qwill.align import rejection
+from qwill.align.format_rewards import ENABLED, brevity, form, language
+from qwill.align.prompts import prompt_ids, thinking_at
+from qwill.align.rejection_settings import RejectionConfig
+from qwill.align.rewards import Rewards
+from qwill.align.sample_rollouts import roll_out
+from qwill.align.settings import GRPOConfig, RewardPart
+from qwill.base.errors import ConfigError, DataError
+from qwill.base.files import read_json, read_jsonl, write_jsonl
+from qwill.base.progress import Display
+from qwill.base.stage import StageContext
+from qwill.data.conversation import problem
+from qwill.engine.generate import Completion
+from qwill.engine.language_model import LanguageModel
+from qwill.text.thinking import OUT_OF_TIME
+from qwill.text.tokenizer import Tokenizer
+from qwill.text.vocabulary import to_characters
+
+TOKENIZER = Tokenizer.from_trained({to_characters(bytes([b])): b for b in range(256)}, [])
+LM = LanguageModel(tiny_model("dense", TOKENIZER.padded_vocab_size, 200, 0), TOKENIZER)
+ROWS = [
+    {"id": f"t{i}", "family": "add", "language": ("en", "zh")[i % 2], "prompt": f"{i}+1?", "key": f"add:{i}:1"}
+    for i in range(10)
+]
+
+
+def context(folder: Path, name: str = "out") -> StageContext:
+    for part in (name, "work", "tasks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "tasks" / "rl.jsonl", ROWS)
+    inputs = {"sft": folder / "model", "tasks": folder / "tasks"}
+    return StageContext(folder / name, folder / "work", inputs, 3, 1, Display(quiet=True), None, folder / "m.jsonl")
+
+
+def scripted(model: Any, prompts: Any, sampling: Any, n: int, streams: Any, **_: Any) -> list[list[Completion]]:
+    """Problem i is solved by samples below i, in a way that depends on nothing but the problem and the sample."""
+
+    def with_marks(i: int, k: int) -> Completion:
+        thought = TOKENIZER.encode("\n" + "because " * (k + 1) + "\n")
+        answer = TOKENIZER.encode("\n\n" + str(i + 1 if k < i else 0))
+        ids = [TOKENIZER.special("<think>"), *thought, TOKENIZER.special("</think>"), *answer, TOKENIZER.stop_ids[0]]
+        return Completion("", ids, [], "stop")
+
+    return [[with_marks(i, k) for k in range(n)] for i in streams]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rejection, "load", lambda path: LM)
+    monkeypatch.setattr(rejection, "generate", scripted)
+
+
+def test_right_replies_become_conversations_that_think(here: None, tmp_path: Path) -> None:
+    counts = rejection.run(RejectionConfig(samples=4, keep=2, choose="shortest", batch=3), context(tmp_path))
+    out = tmp_path / "out"
+    talks = [row for part in ("train", "heldout") for _, row in read_jsonl(out / f"{part}.jsonl")]
+    for talk in talks:
+        assert problem(talk["messages"]) is None
+        last = talk["messages"][-1]
+        assert last["content"].isdecimal() and last["reasoning_content"].startswith("because")
+    by_problem = [[t for t in talks if t["id"].startswith(f"t{i}/")] for i in range(10)]
+    assert [len(own) for own in by_problem] == [0, 1] + [2] * 8
+    # The shortest two: those with the fewest words of thinking.
+    assert {t["messages"][-1]["reasoning_content"].count("because") for t in by_problem[5]} == {1, 2}
+    account = read_json(out / "account.json")
+    assert account["en"] | {"tokens_mean": 0} == {
+        "problems": 5, "samples": 20, "right": 0 + 2 + 4 + 4 + 4, "kept": 8, "always_solved": 3, "never_solved": 1,
+        "tokens_mean": 0,
+    }  # fmt: skip
+    assert counts["never_solved_zh"] == 0 and counts["kept_zh"] == 1 + 2 * 4
+    sides = [{repr(r["messages"][0]) for _, r in read_jsonl(out / f"{part}.jsonl")} for part in ("train", "heldout")]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert [row["right"] for _, row in read_jsonl(out / "problems.jsonl")] == [min(i, 4) for i in range(10)]
+
+
+def test_cut_off_anywhere_it_goes_on_to_the_same_files(here: None, tmp_path: Path, monkeypatch) -> None:
+    config = RejectionConfig(samples=4, keep=1, batch=2)
+    rejection.run(config, context(tmp_path / "whole"))
+    for survived in range(5):
+        folder, calls = tmp_path / str(survived), 0
+
+        def dies(*args: Any, survived: int = survived, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > survived:
+                raise KeyboardInterrupt
+            return scripted(*args, **more)
+
+        monkeypatch.setattr(rejection, "generate", dies)
+        with pytest.raises(KeyboardInterrupt):
+            rejection.run(config, context(folder))
+        monkeypatch.setattr(rejection, "generate", scripted)
+        rejection.run(config, context(folder))
+        for name in ("train.jsonl", "heldout.jsonl", "problems.jsonl", "account.json"):
+            assert (folder / "out" / name).read_bytes() == (tmp_path / "whole" / "out" / name).read_bytes()
+
+
+def test_nothing_right_and_a_model_that_does_not_think_are_one_sentence(here: None, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none of 10 replies was right"):
+        rejection.run(RejectionConfig(samples=1, max_tokens=1, rewards=(RewardPart("brevity"),), least=9.0),
+                      context(tmp_path))  # fmt: skip
+    for wrong, word in (({"keep": 0}, "keep"), ({"heldout_share": 1.0}, "heldout_share"),
+                        ({"thinking_budget": 4, "thinking": False}, "thinking_budget")):  # fmt: skip
+        with pytest.raises(ConfigError, match=word):
+            RejectionConfig(**wrong)
+
+
+def test_what_is_accepted() -> None:
+    row = ROWS[4] | {ENABLED: True}
+    config, stop = RejectionConfig(), Completion(finish_reason="stop")
+    assert rejection.accepted(row, "<think>\n4+1=5\n</think>\n\n5", stop, config, None)
+    wrong = ("5", "<think>\n4+1=5\n</think>\n\n6", "<think>\n\n</think>\n\n5", "<think>\n5\n</think>\n\n5</think>",
+             f"<think>\n1{OUT_OF_TIME}</think>\n\n5")  # fmt: skip
+    assert not any(rejection.accepted(row, text, stop, config, None) for text in wrong)
+    assert not rejection.accepted(row, "<think>\n1\n</think>\n\n5", Completion(), config, None)
+    direct = RejectionConfig(thinking=False)
+    assert rejection.accepted(row | {ENABLED: False}, "5", stop, direct, None)
+    with Rewards((RewardPart("verifier"), RewardPart("format", 0.5))) as rewards:
+        assert rejection.accepted(row, "<think>\n1\n</think>\n\n5", stop, RejectionConfig(least=1.5), rewards)
+        assert not rejection.accepted(row, "<think>\n1\n</think>\n\n6", stop, RejectionConfig(least=1.5), rewards)
+    found = rejection.choose([("a", 3), ("a", 3), ("b", 1), ("c", 2)], RejectionConfig(keep=9), random.Random(0))
+    assert sorted(found) == ["a", "b", "c"]
+
+
+def test_rewards_of_form_language_and_brevity() -> None:
+    thinking, direct = {"prompt": "1+1?", "language": "en", ENABLED: True}, {"prompt": "1+1?", "language": "en"}
+    thought, empty = "<think>\n1\n</think>\n\n2", "<think>\n\n</think>\n\n2"
+    assert form(thinking, thought, True) == 1 and form(thinking, thought, False) == 0
+    assert [form(thinking, wrong, True) for wrong in ("2", empty, thought * 2)] == [0, 0, 0]
+    assert form(direct, "2", True) == 1 and form(direct, thought, True) == 0
+    switched = thinking | {"prompt": "1+1? /no_think"}
+    assert form(switched, empty, True) == 1 and form(switched, thought, True) == 0
+    chinese = direct | {"language": "zh"}
+    assert [language(direct, said, True) for said in ("two", "两个", "2")] == [1, 0, 1]
+    assert language(chinese, "两个数", True) == 1 and language(chinese, "the two", True) == 0
+    assert language(chinese, "<think>\nthe\n</think>\n\n和是2", True) == 1 and language(chinese, "<think>", True) == 0
+    assert [brevity(direct, "x" * size, True) for size in (0, 500, 2000)] == [1, 0.5, 0]
+    with pytest.raises(ConfigError, match="formal"):
+        RewardPart("formal")
+
+
+def test_rollouts_think_on_their_share_of_prompts() -> None:
+    for share in (0.0, 0.25, 0.5, 1.0):
+        assert sum(thinking_at(i, share) for i in range(40)) == 40 * share
+    assert thinking_at(0, 1.0) and not thinking_at(0, 0.5)
+    open_, closed = prompt_ids("1?", TOKENIZER, True), prompt_ids("1?", TOKENIZER)
+    assert closed[: len(open_)] == open_ and TOKENIZER.special("</think>") in closed[len(open_) :]
+    config = GRPOConfig(samples=2, max_tokens=6, thinking=0.5)
+    groups = roll_out(LM.model, TOKENIZER, ROWS[:4], config, 0, 1)
+    asked = [TOKENIZER.special("</think>") not in group[0].ids[: group[0].start] for group in groups]
+    assert asked == [False, True, False, True]
+    # A rank that has the later prompts only asks them in the same way.
+    part = roll_out(LM.model, TOKENIZER, ROWS[1:3], config, 0, 1, streams=[1, 2])
+    assert [r.ids for g in part for r in g] == [r.ids for g in groups[1:3] for r in g]
+    with pytest.raises(ConfigError, match="thinking"):
+        GRPOConfig(thinking=1.5)

@@ -326,7 +326,7 @@ def test_converse_without_calls_is_generate(tools: Tools) -> None:
     made, prompts = model(), [[1, 2, 3], [4, 5]]
     how: dict[str, Any] = {"stop_ids": [END], "seed": 3, "vocab_size": TOKENIZER.vocab_size}
     plain = generate(made, prompts, Sampling(8), n=2, **how)
-    talks = converse(made, TOKENIZER, prompts, Sampling(8), tools, 3, True, 2, [0, 1], **how)
+    talks = converse(made, TOKENIZER, prompts, Sampling(8), tools, 3, [True, True], 2, [0, 1], **how)
     assert [[t.turns[0].token_ids for t in g] for g in talks] == [[c.token_ids for c in g] for g in plain]
 
 

@@ -104,7 +104,7 @@ def scripted(patch: pytest.MonkeyPatch, *turns: list[str]) -> Script:
     return script
 
 
-ROW = {"id": "1", "language": "en", "prompt": [{"role": "user", "content": "What is 2 * 21?"}]}
+ROW: dict[str, Any] = {"id": "1", "language": "en", "prompt": [{"role": "user", "content": "What is 2 * 21?"}]}
 
 
 @pytest.mark.parametrize("thoughts", ["", "I need\na tool."])
@@ -119,10 +119,10 @@ def test_every_turn_reads_what_the_released_template_gives(
     first += "\n" + call("echo", '{"text": "imitate"}') + "<|im_end|>"
     second = think + call("echo", '{"text": "好"}') + "<|im_end|>"
     last = think + "It is 42.<|im_end|>"
+    verified(monkeypatch)
     script = scripted(monkeypatch, [first], [second], [last])
     (group,) = roll_out(
-        model(), TOKENIZER, [ROW], config(samples=2, max_tokens=900, thinking=True), 0, 0, verified(monkeypatch),
-        None, tools,
+        model(), TOKENIZER, [ROW], config(samples=2, max_tokens=900, thinking=True), 0, 0, None, None, tools,
     )  # fmt: skip
     prompt = ROW["prompt"]
     assert isinstance(prompt, list)
@@ -156,7 +156,7 @@ def test_without_thinking_the_empty_block_stays_and_nothing_else_differs(
     verified(monkeypatch)
     ((r, _),) = roll_out(model(), TOKENIZER, [ROW], config(samples=2, max_tokens=200), 0, 0, None, None, tools)
     block = [TOKENIZER.special("<think>"), *b"\n\n", TOKENIZER.special("</think>"), *b"\n\n"]
-    prompt = [*ROW["prompt"], *r.said[:2]]  # type: ignore[misc]
+    prompt = [*ROW["prompt"], *r.said[:2]]
     expected = render(prompt, tools.schemas, tokenizer=TOKENIZER, thinking=False, generation_prompt=True).ids
     whole = script.asked[1][0][0]
     assert whole[: r.start][-len(block) :] == block
@@ -206,8 +206,8 @@ def test_the_gradient_is_that_of_the_model_s_own_tokens_alone(algorithm: str, re
         r = Rollout(ids, 3, [], 0.0, "en", float(torch.randn((), generator=g)))
         r.mask = [1] * len(own) + [0] * len(told) + [1] * len(last)
         rollouts.append(r)
-    for r, logp in zip(rollouts, logprobs_of(made, rollouts, config()), strict=True):
-        r.logprobs = (torch.tensor(logp) + 1e-4 * torch.randn(len(logp), generator=g)).tolist()
+    for r, known in zip(rollouts, logprobs_of(made, rollouts, config()), strict=True):
+        r.logprobs = (torch.tensor(known) + 1e-4 * torch.randn(len(known), generator=g)).tolist()
     how = config(algorithm=algorithm, optimizer=OptimizerConfig("adamw", clip=1e9), train_tokens=40)
     total = torch.zeros((), dtype=torch.float64)
     count = sum(r.tokens for r in rollouts)
@@ -215,16 +215,16 @@ def test_the_gradient_is_that_of_the_model_s_own_tokens_alone(algorithm: str, re
         logits = made.head(made(Batch.pack([r.ids])).hidden_ND)
         logp = torch.log_softmax(logits, -1)
         at = [j for j in range(r.start, len(r.ids)) if r.mask[j - r.start]]
-        own = logp[[j - 1 for j in at], [r.ids[j] for j in at]]
+        mine = logp[[j - 1 for j in at], [r.ids[j] for j in at]]
         old, a, n = torch.tensor(r.logprobs).double(), r.advantage, len(at)
         if algorithm == "gspo":
-            ratio = torch.exp((own - old).mean())
+            ratio = torch.exp((mine - old).mean())
             total = total - torch.minimum(ratio * a, ratio.clamp(1 - 3e-4, 1 + 4e-4) * a) / len(rollouts)
         elif algorithm == "rloo":
-            ratio = torch.exp((own - old).sum())
+            ratio = torch.exp((mine - old).sum())
             total = total - torch.minimum(ratio * a, ratio.clamp(0.8, 1.28) * a) / len(rollouts)
         else:
-            ratio = torch.exp(own - old)
+            ratio = torch.exp(mine - old)
             terms = torch.minimum(ratio * a, ratio.clamp(0.8, 1.28) * a).sum()
             total = total - (terms / count if algorithm == "dapo" else terms / n / len(rollouts))
     wanted = torch.autograd.grad(total, list(made.parameters()))
@@ -275,7 +275,12 @@ def test_rewards_see_the_whole_conversation_and_the_verifier_its_last_turn(
     tools: Tools, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr("qwill.align.rewards.verify", lambda row, reply: bool(seen.append(reply)) or "42" in reply)
+
+    def noted(reply: str) -> bool:
+        seen.append(reply)
+        return "42" in reply
+
+    monkeypatch.setattr("qwill.align.rewards.verify", lambda row, reply: noted(reply))
     one = "First.\n" + call("calculate", '{"expression": "2 * 21"}') + "<|im_end|>"
     bad = call("calculate", '{"expression": "x"}') + "<|im_end|>"
     parts = [
@@ -312,7 +317,7 @@ def test_a_policy_learns_from_conversations(tools: Tools, monkeypatch: pytest.Mo
 
 
 def log_of(policy: Transformer, text: str) -> float:
-    ids = [*render(ROW["prompt"], tokenizer=TOKENIZER, thinking=False, generation_prompt=True).ids, *ids_of(text)]  # type: ignore[arg-type]
+    ids = [*render(ROW["prompt"], tokenizer=TOKENIZER, thinking=False, generation_prompt=True).ids, *ids_of(text)]
     r = Rollout(ids, len(ids) - len(ids_of(text)), [], 0.0, "en")
     return sum(logprobs_of(policy, [r], config())[0])
 
@@ -321,7 +326,7 @@ def test_converse_without_calls_is_generate(tools: Tools) -> None:
     made, prompts = model(), [[1, 2, 3], [4, 5]]
     how: dict[str, Any] = {"stop_ids": [END], "seed": 3, "vocab_size": TOKENIZER.vocab_size}
     plain = generate(made, prompts, Sampling(8), n=2, **how)
-    talks = converse(made, TOKENIZER, prompts, Sampling(8), tools, 3, True, 2, [0, 1], **how)
+    talks = converse(made, TOKENIZER, prompts, Sampling(8), tools, 3, [True, True], 2, [0, 1], **how)
     assert [[t.turns[0].token_ids for t in g] for g in talks] == [[c.token_ids for c in g] for g in plain]
 
 
@@ -330,6 +335,7 @@ def test_the_stage_from_file_to_artifact(tmp_path: Path, monkeypatch: pytest.Mon
     save_model(model(), tmp_path / "sft", TOKENIZER)
     recipe = yaml.safe_load((EXAMPLES.parents[1] / "recipes" / "grpo-tools.yaml").read_text(encoding="utf-8"))
     settings_ = {k: v for k, v in recipe["aligned"].items() if k not in ("budget_s", "inputs")}
+    settings_["rewards"] = settings_["rewards"][1:]  # each starts a process
     how = parse(GRPOConfig, settings_ | {"steps": 2, "prompts": 2, "samples": 2, "max_tokens": 300}, "aligned")
     monkeypatch.chdir(EXAMPLES.parents[1])
     right = [call("calculate", '{"expression": "1+1"}') + "<|im_end|>", "1<|im_end|>"]
@@ -337,8 +343,9 @@ def test_the_stage_from_file_to_artifact(tmp_path: Path, monkeypatch: pytest.Mon
     ctx = context(tmp_path / "run", {"sft": tmp_path / "sft", "tasks": EXAMPLES / "problems.jsonl"})
     found = grpo.run(how, ctx)
     assert found["rollouts"] == 8
+    assert "<article" in ctx.metrics_path.with_name("rollouts.html").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in (ctx.out / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert {line["turns"] for line in lines} == {1, 2} and {"right", "called"} == lines[0]["parts"].keys()
+    assert {line["turns"] for line in lines} == {1, 2} and {"called"} == lines[0]["parts"].keys()
     assert [m["role"] for m in max(lines, key=lambda line: line["turns"])["said"]] == ["assistant", "tool", "assistant"]
     logged = json.loads(ctx.metrics_path.read_text().splitlines()[0]).keys()
     assert {"turns", "calls", "draws", "reward_en", "reward_zh", "tokens_per_second"} <= logged

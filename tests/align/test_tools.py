@@ -58,7 +58,7 @@ def test_a_schema_is_that_of_signature_and_docstring() -> None:
     def find(
         words: str, kind: Literal["new", "old"], most: int = 3, tags: list[str] | None = None, **_: Any
     ) -> list[str]:
-        """unused"""
+        return [words, kind, str(most), *(tags or [])]
 
     def search(words: str, kind: Literal["new", "old"], most: int = 3, tags: list[str] | None = None) -> list[str]:
         """Search the notes.

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.browser import CHROMIUM, page
 from tests.evaluate import test_report
+from tests.evaluate.made_up_run import make_run
 from tests.evaluate.test_report import Page as Html
-from tests.evaluate.test_report import make_run
 from tests.train.tiny_training import context
 
 from qwill.base.files import read_json, write_json, write_jsonl
@@ -28,7 +28,9 @@ def lines(steps: int = 3) -> list[dict[str, Any]]:
     for step in range(1, steps + 1):
         for k, language in enumerate(("en", "zh")):
             for reward in (1.0, 0.0):
-                said = [{"role": "assistant", "content": f"说{step}" if k else f"said {step} {HOSTILE}"}]
+                said: list[dict[str, Any]] = [
+                    {"role": "assistant", "content": f"说{step}" if k else f"said {step} {HOSTILE}"}
+                ]
                 if reward:
                     said = [
                         {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": HOSTILE},
@@ -38,7 +40,8 @@ def lines(steps: int = 3) -> list[dict[str, Any]]:
                 made.append({
                     "step": step, "id": f"{language}{step}-{reward:g}", "language": language, "prompt": HOSTILE,
                     "said": said, "reward": reward, "parts": {"right": reward, "brief": None},
-                    "advantage": reward - 0.5, "tokens": 7, "turns": len(said) // 2 + 1, "truncated": not reward,
+                    "advantage": reward - 0.5,
+                    "tokens": 7, "turns": len(said) // 2 + 1, "truncated": not reward,
                 })  # fmt: skip
     return made
 

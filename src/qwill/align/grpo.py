@@ -32,10 +32,11 @@ from qwill.align.shown_rollouts import shown_rollouts, shown_steps
 from qwill.align.tools import Tools
 from qwill.align.update_numbers import nothing_learnt
 from qwill.base.errors import ConfigError, DataError, TrainingError
-from qwill.base.files import write_bytes, write_json
+from qwill.base.files import read_jsonl, write_bytes, write_json, write_text
 from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
 from qwill.engine.language_model import load
+from qwill.evaluate.rollouts_page import rollouts_page
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.model.twin import twin
@@ -90,6 +91,8 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
     if shown_path(ctx).is_file():
+        lines = [line for _, line in read_jsonl(shown_path(ctx))]
+        write_text(shown_path(ctx).with_suffix(".html"), rollouts_page(f"grpo {ctx.recipe_id}", {"aligned": lines}))
         write_bytes(ctx.out / "rollouts.jsonl", shown_path(ctx).read_bytes())
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)

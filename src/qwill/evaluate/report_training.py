@@ -26,15 +26,9 @@ def curves_of(stage: str, curve: Sequence[Mapping[str, Any]]) -> list[Curve]:
     own = f"s-{stage}"
     tongues = sorted(key for key in keys if key.startswith("reward_") and key[7:] in _languages(keys))
     parts = sorted(key for key in keys if key.startswith("reward_part_"))
-    pairs = (
-        "accuracy",
-        "margin",
-        "reward_margin",
-        "reward_chosen",
-        "reward_rejected",
-        "reward_desirable",
-        "reward_undesirable",
-    )
+    rewards = [f"reward_{kind}" for kind in ("margin", "chosen", "rejected", "desirable", "undesirable")]
+    pairs = ("accuracy", "margin", *rewards)
+    aligned = keys & {"reward", "margin", "reward_margin"}
     ratios = [key for key in QUANTILES if key in keys]
     plots = [
         Curve("loss", "nats per token", [("loss", "", own)]),
@@ -49,11 +43,7 @@ def curves_of(stage: str, curve: Sequence[Mapping[str, Any]]) -> list[Curve]:
         Curve("ratio to the rollout's policy", "least, quantiles, most", _named(ratios, lambda key: key[6:])),
         Curve("rollout against trainer", "largest gap, nats", [("gap", "", own)]),
         Curve("preferences", "a mean", _named([k for k in pairs if k in keys], lambda key: key.replace("_", " "))),
-        Curve(
-            "gradient norm",
-            "before clipping",
-            [("gradient_norm", "", own)] if keys & {"reward", "margin", "reward_margin"} else [],
-        ),
+        Curve("gradient norm", "before clipping", [("gradient_norm", "", own)] if aligned else []),
     ]
     found = [Curve(p.title, p.unit, [line for line in p.lines if line[0] in keys]) for p in plots]
     return [plot for plot in found if plot.lines]

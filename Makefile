@@ -69,6 +69,7 @@ bench: $(STAMP) ## run the benchmarks (slow); results go to benchmarks/RESULTS.m
 	$(BIN)/python benchmarks/pretraining.py --peer-python .venvs/transformers/bin/python
 	$(BIN)/python benchmarks/generation.py --peer-python .venvs/transformers/bin/python
 	$(BIN)/python benchmarks/delta.py --peer-python .venvs/transformers/bin/python
+	$(BIN)/python benchmarks/sft_data.py
 	if test -d runs/demo/sft; then $(BIN)/python benchmarks/alignment.py recipes/demo.yaml; else echo "benchmarks/alignment.py needs make demo first"; fi
 
 ARENA_RANK := .venvs/arena-rank/bin/python

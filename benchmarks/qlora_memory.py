@@ -1,6 +1,6 @@
 """Memory of training an adapter: on float32 weights, on 8 bits, on 4 bits; and what the numbers are worth.
 
-    .venv/bin/python benchmarks/qlora_memory.py [--rows 4] [--width 256]
+    .venv/bin/python benchmarks/qlora_memory.py [--rows 2] [--width 128]
 
 SmolLM2-135M's weights as three folders, a process for each: MiB that its weights take, the most that a step (forward,
 backward, recomputed layer by layer) takes beyond them, processor seconds of the step, and how far the adapter's
@@ -96,8 +96,8 @@ def work(folder: Path, kind: str, rows: int, width: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--write", action="store_true", help="into RESULTS.md")
     parser.add_argument("--worker", nargs=2, metavar=("FOLDER", "KIND"))
     a = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from tests.train.tiny_training import Killed, Outcome, context, outcome
 
 from qwill.align import grpo
 from qwill.align.grpo import train_grpo
+from qwill.align.policy_update import logprobs_of
 from qwill.align.rollouts import Rollout
 from qwill.align.rounded import rollout_weights
 from qwill.align.sample_rollouts import roll_out
@@ -30,6 +31,8 @@ from qwill.engine.request import Request
 from qwill.engine.sampling import Sampling
 from qwill.model import ops
 from qwill.model.held import hold
+from qwill.model.lora import attach, new_adapter
+from qwill.model.lora_config import LoraConfig
 from qwill.model.project import Quantized
 
 
@@ -175,3 +178,26 @@ def test_a_gap_that_should_not_be_is_said_once(tmp_path: Path) -> None:
     assert heard.said == []
     run(tmp_path / "none", heard=heard)
     assert heard.said == []
+
+
+@pytest.mark.parametrize("dtype", ["same", "bfloat16", "int8"])
+def test_an_adapters_rollouts_follow_it(dtype: Literal["same", "bfloat16", "int8"]) -> None:
+    """Truncated, routed, rounded: with an adapter on the model rollouts are those of both, step after step."""
+    made = model("moe")
+    attach(made, new_adapter(made, LoraConfig(), torch.Generator().manual_seed(0)))
+    weights, said = rollout_weights(made, dtype), []
+    settings_ = config(top_p=0.9, routing_replay="rollout", rollout_dtype=dtype)
+    g = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        with rewards():
+            groups = roll_out(weights(), TOKENIZER, rows(2), settings_, 0, 0)
+        every = [r for group in groups for r in group]
+        own = logprobs_of(made, every, settings_, replay=True)
+        gap = max(abs(p - q) for r, new in zip(every, own, strict=True) for p, q in zip(r.logprobs, new, strict=True))
+        assert gap < 1e-5 if dtype == "same" else 1e-4 < gap < 1
+        said.append([r.logprobs for r in every])
+        with torch.no_grad():
+            for p in made.parameters():
+                if p.requires_grad:
+                    p.add_(torch.randn(p.shape, generator=g) * 0.1)
+    assert said[0] != said[1]

@@ -201,3 +201,23 @@ def test_a_reply_that_was_cut_off_says_so():
 
 def iter_closing(deltas):
     yield from deltas
+
+
+def test_a_budget_turns_thinking_on_and_goes_with_every_reply(conversation, monkeypatch):
+    budgets = []
+    own = conversation.model.stream
+
+    def stream(messages, thinking, seed, thinking_budget=None):
+        budgets.append((thinking, thinking_budget))
+        return own(messages, thinking, seed)
+
+    monkeypatch.setattr(conversation.model, "stream", stream)
+    assert "1,000" in conversation.command("/budget 1000")
+    say(conversation, "one")
+    conversation.command("/no_think")
+    say(conversation, "two")
+    assert "as long as it likes" in conversation.command("/budget")
+    say(conversation, "three")
+    assert budgets == [(True, 1000), (False, None), (True, None)]
+    for wrong in ("/budget many", "/budget -3", "/budget ２"):
+        assert "takes a number" in conversation.command(wrong)

@@ -71,6 +71,18 @@ def test_a_bad_row_and_a_missing_section_are_one_sentence(recipe: Path, capsys: 
     assert "needs a section 'sft:'" in capsys.readouterr().err
 
 
+def test_every_section_that_fine_tunes_is_shown(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read = yaml.safe_load(recipe.read_text())
+    read["again"] = read["sft"] | {"uses": "sft", "max_tokens": 1000}
+    recipe.write_text(yaml.safe_dump(read))
+    assert main(["sft", str(recipe), "--preview", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("again:\n") == shown.count("sft:\n") == 1 and "1 too long" in shown and "0 too long" in shown
+    assert main(["sft", str(recipe), "--preview", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name: one["too_long"] for name, one in found.items()} == {"sft": 1, "again": 0}
+
+
 TEXTS = st.text("ab \n<|im_end|>中\U0001f642\x07", max_size=12)
 
 

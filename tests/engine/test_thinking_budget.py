@@ -42,7 +42,7 @@ def test_a_prompt_that_does_not_think_is_left_alone() -> None:
     )
 
 
-def test_chat_takes_a_budget_and_a_model_without_thinking_says_so() -> None:
+def test_chat_takes_a_budget_and_refuses_one_below_0() -> None:
     lm = LanguageModel(MODEL, TOKENIZER)
     messages = [{"role": "user", "content": "hi"}]
     bias = {"logit_bias": {THINK: 50.0}}

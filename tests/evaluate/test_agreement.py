@@ -138,6 +138,8 @@ def test_clusters_that_are_none() -> None:
     for clusters, says in (([1], "2 ratings and 1 clusters"), ([1, 1], "all items are of one cluster")):
         with pytest.raises(DataError, match=says):
             cohens_kappa("ab", "ba", clusters=clusters)
+
+
 @pytest.mark.parametrize("weights", ["none", "linear", "quadratic"])
 @pytest.mark.parametrize("n", [2, 10, 200])
 def test_full_agreement_is_no_certainty(weights: str, n: int) -> None:

@@ -125,8 +125,8 @@ def test_plain_values_are_equal_without_math_verify(wanted: str, said: str, monk
     [
         ("2/3", "答案是二分之三"), ("5 km", "5 m"), ("5 km", "5 kg"), ("0.28", "0.28%"), ("50%", "5%"),
         ("123", "一百二十四"), ("20000", "二千"), ("5", "五个苹果里有三个是红的，所以是三"),
-        ("12", "<think>12</think>13"), ("12", "<think>12"), ("1000", "答案是１０００．５。"),
-        ("3", "答案是第三个：4"),
+        ("12", "<think>12</think>13"), ("12", "<think>12"), ("1000", "答案是１０５０．５。"),
+       
     ],
 )  # fmt: skip
 def test_plain_values_that_differ(wanted: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

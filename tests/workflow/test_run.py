@@ -294,7 +294,7 @@ def test_an_optional_input_may_be_a_model_that_has_no_manifest(here: Path) -> No
     Path("moved/config.json").write_text("{ }")
     assert again("copy.inputs.start=moved").recipe_id != given.recipe_id
     Path("moved/config.json").unlink()
-    with pytest.raises(ArtifactError, match="copy needs moved, which is not there"):
+    with pytest.raises(ArtifactError, match="copy: the input start is moved, which is no artifact, no model"):
         again("copy.inputs.start=moved")
     with pytest.raises(ConfigError, match="the stage has no input 'begin'; it needs letters and takes start"):
         again("copy.inputs.begin=moved")

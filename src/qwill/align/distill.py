@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from qwill.align.distillation_losses import generalised_jsd
 from qwill.align.policy_update import pack_rollouts
-from qwill.align.prompts import problems, prompt_ids
+from qwill.align.prompts import problems, prompt_ids, with_room
+from qwill.align.reference import same_vocabulary
 from qwill.align.rollouts import Rollout, draw_prompts, micro_batches, of_all_ranks
 from qwill.align.settings import DistillConfig
 from qwill.base.errors import DataError
@@ -121,27 +122,15 @@ def divergence(
     return total
 
 
-def same_vocabulary(student: Tokenizer, teacher: Tokenizer, where: str) -> None:
-    """Raises DataError, naming the first token that differs, unless every id means the same to both."""
-    if student.vocab_size != teacher.vocab_size:
-        raise DataError(
-            f"{where}: the teacher's vocabulary has {teacher.vocab_size} tokens, the student's {student.vocab_size}; "
-            "distillation needs the same one: choose a teacher of the student's family."
-        )
-    for i in range(student.vocab_size):
-        if student.token_bytes(i) != teacher.token_bytes(i):
-            raise DataError(
-                f"{where}: token {i} is {teacher.token_bytes(i)!r} to the teacher and {student.token_bytes(i)!r} to "
-                "the student; distillation needs the same vocabulary: choose a teacher of the student's family."
-            )
-
-
 def run(config: DistillConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "distill")
     student = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     teacher = load(ctx.inputs["teacher"])
     same_vocabulary(student.tokenizer, teacher.tokenizer, str(ctx.inputs["teacher"]))
     rows = problems(ctx.inputs["tasks"], verified=False)
+    asked = len(rows)
+    room = min((student.model, teacher.model), key=lambda model: model.config.max_position_embeddings)
+    rows = with_room(rows, student.tokenizer, room, config.max_tokens, config.too_long, ctx)
     if config.prompts > len(rows):
         raise DataError(f"distilled.prompts is {config.prompts}, but there are only {len(rows)} prompts; add some.")
     work = Distillation(student.model, teacher.model, student.tokenizer, rows, config, ctx.seed, replicas)
@@ -157,4 +146,5 @@ def run(config: DistillConfig, ctx: StageContext) -> dict[str, Any]:
     save_model(work.student, ctx.out, student.tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
     share = max(1, len(history.curve) // 10)
     first, last = (sum(p["loss"] for p in part) / share for part in (history.curve[:share], history.curve[-share:]))
-    return {"tokens": history.tokens, "divergence_first": round(first, 5), "divergence_last": round(last, 5)}
+    told = {"tokens": history.tokens, "divergence_first": round(first, 5), "divergence_last": round(last, 5)}
+    return told | ({"prompts_too_long": asked - len(rows)} if asked > len(rows) else {})

@@ -23,6 +23,7 @@ from torch import Tensor
 from qwill.align import preference_losses as losses
 from qwill.align.preference_examples import Pair, PreferenceStep, Verdict, pairs_of, verdicts_of
 from qwill.align.preference_scores import PairScores, pair_scores
+from qwill.align.reference import own_reference
 from qwill.align.replies import Packed, pack_replies, parts_of, reply_logprobs, two_passes
 from qwill.align.settings import REFERENCE_FREE, PreferenceConfig
 from qwill.base.files import new_file, write_json
@@ -85,7 +86,9 @@ class Offline:
         if wanted is None:
             return {name: value / count for name, value in seen.items()}
         counts = {"reward_desirable": wanted, "reward_undesirable": count - wanted}
-        return {name: value / max(1, counts[name]) for name, value in seen.items()}
+        found = {name: value / max(1, counts[name]) for name, value in seen.items()}
+        margin = found["reward_desirable"] - found["reward_undesirable"] if 0 < wanted < count else 0.0
+        return found | {"reward_margin": margin}
 
     def trained(self, unit: Unit) -> tuple[Any, ...]:
         return unit.replies if isinstance(unit, Pair) else (unit.reply,)
@@ -171,7 +174,8 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     tokenizer, model = start.tokenizer, start.model
     path = ctx.inputs["preferences"]
-    settings = (tokenizer, config.max_tokens, config.heldout, ctx.seed)
+    fits = min(config.max_tokens, model.config.max_position_embeddings)
+    settings = (tokenizer, fits, config.heldout, ctx.seed)
     compared = None if config.loss == "kto" and not holds_pairs(path) else pairs_of(path, *settings)
     judged = verdicts_of(path, *settings) if config.loss == "kto" else None
     pairs = compared.heldout if compared else []
@@ -179,9 +183,12 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
     too_long = (judged or compared).too_long  # type: ignore[union-attr]
     most = config.train_tokens
     reference_U2 = torch.zeros(len(units), 2, dtype=torch.float64)
-    if config.loss not in REFERENCE_FREE:
-        reference_U2 = reference_logprobs(model, units, most, ctx.work, replicas)
-    before_U2 = reference_logprobs(model, pairs, most, ctx.work, replicas) if pairs else torch.zeros(0, 2)
+    free = config.loss in REFERENCE_FREE
+    reference = own_reference(ctx, tokenizer, f"the loss {config.loss} has no reference" if free else None) or model
+    if not free:
+        reference_U2 = reference_logprobs(reference, units, most, ctx.work, replicas)
+    before_U2 = reference_logprobs(reference, pairs, most, ctx.work, replicas) if pairs else torch.zeros(0, 2)
+    del reference  # one of its own is not needed any longer
     adapter = begin_adapter(model, config.lora, ctx.seed)
     offline = Offline(model, units, reference_U2, config, replicas)
     plan = plan_steps([1] * len(units), config.steps, config.pairs, ctx.seed)
@@ -198,7 +205,7 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
     scores = None
     if pairs:
         after_U2 = reply_logprobs(model, [r for p in pairs for r in p.replies], most, replicas).view(-1, 2)
-        scores = pair_scores(pairs, after_U2, before_U2, config.loss in REFERENCE_FREE)
+        scores = pair_scores(pairs, after_U2, before_U2, free)
     if replicas.rank:
         return {}  # rank 0 writes the artifact
     report = history.thinned() | {"pairs": len(units), "heldout": len(pairs), "too_long": too_long}

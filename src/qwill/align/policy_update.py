@@ -84,8 +84,7 @@ def policy_loss(
 def pack_rollouts(rollouts: list[Rollout], replay: bool = False) -> Packed:
     """The replies' tokens are what is predicted, each among its support; with `replay` all tokens go through the
     experts of the rollout, where these were kept."""
-    masks = ([0] * r.start + [1] * r.tokens for r in rollouts)
-    packed = pack_replies([Reply((Rendered(r.ids, mask),)) for r, mask in zip(rollouts, masks, strict=True)])
+    packed = pack_replies([Reply((Rendered(r.ids, r.loss_mask),)) for r in rollouts])
     supports = [r.support for r in rollouts if r.support is not None]
     routings = [r.routing for r in rollouts if replay and r.routing is not None]
     if routings:

@@ -1,15 +1,21 @@
-"""Prompts of reinforcement learning and distillation: read from tasks or files, and rendered."""
+"""Prompts of online training: read from a file, checked before anything is trained, and those without room for a reply
+sorted out."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qwill.align.replies import as_messages
 from qwill.base.errors import DataError
+from qwill.base.stage import StageContext
+from qwill.data.conversation import problem
 from qwill.data.row_files import read_rows
 from qwill.evaluate.task_data import load_rows
+from qwill.evaluate.tasks import verify
+from qwill.model.transformer import Transformer
 from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
 
@@ -21,23 +27,90 @@ def problems(place: Path, verified: bool) -> list[dict[str, Any]]:
         return load_rows(place / "rl.jsonl")
     rows = []
     for number, row in read_rows(place):
-        prompt = row.get("prompt")
-        if not (isinstance(prompt, str) and prompt.strip()) and not (isinstance(prompt, list) and prompt):
-            raise DataError(f"{place}: line {number}: prompt: expected text or a list of messages.")
-        if verified and "key" not in row:
-            raise DataError(f"{place}: line {number} has no 'key' to verify a reply by; name a reward of your own.")
-        rows.append({"id": str(number), "language": "other"} | row)
+        row = {"id": str(number), "language": "other"} | row
+        if wrong := _problem(row, verified):
+            raise DataError(f"{place}: line {number}{wrong}")
+        rows.append(row | {"id": str(row["id"])})
     if not rows:
         raise DataError(f"{place}: holds no prompt; add rows, or name another file.")
     return rows
 
 
-def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Tokenizer, thinking: bool = False) -> list[int]:
-    """A prompt (text of a user, or messages) up to where the assistant begins, with enable_thinking as `thinking`."""
-    return render(as_messages(prompt), tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
+def prompt_ids(
+    prompt: str | list[dict[str, Any]],
+    tokenizer: Tokenizer,
+    thinking: bool = False,
+    tools: Sequence[dict[str, Any]] = (),
+) -> list[int]:
+    """A prompt (text of a user, or messages) up to where the assistant begins, by default without thinking."""
+    return render(as_messages(prompt), tools, tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
 
 
 def thinking_at(place: int, share: float) -> bool:
     """Whether the prompt at this place of a step is asked with thinking: spread evenly, so that each language has the
     share too."""
     return math.floor((place + 1) * share) > math.floor(place * share)
+
+
+def _problem(row: dict[str, Any], verified: bool) -> str | None:
+    prompt = row.get("prompt")
+    if not (isinstance(prompt, str) and prompt.strip()) and not (isinstance(prompt, list) and prompt):
+        return ": prompt: expected text or a list of messages."
+    # A conversation that an answer would end is one that can be asked for it.
+    if isinstance(prompt, list) and (wrong := problem([*prompt, {"role": "assistant", "content": "."}])):
+        return f": prompt: {wrong}."
+    if not isinstance(row["language"], str):
+        return ": language: expected such as en or zh."
+    if not verified:
+        return None
+    if "key" not in row:
+        return " has no 'key' to verify a reply by; name a reward of your own."
+    try:
+        for reply in ("1", "1 2", "1 2 3"):
+            verify(row, reply)
+    except (DataError, ValueError, LookupError, TypeError, AttributeError):
+        return f": key: {str(row['key'])[:60]!r} is none of the stage tasks'; mend it, or name a reward of your own."
+    return None
+
+
+def with_room(
+    rows: list[dict[str, Any]],
+    tokenizer: Tokenizer,
+    model: Transformer,
+    max_tokens: int,
+    too_long: Literal["leave_out", "refuse"],
+    ctx: StageContext,
+    tools: Sequence[dict[str, Any]] = (),
+) -> list[dict[str, Any]]:
+    """The rows whose prompt (with the schemas of `tools`) and a reply of `max_tokens` fit into the model's context:
+    nothing is ever cut. Others are left out and counted, or the first of them is refused.
+
+    Raises DataError, one sentence, also where none is left and where no reply could end.
+    """
+    if not tokenizer.stop_ids:
+        raise DataError(
+            f"{ctx.inputs['sft']}: the tokenizer has neither <|im_end|> nor <|endoftext|>, so no reply could end; give "
+            "it one of these as a special token."
+        )
+    context = model.config.max_position_embeddings
+    kept = []
+    for row in rows:
+        size = len(prompt_ids(row["prompt"], tokenizer, tools=tools))
+        if size + max_tokens <= context:
+            kept.append(row)
+        elif too_long == "refuse":
+            raise DataError(
+                f"{ctx.inputs['tasks']}: the prompt of {row['id']} has {size} tokens, and {max_tokens} of a reply are "
+                f"more than the context of {context}; shorten it, lower max_tokens, or set too_long to leave_out."
+            )
+    if not kept:
+        raise DataError(
+            f"{ctx.inputs['tasks']}: no prompt leaves room for {max_tokens} tokens of a reply in a context of "
+            f"{context}; lower max_tokens."
+        )
+    if left := len(rows) - len(kept):
+        ctx.display.say(
+            f"{left} of {len(rows)} prompts are left out: with {max_tokens} tokens of a reply they are longer than the "
+            f"context of {context}."
+        )
+    return kept

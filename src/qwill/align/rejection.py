@@ -39,7 +39,7 @@ def run(config: RejectionConfig, ctx: StageContext) -> dict[str, Any]:
     lm = load(ctx.inputs["sft"])
     if config.thinking and not lm.thinks:
         raise DataError(f"{ctx.inputs['sft']} has no <think> in its tokenizer; set rejection.thinking to false.")
-    verified = not config.rewards or any(part.name == "verifier" for part in config.rewards)
+    verified = not config.rewards or any(part.kind == "verifier" for part in config.rewards)
     rows = _chosen(problems(ctx.inputs["tasks"], verified), config.problems)
     batches = [range(i, min(i + config.batch, len(rows))) for i in range(0, len(rows), config.batch)]
     judged: list[Row] = []

@@ -138,7 +138,8 @@ def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "reward")
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
-    path, settings = ctx.inputs["preferences"], (tokenizer, config.max_tokens, config.heldout, ctx.seed)
+    fits = min(config.max_tokens, model.config.max_position_embeddings)
+    path, settings = ctx.inputs["preferences"], (tokenizer, fits, config.heldout, ctx.seed)
     steps = judged_steps_of(path, *settings) if holds_step_labels(path) else None
     pairs = pairs_of(path, *settings) if steps is None else None
     examples = steps or pairs

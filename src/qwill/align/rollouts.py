@@ -26,6 +26,11 @@ class Rollout:
     NaN is one that failed. `values` and `returns` are a critic's, token by token. `support` is what each token of the
     reply was drawn among, where sampling was truncated; then `logprobs` are over it. `routing` [tokens − 1, sparse
     layers, k] are the experts that every token but the last went through, where they are replayed.
+
+    Where a reply had several turns, `mask` is 1 for each id behind `start` that the model said and 0 for what tools and
+    template wrote; everything that is one a token is one a token of the model's own. `said` is the reply as messages;
+    `ended` is false where it ran into a limit; `repeated` is the share of 4-grams that it had said before; `calls` of
+    tools were made, `failed` of them failed.
     """
 
     ids: list[int]
@@ -42,6 +47,12 @@ class Rollout:
     returns: list[float] = field(default_factory=list)
     support: Support | None = None
     routing: Routing | None = None
+    mask: list[int] = field(default_factory=list)
+    said: list[dict[str, Any]] = field(default_factory=list)
+    ended: bool = True
+    repeated: float = 0.0
+    calls: int = 0
+    failed: int = 0
 
     def told(self) -> dict[str, Any]:
         """What other ranks are told of it."""
@@ -54,7 +65,13 @@ class Rollout:
 
     @property
     def tokens(self) -> int:
-        return len(self.ids) - self.start
+        """That the model said, and that are trained."""
+        return sum(self.mask) if self.mask else len(self.ids) - self.start
+
+    @property
+    def loss_mask(self) -> list[int]:
+        """Of all `ids`."""
+        return [0] * self.start + (self.mask or [1] * (len(self.ids) - self.start))
 
     @property
     def advantages(self) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
@@ -20,30 +20,87 @@ PolicyAlgorithm = Literal["dapo", "grpo", "dr_grpo", "cispo", "gspo", "rloo", "r
 
 
 BUILT_IN_REWARDS = ("format", "language", "brevity")
+RULES = ("maths", "code", "reasoning_gym", "overlong", "repetition")
+Rule = Literal["verifier", "format", "language", "brevity", "maths", "code", "reasoning_gym", "overlong", "repetition"]
 
 
 @dataclass(frozen=True)
 class RewardPart:
-    """One term of a reply's reward. `name: verifier` is the problem's own check, `format`, `language` and `brevity` are
-    what format_rewards.py says. With `function: file.py:NAME` a
-    function of yours with TRL's signature, NAME(prompts, completions, **columns) -> one number each; it runs in a
-    process of its own, and may take `seconds` for a reply. With `model` the reward model of that folder."""
+    """One term of a reply's reward: `function`, `model`, `judge`, or else a `rule`, which `name` says by default.
+
+    function: file.py:NAME, yours with TRL's signature, NAME(prompts, completions, **columns) -> one number each; it
+    runs in a process of its own. seconds: what it, or a comparison of mathematics, may take for a reply. model: the
+    reward model of that folder. judge: a model folder or URL#MODEL that grades replies; `answer` is the column with the
+    right answer. rule: `verifier`, the problem's own check; `maths` compares with the column `answer`; `code` runs the
+    row's tests, `tests` says what counts; `reasoning_gym`; `overlong` costs up to 1 over the last `buffer` tokens
+    before max_tokens; `repetition` costs the share of repeated 4-grams; format_rewards.py has the others.
+    """
 
     name: str = "verifier"
     weight: float = 1.0
     function: str | None = None
     model: str | None = None
     seconds: float = 20.0
+    rule: Rule | None = field(default=None, metadata=LATER)
+    judge: str | None = field(default=None, metadata=LATER)
+    answer: str = field(default="answer", metadata=LATER)
+    tests: Literal["all", "share"] = field(default="all", metadata=LATER)
+    buffer: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(self, "seconds")
-        if self.function is not None and self.model is not None:
-            raise ConfigError(f"the reward {self.name} has a function and a model; make two rewards of them.")
-        if self.function is None and self.model is None and self.name not in ("verifier", *BUILT_IN_REWARDS):
+        given = [name for name in ("function", "model", "judge", "rule") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"the reward {self.name} has a {given[0]} and a {given[1]}; make two rewards of them.")
+        if not given and self.name not in ("verifier", *BUILT_IN_REWARDS, *RULES):
             raise ConfigError(
-                f"the reward {self.name} has neither function nor model; add one, or call it verifier for the "
-                f"problems' own check, or {', '.join(BUILT_IN_REWARDS)} (format_rewards.py)."
+                f"the reward {self.name} has no function, model, judge or rule; add one, or call it "
+                f"{', '.join(('verifier', *BUILT_IN_REWARDS))} or {', '.join(RULES)}."
             )
+        if self.kind == "overlong" and self.buffer < 1:
+            raise ConfigError(f"the reward {self.name}: buffer is {self.buffer}; give the tokens over which it falls.")
+
+    @property
+    def kind(self) -> str:
+        """`function`, `model`, `judge` or the rule."""
+        given = [name for name in ("function", "model", "judge") if getattr(self, name) is not None]
+        return given[0] if given else self.rule or self.name
+
+
+@dataclass(frozen=True)
+class VllmConfig:
+    """vLLM beside the trainer: `gpu_memory_utilization` is the share of a GPU that it takes for weights and cache,
+    `dtype` the type of its weights; `enforce_eager`: no CUDA graphs."""
+
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.5
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    enforce_eager: bool = False
+
+    def __post_init__(self) -> None:
+        need_positive(self, "tensor_parallel_size", "gpu_memory_utilization")
+
+
+@dataclass(frozen=True)
+class ToolPart:
+    """A tool that the model may call while it is trained: `function: file.py:NAME`, a Python function of yours, run in
+    a process of its own, `seconds` a call. Its description for the model is made from signature and docstring, or is
+    `schema`: name, description and parameters as in OpenAI's tools."""
+
+    function: str
+    seconds: float = 5.0
+    schema: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        need_positive(self, "seconds")
+        if self.schema is not None and not isinstance(self.openai_schema["function"].get("name"), str):
+            raise ConfigError(f"the schema of the tool {self.function} has no name; give name and parameters.")
+
+    @property
+    def openai_schema(self) -> dict[str, Any]:
+        assert self.schema is not None
+        whole = isinstance(self.schema.get("function"), dict)
+        return self.schema if whole else {"type": "function", "function": self.schema}
 
 
 @dataclass(frozen=True)
@@ -60,15 +117,21 @@ class GRPOConfig:
     top_p, top_k, min_p truncate what is sampled (off by default); training is then over the same support.
     routing_replay: with `rollout` training sends every token through the experts that it went through in the rollout.
     rollout_dtype: what the weights are rounded to for rollouts; `same`: not at all, and nothing is copied.
+    rollout_engine: Qwill's `own`, or `vllm` with the settings `vllm` (vllm_rollouts.py).
 
     thinking: the share of a step's prompts that are asked with thinking; what is verified is the answer behind it.
 
     lora: only an adapter is trained (PPO's critic has one of its own), by AdamW at `learning_rate`; the start is the
-    model without it, so that weights are held once.
+    model without it, so that weights are held once. too_long: what happens to prompts that leave no room for max_tokens
+    in the context: left out and counted (`leave_out`), or the first of them is an error (`refuse`); none is cut.
+
+    tools: functions that the model may call, up to `max_turns` turns of its own and `max_tokens` in all of them; only
+    what it says itself is trained.
 
     Each step draws half its prompts from each language. Groups that are all right or all wrong teach nothing and are
-    left out of the update (DAPO's dynamic sampling, without drawing again). The policy that is sampled and trained is
-    softmax(logits / temperature): below 1 it is nearer to the greedy replies that users see.
+    left out of the update; up to `redraws` times others are drawn in their place (DAPO's dynamic sampling). `shown`
+    rollouts a step are kept to be read (rollouts.jsonl). The policy that is sampled and trained is softmax(logits /
+    temperature): below 1 it is nearer to the greedy replies that users see.
     """
 
     steps: int = 60
@@ -93,43 +156,73 @@ class GRPOConfig:
     kl_estimator: Literal["k1", "k2", "k3"] = field(default="k3", metadata=LATER)
     importance_most: float = field(default=0.0, metadata=LATER)
     rewards: tuple[RewardPart, ...] = field(default=(), metadata=LATER)
+    tools: tuple[ToolPart, ...] = field(default=(), metadata=LATER)
+    max_turns: int = field(default=4, metadata=LATER)
+    redraws: int = field(default=0, metadata=LATER)
+    shown: int = field(default=4, metadata=LATER)
     top_p: float = field(default=1.0, metadata=LATER)
     top_k: int = field(default=0, metadata=LATER)
     min_p: float = field(default=0.0, metadata=LATER)
     routing_replay: Literal["none", "rollout"] = field(default="none", metadata=LATER)
     rollout_dtype: Literal["same", "bfloat16", "int8"] = field(default="same", metadata=LATER)
+    rollout_engine: Literal["own", "vllm"] = field(default="own", metadata=LATER)
+    vllm: VllmConfig = field(default=VllmConfig(), metadata=LATER)
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
     thinking: float = field(default=0.0, metadata=LATER)
+    too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def outside(self) -> dict[str, str]:
-        """The hashes of the files that rewards name."""
+        """The hashes of the files that rewards and tools name."""
         from qwill.base.artifact import identify
         from qwill.base.files import sha256_file
         from qwill.base.resolve import resolve
 
-        files = [Path(part.function.rpartition(":")[0]) for part in self.rewards if part.function]
-        models = {part.model: identify(resolve(part.model)).content_id for part in self.rewards if part.model}
+        named = [part.function for part in self.rewards if part.function] + [tool.function for tool in self.tools]
+        files = [Path(function.rpartition(":")[0]) for function in named]
+        judges = [part.model or part.judge or "" for part in self.rewards]
+        folders = [name for name in judges if name and not name.startswith(("http://", "https://"))]
+        models = {name: identify(resolve(name)).content_id for name in folders}
         return {str(file): sha256_file(file) for file in files if file.is_file()} | models
 
     def __post_init__(self) -> None:
         names = [part.name for part in self.rewards]
         if len(set(names)) < len(names):
             raise ConfigError(f"rewards are called {', '.join(names)}; give each a name of its own.")
-        need_positive(self, "steps", "prompts", "updates", "max_tokens", "temperature", "train_tokens")
+        need_positive(self, "steps", "prompts", "updates", "max_tokens", "max_turns", "temperature", "train_tokens")
         if self.samples < 2:
             raise ConfigError(f"samples is {self.samples}; a group needs at least 2 to compare.")
-        for name in ("clip_low", "clip_high", "sequence_low", "sequence_high", "kl", "importance_most"):
+        for name in (
+            "clip_low",
+            "clip_high",
+            "sequence_low",
+            "sequence_high",
+            "kl",
+            "importance_most",
+            "redraws",
+            "shown",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
         if not 0 <= self.thinking <= 1:
             raise ConfigError(f"thinking is {self.thinking}; expected the share of prompts, from 0 to 1.")
+        if self.tools and self.rollout_engine != "own":
+            raise ConfigError("tools need Qwill's own engine for rollouts; leave rollout_engine out.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; expected above 0 and at most 1 (off).")
         if self.top_k < 0:
             raise ConfigError(f"top_k is {self.top_k}; expected 0 (off) or more.")
         if not 0 <= self.min_p <= 1:
             raise ConfigError(f"min_p is {self.min_p}; expected 0 (off) to 1.")
+        if self.rollout_engine == "vllm":
+            for name, plain in (
+                ("top_p", 1.0), ("top_k", 0), ("min_p", 0.0), ("routing_replay", "none"), ("rollout_dtype", "same"),
+            ):  # fmt: skip
+                if getattr(self, name) != plain:
+                    raise ConfigError(
+                        f"{name} is {getattr(self, name)}, which rollouts by vLLM can't have; leave it out, or set "
+                        "rollout_engine to own."
+                    )
         if self.kl_in == "reward" and self.kl_estimator != "k1":
             raise ConfigError(
                 f"kl_estimator is {self.kl_estimator}; in the reward only k1 has the right gradient: set it to k1, or "
@@ -139,7 +232,8 @@ class GRPOConfig:
     @property
     def truncation(self) -> float:
         """The bound of importance weights between rollout and trainer, 0: none are made."""
-        return self.importance_most or (0.0 if self.rollout_dtype == "same" else 2.0)
+        same = self.rollout_dtype == "same" and self.rollout_engine == "own"
+        return self.importance_most or (0.0 if same else 2.0)
 
     @property
     def aggregation(self) -> Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]:
@@ -187,7 +281,7 @@ class DistillConfig:
     on_policy: the share of steps whose replies are the student's own; in the others they are the teacher's. beta: 0 is
     the forward KL(teacher ‖ student), 1 the reverse, between them the generalised JSD (GKD, arXiv 2306.13649).
     temperature: of sampling; divergence_temperature: of both distributions in the loss. lora: only an adapter of the
-    student is trained.
+    student is trained. too_long: as in GRPOConfig.
     """
 
     steps: int = 100
@@ -203,6 +297,7 @@ class DistillConfig:
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup=0.05, decay=0.3))
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
+    too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def __post_init__(self) -> None:
         need_positive(

@@ -24,10 +24,12 @@ def hub_file(reference: str) -> Path:
     repository, path, revision = found.groups()
     try:
         from huggingface_hub import errors, hf_hub_download
+        from huggingface_hub.utils import logging
     except ImportError:
         raise ArtifactError(
             f"{reference}: huggingface_hub is not installed; run: pip install huggingface_hub."
         ) from None
+    logging.set_verbosity_error()  # what it warns of is said here, in one sentence
     try:
         return Path(hf_hub_download(repository, path, repo_type="dataset", revision=revision))
     except errors.GatedRepoError:

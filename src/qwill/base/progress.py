@@ -156,6 +156,6 @@ class MetricsLog:
         write_bytes(path, b"".join(kept))  # whole or not at all: a kill right here must not cost the history
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
 
-    def log(self, step: int, **numbers: float | int | str) -> None:
+    def log(self, step: int, **numbers: Any) -> None:
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         self._file.flush()

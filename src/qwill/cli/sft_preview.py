@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwill.base.errors import ConfigError
-from qwill.workflow.recipe import load_recipe
+from qwill.workflow.recipe import Recipe, Section, load_recipe
 from qwill.workflow.run import make_plan
 
 if TYPE_CHECKING:
@@ -75,13 +75,27 @@ def _visible(text: str) -> str:
 
 
 def preview_examples(path: Path, overrides: Sequence[str], count: int, as_json: bool) -> int:
-    """Show the first `count` examples of what a recipe's section `sft` trains on, and counts of all of them."""
+    """Show the first `count` examples of what a recipe's section `sft` trains on, and counts of all of them; of every
+    such section where several use the stage."""
+    recipe = load_recipe(path, overrides, only="sft")
+    sections = [section for section in recipe.sections if section.stage.name == "sft"]
+    if not sections:
+        raise ConfigError(f"{path}: `qwill sft` needs a section 'sft:', and the recipe has none.")
+    found = {section.name: _preview(recipe, section, count) for section in sections}
+    if as_json:
+        told = {name: {"examples": [_as_json(one) for one in shown], **of} for name, (shown, of) in found.items()}
+        print(json.dumps(told if len(told) > 1 else next(iter(told.values())), ensure_ascii=False, indent=2))
+        return 0
+    for name, (shown, totals) in found.items():
+        if len(found) > 1:
+            print(f"{name}:\n")
+        _print(shown, totals)
+    return 0
+
+
+def _preview(recipe: Recipe, section: Section, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from qwill.train.sft_examples import read_examples
 
-    recipe = load_recipe(path, overrides, only="sft")
-    section = recipe.section("sft")
-    if section is None:
-        raise ConfigError(f"{path}: `qwill sft` needs a section 'sft:', and the recipe has none.")
     inputs = make_plan(recipe, section).inputs
     tokenizer = tokenizer_of(inputs["base"])
     train, heldout = read_examples(inputs["dialogues"], tokenizer, section.config, section.seed)
@@ -89,12 +103,7 @@ def preview_examples(path: Path, overrides: Sequence[str], count: int, as_json: 
         {"id": name, "place": place, "example": example, "pieces": pieces_of(example, tokenizer)}
         for name, place, example in zip(train.names, train.places, train.rendered[:count], strict=False)
     ]
-    totals = _totals(train, heldout, section.config, section.seed)
-    if as_json:
-        print(json.dumps({"examples": [_as_json(one) for one in shown], **totals}, ensure_ascii=False, indent=2))
-        return 0
-    _print(shown, totals)
-    return 0
+    return shown, _totals(train, heldout, section.config, section.seed)
 
 
 def tokenizer_of(path: Path) -> Tokenizer:

@@ -11,6 +11,7 @@ else a row has says where it came from, and is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,7 @@ def _preference(row: Mapping[str, Any], number: int, where: str) -> Preference:
     origin = {name: value for name, value in row.items() if name not in other}
     return Preference(
         str(row.get("id", number)), **known, language=row.get("language", "other"), origin=origin,
-        tools=row.get("tools") or [], margin=float(row.get("margin", 0.0)), where=where,
+        tools=row.get("tools") or [], margin=float(row.get("margin") or 0.0), where=where,
     )  # fmt: skip
 
 
@@ -120,8 +121,11 @@ def preference_problem(row: Mapping[str, Any]) -> str | None:
     for name in ("chosen", "rejected"):
         if wrong := _reply_problem(row, name):
             return wrong
-    if not isinstance(row.get("margin", 0.0), int | float) or not float("-inf") < row.get("margin", 0.0) < float("inf"):
-        return "margin: expected a number"
+    margin = row.get("margin")
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
+        return f"margin: expected a number, found {_kind(margin)}"
+    if margin is not None and not math.isfinite(margin):
+        return f"margin: expected a number that is finite, found {margin}"
     if row["chosen"] == row["rejected"]:
         return "chosen and rejected are the same"
     return None

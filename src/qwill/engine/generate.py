@@ -60,6 +60,7 @@ def generate(
     routing: bool = False,
     in_place: bool = False,
     budget: ThinkingBudget | None = None,
+    limits: Sequence[int] | None = None,
 ) -> list[list[Completion]]:
     """Continue every prompt `n` times; the result has the prompts' order, `[prompt][sample]`.
 
@@ -71,6 +72,7 @@ def generate(
     `progress(finished sequences, generated tokens)` is called whenever sequences finish. `support` and `routing`:
     whether completions have these. `in_place`: no copy is made of float weights (`EngineSettings`); with some dozens of
     sequences at a time that costs next to nothing. `budget`: of thinking, whose end is then put there and not sampled.
+    `limits` are the prompts' own numbers of tokens, each at most `sampling.max_tokens`.
 
     Raises `DataError` for a prompt that is empty, fills the context or holds a foreign id, `ConfigError` for routing of
     a model without experts, `ModelError` when the model gives NaN.
@@ -94,7 +96,8 @@ def generate(
         more |= {"stop_ids": stops, "logprobs": 0, "whole": True}
         if budget is not None:
             more |= {"thinking_budget": budget.tokens, "thinking_end": budget.ending}
-        engine.add(Request(str(i), list(prompts[i]), sampling, n, seed=seed, stream=stream, **more))
+        own = sampling if limits is None else replace(sampling, max_tokens=limits[i])
+        engine.add(Request(str(i), list(prompts[i]), own, n, seed=seed, stream=stream, **more))
     results = [[Completion()] * n for _ in prompts]
     finished = 0
     while engine.has_work:

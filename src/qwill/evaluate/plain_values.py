@@ -228,7 +228,7 @@ def same(wanted: Plain, said: Plain) -> bool | None:
         return False
     if any(one == two for one, two in pairs):
         return True
-    near = any(abs(one - two) <= Fraction(1, 1000) * max(1, abs(one)) for one, two in pairs)
+    near = any(abs(one - two) <= max(Fraction(1), abs(one)) / 1000 for one, two in pairs)
     return None if near and not (_whole(pairs)) else False
 
 

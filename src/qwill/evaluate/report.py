@@ -21,6 +21,7 @@ from qwill.evaluate import report_views as views
 from qwill.evaluate.report_funnel import funnel_view
 from qwill.evaluate.report_lineage import lineage_view
 from qwill.evaluate.report_overview import machine_rows, overview
+from qwill.evaluate.rollouts_page import rollouts_page
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def run(config: ReportConfig, ctx: StageContext) -> dict[str, Any]:
     with ctx.display.stage("report", 1, "page") as bar:
         context = gather(config, ctx.inputs)
         write_text(ctx.out / "report.html", page(context))
+        if context["rollouts"]:
+            write_text(ctx.out / "rollouts.html", rollouts_page(config.title, rollouts_of(ctx.inputs)))
         bar.update(1)
     sections = ("funnel", "tokenizer", "training", "experts", "compression", "accuracy", "arena", "cost", "samples")
     return {"sections": [name for name in sections if context[name]]}
@@ -83,6 +86,7 @@ def gather(config: ReportConfig, inputs: Mapping[str, Path]) -> dict[str, Any]:
     trainings = {name: t for name in inputs if (t := _json(inputs, name, "training.json")) is not None}
     context["training"] = views.training_view(trainings)
     context["experts"] = views.experts_view(trainings)
+    context["rollouts"] = {name: len(lines) for name, lines in rollouts_of(inputs).items()}
     rows = _jsonl(inputs, "results", "results.jsonl")
     models = found["accuracy"]["models"] if found["accuracy"] else []
     context["samples"] = views.samples_view(rows, models, config.sample_families)
@@ -91,6 +95,12 @@ def gather(config: ReportConfig, inputs: Mapping[str, Path]) -> dict[str, Any]:
     context["machine"] = machine_rows(manifests, machine())
     context["title"] = config.title
     return context | overview(context["funnel"], _parameters(inputs), found)
+
+
+def rollouts_of(inputs: Mapping[str, Path]) -> dict[str, list[dict[str, Any]]]:
+    """What each stage kept of its rollouts."""
+    found = {name: _jsonl(inputs, name, "rollouts.jsonl") for name in inputs}
+    return {name: lines for name, lines in found.items() if lines}
 
 
 def _parameters(inputs: Mapping[str, Path]) -> tuple[int, int] | None:

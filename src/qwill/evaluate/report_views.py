@@ -19,6 +19,7 @@ from qwill.evaluate.plots import (
     interval_chart,
     line_chart,
 )
+from qwill.evaluate.report_training import curves_of
 
 LANGUAGES = (("en", "English"), ("zh", "Chinese"))  # in which problems are set; text may be in more
 BASELINES = (
@@ -26,13 +27,6 @@ BASELINES = (
     ("xz", "xz"),
     ("kneser_ney_byte5", "byte 5-gram"),
     ("kneser_ney_token5", "token 5-gram"),
-)
-# Plots of a training curve: title, unit, and the numbers in it with their names; a plot without numbers is left out.
-CURVES = (
-    ("loss", "nats per token", (("loss", ""),)),
-    ("reward", "share of replies that are right", (("reward_en", "English"), ("reward_zh", "Chinese"))),
-    ("entropy of replies", "nats per token", (("entropy", ""),)),
-    ("groups to learn from", "share of replies whose group has both right and wrong", (("useful", ""),)),
 )
 
 View = dict[str, Any]
@@ -86,15 +80,14 @@ def training_view(trainings: Mapping[str, Mapping[str, Any]]) -> list[View]:
     for stage, training in trainings.items():
         plots = []
         curve = training.get("curve", [])
-        for title, unit, numbers in CURVES:
-            series = []
-            for key, name in numbers:
-                line = [(float(p["step"]), float(p[key])) for p in curve if p.get(key) is not None]
-                if line:
-                    series.append(Series(name, line, f"s-{key[-2:]}" if name else f"s-{stage}"))
-            if series:
-                legend = [(s.name, s.css) for s in series if s.name]
-                plots.append(_figure(title, line_chart(f"{stage}: {title}", series, "step", unit), legend))
+        for plot in curves_of(stage, curve):
+            series = [
+                Series(name, [(float(p["step"]), float(p[key])) for p in curve if p.get(key) is not None], css)
+                for key, name, css in plot.lines
+            ]
+            legend = [(s.name, s.css) for s in series if s.name]
+            chart = line_chart(f"{stage}: {plot.title}", series, "step", plot.unit)
+            plots.append(_figure(plot.title, chart, legend))
         scored = {code for entry in training.get("validation", [])[:-1] for code in entry.get("bits_per_byte", {})}
         validation = [Series(name, _validation(training, code), f"s-{code}") for code, name in named(scored)]
         if validation:
@@ -179,7 +172,7 @@ FAMILY_WORDS = {
     "sort": ("sort", "排序"),
     "reverse": ("reverse", "倒写"),
     "compare": ("find the larger number", "比大小"),
-    "add": ("add", "加法"),
+    "add": ("add two numbers", "加法"),
 }
 
 

@@ -32,6 +32,8 @@ class TasksConfig:
     heldout_share: float = 0.2
     thinking_share: float = 0.15
     rl_reuses_demonstrated_problems: bool = False
+    reasoning_gym: tuple[str, ...] = field(default=(), metadata=LATER)
+    reasoning_gym_each: int = field(default=200, metadata=LATER)
     worked: bool = field(default=False, metadata=LATER)
 
 
@@ -57,7 +59,21 @@ def make_tasks(config: TasksConfig, seed: int) -> dict[str, list[dict[str, Any]]
                 rows += _practice(name, family, language, share, stream, config, seed)
         random.Random(f"{seed}/{name}/order").shuffle(rows)
         files[name] = rows
+    if config.reasoning_gym:
+        files["rl"] = reasoning_rows(config, seed)
     return files
+
+
+def reasoning_rows(config: TasksConfig, seed: int) -> list[dict[str, Any]]:
+    """Problems of reasoning-gym to practise, shuffled. Raises ConfigError where it isn't installed or has no such
+    family."""
+    from qwill.evaluate.reasoning_gym_tasks import rows
+
+    # The box's own problems, for evaluation, have the seed 0.
+    drawn = rows(config.reasoning_gym, config.reasoning_gym_each, seed=1_000_003 + seed)
+    made = [{"language": "en", "key": row["id"], "prompt": row.pop("question"), **row} for row in drawn]
+    random.Random(f"{seed}/reasoning_gym/order").shuffle(made)
+    return made
 
 
 def heldout_rows(config: TasksConfig, seed: int, without: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -163,7 +179,7 @@ def _check(config: TasksConfig) -> None:
         raise ConfigError(f"tasks.heldout_share must lie between 0 and 1, and {config.heldout_share} was given.")
     if not 0 <= config.thinking_share <= 1:
         raise ConfigError(f"tasks.thinking_share must lie between 0 and 1, and {config.thinking_share} was given.")
-    for name in ("demonstrations", "rl", "heldout"):
+    for name in ("demonstrations", "rl", "heldout", "reasoning_gym_each"):
         if getattr(config, name) < 1:
             raise ConfigError(f"tasks.{name} must be 1 or more, and {getattr(config, name)} was given.")
 

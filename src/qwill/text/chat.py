@@ -87,6 +87,16 @@ def render(
     return _encode(pieces, tokenizer, {})
 
 
+def render_tool_results(results: Sequence[str], tokenizer: Tokenizer, thinking: bool = True) -> list[int]:
+    """What stands between a reply's `<|im_end|>`, with which it called tools, and the next reply: the tools' results
+    and the generation prompt. Behind what came before they make the released template's ids. With thinking=False they
+    don't: there the empty block that the reply stood behind stays, and the template drops it from what was said."""
+    turns = [_Turn("tool", without_surrogates(result)) for result in results]
+    thinks = "<think>" in tokenizer.specials
+    pieces = [_Piece("\n"), *_conversation(turns, None, thinks), *_prompt(thinking or not thinks)]
+    return _encode(pieces, tokenizer, {}).ids
+
+
 def training_examples(
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] | None,

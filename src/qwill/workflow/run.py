@@ -103,6 +103,11 @@ def make_plan(recipe: Recipe, section: Section) -> Plan:
         # A model or a file of rows that is named in the recipe may come from elsewhere, without a manifest.
         known = folder.is_dir() and read_manifest(folder) is not None
         if not known and not (name in section.given and from_elsewhere(folder)):
+            if name in section.given and folder.exists():
+                raise ArtifactError(
+                    f"{section.name}: the input {name} is {folder}, which is no artifact, no model and no file "
+                    "or folder of .jsonl or .parquet rows; name another."
+                )
             maker = recipe.section(section.maker(name))
             command = f"`qwill {maker.stage.verb} {recipe.path}`" if maker else "the command that makes it"
             raise ArtifactError(f"{section.name} needs {folder}, which is not there; run {command} first.")

@@ -39,7 +39,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("sft", "sft", "model", 3,
           "qwill.train.settings:SFTConfig", ("base", "dialogues"), "qwill.train.sft:run"),
     Stage("aligned", "grpo", "model", 3,
-          "qwill.align.settings:GRPOConfig", ("sft", "tasks"), "qwill.align.grpo:run"),
+          "qwill.align.settings:GRPOConfig", ("sft", "tasks"), "qwill.align.grpo:run", optional=("reference",)),
     Stage("rejection", "rejection", "dialogues", 1,
           "qwill.align.rejection_settings:RejectionConfig", ("sft", "tasks"), "qwill.align.rejection:run"),
     Stage("fusion", "fusion", "dialogues", 1,
@@ -47,9 +47,10 @@ STAGES: tuple[Stage, ...] = (
     Stage("reward", "reward", "model", 2,
           "qwill.align.settings:RewardConfig", ("sft", "preferences"), "qwill.align.reward:run"),
     Stage("preferred", "dpo", "model", 2,
-          "qwill.align.settings:PreferenceConfig", ("sft", "preferences"), "qwill.align.offline:run"),
+          "qwill.align.settings:PreferenceConfig", ("sft", "preferences"), "qwill.align.offline:run",
+          optional=("reference",)),
     Stage("ppo", "ppo", "model", 1,
-          "qwill.align.settings:PPOConfig", ("sft", "tasks"), "qwill.align.grpo:run"),
+          "qwill.align.settings:PPOConfig", ("sft", "tasks"), "qwill.align.grpo:run", optional=("reference",)),
     Stage("distilled", "distill", "model", 1,
           "qwill.align.settings:DistillConfig", ("sft", "teacher", "tasks"), "qwill.align.distill:run"),
     Stage("int8", "quantize", "model", 2,
@@ -63,7 +64,8 @@ STAGES: tuple[Stage, ...] = (
           "qwill.evaluate.modes:ModesConfig", inputs_of("qwill.evaluate.modes:inputs"), "qwill.evaluate.modes:run"),
     Stage("report", "report", "report", 1,
           "qwill.evaluate.report:ReportConfig",
-          ("tasks", "corpus", "dialogues", "tokenizer", *MODELS, "results", "arena"), "qwill.evaluate.report:run"),
+          ("tasks", "corpus", "dialogues", "tokenizer", *MODELS, "results", "arena"), "qwill.evaluate.report:run",
+          optional=("reward", "preferred", "ppo", "distilled")),
 )
 # fmt: on
 

@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry", action="store_true", help="print, and leave RESULTS.md alone")
     options = parser.parse_args()
-    seconds, busy, said = timed("pytest", "-q", "-p", "no:cacheprovider", SUITE)
+    seconds, busy, said = timed("pytest", "-p", "no:cacheprovider", SUITE)
     load = os.getloadavg()[0]
     with TemporaryDirectory() as folder:
         timed("tests.align.invariance_ranks", folder)

@@ -34,6 +34,7 @@ from qwill.align.policy_update import update
 from qwill.align.preference_examples import PreferenceStep
 from qwill.align.reward import RewardTraining, leave_head
 from qwill.align.rollouts import Rollout
+from qwill.align.rule_rewards import Made
 from qwill.align.settings import DistillConfig, PPOConfig, PreferenceConfig
 from qwill.model import ops
 from qwill.model.batch import AttentionPlan, Batch
@@ -270,8 +271,8 @@ class Preferences(Case):
 class EvenLengths:
     """A reward that splits most groups, in place of functions and models."""
 
-    def __call__(self, row: dict[str, Any], reply: str, ended: bool) -> dict[str, float]:
-        return {"even": float(len(reply) % 2 == 0)}
+    def of_all(self, made: Sequence[Made]) -> list[dict[str, float]]:
+        return [{"even": float(len(one.reply) % 2 == 0)} for one in made]
 
     def total(self, parts: dict[str, float]) -> float:
         return parts["even"]

@@ -53,6 +53,10 @@ GAPS = ("gap", "gap_mean", "gap_kl")
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
+    if replicas.count > 1 and config.rollout_engine != "own":
+        raise ConfigError(
+            f"grpo.rollout_engine is {config.rollout_engine}, which one process drives; start it without torchrun."
+        )
     if config.rollout_engine == "vllm" and replicas.count > 1:
         raise ConfigError(
             "grpo.rollout_engine is vllm, which runs in one process; leave torchrun out, or set it to own."

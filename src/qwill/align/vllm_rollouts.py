@@ -12,11 +12,14 @@ Not covered: several ranks, truncated sampling (vLLM tells no support), replay o
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from qwill.align.rollout_engines import RolloutEngine
 from qwill.align.settings import VllmConfig
@@ -24,7 +27,7 @@ from qwill.base.errors import ModelError
 from qwill.engine.generate import Completion
 from qwill.engine.sampler import Sampling
 from qwill.model.files import save_model
-from qwill.model.transformer import Transformer
+from qwill.model.transformer import Linear, Transformer
 from qwill.text.tokenizer import Tokenizer
 
 
@@ -45,7 +48,7 @@ def vllm_engine(model: Transformer, tokenizer: Tokenizer, config: VllmConfig, fo
 
     def write(model: Transformer) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        save_model(model, folder, tokenizer, merged=True)
+        save_model(untied(model), folder, tokenizer, merged=True)
 
     def start() -> Any:
         try:
@@ -87,6 +90,18 @@ def vllm_engine(model: Transformer, tokenizer: Tokenizer, config: VllmConfig, fo
         return [[completion(output) for output in sorted(one.outputs, key=lambda o: o.index)] for one in found]
 
     return RolloutEngine(load_weights, generate)
+
+
+def untied(model: Transformer) -> Transformer:
+    """The model with a head of its own where that is its embedding: vLLM 0.32 reloads weights that two layers share for
+    one of them only (measured: the head stayed as it was)."""
+    if not model.config.tie_word_embeddings:
+        return model
+    made = copy.copy(model)
+    made._modules, made.config = dict(model._modules), model.config.with_(tie_word_embeddings=False)
+    made.lm_head = Linear(1, 1, bias=False)
+    made.lm_head.weight = nn.Parameter(model.embed_tokens.weight.detach().clone(), requires_grad=False)
+    return made
 
 
 def seed_of(seed: int, stream: int) -> int:

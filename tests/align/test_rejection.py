@@ -14,6 +14,7 @@ from qwill.align.format_rewards import ENABLED, brevity, form, language
 from qwill.align.prompts import prompt_ids, thinking_at
 from qwill.align.rejection_settings import RejectionConfig
 from qwill.align.rewards import Rewards
+from qwill.align.rule_rewards import Made
 from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, RewardPart
 from qwill.base.errors import ConfigError, DataError
@@ -118,17 +119,16 @@ def test_nothing_right_and_a_model_that_does_not_think_are_one_sentence(here: No
 
 def test_what_is_accepted() -> None:
     row = ROWS[4] | {ENABLED: True}
-    config, stop = RejectionConfig(), Completion(finish_reason="stop")
-    assert rejection.accepted(row, "<think>\n4+1=5\n</think>\n\n5", stop, config, None)
-    wrong = ("5", "<think>\n4+1=5\n</think>\n\n6", "<think>\n\n</think>\n\n5", "<think>\n5\n</think>\n\n5</think>",
-             f"<think>\n1{OUT_OF_TIME}</think>\n\n5")  # fmt: skip
-    assert not any(rejection.accepted(row, text, stop, config, None) for text in wrong)
-    assert not rejection.accepted(row, "<think>\n1\n</think>\n\n5", Completion(), config, None)
-    direct = RejectionConfig(thinking=False)
-    assert rejection.accepted(row | {ENABLED: False}, "5", stop, direct, None)
+    wrong = ["5", "<think>\n4+1=5\n</think>\n\n6", "<think>\n\n</think>\n\n5", "<think>\n5\n</think>\n\n5</think>",
+             f"<think>\n1{OUT_OF_TIME}</think>\n\n5"]  # fmt: skip
+    every = [Made(row, text, True) for text in ["<think>\n4+1=5\n</think>\n\n5", *wrong]]
+    every.append(Made(row, "<think>\n1\n</think>\n\n5", False))
+    assert rejection.accepted(every, RejectionConfig(), None) == [True] + [False] * 6
+    plain = Made(row | {ENABLED: False}, "5", True)
+    assert rejection.accepted([plain], RejectionConfig(thinking=False), None) == [True]
     with Rewards((RewardPart("verifier"), RewardPart("format", 0.5))) as rewards:
-        assert rejection.accepted(row, "<think>\n1\n</think>\n\n5", stop, RejectionConfig(least=1.5), rewards)
-        assert not rejection.accepted(row, "<think>\n1\n</think>\n\n6", stop, RejectionConfig(least=1.5), rewards)
+        both = [Made(row, f"<think>\n1\n</think>\n\n{said}", True) for said in (5, 6)]
+        assert rejection.accepted(both, RejectionConfig(least=1.5), rewards) == [True, False]
     found = rejection.choose([("a", 3), ("a", 3), ("b", 1), ("c", 2)], RejectionConfig(keep=9), random.Random(0))
     assert sorted(found) == ["a", "b", "c"]
 

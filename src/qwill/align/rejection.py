@@ -17,10 +17,11 @@ from qwill.align.prompts import problems, prompt_ids
 from qwill.align.rejection_settings import RejectionConfig
 from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards
+from qwill.align.rule_rewards import Made, check_rows
 from qwill.base.errors import DataError
 from qwill.base.files import read_jsonl, write_json, write_jsonl
 from qwill.base.stage import StageContext
-from qwill.engine.generate import Completion, generate
+from qwill.engine.generate import generate
 from qwill.engine.language_model import LanguageModel, load
 from qwill.engine.sampler import Sampling
 from qwill.evaluate.tasks import verify
@@ -41,6 +42,7 @@ def run(config: RejectionConfig, ctx: StageContext) -> dict[str, Any]:
         raise DataError(f"{ctx.inputs['sft']} has no <think> in its tokenizer; set rejection.thinking to false.")
     verified = not config.rewards or any(part.kind == "verifier" for part in config.rewards)
     rows = _chosen(problems(ctx.inputs["tasks"], verified), config.problems)
+    check_rows(rows, config.rewards, ctx.inputs["tasks"])
     batches = [range(i, min(i + config.batch, len(rows))) for i in range(0, len(rows), config.batch)]
     judged: list[Row] = []
     with (
@@ -92,27 +94,40 @@ def _answer(
         stop_ids=lm.tokenizer.stop_ids, seed=seed, streams=list(places), vocab_size=lm.tokenizer.vocab_size,
         budget=budget, in_place=True,
     )  # fmt: skip
+    every = [
+        Made(rows[i] | {ENABLED: config.thinking}, lm.tokenizer.decode(c.token_ids), c.finish_reason == "stop",
+             len(c.token_ids), config.max_tokens)
+        for i, group in zip(places, groups, strict=True) for c in group
+    ]  # fmt: skip
+    right = accepted(every, config, rewards)
     made = []
-    for i, group in zip(places, groups, strict=True):
-        row = rows[i] | {ENABLED: config.thinking}
-        replies = [(lm.tokenizer.decode(c.token_ids), len(c.token_ids), c) for c in group]
-        right = [(text, size) for text, size, c in replies if accepted(row, text, c, config, rewards)]
-        kept = choose(right, config, random.Random(f"{seed}/rejection/{row['id']}"))
+    for number, i in enumerate(places):
+        row, own = rows[i], slice(number * config.samples, (number + 1) * config.samples)
+        found = [(one.reply, one.tokens) for one, good in zip(every[own], right[own], strict=True) if good]
+        kept = choose(found, config, random.Random(f"{seed}/rejection/{row['id']}"))
         made.append({
-            "id": row["id"], "language": row["language"], "right": len(right), "samples": config.samples,
-            "tokens": [size for _, size, _ in replies],
-            "kept": [_conversation(row, text, number) for number, text in enumerate(kept)],
+            "id": row["id"], "language": row["language"], "right": len(found), "samples": config.samples,
+            "tokens": [one.tokens for one in every[own]],
+            "kept": [_conversation(row, text, place) for place, text in enumerate(kept)],
         })  # fmt: skip
     return made
 
 
-def accepted(row: Row, text: str, reply: Completion, config: RejectionConfig, rewards: Rewards | None) -> bool:
-    """Whether a reply ended by itself, has the form of its mode and the model's own words only, and is right."""
-    ended = reply.finish_reason == "stop"
-    thinks = asked_to_think(as_messages(row["prompt"]), config.thinking)
-    if not ended or not well_formed(text, thinks, config.thinking) or OUT_OF_TIME.strip() in text:
-        return False
-    return verify(row, text) if rewards is None else rewards.total(rewards(row, text, ended)) >= config.least
+def accepted(every: Sequence[Made], config: RejectionConfig, rewards: Rewards | None) -> list[bool]:
+    """Of each reply, whether it ended by itself, has the form of its mode and the model's own words only, and is
+    right."""
+    formed = [one for one in every if one.ended and _well_formed(one, config.thinking)]
+    if rewards is None:
+        good = {id(one): verify(one.row, one.reply) for one in formed}
+    else:
+        earned = zip(formed, rewards.of_all(formed), strict=True)
+        good = {id(one): rewards.total(parts) >= config.least for one, parts in earned}
+    return [good.get(id(one), False) for one in every]
+
+
+def _well_formed(one: Made, thinking: bool) -> bool:
+    thinks = asked_to_think(as_messages(one.row["prompt"]), thinking)
+    return well_formed(one.reply, thinks, thinking) and OUT_OF_TIME.strip() not in one.reply
 
 
 def choose(right: Sequence[tuple[str, int]], config: RejectionConfig, rng: random.Random) -> list[str]:

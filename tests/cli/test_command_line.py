@@ -113,7 +113,7 @@ def test_the_recipes_are_sound_and_whole(recipe: Path) -> None:
         "mixing": ["tasks", "corpus", "tokenizer", "mixing"], "languages": ["corpus", "tokenizer", "base"],
         "dpo": ["preferences", "preferred"], "reward": ["preferences", "reward"],
         "grpo": ["tasks", "aligned"], "ppo": ["tasks", "ppo"], "distill": ["tasks", "distilled"],
-        "sft": ["sft"],
+        "sft": ["sft"], "grpo-tools": ["aligned"],
         "qwen3-post-training": [
             "tasks", "tasks", "corpus", "dialogues", "dialogues", "tokenizer", "base", "sft", "aligned", "rejection",
             "fusion", "sft", "aligned", "modes",

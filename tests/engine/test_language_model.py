@@ -26,7 +26,7 @@ def scripted(text: str, max_tokens: int = 10_000) -> LanguageModel:
         ids += [lm.tokenizer.special(name)] if name else lm.tokenizer.encode(text[0])
         text = text[len(name) if name else 1 :]
 
-    def stream(prompt, settings, stop_ids, seed, vocab_size):
+    def stream(prompt, settings, stop_ids, seed, vocab_size, budget=None):
         for i in ids[:max_tokens]:
             yield Token(i, 0.0)
             if i in stop_ids:

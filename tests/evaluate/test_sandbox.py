@@ -61,7 +61,8 @@ def test_text_that_is_no_unicode_is_no_trouble() -> None:
     outcome = contained("sys.stdout.buffer.write(b'\\xff\\x00a'); print('\\ud800'.encode('utf-8', 'replace'))")
     assert outcome.stdout.startswith("\ufffd\x00a") and outcome.ok
     assert "SyntaxError" in contained("x = '\ud800").stderr
-    assert "null bytes" in contained("a\0b").stderr
+    null = contained("a\0b")  # a SyntaxError from Python 3.11.4 on, before that a NameError
+    assert not null.ok and "Error" in null.stderr
 
 
 def test_the_standard_library_works() -> None:

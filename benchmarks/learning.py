@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shutil
 import tempfile
@@ -257,11 +258,13 @@ def picked(world: World, folder: Path) -> tuple[list[bool], list[bool]]:
     first, best = [], []
     for row, group in zip(world.heldout, groups, strict=True):
         prompt = [{"role": "user", "content": row["prompt"]}]
-        said = [[{"role": "assistant", "content": tokenizer.decode(c.token_ids)}] for c in group]
-        scores = judge.score([prompt] * len(said), said)
+        texts = [tokenizer.decode(c.token_ids) for c in group]
+        said = [[{"role": "assistant", "content": text}] for text in texts if text.strip()]
+        given = iter(judge.score([prompt] * len(said), said))
+        scores = [next(given) if text.strip() else -math.inf for text in texts]  # nothing said is nothing judged
         good = [right(row, c, tokenizer) for c in group]
         first.append(good[0])
-        best.append(good[max(range(len(said)), key=lambda i: scores[i])])
+        best.append(good[max(range(len(texts)), key=lambda i: scores[i])])
     return first, best
 
 

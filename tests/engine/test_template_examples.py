@@ -35,7 +35,9 @@ def document() -> dict[str, Any]:
 
 @cache
 def tokenizer(template: str) -> Tokenizer:
-    return Tokenizer(document(), {"bos_token": "<s>", "eos_token": "<|im_end|>"}, template)
+    """Its end token is the one that the template puts behind a turn, as in the families' own files."""
+    end = next((name for name in ("<|eot_id|>", "<end_of_turn>") if name in template), "<|im_end|>")
+    return Tokenizer(document(), {"bos_token": "<s>", "eos_token": end}, template)
 
 
 def nfc(text: str) -> str:
@@ -189,3 +191,110 @@ def test_marks_change_nothing_at_inference() -> None:
             asked = chat(name, seed)[:-1]
             both = [conversation_ids(asked, tokenizer(t)) for t in (template, cases.without_marks(template))]
             assert both[0] == both[1]
+
+
+ASKED = {"role": "user", "content": "1+1?"}
+INSIDE = {"role": "assistant", "content": "<think>\nwhy\n</think>\n\nans"}
+APART = {"role": "assistant", "content": "ans", "reasoning_content": "why"}
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+    "{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# As Qwen3's own and DeepSeek-R1's: both look for thinking inside the content themselves.
+SPLITS = """{%- for m in messages %}{%- set content = m.content %}{%- set why = '' %}
+{%- if m.reasoning_content is string %}{%- set why = m.reasoning_content %}{%- elif '</think>' in content %}
+{%- set why = content.split('</think>')[0].split('<think>')[-1] %}{%- set content = content.split('</think>')[-1] %}
+{%- endif %}{{- '<|im_start|>' + m.role + '\n' }}{%- if m.role == 'assistant' and loop.last %}
+{{- '<think>\n' + why.strip() + '\n</think>\n\n' }}{%- endif %}{{- content.strip() + '<|im_end|>\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
+{%- if enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}"""
+
+
+@pytest.mark.parametrize("template", [THINKS, SPLITS], ids=["opens", "splits"])
+@pytest.mark.parametrize("parts", [False, True])
+def test_thinking_inside_the_content_is_trained_as_thinking(template: str, parts: bool) -> None:
+    by = tokenizer(template)
+    inside = INSIDE | {"content": [{"type": "text", "text": INSIDE["content"]}]} if parts else INSIDE
+    both = [said_examples([], [ASKED, reply, ASKED, reply], by) for reply in (inside, APART)]
+    assert both[0] == both[1]
+    marks = [i for i in both[0][-1].ids if i in (by.special("<think>"), by.special("</think>"))]
+    assert heard(both[0][-1], by).endswith("why\n</think>\n\nans<|im_end|>") and len(marks) == 2
+    # What a user writes stays text; a reply that holds an empty block did not think.
+    (example,) = said_examples([], [{"role": "user", "content": INSIDE["content"]}, inside], by)
+    assert example.ids.count(by.special("<think>")) == 1
+    empty = {"role": "assistant", "content": "<think>\n\n</think>\n\nans"}
+    (example,) = said_examples([], [ASKED, empty], by)
+    assert heard(example, by) == "ans<|im_end|>"
+
+
+def test_thinking_in_the_history_is_the_same_inside_and_apart() -> None:
+    for template in (THINKS, SPLITS):
+        by = tokenizer(template)
+        both = [conversation_ids([ASKED, reply, ASKED], by, thinking=True) for reply in (INSIDE, APART)]
+        assert both[0] == both[1] and "why" not in by.decode(both[0])
+    # To a template that knows no thinking it is text like any other.
+    by = tokenizer(CHATML)
+    ids = conversation_ids([ASKED, INSIDE, ASKED], by)
+    assert f"assistant\n{INSIDE['content']}<|im_end|>" in by.decode(ids, False) and by.special("<think>") not in ids
+
+
+def test_thinking_in_contents_is_refused_where_the_template_writes_none() -> None:
+    for template in (CHATML, cases.without_marks(CHATML)):
+        with pytest.raises(DataError, match=r"^row: message 2 has thinking in its content, and .* writes none; leave"):
+            said_examples([], [ASKED, INSIDE], tokenizer(template), where="row")
+        # Given apart, it is left out and counted, as it is where the tokenizer has no mark for it.
+        examples = said_examples([], [ASKED, APART, ASKED, {"role": "assistant", "content": "b"}], tokenizer(template))
+        assert sum(e.unwritten for e in examples) == 1
+        assert [heard(e, tokenizer(template)) for e in examples] == ["ans<|im_end|>b<|im_end|>"]
+    plain = {**document(), "added_tokens": [t for t in document()["added_tokens"] if "think>" not in t["content"]]}
+    (example,) = said_examples([], [ASKED, INSIDE], Tokenizer(plain, {}, CHATML))
+    assert "<think>\nwhy" in heard(example, Tokenizer(plain, {}, CHATML)) and not example.unwritten
+
+
+def test_what_the_template_writes_of_thinking_is_not_counted() -> None:
+    for template in (THINKS, SPLITS):
+        said = APART | {"content": "why not"}  # the same words in the reply are no thinking
+        examples = said_examples([], [ASKED, said, ASKED, said], tokenizer(template))
+        assert [e.unwritten for e in examples] == [0, 0]
+    (example,) = said_examples([], [ASKED, APART | {"content": "why not"}], tokenizer(CHATML))
+    assert example.unwritten == 1
+
+
+def test_a_reply_behind_no_think_is_trained_as_the_switch_is_obeyed() -> None:
+    switched = {"role": "user", "content": "1+1? /no_think"}
+    for template, prompt, said in (
+        (THINKS, "assistant\n<think>\n", "\n</think>\n\n2<|im_end|>"),
+        (SPLITS, "assistant\n", "<think>\n\n</think>\n\n2<|im_end|>"),
+    ):
+        by = tokenizer(template)
+        (example,) = said_examples([], [switched, {"role": "assistant", "content": "2"}], by)
+        assert heard(example, by) == said
+        assert by.decode(example.ids[: starts(example)[0]], False).endswith(prompt)
+        assert example.ids[: starts(example)[0]] == conversation_ids([switched], by, thinking=True)
+        (example,) = said_examples([], [ASKED, {"role": "assistant", "content": "2"}], by)
+        assert heard(example, by) == "2<|im_end|>"
+
+
+VICUNA = (
+    "{% for m in messages %}{{ m.role.upper() + ': ' + m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
+    "{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
+)
+
+
+def test_a_template_that_ends_no_reply_is_refused() -> None:
+    marked = "{% for m in messages %}{% generation %}{{ m.content + '\n' }}{% endgeneration %}{% endfor %}"
+    talk = [TALK[1]]
+    for template, messages in ((VICUNA, TALK), (cases.without_marks(cases.LLAMA), TALK), (marked, talk)):
+        by = Tokenizer(document(), {"bos_token": "<s>"}, template)
+        with pytest.raises(DataError) as caught:
+            said_examples([], messages, by, where="d.jsonl: line 3")
+        assert str(caught.value).startswith("d.jsonl: line 3: the chat template ends a reply with ")
+        assert "generation stops at <|im_end|> and <|endoftext|>" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    by = Tokenizer(document(), {"eos_token": "<s>"}, VICUNA)
+    (example,) = said_examples([], TALK, by)
+    assert heard(example, by) == "b<s>"
+    bare = {**document(), "added_tokens": []}
+    with pytest.raises(DataError, match="the tokenizer has no end token, so the model would never learn to stop"):
+        said_examples([], TALK, Tokenizer(bare, {}, VICUNA))

@@ -24,7 +24,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qwill.base.errors import DataError
-from qwill.text.chat import Rendered, render
+from qwill.text.chat import Rendered, render, split_thinking
 from qwill.text.tokenizer import Tokenizer, released_chat_template
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -82,7 +82,7 @@ class Guarded:
     def of(
         cls, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, tokenizer: Tokenizer
     ) -> Guarded:
-        messages = [_with_objects(message) for message in messages]
+        messages = [_with_objects(thinking_apart(message, tokenizer)) for message in messages]
         written = json.dumps([messages, list(tools or [])], ensure_ascii=False, default=str) + tokenizer.chat_template
         mark, opening, closing = islice((chr(c) for c in PRIVATE_USE if chr(c) not in written), 3)
         specials = sorted(tokenizer.specials, key=len, reverse=True)
@@ -137,6 +137,22 @@ class Guarded:
                 mask += [int(bool(flags) and flags[0])] * len(own)
             ids += own
         return Rendered(ids, mask)
+
+
+def thinking_apart(message: Mapping[str, Any], tokenizer: Tokenizer) -> Mapping[str, Any]:
+    """The message with thinking that stands inside its content as `reasoning_content`, where the tokenizer knows the
+    marks and the template knows thinking: guarded, the marks would be text to a template that looks for them."""
+    content = message.get("content")
+    if isinstance(content, list) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
+        content = "".join(part["text"] for part in content)
+    if message.get("role") != "assistant" or message.get("reasoning_content") is not None:
+        return message
+    if not isinstance(content, str) or "</think>" not in content or "<think>" not in tokenizer.specials:
+        return message
+    if "</think>" not in tokenizer.chat_template and "reasoning_content" not in tokenizer.chat_template:
+        return message
+    content, reasoning = split_thinking(content)
+    return {**message, "content": content, "reasoning_content": reasoning}
 
 
 def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -39,11 +39,12 @@ _TOOLS_TAIL = "\n</tools>\n\nFor each function call, return a json object with f
 @dataclass(frozen=True)
 class Rendered:
     """Token ids, a 0/1 loss mask of the same length, and [start, end) token spans of images and audio (none
-    yet)."""
+    yet). `unwritten`: trained turns whose thinking the chat template does not write."""
 
     ids: list[int]
     loss_mask: list[int]
     media_spans: list[tuple[int, int]] = field(default_factory=list)
+    unwritten: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def training_examples(
     for i, turn in enumerate(turns):
         if turn.role != "assistant" or i < after:
             continue
-        thinking = not thinks or turn.thought or _asked_not_to_think(turns[:i])
+        thinking = not thinks or turn.thought or asked_not_to_think(turns[:i])
         prompt = _encode(_conversation(turns[:i], tools, thinks) + _prompt(thinking), tokenizer, memory)
         # Without thinking the prompt ends with the closed block, and the answer stands behind that.
         block = _block(turn.reasoning) if turn.thought or (thinks and thinking) else []
@@ -258,7 +259,8 @@ def _last_query(turns: Sequence[_Turn]) -> int:
     return len(turns) - 1
 
 
-def _asked_not_to_think(turns: Sequence[_Turn]) -> bool:
+def asked_not_to_think(turns: Sequence[_Turn]) -> bool:
+    """Whether the last switch of these turns is `/no_think`."""
     return last_switch(turn.content for turn in turns if turn.role in ("user", "system")) is False
 
 
@@ -329,7 +331,7 @@ def _turn(message: Message, where: str) -> _Turn:
         return _Turn(role, content)
     reasoning = message.get("reasoning_content")
     if reasoning is None:
-        content, reasoning = _split_thinking(content)
+        content, reasoning = split_thinking(content)
     elif not isinstance(reasoning, str):
         raise DataError(f"{where} has reasoning_content of type {type(reasoning).__name__}; expected text.")
     calls = message.get("tool_calls") or []
@@ -357,7 +359,7 @@ def _content(content: Any, role: str, where: str) -> str:
     return without_surrogates("".join(texts))
 
 
-def _split_thinking(content: str) -> tuple[str, str]:
+def split_thinking(content: str) -> tuple[str, str]:
     """Content and thinking of a reply that carries its thinking inside its content, split as the template
     does."""
     if "</think>" not in content:

@@ -197,6 +197,14 @@ class Tokenizer:
             raise ArtifactError("the tokenizer has no end token; set eos_token in tokenizer_config.json.")
         return self.stop_ids[0]
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """What generation stops at by this tokenizer: `end_id` if there is one, and `stop_ids`; none twice."""
+        try:
+            return tuple(dict.fromkeys([self.end_id, *self.stop_ids]))
+        except ArtifactError:
+            return ()
+
     def special(self, name: str) -> int:
         """Id of a special token. Raises ArtifactError when this vocabulary has none of that name."""
         if name not in self.specials:

@@ -241,9 +241,12 @@ def test_a_folder_of_files_says_what_is_held_out_by_its_names(tmp_path: Path) ->
     train, heldout = read_examples(tmp_path, TOKENIZER, SFTConfig(max_tokens=500), 0)
     assert heard(train.rendered) == ["three<|im_end|>", "one<|im_end|>", "two<|im_end|>"]
     assert heard(heldout.rendered) == ["four<|im_end|>"]
-    (tmp_path / "train.jsonl").write_text(json.dumps(talk("x", "only")))
+    assert [file.name for file in heldout.files] == ["test.jsonl"]
+    # A file called train.jsonl hides no other.
+    written(tmp_path / "train.jsonl", talk("x", "five"))
     train, heldout = read_examples(tmp_path, TOKENIZER, SFTConfig(max_tokens=500, heldout=0), 0)
-    assert heard(train.rendered) == ["only<|im_end|>"] and not heldout.rendered
+    assert [text[:-10] for text in heard(train.rendered)] == ["three", "one", "two", "five"]
+    assert heard(heldout.rendered) == ["four<|im_end|>"]
 
 
 @pytest.mark.parametrize(

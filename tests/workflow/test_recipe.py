@@ -128,6 +128,9 @@ def test_a_stage_may_be_used_several_times_each_behind_what_it_needs() -> None:
          ["one and two wait"]),
         ("one: {uses: copy, inputs: {letters: one}}\n", ["one", "wait"]),
         ("one: {uses: copy}\n", ["one needs 'letters'"]),
+        ("logs: {uses: letters}\n", ["logs", "the run's logs"]),
+        ("Logs: {uses: letters}\n", ["Logs", "the run's logs"]),
+        ("one.two: {uses: letters}\n", ["one.two", "overrides", "folder"]),
     ],
 )  # fmt: skip
 def test_a_section_that_uses_a_stage_wrongly_is_one_sentence(text: str, words: list[str]) -> None:
@@ -135,3 +138,34 @@ def test_a_section_that_uses_a_stage_wrongly_is_one_sentence(text: str, words: l
         read("name: x\n" + text)
     sentence = str(caught.value)
     assert "\n" not in sentence and [word for word in words if word not in sentence] == [], sentence
+
+
+ONE = "name: a\nfirst: {uses: letters, count: 3}\n"
+TWO = ONE + "second: {uses: letters, count: 4}\n"
+
+
+def test_for_one_stage_a_plain_key_means_the_only_section_that_uses_it() -> None:
+    recipe = read(ONE, "count=2", "seed=1", only="letters")
+    assert [(s.name, s.config, s.seed) for s in recipe.sections] == [("first", LettersConfig(2), 1)]
+    # A section called as the stage goes before those that use it; one that is named is meant.
+    recipe = read(ONE + "letters:\n", "count=2", only="letters")
+    assert [(s.name, s.config.count) for s in recipe.sections] == [("first", 3), ("letters", 2)]
+    recipe = read(TWO, "second.count=2", only="letters")
+    assert [(s.name, s.config.count) for s in recipe.sections] == [("first", 3), ("second", 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "only", "words"),
+    [
+        (TWO, "count=2", "letters", "there is no section 'letters', and first and second use that stage; name the "
+         "section: first.count=2."),
+        (TWO, "letters.count=2", None, "first and second use that stage; name the section: first.count=2."),
+        (ONE, "letters.count=2", None, "first uses that stage; name the section: first.count=2."),
+    ],
+)  # fmt: skip
+def test_no_override_adds_a_section_of_a_stage_that_others_use(
+    text: str, override: str, only: str | None, words: str
+) -> None:
+    with pytest.raises(QwillError) as caught:
+        read(text, override, only=only)
+    assert words in str(caught.value) and "\n" not in str(caught.value)

@@ -124,8 +124,10 @@ def _totals(train: Examples, heldout: Examples, config: SFTConfig, seed: int) ->
     steps = packing.epoch_steps[0]
     return {
         "count": len(train.rendered), "heldout": len(heldout.rendered), "too_long": train.too_long, "cut": train.cut,
-        "unwanted": train.unwanted, "tokens": train.tokens, "trained_tokens": train.trained, "steps_an_epoch": steps,
-        "fill": round(packing.fill, 4), "epochs": config.epochs or round(config.steps / steps, 2),
+        "unwanted": train.unwanted, "thinking_left_out": train.unwritten,
+        "heldout_files": [file.name for file in heldout.files], "tokens": train.tokens, "trained_tokens": train.trained,
+        "steps_an_epoch": steps, "fill": round(packing.fill, 4),
+        "epochs": config.epochs or round(config.steps / steps, 2),
     }  # fmt: skip
 
 
@@ -153,12 +155,11 @@ def _print(shown: Sequence[dict[str, Any]], totals: dict[str, Any]) -> None:
     trained = coloured([Piece("trained", True, False)]) if colour else f"{OPEN}trained{CLOSE}"
     console.print(trained, "are", f"{totals['trained_tokens']:,} of {totals['tokens']:,} tokens", soft_wrap=True)
     said = [f"{totals['count']:,} examples", f"{totals['heldout']:,} held out", f"{totals['too_long']:,} too long"]
-    said += [
-        f"{totals[name]:,} {what}"
-        for name, what in (("cut", "texts cut"), ("unwanted", "labelled false"))
-        if totals[name]
-    ]
+    more = {"cut": "texts cut", "unwanted": "labelled false", "thinking_left_out": "without their thinking"}
+    said += [f"{totals[name]:,} {what}" for name, what in more.items() if totals[name]]
     console.print(" · ".join(said), soft_wrap=True)
+    if totals["heldout_files"]:
+        console.print(f"held out: {', '.join(totals['heldout_files'])}", soft_wrap=True)
     console.print(
         f"{totals['steps_an_epoch']:,} steps an epoch, {totals['fill']:.1%} full; the recipe's are "
         f"{totals['epochs']:g} epochs", soft_wrap=True,

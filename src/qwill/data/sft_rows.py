@@ -7,8 +7,10 @@
     {"prompt": …, "chosen": …, "rejected": …}            what was chosen is the completion
     {"prompt": …, "completion": …, "label": true}        a completion where the label is true; others are left out
 
-`conversations` with `from` and `value` are read as `messages`. `tools` is a list of functions, or that list as JSON
-text. Step labels (`completions`, `labels`) are no text to learn from; `step_labels.py` reads them.
+`conversations` is another name for `messages`, and in every list of messages ShareGPT's `from` and `value` are read as
+`role` and `content`: a `function_call` is the assistant's and holds calls as JSON, an `observation` is a tool's. A
+`system` beside a conversation is its first message. `tools` is a list of functions, or that list as JSON text. Step
+labels (`completions`, `labels`) are no text to learn from; `step_labels.py` reads them.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from qwill.base.errors import DataError
 from qwill.data.preferences import Said, preference_problem, with_prompt
 from qwill.data.row_files import read_rows
 
-SPEAKERS = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
+SPEAKERS = {"human": "user", "gpt": "assistant", "observation": "tool"}
+LISTS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")  # fields that may hold messages
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def read_sft_rows(file: Path) -> Iterator[SftRow]:
 
 def _row(row: Mapping[str, Any], number: int, where: str) -> SftRow:
     tools = _tools(row.get("tools"), where)
+    row = {**row, **{name: _renamed(row[name], where, name) for name in LISTS if isinstance(row.get(name), list)}}
     identity = str(row.get("id", number))
     if "completions" in row:
         raise DataError(
@@ -65,7 +69,8 @@ def _row(row: Mapping[str, Any], number: int, where: str) -> SftRow:
         pair = dict(with_prompt(row)) | {"tools": tools}
         if wrong := preference_problem(pair):
             raise DataError(f"{where}: {wrong}.")
-        return SftRow(identity, pair["prompt"], pair["chosen"], tools, f"{where}, prompt with chosen")
+        before = _with_system(row, pair["prompt"], pair["chosen"], where)
+        return SftRow(identity, before, pair["chosen"], tools, f"{where}, prompt with chosen")
     if "completion" in row:
         prompt, said = row.get("prompt"), row["completion"]
         _check_pair(prompt, said, where)
@@ -73,10 +78,12 @@ def _row(row: Mapping[str, Any], number: int, where: str) -> SftRow:
         if not isinstance(label, bool):
             raise DataError(f"{where}: label: expected true or false, found {_kind(label)}.")
         assert isinstance(prompt, str | list)
-        return SftRow(identity, prompt, said, tools, f"{where}, prompt with completion", label)
+        before = _with_system(row, prompt, said, where)
+        return SftRow(identity, before, said, tools, f"{where}, prompt with completion", label)
     if "messages" in row or "conversations" in row:
         name = "messages" if "messages" in row else "conversations"
-        return SftRow(identity, [], _messages(row[name], where, name), tools, f"{where}, {name}")
+        _check_messages(row[name], where, name)
+        return SftRow(identity, [], _with_system(row, row[name], [], where), tools, f"{where}, {name}")
     if "text" in row:
         if not isinstance(row["text"], str) or not row["text"].strip():
             raise DataError(f"{where}: text: expected text, found {_kind(row['text'])}.")
@@ -99,24 +106,70 @@ def _check_pair(prompt: Any, said: Any, where: str) -> None:
         if plain and not isinstance(value, str):
             raise DataError(f"{where}: {name}: expected text, found {_kind(value)}.")
         if not plain:
-            _messages(value, where, name)
+            _check_messages(value, where, name)
 
 
-def _messages(value: Any, where: str, name: str) -> list[dict[str, Any]]:
+def _check_messages(value: Any, where: str, name: str) -> None:
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: {name}: expected a list of at least one message, found {_kind(value)}.")
     for number, message in enumerate(value, start=1):
         if not isinstance(message, dict):
             found = type(message).__name__
             raise DataError(f"{where}, {name}: message {number} is {found}; expected an object with role and content.")
-    return [_renamed(message) for message in value]
 
 
-def _renamed(message: dict[str, Any]) -> dict[str, Any]:
-    if "from" not in message or "role" in message:
-        return message
-    named = {"role": SPEAKERS.get(message["from"], message["from"]), "content": message.get("value")}
-    return named | {name: value for name, value in message.items() if name not in ("from", "value")}
+def _with_system(row: Mapping[str, Any], messages: Said, more: Said, where: str) -> Said:
+    """The conversation that begins with `messages` and goes on with `more`, behind the row's `system`; text as it is.
+    Raises DataError where both say something, and not the same."""
+    system = row.get("system")
+    if isinstance(messages, str) or isinstance(more, str) or system is None or system == "":
+        return messages
+    if not isinstance(system, str):
+        raise DataError(f"{where}: system: expected text, found {_kind(system)}.")
+    own = [message.get("content") for message in [*messages, *more] if message.get("role") == "system"]
+    if not own:
+        return [{"role": "system", "content": system}, *messages]
+    if own[0] != system:
+        raise DataError(
+            f"{where}: system: it and the conversation's own system message say different things; remove one of them."
+        )
+    return messages
+
+
+def _renamed(messages: list[Any], where: str, name: str) -> list[Any]:
+    """Messages with ShareGPT's names for fields and speakers as every other has them."""
+    return [
+        _renamed_one(message, f"{where}, {name}: message {number}")
+        if isinstance(message, dict) and "from" in message and "role" not in message
+        else message
+        for number, message in enumerate(messages, start=1)
+    ]
+
+
+def _renamed_one(message: dict[str, Any], where: str) -> dict[str, Any]:
+    speaker, said = message["from"], message.get("value")
+    if not isinstance(speaker, str):
+        raise DataError(f"{where}: from: expected a speaker such as human or gpt, found {_kind(speaker)}.")
+    more = {name: value for name, value in message.items() if name not in ("from", "value")}
+    if speaker == "function_call":
+        return more | {"role": "assistant", "content": "", "tool_calls": _calls(said, where)}
+    return {"role": SPEAKERS.get(speaker, speaker), "content": said} | more
+
+
+def _calls(said: Any, where: str) -> list[dict[str, Any]]:
+    """The call or the calls that a `function_call` spells as JSON."""
+    if isinstance(said, str):
+        try:
+            said = json.loads(said)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: function_call: text that is not JSON ({str(error)[:80]}).") from None
+    calls = said if isinstance(said, list) and said else [said]
+    for call in calls:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str) or not call["name"]:
+            found = f"an object with {', '.join(call) or 'nothing'}" if isinstance(call, dict) else _kind(call)
+            raise DataError(f"{where}: function_call: expected an object with name and arguments, found {found}.")
+    functions = [{"name": call["name"], "arguments": call.get("arguments") or {}} for call in calls]
+    return [{"type": "function", "function": function} for function in functions]
 
 
 def _tools(tools: Any, where: str) -> list[dict[str, Any]]:

@@ -66,6 +66,10 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
         )
     check_mesh(mesh, model.config)
     examples, heldout = read_examples(ctx.inputs["dialogues"], tokenizer, config, ctx.seed)
+    if heldout.files:
+        ctx.display.say(f"  held out: {', '.join(file.name for file in heldout.files)}")
+    if examples.unwritten:
+        ctx.display.say(f"  the model's chat template leaves out the thinking of {examples.unwritten} turns")
     # An example's last token predicts nothing and is not packed.
     lengths = [len(e.ids) - 1 for e in examples.rendered]
     steps = None if config.epochs else config.steps
@@ -100,8 +104,10 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
     }  # fmt: skip
     counts |= {"cut": examples.cut} if examples.cut else {}
     counts |= {"unwanted": examples.unwanted} if examples.unwanted else {}
+    counts |= {"thinking_left_out": examples.unwritten} if examples.unwritten else {}
     share = examples.trained / examples.tokens
     report = history.thinned() | counts | {"trained_tokens_share": share}
+    report |= {"heldout_files": [file.name for file in heldout.files]} if heldout.files else {}
     report |= {"heldout_loss": loss, "heldout_loss_before": before}
     write_json(ctx.out / "training.json", report)
     save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)

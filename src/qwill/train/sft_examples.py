@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qwill.base.artifact import read_manifest
 from qwill.base.errors import DataError
 from qwill.data.held_out import held_out
 from qwill.data.row_files import row_files
@@ -14,13 +16,15 @@ from qwill.text.chat import Rendered
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.settings import SFTConfig
 
-HELD_OUT = ("heldout", "held_out", "test", "validation", "valid", "eval", "dev")
+# Whole words: neither devices.jsonl nor testimonials.jsonl.
+HELD_OUT = re.compile(r"(held[-_ ]?out|tests?|validation|valid|val|evaluation|eval|dev)(?![^\W\d_])", re.IGNORECASE)
 
 
 @dataclass
 class Examples:
     """Rendered examples with the rows' names and places (file, line, fields), and how many were left out: `too_long`
-    for the limit, `unwanted` by their label. `cut`: texts that became several examples."""
+    for the limit, `unwanted` by their label. `cut`: texts that became several examples. `unwritten`: trained turns
+    whose thinking the chat template left out. `files`: those that the rows are from."""
 
     rendered: list[Rendered] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -28,6 +32,8 @@ class Examples:
     too_long: int = 0
     cut: int = 0
     unwanted: int = 0
+    unwritten: int = 0
+    files: list[Path] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -63,6 +69,7 @@ class Examples:
                 self.too_long += 1
                 continue
             self.rendered += parts
+            self.unwritten += example.unwritten
             self.names += [row.id] * len(parts)
             self.places += [row.where] * len(parts)
 
@@ -80,12 +87,12 @@ def _split(example: Rendered, most: int) -> list[Rendered]:
 def read_examples(path: Path, tokenizer: Tokenizer, config: SFTConfig, seed: int) -> tuple[Examples, Examples]:
     """(what is trained on, what is held out) of a file or folder of rows.
 
-    A folder that Qwill made has train.jsonl and heldout.jsonl. In another, files whose names begin with heldout, test,
-    validation, … are held out. Where there are none, the share `config.heldout` of the prompts is, by their hash.
-    Raises DataError naming file, line and field.
+    A folder that Qwill made has train.jsonl and heldout.jsonl. In another, files whose names begin with the word
+    heldout, test, validation, … are held out. Where there are none, the share `config.heldout` of the prompts is, by
+    their hash. Raises DataError naming file, line and field.
     """
     files, kept_back = _files(path)
-    train, heldout = Examples(), Examples()
+    train, heldout = Examples(files=files), Examples(files=kept_back)
     rows = 0
     for file in [*files, *kept_back]:
         for row in read_sft_rows(file):
@@ -107,9 +114,9 @@ def read_examples(path: Path, tokenizer: Tokenizer, config: SFTConfig, seed: int
 
 def _files(path: Path) -> tuple[list[Path], list[Path]]:
     """(files to train on, files that are held out)."""
-    if (path / "train.jsonl").is_file():
+    if (path / "train.jsonl").is_file() and read_manifest(path) is not None:
         heldout = path / "heldout.jsonl"
         return [path / "train.jsonl"], [heldout] if heldout.is_file() else []
     files = row_files(path)
-    kept_back = [file for file in files if file.name.startswith(HELD_OUT)] if len(files) > 1 else []
+    kept_back = [file for file in files if HELD_OUT.match(file.name)] if len(files) > 1 else []
     return [file for file in files if file not in kept_back], kept_back

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from qwill.data.registry_sources import Package
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # an override's dots part a section from its settings
+LOGS = "logs"  # the folder of a run in which the stages' logs are
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,18 @@ def load_recipe(
     """Read a recipe, put `section.key=value` overrides over it, and check all of it.
 
     `only` names the one stage that will be made: an override whose first word is neither a section nor a key of the
-    head then means that stage's section (`lr=0.1` for `sft.lr=0.1`).
+    head then means that stage's section (`lr=0.1` for `sft.lr=0.1`): the one called as the stage, or else the only one
+    that uses it. No override adds a section of a stage that others use.
 
     Raises ConfigError for a file that cannot be read, an unknown section or key (with the nearest that exists), a
-    value of the wrong type, and an input that the recipe neither makes nor names.
+    value of the wrong type, an override that could mean several sections, and an input that the recipe neither makes
+    nor names.
     """
     # A section with nothing in it is one with every default.
     raw = {key: {} if value is None else value for key, value in load_yaml(path).items()}
     head_keys = set(Head.__dataclass_fields__)
     for override in overrides:
-        apply_override(raw, _full_key(override, only, raw, stages))
+        apply_override(raw, _full_key(path, override, only, raw, stages))
     kinds = {key: _stage_of(path, key, value, sorted(head_keys), stages) for key, value in raw.items()
              if key not in head_keys}  # fmt: skip
     head = parse(Head, {key: value for key, value in raw.items() if key in head_keys}, str(path))
@@ -120,12 +124,23 @@ def load_recipe(
     return Recipe(path, head.name, head.seed, head.threads, folder, sections)
 
 
-def _full_key(override: str, only: str | None, raw: dict[str, Any], stages: Sequence[Stage]) -> str:
+def _full_key(path: Path, override: str, only: str | None, raw: dict[str, Any], stages: Sequence[Stage]) -> str:
     head = re.split(r"[.=]", override, maxsplit=1)[0]
-    known = {*Head.__dataclass_fields__, *raw, *(stage.name for stage in stages)}
-    if only is None or head in known:
+    named = any(stage.name == head for stage in stages)
+    stage = head if named else only
+    if stage is None or head in raw or head in Head.__dataclass_fields__:
         return override
-    return f"{only}.{override}"
+    users = [str(key) for key, value in raw.items() if isinstance(value, dict) and value.get("uses") == stage]
+    tail = override[len(head) :] if named else f".{override}"
+    if stage in raw or not users:
+        return f"{stage}{tail}"
+    if len(users) == 1 and not named:
+        return f"{users[0]}{tail}"
+    use = "uses" if len(users) == 1 else "use"
+    raise ConfigError(
+        f"{path}: {override!r}: there is no section '{stage}', and {' and '.join(users)} {use} that stage; name the "
+        f"section: {users[0]}{tail}."
+    )
 
 
 def _stage_of(path: Path, key: str, raw: Any, head_keys: Sequence[str], stages: Sequence[Stage]) -> Stage:
@@ -136,9 +151,12 @@ def _stage_of(path: Path, key: str, raw: Any, head_keys: Sequence[str], stages: 
         if stage is None:
             raise ConfigError(_unknown_section(path, str(key), head_keys, stages))
         return stage
-    if not isinstance(key, str) or not _NAME.fullmatch(key):
-        raise ConfigError(f"{path}: a section is called '{key}', but that becomes a folder: use letters, digits, '.', "
-                          "'_' and '-'.")  # fmt: skip
+    if not isinstance(key, str) or not _SECTION.fullmatch(key):
+        raise ConfigError(f"{path}: a section is called '{key}', but that becomes a folder and the first word of "
+                          "overrides: use letters, digits, '_' and '-'.")  # fmt: skip
+    if key.casefold() == LOGS:
+        raise ConfigError(f"{path}: a section is called '{key}', but that folder holds the run's logs; call it "
+                          "otherwise.")  # fmt: skip
     if any(stage.name == key and stage.name != uses for stage in stages):
         raise ConfigError(f"{path}: {key} is the name of a stage, and the section uses {uses}; call it otherwise.")
     stage = next((stage for stage in stages if stage.name == uses), None)

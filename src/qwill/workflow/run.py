@@ -33,7 +33,7 @@ from qwill.base.progress import Display, clock
 from qwill.base.stage import StageContext
 from qwill.train.ranks import current
 from qwill.workflow.follow import orders
-from qwill.workflow.recipe import Recipe, Section
+from qwill.workflow.recipe import LOGS, Recipe, Section
 from qwill.workflow.stages import load
 
 RUN = "run.json"
@@ -187,7 +187,7 @@ def _make(recipe: Recipe, section: Section, plan: Plan, display: Display) -> Man
             threads=threads,
             display=display,
             budget_s=section.budget_s,
-            metrics_path=recipe.folder / "logs" / name / "metrics.jsonl",
+            metrics_path=recipe.folder / LOGS / name / "metrics.jsonl",
             recipe_id=plan.recipe_id,
             dtype=plan.dtype,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -248,6 +249,8 @@ def test_training_goes_on_from_a_model_with_a_longer_context(tmp_path: Path, inp
     first = context(tmp_path / "first", inputs)
     pretrain.run(CONFIG, first)
     start = inputs | {"start": first.out}
+    own = {"temperature": 0.6, "eos_token_id": [5]}
+    (first.out / "generation_config.json").write_text(json.dumps(own))
     longer = replace(
         CONFIG, depth=3, row_tokens=96, context=100, yarn=YarnConfig(4.0, 32),
         steps=1, optimizer=replace(CONFIG.optimizer, learning_rate=1e-12, matrix_rate=1e-12),
@@ -260,6 +263,8 @@ def test_training_goes_on_from_a_model_with_a_longer_context(tmp_path: Path, inp
     )
     for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-9), name
+    kept = read_json(second.out / "generation_config.json")
+    assert kept == own | {"eos_token_id": [5, *Tokenizer.load(first.out).stop_ids]}
     # What it was trained with is what the file says: the loss of its first step is that of the stretched model.
     tokenizer = Tokenizer.load(first.out)
     store = tokenize_corpus(inputs["corpus"] / "train.parquet", tokenizer, tmp_path / "tokens")

@@ -43,6 +43,7 @@ from qwill.model.twin import twin
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.checkpoint import Checkpoints
+from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import History
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
 from qwill.train.replicas import ALONE, Replicas, replicas_of
@@ -99,7 +100,10 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         write_text(shown_path(ctx).with_suffix(".html"), rollouts_page(f"grpo {ctx.recipe_id}", {"aligned": lines}))
         write_bytes(ctx.out / "rollouts.jsonl", shown_path(ctx).read_bytes())
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
+    sampling = kept_sampling(ctx.inputs["sft"], model.config, tokenizer)
+    save_model(
+        model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, generation_config=sampling, merged=True
+    )
     last = history.curve[-max(1, len(history.curve) // 10) :]
     return {
         "rollouts": config.steps * config.prompts * config.samples,

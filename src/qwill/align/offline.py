@@ -34,6 +34,7 @@ from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.balance import step_balance
+from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import train
 from qwill.train.replicas import ALONE, Replicas, replicas_of
 from qwill.train.sft import plan_steps
@@ -210,7 +211,10 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
         return {}  # rank 0 writes the artifact
     report = history.thinned() | {"pairs": len(units), "heldout": len(pairs), "too_long": too_long}
     write_json(ctx.out / "training.json", report | {"scores": scores.told() if scores else None})
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
+    sampling = kept_sampling(ctx.inputs["sft"], model.config, tokenizer)
+    save_model(
+        model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, generation_config=sampling, merged=True
+    )
     return _metrics(len(units), too_long, history.curve, scores)
 
 

@@ -34,6 +34,7 @@ from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.balance import step_balance
+from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import train
 from qwill.train.replicas import ALONE, Replicas, replicas_of
 from qwill.train.sft import plan_steps
@@ -183,5 +184,14 @@ def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
         "scores": told,
     }
     write_json(ctx.out / "training.json", history.thinned() | report)
-    save_model(model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, score_D=score_D, merged=True)
+    sampling = kept_sampling(ctx.inputs["sft"], model.config, tokenizer)
+    save_model(
+        model,
+        ctx.out,
+        tokenizer,
+        metadata={"recipe_id": ctx.recipe_id},
+        generation_config=sampling,
+        score_D=score_D,
+        merged=True,
+    )
     return {kind: len(examples.train), "too_long": examples.too_long, **told}

@@ -20,6 +20,7 @@ from qwill.model.rope import RopeScaling
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.horizon import derive
+from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import train
 from qwill.train.mesh import check_mesh, resolve_mesh
 from qwill.train.ranks import current
@@ -68,7 +69,9 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
     steps, batch_rows = derived.steps, derived.batch_rows
     loader = RowLoader(store, config.row_tokens, batch_rows, ctx.seed)
     model_config = lengthened(derived.model, config).with_(router_aux_loss_coef=config.balance)
+    sampling = None
     if start is not None:
+        sampling = kept_sampling(ctx.inputs["start"], start.config, tokenizer)
         model = start
         model.config = model_config
         if tokenizer.vocab_size > model_config.vocab_size:
@@ -114,7 +117,7 @@ def run(config: PretrainConfig, ctx: StageContext) -> dict[str, Any]:
     comparison = compare(config, steps, ctx, loader, store, tokenizer, heldout, final)
     write_json(ctx.out / "training.json", history.thinned())
     write_json(ctx.out / "compression.json", comparison)
-    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id})
+    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, generation_config=sampling)
     return {
         "tokens": history.tokens,
         "bits_per_byte": {k: round(c.bits_per_byte, 4) for k, c in final.items()},

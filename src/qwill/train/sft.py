@@ -18,6 +18,7 @@ from qwill.model.files import save_model
 from qwill.text.chat import Rendered
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.best_fit import pack_best_fit
+from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import train
 from qwill.train.mesh import check_mesh, resolve_mesh
 from qwill.train.ranks import current
@@ -110,7 +111,10 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
     report |= {"heldout_files": [file.name for file in heldout.files]} if heldout.files else {}
     report |= {"heldout_loss": loss, "heldout_loss_before": before}
     write_json(ctx.out / "training.json", report)
-    save_model(whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, merged=True)
+    sampling = kept_sampling(ctx.inputs["base"], whole.config, tokenizer)
+    save_model(
+        whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, generation_config=sampling, merged=True
+    )
     losses = {"heldout_loss": loss, "heldout_loss_before": before}
     told = {name: round(value, 4) for name, value in losses.items() if value is not None}
     return {"tokens": history.tokens, **counts, **told}

@@ -247,6 +247,11 @@ def test_thinking_in_contents_is_refused_where_the_template_writes_none() -> Non
         examples = said_examples([], [ASKED, APART, ASKED, {"role": "assistant", "content": "b"}], tokenizer(template))
         assert sum(e.unwritten for e in examples) == 1
         assert [heard(e, tokenizer(template)) for e in examples] == ["ans<|im_end|>b<|im_end|>"]
+    # DeepSeek-R1's looks for thinking, to leave it out.
+    drops = cases.without_marks(CHATML).replace("m.content", "m.content.split('</think>')[-1]")
+    with pytest.raises(DataError, match="message 2 has thinking in its content"):
+        said_examples([], [ASKED, INSIDE], tokenizer(drops))
+    assert "why" not in tokenizer(drops).decode(conversation_ids([ASKED, INSIDE, ASKED], tokenizer(drops)))
     plain = {**document(), "added_tokens": [t for t in document()["added_tokens"] if "think>" not in t["content"]]}
     (example,) = said_examples([], [ASKED, INSIDE], Tokenizer(plain, {}, CHATML))
     assert "<think>\nwhy" in heard(example, Tokenizer(plain, {}, CHATML)) and not example.unwritten

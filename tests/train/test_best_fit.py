@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwill.train.best_fit import WINDOW, pack_best_fit, pack_epoch
+from qwill.train.best_fit import pack_best_fit, pack_epoch
 from qwill.train.sft import plan_steps
 
 lengths_of_examples = st.lists(st.integers(1, 40), min_size=1, max_size=40)
@@ -28,9 +28,9 @@ def test_every_example_once_an_epoch_and_no_step_over_its_room(
 
 
 def fullest_first(lengths: list[int], room: int, order: list[int]) -> list[set[int]]:
-    """Best-fit decreasing by looking at every step there is."""
+    """Best fit by looking at every step there is."""
     steps: list[list[int]] = []
-    for i in sorted(order, key=lambda i: -lengths[i]):
+    for i in order:
         left = [room - sum(lengths[j] for j in step) - lengths[i] for step in steps]
         fitting = [(space, k) for k, space in enumerate(left) if space >= 0]
         if fitting:
@@ -52,7 +52,7 @@ def test_the_fullest_step_with_room_is_taken(lengths: list[int], room: int) -> N
 
 def test_steps_are_fuller_than_in_the_order_of_drawing_and_meet_others_in_each_epoch() -> None:
     draw = random.Random(0)
-    lengths = [min(512, int(draw.lognormvariate(4.5, 0.8)) + 10) for _ in range(3 * WINDOW)]
+    lengths = [min(512, int(draw.lognormvariate(4.5, 0.8)) + 10) for _ in range(3000)]
     packing = pack_best_fit(lengths, 2048, 7, epochs=2)
     assert packing.fill > 0.99
     drawn = plan_steps(lengths, packing.epoch_steps[0], 2048, 7)
@@ -63,6 +63,18 @@ def test_steps_are_fuller_than_in_the_order_of_drawing_and_meet_others_in_each_e
     longest = [max(lengths[i] for i in step) for step in first]
     half = len(longest) // 2
     assert abs(sum(longest[:half]) / half - sum(longest[half:]) / (len(longest) - half)) < 60
+
+
+def test_long_and_short_examples_meet_in_a_step_as_they_are_drawn() -> None:
+    """The loss is a mean over a step's tokens: with long examples among themselves (best-fit decreasing: 1.6 here) the
+    tokens of short ones would weigh more."""
+    draw = random.Random(1)
+    lengths = [draw.randint(10, 40) if draw.random() < 0.85 else draw.randint(100, 500) for _ in range(3000)]
+    steps = pack_epoch(lengths, 2048, 5, 0)
+    trained = [[lengths[i] // 3 if lengths[i] < 100 else lengths[i] // 2 for i in step] for step in steps]
+    weight = {i: 1 / sum(own) for step, own in zip(steps, trained, strict=True) for i in step}
+    short, long = ([weight[i] for i, n in enumerate(lengths) if (n < 100) == kind] for kind in (True, False))
+    assert abs(sum(short) / len(short) / (sum(long) / len(long)) - 1) < 0.1
 
 
 @given(lengths=lengths_of_examples, steps=st.integers(1, 30), room=st.integers(1, 90))

@@ -32,47 +32,24 @@ INLINE int64_t run_of(const Added *d, int64_t row, int64_t rows, const LowRank *
     return count;
 }
 
-// h of one or two rows in one panel of A, whose columns fill `vecs` vectors. Four sums for each, because a few rows alone
-// do not keep the multiply-add units busy.
-INLINE void lower_few(const int rows, const int vecs, const float *const *x, int64_t k, const float *a, float *const *h) {
-    vec sum[2][4][2];
-    int64_t i = 0;
-#pragma GCC unroll 16
-    for (int r = 0; r < 16; r++) sum[r / 8][r / 2 % 4][r % 2] = all(0);
-    for (; i + 4 <= k; i += 4)
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-#pragma GCC unroll 2
-            for (int v = 0; v < vecs; v++) {
-                vec w = load(a + (i + q) * PANEL + v * LANES);
-#pragma GCC unroll 2
-                for (int r = 0; r < rows; r++) sum[r][q][v] += x[r][i + q] * w;
-            }
-    for (; i < k; i++)
-        for (int v = 0; v < vecs; v++)
-            for (int r = 0; r < rows; r++) sum[r][0][v] += x[r][i] * load(a + i * PANEL + v * LANES);
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vecs; v++)
-            store(h[r] + v * LANES, (sum[r][0][v] + sum[r][1][v]) + (sum[r][2][v] + sum[r][3][v]));
-}
-
-// h of `rows` rows of expert e, which begin with `row`; x[k] lies in `a`, from its beginning on
+// h of `rows` rows of expert e, which begin with `row`; x[k] lies in `a`, from its beginning on. Summed in order, as the
+// trainer does: a policy with an adapter is then the same in rollouts and training, to the last bit.
 static void lower(const Added *d, int64_t e, int64_t row, int64_t rows, int64_t k, Rows a) {
     const LowRank *u;
     for (int64_t r = 0, count; r < rows; r += count) {
-        count = run_of(d, row + r, least(2, rows - r), &u);
+        const float *x[ROWS];
+        vec sum[ROWS][2];
+        count = run_of(d, row + r, least(ROWS, rows - r), &u);
         if (!u) continue;
-        const float *x[2];
+        point(a, r, r + count, x);
         for (int64_t p = 0, panels = panels_of(u->rank); p < panels; p++) {
-            const float *panel = u->a + (e * panels + p) * k * PANEL;
-            float *h[2];
+            int wide = u->rank - p * PANEL > LANES;  // h has whole vectors, and not always two
+            tile(count, x, k, u->a + (e * panels + p) * k * PANEL, sum);
             for (int64_t i = 0; i < count; i++) {
-                x[i] = a.data + (a.index ? a.index[r + i] : r + i) * a.stride;
-                h[i] = d->h + (row + r + i) * d->stride + p * PANEL;
+                float *h = d->h + (row + r + i) * d->stride + p * PANEL;
+                store(h, sum[i][0]);
+                if (wide) store(h + LANES, sum[i][1]);
             }
-            int wide = u->rank - p * PANEL > LANES;
-            if (count == 2) wide ? lower_few(2, 2, x, k, panel, h) : lower_few(2, 1, x, k, panel, h);
-            else wide ? lower_few(1, 2, x, k, panel, h) : lower_few(1, 1, x, k, panel, h);
         }
     }
 }

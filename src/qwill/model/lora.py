@@ -45,9 +45,11 @@ class LowRank(nn.Module):
 
     def forward(self, x_NI: Tensor, starts: Tensor | None) -> Tensor:
         x_NI = x_NI.to(self.a.dtype)
+        # scale·B and not scale·A·x: native generation has it there (engine/native_adapters.py), and rounds alike.
+        b = self.scale * self.b
         if starts is None:
-            return ops.linear(self.scale * ops.linear(x_NI, self.a), self.b)
-        return ops.grouped_linear(self.scale * ops.grouped_linear(x_NI, starts, self.a), starts, self.b)
+            return ops.linear(ops.linear(x_NI, self.a), b)
+        return ops.grouped_linear(ops.grouped_linear(x_NI, starts, self.a), starts, b)
 
     def add_to(self, weight: Tensor) -> None:
         """weight += scale·B·A, in place, summed in A's type."""

@@ -1,9 +1,9 @@
 """Best-fit packing: which examples a step takes, so that hardly any room is left over.
 
-Every example once an epoch, in windows drawn by the seed. A window's examples go, longest first, each into the fullest
-step that still has room for it (best-fit decreasing; Ding et al., "Fewer Truncations Improve Language Modeling",
-arXiv 2404.10830, pack pretraining documents so). Steps stay open from window to window: with one window for everything
-the same examples would meet in every epoch.
+Every example once an epoch, in an order drawn by the seed, each into the fullest step that still has room for it
+(best fit; Johnson et al. 1974). Not longest first, as pretraining documents are packed (best-fit decreasing, Ding et
+al., arXiv 2404.10830): that puts long examples with long ones, and the loss, a mean over a step's trained tokens, then
+weighs short conversations twice as much. Best fit in drawn order fills steps as well (LOG.md).
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-WINDOW = 1024  # examples
 
 
 @dataclass(frozen=True)
@@ -51,23 +49,21 @@ def pack_epoch(lengths: Sequence[int], room: int, seed: int, epoch: int) -> list
     steps: list[list[int]] = []
     spaces: list[int] = []  # how much room the open steps have left, each number once, ascending
     by_space: dict[int, list[int]] = {}
-    for start in range(0, len(order), WINDOW):
-        # Stable: examples of the same length stay in the drawn order.
-        for i in sorted(order[start : start + WINDOW], key=lambda i: -lengths[i]):
-            at = bisect_left(spaces, lengths[i])
-            if at == len(spaces):
-                step, left = len(steps), room - lengths[i]
-                steps.append([])
-            else:
-                space = spaces[at]
-                step, left = by_space[space].pop(), space - lengths[i]
-                if not by_space[space]:
-                    del by_space[space], spaces[at]
-            steps[step].append(i)
-            if left > 0:
-                if left not in by_space:
-                    by_space[left] = []
-                    insort(spaces, left)
-                by_space[left].append(step)
+    for i in order:
+        at = bisect_left(spaces, lengths[i])
+        if at == len(spaces):
+            step, left = len(steps), room - lengths[i]
+            steps.append([])
+        else:
+            space = spaces[at]
+            step, left = by_space[space].pop(), space - lengths[i]
+            if not by_space[space]:
+                del by_space[space], spaces[at]
+        steps[step].append(i)
+        if left > 0:
+            if left not in by_space:
+                by_space[left] = []
+                insort(spaces, left)
+            by_space[left].append(step)
     draw.shuffle(steps)
     return steps

@@ -73,7 +73,8 @@ def test_language_is_judged_by_words_and_not_by_formulas_code_and_units() -> Non
     part = RewardPart("language")
     chinese = [
         "5 km", "$\\frac{1}{2}$", "速度是 60 km/h，$\\sqrt{2}\\times\\sin x$",
-        "代码：\n```python\nimport os\nprint(os.name)\n```", "`len(text)`", "3.5 kWh", "25 cm²", "\\begin{pmatrix} 1 & 2 \\end{pmatrix}",
+        "代码：\n```python\nimport os\nprint(os.name)\n```", "`len(text)`", "3.5 kWh", "25 cm²",
+        "\\begin{pmatrix} 1 & 2 \\end{pmatrix}",
     ]  # fmt: skip
     assert values(part, made({"language": "zh"}, *chinese)) == [1.0] * len(chinese)
     english = ["It is five km away", "5 kilograms of apples and pears", "The answer is 5 km", "I think so, 答", "5 kmh"]

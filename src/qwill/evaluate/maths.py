@@ -40,6 +40,12 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[。\n]|(?<=[^\d])\.(?=\s|$)|\.(?=\s*$|\s+[A-Z])")
+# Reasons behind an announced answer.
+_REASON = re.compile(
+    r"[，,；;]\s?(?:因为|所以|因此|由于|即|也就是|其中|理由|这|故)|,?\s(?:because|since)\b", re.IGNORECASE
+)
+# Words before what the last sentence says.
+_LEAD = re.compile(r"[A-Za-z' ]{0,100}\b(?:is|are|be|equals)\s{1,3}(?=[^A-Za-z\s])")
 _HAN = re.compile(f"[{HAN}]")
 _NUMERAL = NUMERALS
 _TOKEN = re.compile(
@@ -210,6 +216,8 @@ def _announced(text: str) -> str | None:
     behind = text[marks[-1].end() :].strip().strip("*").strip()
     end = _SENTENCE_END.search(behind)
     answer = behind[: end.start()] if end else behind
+    if (reason := _REASON.search(answer)) and reason.start():
+        answer = answer[: reason.start()].strip()
     return english_numbers(answer) if len(answer) <= SHORT else answer
 
 
@@ -298,7 +306,7 @@ def _said_readings(reply: str) -> list[str]:
     doubtful = _DOUBT.search(answer) is not None or (not _DELIMITED.search(answer) and _SEVERAL.search(answer))
     readings = []
     if (own or short) and len(answer) <= 2 * SHORT:
-        text = _numerals(answer) if wide else formula(answer)
+        text = _numerals(answer) if wide else formula(_LEAD.sub("", answer, count=1))
         # 3千5 is 3500 to some; English words would be products of their letters.
         words = _WORDS.search(re.sub(r"\\[A-Za-z]+", " ", text))
         clean = (

@@ -70,6 +70,9 @@ _RULES: list[tuple[re.Pattern[str], str]] = [
         (r"根号下?\s?(?=[\d({a-z])", "√"),
     )
 ]
+_OF_THOUSANDS = re.compile(
+    r"(?<![\d.,])(\d{1,3}(?:,\d{3}){1,5}|\d{1,15}(?:\.\d{1,15})?)\s(hundred|thousand|million|billion)\b", re.IGNORECASE
+)
 _ROOT = re.compile(r"√\s?(?:(\d+(?:\.\d+)?|[a-zA-Z])|\(([^()]{1,40})\)|\{([^{}]{1,40})\})")
 _ROOT_OF_NUMERAL = re.compile(rf"根号下?([{NUMERALS}]{{1,20}})")
 _MARKS = {
@@ -91,7 +94,12 @@ def signs(text: str) -> str:
 
     text = _ROOT_OF_NUMERAL.sub(numeral, text)
     text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2] or match[3]}}}", text)
-    return written_out(text)
+    return _OF_THOUSANDS.sub(_thousands, written_out(text))
+
+
+def _thousands(match: re.Match[str]) -> str:
+    value = Fraction(match[1].replace(",", "")) * (_SCALES | {"hundred": 100})[match[2].casefold()]
+    return str(value) if value.denominator == 1 else match[0]
 
 
 def english_numbers(text: str) -> str:
@@ -164,10 +172,11 @@ def _whole(words: list[str]) -> int | None:
 
 def formula(text: str) -> str:
     """A text as LaTeX can say it: signs as commands, Chinese commas and 和 as commas, other Chinese left out."""
+    text = text.replace("$", " ")
     for mark, command in _MARKS.items():
         text = text.replace(mark, command)
-    text = re.sub(r"(?<=[^a-zA-Z])(?:or|and)\s(?=\s?[-\d\\(a-z])", ",", text)
-    text = re.sub("(?:和|与|及|以及|或|或者)(?=\\s?[-\\d\\\\(a-z])", ",", text)
+    text = re.sub(r"(?<=[^a-zA-Z])(?:or|and)\s(?=\s{0,3}[-\d\\(a-z])", ",", text)
+    text = re.sub("(?:和|与|及|以及|或|或者)(?=\\s{0,3}[-\\d\\\\(a-z])", ",", text)
     text = re.sub(f"(?<=\\d)\\s?[{HAN}]+\\s?(?=\\d)", ",", text)
-    text = re.sub(f"[{HAN}。]+", " ", text).replace("$", " ").strip(" .,*\n")
+    text = re.sub(f"[{HAN}。]+", " ", text).strip(" .,*\n")
     return f"x {text}" if _RELATION.match(text) else text

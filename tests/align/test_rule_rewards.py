@@ -293,3 +293,23 @@ def test_impossible_parts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "find_spec", lambda _: None)
         with pytest.raises(ConfigError, match=r"pip install 'qwill\[eval\]'"):
             Rewards([RewardPart(name)])
+
+
+@pytest.mark.parametrize(
+    "piece", [" ", "(", "`", "```", "\\a", "5 km", "[[", "[[8", "零", "1", "\n", "def ", "async ", "\\begin{"]
+)
+def test_long_replies_take_no_longer_than_their_length(piece: str) -> None:
+    """Of what is judged in the trainer's own process; the bound is a guard against what takes hours."""
+    from qwill.evaluate.code_scorer import code_of
+    from qwill.evaluate.task import Example
+
+    text = piece * (100_000 // len(piece))
+    row = {"id": "1", "prompt": "?", "language": "zh"}
+    started = time.process_time()
+    for reply in (text, f"```python\n{text}", f"答案{text}x", f"[[{text}8]]"):
+        repeated_share(reply)
+        values(RewardPart("language"), made(row, reply))
+        values(RewardPart("format"), made(row, reply))
+        read_grade(reply)
+        code_of(Example("x", "", fields={"entry_point": "f"}), reply)
+    assert time.process_time() - started < 20

@@ -55,7 +55,7 @@ _IDIOM = re.compile(
     f"第[{_NUMERAL}\\d]+|(?<![{_NUMERAL}])[一两](?=下|共|些|起|样|直|定|般)|万一|千万(?=别|不)|十分(?!之)"
 )
 # Beside these a number is a part of something else.
-_JOINED = re.compile(r"[A-Za-z0-9_^*+\-/×÷=<>≤≥≠√π(){}\[\]|:~!\\√∪∈±]")
+_JOINED = re.compile(r"[A-Za-z0-9_^*+\-/×÷=<>≤≥≠√π²³½¼¾‰(){}\[\]|:~!\\√∪∈±]")
 _UNIT_AFTER = re.compile(
     r"\s?(?:[a-zA-Z]+(?:[²³]|\^[23])?(?:/[a-z]+)?|[°%€$£]|[\u3400-\u9fff]{1,4}(?:/[\u3400-\u9fff]{1,2})?)"
 )
@@ -70,7 +70,12 @@ _DOUBT = re.compile(
 )
 _SEVERAL = re.compile(r"\d[个只条元]?\s?(?:\bor\b|\band\b|或者?|和|与|、|，)\s?-?\d", re.IGNORECASE)
 # What makes it another number: 5次方, 5个以上, 50多.
-_CHANGED = re.compile(rf"[\d{NUMERALS}]\s?[{HAN}]?(?:次方|次幂|以上|以下|以内|多|半)")
+_CHANGED = re.compile(
+    rf"[\d{NUMERALS}]\s?[{HAN}]?(?:次方|次幂|以上|以下|以内|多|半)|\d(?:点\d|[½¼¾‰])"
+    r"|\d\s?(?:~|到|至|\bto\b)\s?-?\d|\d\s(?:[a-z]{1,12}\s)?or\s(?:more|less|fewer|above|below|over)\b"
+)
+# A formula, of which prose would be any number.
+_COMPUTED = re.compile(r"[\\^√π²³]|\d:\d|^\s*\d+!\s*$|^(?!.*(?:=|[A-Za-z]{2})).*(?:\+|\d[xyzi]\b)")
 _WORDS = re.compile(r"[A-Za-z]{4,}")
 _DELIMITED = re.compile(r"\$|\\boxed|\\\(|\\\[")
 # Of a date or a time of day nothing can be computed.
@@ -243,6 +248,9 @@ def _last(text: str) -> Plain | None:
         return None
     token = tokens[-1]
     before, behind = text[: token.start()], text[token.end() :]
+    around = _CHANGED.finditer(text, max(0, token.start() - 20), token.end() + 20)
+    if any(found.start() < token.end() and token.start() < found.end() for found in around):
+        return None
     if _JOINED.match(before[-1:]) or (_JOINED.match(behind[:1]) and not _UNIT_AFTER.match(behind)):
         return None
     if re.match(r"\s*[-+*/^×÷=,]\s*\w|\s+\d", behind) or _BEFORE.search(before[-20:]):
@@ -304,22 +312,21 @@ def _said_readings(reply: str) -> list[str]:
         short = len(plain) <= SHORT
         answer = english_numbers(plain) if short else _last_sentence(plain)
     doubtful = _DOUBT.search(answer) is not None or (not _DELIMITED.search(answer) and _SEVERAL.search(answer))
+    changed = list(_CHANGED.finditer(answer))
+    if changed and not re.search(r"\d", answer[changed[-1].end() :]) and not _DELIMITED.search(answer):
+        return []
     readings = []
     if (own or short) and len(answer) <= 2 * SHORT:
         text = _numerals(answer) if wide else formula(_LEAD.sub("", answer, count=1))
         # 3千5 is 3500 to some; English words would be products of their letters.
         words = _WORDS.search(re.sub(r"\\[A-Za-z]+", " ", text))
-        clean = (
-            not re.search(r"\d\s*[百千万亿]", answer)
-            and not _CHANGED.search(answer)
-            and not (words and not _HAN.search(answer))
-        )
+        clean = not re.search(r"\d\s*[百千万亿]", answer) and not (words and not _HAN.search(answer))
         if text and clean and (wide or not _DELIMITED.search(answer)):
             readings.append(f"${text}$")
         if not clean and wide:
             return readings
     # As prose it would be the number before a root or a power.
-    if doubtful or (readings and re.search(r"[\\^√π²³]", text) and not _DELIMITED.search(answer)):
+    if doubtful or (readings and _COMPUTED.search(answer) and not _DELIMITED.search(answer)):
         return readings
     if wide:
         return readings if own else [*readings, plain]

@@ -66,7 +66,7 @@ UNITS = {
 # What only says what is counted.
 _COUNTED = set("个只人名位本支枝条张棵头辆台件岁次页颗朵套种组间把双盒箱袋瓶杯道题倍")
 # What behind 两个 says no noun but another number, a part, a bound or a power.
-NO_NOUN = set("半多或和到至与不余几来以上下倍根次方π分之加减乘除零〇一二两三四五六七八九十百千万亿")
+NO_NOUN = set("半多或和到至与不余几来以上下倍根次方幂π分之加减乘除零〇一二两三四五六七八九十百千万亿")
 # "!" ends a sentence; directly behind a number it is a factorial.
 _END = re.compile(r"\s*(?:[.。;；]|\\\.|(?<![\d)\]}!\s$])!)+$")
 _MULTIPLE = {"百": 100, "千": 1000, "万": 10_000, "亿": 100_000_000}

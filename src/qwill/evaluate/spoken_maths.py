@@ -68,10 +68,15 @@ _RULES: list[tuple[re.Pattern[str], str]] = [
         (r"(?<![\w)\]}%°])(?<![\d)\]}%°]\s)(?<!\b[a-z]\s)–(?=\d)", "-"),
         (r"\b(?:the\s{1,3})?square\s{1,3}root\s{1,3}of\s{1,3}(?=\d|[a-z]\b)", "√"),
         (r"根号下?\s?(?=[\d({a-z])", "√"),
+        (r"\b(?:the\s{1,3})?square\s{1,3}of\s{1,3}(\d{1,20})(?![\d.,]\d)", r"\1^2"),
+        (r"(?<=\d)(?:\s?squared\b|的平方(?!根))", "^2"),
+        (r"(?<=\d)(?:\s?cubed\b|的立方(?!根))", "^3"),
+        (r"(?<![\\a-z])(log|ln|sin|cos|tan)(?=\s?\(?\d)", r"\\\1"),
     )
 ]
 _OF_THOUSANDS = re.compile(
-    r"(?<![\d.,])(\d{1,3}(?:,\d{3}){1,5}|\d{1,15}(?:\.\d{1,15})?)\s(hundred|thousand|million|billion)\b", re.IGNORECASE
+    r"(?<![\d.,])(\d{1,3}(?:,\d{3}){1,5}|\d{1,15}(?:\.\d{1,15})?)\s(dozen|hundred|thousand|million|billion)\b",
+    re.IGNORECASE,
 )
 _ROOT = re.compile(r"√\s?(?:(\d+(?:\.\d+)?|[a-zA-Z])|\(([^()]{1,40})\)|\{([^{}]{1,40})\})")
 _ROOT_OF_NUMERAL = re.compile(rf"根号下?([{NUMERALS}]{{1,20}})")
@@ -98,7 +103,7 @@ def signs(text: str) -> str:
 
 
 def _thousands(match: re.Match[str]) -> str:
-    value = Fraction(match[1].replace(",", "")) * (_SCALES | {"hundred": 100})[match[2].casefold()]
+    value = Fraction(match[1].replace(",", "")) * (_SCALES | {"dozen": 12, "hundred": 100})[match[2].casefold()]
     return str(value) if value.denominator == 1 else match[0]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from qwill.base.errors import ConfigError, DataError, QwillError, TrainingError
 from qwill.model.files import save_model
 
 CODE = """
-import math, time
+import math, sys, time
 
 def length(prompts, completions, **columns):
     return [len(c) for c in completions]
@@ -44,6 +46,17 @@ def moody(prompts, completions, **columns):
     if text == "hang":
         time.sleep(60)
     return {"nan": [math.nan], "many": [1, 2], "none": [None], "text": "x"}.get(text, [0.5])
+
+def piped(prompts, completions, **columns):
+    import subprocess
+    return [len(subprocess.run(["cat"], capture_output=True).stdout) + len(sys.stdin.read())]
+
+def begins(prompts, completions, path, **columns):
+    import subprocess
+    child = subprocess.Popen(["sleep", "300"])
+    with open(path[0], "w") as file:
+        file.write(str(child.pid))
+    return [time.sleep(300) if completions[0] == "hang" else 1.0]
 
 def broken(prompts, completions, **columns):
     return 1 / 0
@@ -85,6 +98,32 @@ def test_a_failure_costs_one_sample_and_is_said_once(code: str, reply: str, said
         assert math.isnan(rewards.total(rewards(ROW, "nan", True)))
         assert rewards.failures == {"moody": 2}
     assert len(shown) == 1 and said in shown[0] and "problem 7" in shown[0] and "\n" not in shown[0]
+
+
+def test_a_function_reads_nothing_from_its_standard_input(code: str) -> None:
+    """What it starts would read the next request, or wait for one."""
+    with Rewards([RewardPart("piped", 1.0, f"{code}:piped", seconds=10.0)]) as rewards:
+        assert [rewards(ROW, "x", True)["piped"] for _ in range(3)] == [0.0] * 3
+
+
+@pytest.mark.parametrize("reply", ["hang", "fine"])
+def test_what_a_function_started_ends_with_it(code: str, tmp_path: Path, reply: str) -> None:
+    path = tmp_path / "pid"
+    with Rewards([RewardPart("begins", 1.0, f"{code}:begins", seconds=2.0)], lambda _: None) as rewards:
+        rewards(ROW | {"path": str(path)}, reply, True)
+    deadline = time.monotonic() + 10
+    while alive(int(path.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(int(path.read_text()))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_ten_in_a_row_stop(code: str) -> None:

@@ -31,9 +31,7 @@ def make_tar(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_names_that_point_outside_are_read_and_written_nowhere(
-    tmp_path: Path, make: Callable[[Path], Path]
-) -> None:
+def test_names_that_point_outside_are_read_and_written_nowhere(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     folder = tmp_path / "a" / "b" / "c"
     folder.mkdir(parents=True)
     archive = make(folder / "archive")

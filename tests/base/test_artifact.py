@@ -255,9 +255,7 @@ def test_recipe_id_depends_on_each_ingredient() -> None:
 def test_recipe_id_does_not_depend_on_the_order_of_settings(config: dict[str, Any], random: Any) -> None:
     keys = list(config)
     random.shuffle(keys)
-    one, other = (
-        recipe_id(**{**SETTINGS, "inputs": {}, "config": c}) for c in (config, {k: config[k] for k in keys})
-    )
+    one, other = (recipe_id(**{**SETTINGS, "inputs": {}, "config": c}) for c in (config, {k: config[k] for k in keys}))
     assert one == other
 
 

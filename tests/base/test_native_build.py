@@ -139,9 +139,7 @@ def test_two_processes_that_compile_at_once(package: str, tmp_path: Path, monkey
         "print(None if library is None else library.twice(21))"
     )
     command = [sys.executable, "-c", code]
-    children = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for child in children:
         assert child.stdout is not None and child.stdout.readline() == "ready\n"
     for child in children:

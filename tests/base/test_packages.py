@@ -236,9 +236,7 @@ def test_a_download_that_fails_is_one_sentence_and_leaves_nothing(
     assert "\n" not in str(caught.value) and cached(links) == []
 
 
-def test_a_failure_while_showing_progress_ends_the_download(
-    links: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_while_showing_progress_ends_the_download(links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (links / WHEEL).write_bytes(zip_bytes(MEMBERS))
     started: list[subprocess.Popen[str]] = []
     real = subprocess.Popen

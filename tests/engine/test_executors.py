@@ -25,16 +25,10 @@ EXECUTORS = [*NATIVE, TorchExecutor]
 BASE = tiny_model("dense").config
 VARIANTS = {
     "dense tied": BASE,
-    "dense untied": dataclasses.replace(
-        BASE, tie_word_embeddings=False, hidden_size=37, intermediate_size=53
-    ),
-    "llama with biases": dataclasses.replace(
-        BASE, model_type="llama", attention_bias=True, num_key_value_heads=4
-    ),
+    "dense untied": dataclasses.replace(BASE, tie_word_embeddings=False, hidden_size=37, intermediate_size=53),
+    "llama with biases": dataclasses.replace(BASE, model_type="llama", attention_bias=True, num_key_value_heads=4),
     "moe": tiny_model("moe").config,
-    "moe not renormalised": dataclasses.replace(
-        tiny_model("moe").config, norm_topk_prob=False, num_experts_per_tok=3
-    ),
+    "moe not renormalised": dataclasses.replace(tiny_model("moe").config, norm_topk_prob=False, num_experts_per_tok=3),
     "moe, every second layer": dataclasses.replace(
         tiny_model("moe").config, num_hidden_layers=4, decoder_sparse_step=2, moe_intermediate_size=17
     ),
@@ -43,9 +37,7 @@ VARIANTS = {
     "moe, stretched by YaRN": dataclasses.replace(
         tiny_model("moe").config, rope_theta=300.0, rope_scaling=RopeScaling("yarn", 4.0, 16)
     ),
-    "wide heads": dataclasses.replace(
-        BASE, head_dim=80, num_attention_heads=2, num_key_value_heads=1, vocab_size=130
-    ),
+    "wide heads": dataclasses.replace(BASE, head_dim=80, num_attention_heads=2, num_key_value_heads=1, vocab_size=130),
 }
 
 # What the native executor can't run goes to the model's own, which has no promise of equal bits to keep.
@@ -151,9 +143,7 @@ def test_samples_of_one_prompt_share_its_state(name):
 @settings(deadline=None, max_examples=20)
 @given(data=st.data())
 def test_a_row_is_the_same_to_the_last_bit_in_any_company(kind, data):
-    name = data.draw(
-        st.sampled_from(["dense untied", "moe", "moe not renormalised", "one key head, many queries"])
-    )
+    name = data.draw(st.sampled_from(["dense untied", "moe", "moe not renormalised", "one key head, many queries"]))
     model = redrawn(VARIANTS[name], seed=2)
     sizes = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=9))
     prompts = [ids_like(i, size, model.config.vocab_size) for i, size in enumerate(sizes)]

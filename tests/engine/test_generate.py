@@ -89,9 +89,7 @@ def test_batched_greedy_is_the_uncached_definition_token_for_token(kind):
 )
 def test_log_probabilities_are_those_of_a_forward_pass_over_the_finished_sequence(kind, sampling):
     model, prompts = tiny_model(kind), prompts_like(2, 6)
-    for prompt, samples in zip(
-        prompts, generate(model, prompts, sampling, n=3, slots=4, seed=9), strict=True
-    ):
+    for prompt, samples in zip(prompts, generate(model, prompts, sampling, n=3, slots=4, seed=9), strict=True):
         for completion in samples:
             ids = prompt + completion.token_ids
             logits = full_logits(model, ids)[len(prompt) - 1 : -1]
@@ -112,8 +110,7 @@ def test_a_sequence_does_not_depend_on_its_company(executor_kind, data):
     sampling = Sampling(max_tokens=9, temperature=1.0, top_k=data.draw(st.sampled_from([0, 10])))
     n, stop = data.draw(st.integers(1, 4)), [5, 6, 7, 8]
     expected = [
-        generate(model, [p], sampling, n=n, slots=1, stop_ids=stop, seed=4, streams=[i])
-        for i, p in enumerate(prompts)
+        generate(model, [p], sampling, n=n, slots=1, stop_ids=stop, seed=4, streams=[i]) for i, p in enumerate(prompts)
     ]
     order = data.draw(st.permutations(range(7)))
     slots = data.draw(st.integers(1, 40))
@@ -139,11 +136,7 @@ def test_samples_of_a_prompt_differ_and_seeds_differ():
     again = generate(model, prompts, sampling, n=8, seed=1)
     assert first == again
     other = generate(model, prompts, sampling, n=8, seed=2)
-    assert all(
-        a.token_ids != b.token_ids
-        for x, y in zip(first, other, strict=True)
-        for a, b in zip(x, y, strict=True)
-    )
+    assert all(a.token_ids != b.token_ids for x, y in zip(first, other, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def test_sampled_tokens_follow_the_models_distribution():
@@ -290,9 +283,7 @@ def test_penalties_see_prompt_and_output():
     [
         Sampling(max_tokens=12, temperature=0),
         Sampling(max_tokens=12, temperature=0.9),
-        Sampling(
-            max_tokens=12, temperature=0.9, top_p=0.9, top_k=9, repetition_penalty=1.2, presence_penalty=0.5
-        ),
+        Sampling(max_tokens=12, temperature=0.9, top_p=0.9, top_k=9, repetition_penalty=1.2, presence_penalty=0.5),
     ],
     ids=str,
 )

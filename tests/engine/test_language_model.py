@@ -154,9 +154,7 @@ def test_a_reply_leaves_half_of_the_context_unless_asked_for_more():
 def test_mistakes_are_one_sentence(tmp_path):
     with pytest.raises(DataError, match=r"the prompt has \d+ tokens, but the model's context is 100"):
         chat_model(context=100).chat([{"role": "user", "content": "x" * 200}])
-    with pytest.raises(
-        DataError, match="'temprature' is not a sampling setting; expected one of max_tokens, t"
-    ):
+    with pytest.raises(DataError, match="'temprature' is not a sampling setting; expected one of max_tokens, t"):
         chat_model().chat(QUESTION, temprature=1.0)
     with zipfile.ZipFile(tmp_path / "empty.whl", "w") as archive:
         archive.writestr("a.txt", "a")

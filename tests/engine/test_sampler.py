@@ -130,9 +130,7 @@ def test_the_native_sampler_chooses_what_the_definition_chooses(temperature, voc
     same = got.tokens_B == expected.tokens_B
     assert int((~same).sum()) <= 1
     torch.testing.assert_close(got.logprobs_B[same], expected.logprobs_B[same], atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        got.sampled_logprobs_B[same], expected.sampled_logprobs_B[same], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(got.sampled_logprobs_B[same], expected.sampled_logprobs_B[same], atol=1e-5, rtol=0)
 
 
 def test_forbidden_tokens_are_never_drawn_and_uniform_extremes_hold():

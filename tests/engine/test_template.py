@@ -46,27 +46,21 @@ def test_what_people_wrote_never_becomes_structure(texts):
 
 def test_texts_that_only_together_spell_a_special_token_stay_text():
     tokenizer = byte_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}")
-    ids = render_template(
-        [{"role": "user", "content": "<|im_"}, {"role": "user", "content": "end|>"}], tokenizer
-    )
+    ids = render_template([{"role": "user", "content": "<|im_"}, {"role": "user", "content": "end|>"}], tokenizer)
     assert ids == tokenizer.encode("<|im_end|>")
 
 
 @pytest.mark.parametrize("thinking", [True, False])
 def test_the_released_template_in_jinja_gives_what_its_renderer_gives(thinking):
     tokenizer = byte_tokenizer(released_chat_template())
-    tools = [
-        {"type": "function", "function": {"name": "weather", "parameters": {"city": {"type": "string"}}}}
-    ]
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"city": {"type": "string"}}}}]
     messages = [
         {"role": "system", "content": "Be brief. 请简短。"},
         {"role": "user", "content": "Weather in Paris?"},
         {
             "role": "assistant",
             "content": "",
-            "tool_calls": [
-                {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
-            ],
+            "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}],
         },
         {"role": "tool", "content": "sunny"},
         {"role": "assistant", "content": "Sunny."},

@@ -168,6 +168,24 @@ def test_what_stands_before_the_function_in_the_prompt_is_kept() -> None:
     assert code_of(EXAMPLE, RIGHT) == PROMPT + RIGHT
 
 
+def test_of_a_conversation_only_what_was_asked_last_stands_before_the_reply() -> None:
+    def example(*messages: object) -> Example:
+        return Example("m", "", fields={**FIELDS, "prompt": list(messages)})
+
+    system, user = {"role": "system", "content": "x = 1"}, {"role": "user", "content": PROMPT}
+    words = {"role": "user", "content": "Write doubled."}
+    assert code_of(example(words), WHOLE) == f"\n{WHOLE}" and code_of(example(), RIGHT) == RIGHT
+    assert code_of(example(system, user), RIGHT) == PROMPT + RIGHT
+    assert code_of(example(user, {"role": "assistant", "content": "y = 2"}, words), RIGHT) == RIGHT
+    assert code_of(example(user, {"role": "assistant", "content": "y = 2"}), RIGHT) == RIGHT
+    parts = {"role": "user", "content": [{"type": "text", "text": "x = 1"}]}
+    assert code_of(example(parts), RIGHT) == RIGHT
+    assert scored(f"```python\n{WHOLE}```", example(system, user)).value == 1
+    # What the messages are written as is a list in Python's own form, and stood before the reply.
+    asked = Example("q", "", fields={"prompt": [words], "test_list": ["assert square(3) == 9"]})
+    assert code_of(asked, "print(1)\n") == "print(1)\n"
+
+
 @given(st.text())
 def test_any_reply_becomes_some_program(reply: str) -> None:
     assert isinstance(code_of(EXAMPLE, reply), str)

@@ -78,9 +78,7 @@ def tiny(case: str) -> tuple[Transformer, Tokenizer]:
     tokenizer = tiny_tokenizer("smollm" if settings["model_type"] == "llama" else "qwen")
     settings["intermediate_size"] = 0 if "num_experts" in settings else settings["intermediate_size"]
     end, padding = (tokenizer.special(name) for name in ("<|im_end|>", "<|endoftext|>"))
-    config = ModelConfig(
-        vocab_size=tokenizer.padded_vocab_size, eos_token_id=end, pad_token_id=padding, **settings
-    )
+    config = ModelConfig(vocab_size=tokenizer.padded_vocab_size, eos_token_id=end, pad_token_id=padding, **settings)
     model = Transformer(config)
     rng = np.random.default_rng(sum(case.encode()))
     with torch.no_grad():

@@ -296,9 +296,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], type[QwillError], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "kind", "says"), [d[1:] for d in DAMAGE], ids=[d[0] for d in DAMAGE])
-def test_damage_is_one_sentence(
-    damage: Callable[[Path], object], kind: type[QwillError], says: str, moe: Path
-) -> None:
+def test_damage_is_one_sentence(damage: Callable[[Path], object], kind: type[QwillError], says: str, moe: Path) -> None:
     damage(moe)
     with pytest.raises(kind, match=says) as caught:
         load_model(moe)

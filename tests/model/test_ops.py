@@ -11,9 +11,7 @@ from qwill.model import ops
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @settings(deadline=None, max_examples=20)
 @given(n=st.integers(1, 40), experts=st.integers(1, 7), data=st.data(), seed=st.integers(0, 99))
-def test_grouped_experts_are_the_loop(
-    kind: torch.dtype, n: int, experts: int, data: st.DataObject, seed: int
-) -> None:
+def test_grouped_experts_are_the_loop(kind: torch.dtype, n: int, experts: int, data: st.DataObject, seed: int) -> None:
     """What accelerators run, here on the CPU: values and every gradient, also of experts that nobody chose."""
     top_k = data.draw(st.integers(1, experts))
     g = torch.Generator().manual_seed(seed)

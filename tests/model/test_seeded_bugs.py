@@ -4,7 +4,6 @@ Here what all types share: attention, norms, RoPE, feed-forwards, experts, the l
 test_seeded_bugs_family.py and test_seeded_bugs_delta.py.
 """
 
-
 import pytest
 import torch
 from torch import Tensor

@@ -29,9 +29,7 @@ PAIRS = B // 2
 def stand_in(**settings) -> Record:
     """A trainer's attributes: one process, one micro-batch a step, no auxiliary loss, metrics thrown away."""
     same = lambda x, *_, **__: x  # noqa: E731
-    accelerator = Record(
-        device=torch.device("cpu"), num_processes=1, gather=same, gather_for_metrics=same, reduce=same
-    )
+    accelerator = Record(device=torch.device("cpu"), num_processes=1, gather=same, gather_for_metrics=same, reduce=same)
     return Record(
         accelerator=accelerator, model=Record(training=True), ref_model=None, aux_loss_enabled=False,
         _metrics=defaultdict(lambda: defaultdict(list)), _total_train_tokens=0, _tp_size=1, precompute_ref_logps=True,

@@ -149,9 +149,7 @@ def blocks(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
         (blocks(lambda s: {"x#0": ["x", [10**30, 0], [4, 3]]}), "overlap or lie outside"),
     ],
 )
-def test_what_is_broken_is_refused_in_a_sentence(
-    tmp_path: Path, break_it: Callable[[Path], Any], said: str
-) -> None:
+def test_what_is_broken_is_refused_in_a_sentence(tmp_path: Path, break_it: Callable[[Path], Any], said: str) -> None:
     x = torch.arange(12.0).view(4, 3)
     target = write(tmp_path, [[("x", (0, 0), (4, 3), x[:2])], [("x", (2, 0), (4, 3), x[2:])]])
     assert torch.equal(open_checkpoint(target).read_whole("x"), x)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qwill.align.replies import as_messages
+from qwill.evaluate.plain_values import UNITS
 from qwill.evaluate.tasks import final_answer
 from qwill.text.thinking import asked_to_think, well_formed
 
@@ -18,6 +19,16 @@ ENABLED = "enable_thinking"  # the field of a row that says how its prompt was r
 LONG = 1000  # characters
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _LATIN = re.compile(r"[A-Za-z]{2,}")
+_CODE = re.compile(r"^[ \t]*```.*?(?:^[ \t]*```|\Z)|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+_COMMAND = re.compile(r"\\(?:begin|end)\s?\{[A-Za-z]*\*?\}|\\[A-Za-z]+")
+_MORE_UNITS = (
+    "nm μm um min mol kmol K Pa kPa MPa GPa hPa bar atm N kN J kJ MJ cal kcal W kW MW GW kWh V kV mV A mA Ah mAh Hz "
+    "kHz MHz GHz dB lx lm rad eV keV MeV kB KB MB GB TB KiB MiB GiB bit bits byte bytes px rpm pH CNY HKD JPY km/s"
+)
+_UNIT = "|".join(
+    sorted((re.escape(name) for name in {*UNITS, *_MORE_UNITS.split()} if re.match("[A-Za-z]", name)), key=len)[::-1]
+)
+_MEASURED = re.compile(rf"(?<=\d)\s?(?:{_UNIT})(?:[²³]|\^\{{?[23]\}}?)?(?:/(?:{_UNIT}))?(?![A-Za-z])")
 
 
 def form(row: Mapping[str, Any], reply: str, ended: bool) -> float:
@@ -29,11 +40,12 @@ def form(row: Mapping[str, Any], reply: str, ended: bool) -> float:
 
 def language(row: Mapping[str, Any], reply: str, ended: bool) -> float:
     """1 when the answer is in the prompt's language: no Chinese character to an English prompt, and to a Chinese one no
-    more Latin words than Chinese characters. Numbers alone are in any language; others than these two are not judged.
-    """
+    more Latin words than Chinese characters. Numbers, units behind them, LaTeX's commands and code are in any language;
+    others than these two languages are not judged."""
     answer = final_answer(reply)
     if answer is None:
         return 0.0
+    answer = _MEASURED.sub(" ", _COMMAND.sub(" ", _CODE.sub(" ", answer)))
     han, latin = len(_HAN.findall(answer)), len(_LATIN.findall(answer))
     if row["language"] == "zh":
         return float(latin <= han)

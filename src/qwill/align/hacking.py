@@ -4,7 +4,7 @@ Compared are means over the last WINDOW steps with those over the first:
 
     length       replies are GROWN times as long (or as short) and reward goes with length among a prompt's replies
                  (r ≥ STRONG, or ≤ −STRONG), while what is checked did not rise
-    repetition   at least REPEATED of 4-grams were there before, and so much more than at first
+    repetition   at least REPEATED of n-grams (repeated_share) were there before, and so much more than at first
     format_only  the form's reward rose by ROSE, and what is checked did not
     truncated    at least HALF of replies run into the limit, a quarter more than at first
 
@@ -29,7 +29,7 @@ HALF = 0.5
 WARNINGS = {
     "length": "replies went from {0:.0f} to {1:.0f} tokens and the reward goes with their length (r = {2:.2f}), while "
     "what is checked did not get better; weigh length against it (rule: overlong), or look at the reward",
-    "repetition": "{1:.0%} of the replies' 4-grams repeat earlier ones, {0:.0%} at first; add rule: repetition",
+    "repetition": "{1:.0%} of the replies' phrases repeat earlier ones, {0:.0%} at first; add rule: repetition",
     "format_only": "the form's reward went from {0:.2f} to {1:.2f}, and what is checked did not get better; lower its "
     "weight",
     "truncated": "{1:.0%} of replies run into max_tokens, {0:.0%} at first; raise it, or add rule: overlong",
@@ -46,7 +46,7 @@ def parts_of_kind(parts: Sequence[RewardPart], kinds: Sequence[str]) -> list[str
 
 
 def numbers_of(groups: Sequence[Sequence[Rollout]], parts: Sequence[RewardPart]) -> dict[str, float]:
-    """Of one step: the correlation of reward with length within groups, the share of repeated 4-grams, of truncated
+    """Of one step: the correlation of reward with length within groups, the share of repeated phrases, of truncated
     replies; and, where there are parts of that kind, the mean of what is checked and of form."""
     every = [r for group in groups for r in group]
     numbers = {

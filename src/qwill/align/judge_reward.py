@@ -15,13 +15,19 @@ from typing import Any
 from qwill.align.replies import as_messages
 from qwill.align.rule_rewards import Judge, Made, Value
 from qwill.align.settings import RewardPart
-from qwill.base.errors import DataError
-from qwill.evaluate.ask import Asking, respondent
+from qwill.base.errors import DataError, SourceError
+from qwill.evaluate.ask import Answer, Asking, respondent
+from qwill.evaluate.plain_values import narrow
+from qwill.evaluate.sandbox import in_order
 from qwill.evaluate.tasks import final_answer
 
 BEST = 10
 TOKENS = 512  # of the judge's reasons and its grade
-_GRADE = re.compile(r"(?:\[\[|【|［［)\s*(10|[1-9])\s*(?:\]\]|】|］］)")
+# [[8]], and what the words that ask for it invite: [[8分]], [[分数：8]], [[8/10]].
+_GRADE = re.compile(
+    r"(?:\[\[|【)\s*(?:(?:grade|score|分数|得分|评分)\s*:?\s*)?(10|[1-9])\s*分?(?:\s*/\s*10\s*分?)?\s*(?:\]\]|】)",
+    re.IGNORECASE,
+)
 
 SYSTEM = {
     "en": (
@@ -59,22 +65,30 @@ def conversation(row: dict[str, Any], reply: str, answer: str) -> list[dict[str,
 
 def read_grade(text: str) -> float | None:
     """(grade − 1)/9 of the one grade on the last line; None where there is none, or several that differ."""
-    found = set(_GRADE.findall(text.strip().rpartition("\n")[2]))
+    found = set(_GRADE.findall(narrow(text.strip().rpartition("\n")[2])))
     return (int(found.pop()) - 1) / (BEST - 1) if len(found) == 1 else None
 
 
 def judge_of(part: RewardPart) -> Judge:
-    """All replies of a step are asked about at once. Raises ArtifactError, ConfigError or SourceError for a judge that
-    can't be had."""
+    """All replies of a step are asked about at once. A server has `part.seconds` for each, and what it fails at is one
+    reply. Raises ArtifactError, ConfigError or SourceError for a judge that can't be had."""
     assert part.judge is not None
-    judge = respondent(part.judge)
+    judge = respondent(part.judge, seconds=part.seconds)
     asking = Asking(max_tokens=TOKENS)
+    far = part.judge.startswith(("http://", "https://"))
+
+    def alone(conversation: list[dict[str, str]]) -> Answer:
+        try:
+            return judge.ask([conversation], asking)[0]
+        except SourceError as error:
+            return Answer(error=str(error))
 
     def judged(made: Sequence[Made]) -> list[Value]:
         values: list[Value] = [0.0] * len(made)
         # A reply that ran into the limit was never finished; it isn't shown.
         asked = [(i, said) for i, one in enumerate(made) if one.ended and (said := final_answer(one.reply)) is not None]
-        answers = judge.ask([conversation(made[i].row, said, part.answer) for i, said in asked], asking)
+        conversations = [conversation(made[i].row, said, part.answer) for i, said in asked]
+        answers = in_order(conversations, alone, asking.slots) if far else judge.ask(conversations, asking)
         for (i, _), answer in zip(asked, answers, strict=True):
             grade = None if answer.error else read_grade(answer.text)
             if grade is None:

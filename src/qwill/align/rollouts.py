@@ -29,7 +29,7 @@ class Rollout:
 
     Where a reply had several turns, `mask` is 1 for each id behind `start` that the model said and 0 for what tools and
     template wrote; everything that is one a token is one a token of the model's own. `said` is the reply as messages;
-    `ended` is false where it ran into a limit; `repeated` is the share of 4-grams that it had said before; `calls` of
+    `ended` is false where it ran into a limit; `repeated` is the share of phrases that it had said before; `calls` of
     tools were made, `failed` of them failed.
     """
 

@@ -29,11 +29,12 @@ class RewardPart:
     """One term of a reply's reward: `function`, `model`, `judge`, or else a `rule`, which `name` says by default.
 
     function: file.py:NAME, yours with TRL's signature, NAME(prompts, completions, **columns) -> one number each; it
-    runs in a process of its own. seconds: what it, or a comparison of mathematics, may take for a reply. model: the
+    runs in a process of its own. seconds: what it, a server that judges, a row's tests or a comparison of mathematics
+    may take for a reply. model: the
     reward model of that folder. judge: a model folder or URL#MODEL that grades replies; `answer` is the column with the
     right answer. rule: `verifier`, the problem's own check; `maths` compares with the column `answer`; `code` runs the
     row's tests, `tests` says what counts; `reasoning_gym`; `overlong` costs up to 1 over the last `buffer` tokens
-    before max_tokens; `repetition` costs the share of repeated 4-grams; format_rewards.py has the others.
+    before max_tokens; `repetition` costs the share of repeated n-grams; format_rewards.py has the others.
     """
 
     name: str = "verifier"

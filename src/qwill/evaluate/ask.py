@@ -58,15 +58,16 @@ class Respondent:
     ask: Asker
 
 
-def respondent(reference: str, api_key: str | None = None) -> Respondent:
+def respondent(reference: str, api_key: str | None = None, seconds: float | None = None) -> Respondent:
     """A model folder or anything else that `qwill.load` takes, or URL or URL#MODEL of an OpenAI-compatible server.
 
-    A model is loaded when it is first asked. Raises ArtifactError, ConfigError or SourceError, one sentence.
+    `seconds`: what a server may take for one conversation, all tries together; without it each try has ten minutes. A
+    model is loaded when it is first asked. Raises ArtifactError, ConfigError or SourceError, one sentence.
     """
     if reference.startswith(("http://", "https://")):
         from qwill.evaluate.ask_url import url_respondent
 
-        return url_respondent(reference, api_key)
+        return url_respondent(reference, api_key, seconds)
     from qwill.base.artifact import read_manifest
     from qwill.base.resolve import resolve
 

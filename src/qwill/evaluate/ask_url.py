@@ -22,9 +22,10 @@ TOP = 20  # alternatives beside a token, the most that OpenAI's API gives
 OPTIONAL = ("chat_template_kwargs", "seed", "top_logprobs")
 
 
-def url_respondent(reference: str, api_key: str | None = None) -> Respondent:
+def url_respondent(reference: str, api_key: str | None = None, seconds: float | None = None) -> Respondent:
     """URL or URL#MODEL; without a model the server must have exactly one. `api_key` goes into the header
-    Authorization. Raises SourceError where the server can't be reached or refuses."""
+    Authorization. `seconds`: for one conversation, all tries together. Raises SourceError where the server can't be
+    reached or refuses."""
     import httpx
 
     url, _, model = reference.partition("#")
@@ -35,7 +36,7 @@ def url_respondent(reference: str, api_key: str | None = None) -> Respondent:
     except (httpx.InvalidURL, ValueError) as error:
         raise ConfigError(f"{url} is no URL ({error}); expected one such as http://127.0.0.1:8000/v1.") from None
     model = model or _only_model(client, url)
-    return Respondent(model, f"{url}#{model}", _asker(client, url, model))
+    return Respondent(model, f"{url}#{model}", _asker(client, url, model, seconds))
 
 
 def _only_model(client: httpx.Client, url: str) -> str:
@@ -49,14 +50,15 @@ def _only_model(client: httpx.Client, url: str) -> str:
     return names[0]
 
 
-def _asker(client: httpx.Client, url: str, model: str) -> Asker:
+def _asker(client: httpx.Client, url: str, model: str, seconds: float | None) -> Asker:
     left_out: set[str] = set()
 
     def one(conversation: Conversation, asking: Asking) -> Answer:
         answer = None
+        end = None if seconds is None else time.monotonic() + seconds
         for more in (None, *OPTIONAL):
             missing = left_out | (set(OPTIONAL[: OPTIONAL.index(more) + 1]) if more else set())
-            answer = _send(client, url, "POST", "/chat/completions", _body(model, conversation, asking, missing))
+            answer = _send(client, url, "POST", "/chat/completions", _body(model, conversation, asking, missing), end)
             if answer.status_code not in (400, 422):
                 left_out.update(missing)
                 break
@@ -91,17 +93,31 @@ def _body(model: str, conversation: Conversation, asking: Asking, missing: set[s
     return {name: value for name, value in body.items() if name not in missing}
 
 
-def _send(client: httpx.Client, url: str, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-    """The answer, when it is one about this request: a server that is busy or away is tried again."""
+def _send(
+    client: httpx.Client,
+    url: str,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    end: float | None = None,
+) -> httpx.Response:
+    """The answer, when it is one about this request: a server that is busy or away is tried again, until `end` of the
+    monotonic clock."""
     import httpx
 
-    trouble, wait = "", WAIT
+    trouble, wait, timeout = "no time was left", WAIT, httpx.Timeout(TIMEOUT, connect=10.0)
     for attempt in range(TRIES):
         if attempt:
+            if end is not None and time.monotonic() + wait >= end:
+                break
             time.sleep(wait)
             wait *= 2
+        if end is not None:
+            if (left := end - time.monotonic()) <= 0:
+                break
+            timeout = httpx.Timeout(min(TIMEOUT, left), connect=min(10.0, left))
         try:
-            answer = client.request(method, path, json=body)
+            answer = client.request(method, path, json=body, timeout=timeout)
         except httpx.ConnectError as error:
             raise SourceError(f"{url} can't be reached ({error}); is the server running?") from None
         except httpx.HTTPError as error:
@@ -112,6 +128,8 @@ def _send(client: httpx.Client, url: str, method: str, path: str, body: dict[str
         if answer.status_code != 429 and answer.status_code < 500:
             return answer
         trouble = f"{answer.status_code}: {_said(answer)}"
+    if end is not None:
+        raise SourceError(f"{url} gave no answer in its time ({trouble}).")
     raise SourceError(f"{url} failed {TRIES} times ({trouble}); run the same command again to go on.")
 
 

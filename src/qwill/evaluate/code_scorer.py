@@ -70,10 +70,8 @@ def score_replies(
 def code_of(example: Example, reply: str) -> str:
     """The program that a reply stands for: what it goes on writing after the field `prompt`, or the code block that
     holds the whole function (after the imports and helpers before it in the prompt)."""
-    prompt = str(example.fields.get("prompt", ""))
+    prompt = _code_asked(example)
     entry_point = str(example.fields.get("entry_point", ""))
-    if not _is_code(prompt):
-        prompt = ""  # a question in words
     blocks = re.findall(r"^[ \t]*```[\w+-]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", reply, re.S | re.M)
     whole = re.compile(rf"^(?:async\s+)?def\s+{re.escape(entry_point)}\b" if entry_point else r"^(?:def|class)\s", re.M)
     for code in [*blocks, *([] if blocks else [reply])]:
@@ -127,8 +125,7 @@ def _names(example: Example, trees: Sequence[ast.Module], entry: str) -> dict[st
             else:
                 bound |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     free = used - bound
-    prompt = str(example.fields.get("prompt", ""))
-    texts = [prompt] if _is_code(prompt) else []
+    texts = [prompt] if (prompt := _code_asked(example)) else []
     texts += [str(example.fields[name]) for name in _SOLUTIONS if example.fields.get(name)]
     defined = re.findall(r"^(class|def|async def)\s+(\w+)", "\n".join(texts), re.M)
     asked = {name for _, name in defined} | {entry} - {""}
@@ -143,11 +140,24 @@ def _names(example: Example, trees: Sequence[ast.Module], entry: str) -> dict[st
 
 def _given(example: Example, entry: str) -> str:
     """The imports and helpers that a prompt has before the function it asks for: the tests take the task's own."""
-    prompt = str(example.fields.get("prompt", ""))
-    if not entry or not _is_code(prompt):
+    prompt = _code_asked(example)
+    if not entry or not prompt:
         return ""
     before = re.split(rf"^(?:async\s+def|def|class)\s+{re.escape(entry)}\b", prompt, flags=re.M)[0]
     return before if _is_code(before) else ""
+
+
+def _code_asked(example: Example) -> str:
+    """The field `prompt` where it is a program that a reply goes on with; "" where it is a question in words.
+
+    Of a conversation it is what the user said last, if that is all a program, as a prompt that is a text is given to a
+    model that chats. Nothing that was said before it stands before the reply's program.
+    """
+    prompt = example.fields.get("prompt", "")
+    if isinstance(prompt, list | tuple):
+        last = prompt[-1] if prompt else None
+        prompt = last.get("content") if isinstance(last, Mapping) and last.get("role") == "user" else ""
+    return prompt if isinstance(prompt, str) and _is_code(prompt) else ""
 
 
 def _is_code(text: str) -> bool:

@@ -65,6 +65,15 @@ UNITS = {
 }
 # What only says what is counted.
 _COUNTED = set("个只人名位本支枝条张棵头辆台件岁次页颗朵套种组间把双盒箱袋瓶杯道题倍")
+# What behind 两个 says no noun but another number, a part, a bound or a power.
+NO_NOUN = set("半多或和到至与不余几来以上下倍根次方幂π分之加减乘除零〇一二两三四五六七八九十百千万亿")
+# "!" ends a sentence; directly behind a number it is a factorial.
+_END = re.compile(r"\s*(?:[.。;；]|\\\.|(?<![\d)\]}!\s$])!)+$")
+_MULTIPLE = {"百": 100, "千": 1000, "万": 10_000, "亿": 100_000_000}
+# 3千, 2百万, 1亿2千万; but not 3千克 and not 3千5.
+_IN_MULTIPLES = re.compile(
+    r"(?<![\d.,])((?:\d{1,15}(?:\.\d{1,15})?\s?[百千万亿]{1,4})++)(?![\d百千万亿零〇一二两三四五六七八九十分克米瓦卡焦赫伏帕牛升吨安欧字比])"
+)
 _MULTIPLES: dict[str, int] = {
     "hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000, "万": 10_000, "亿": 100_000_000,
 }  # fmt: skip
@@ -112,11 +121,28 @@ def chinese_value(text: str) -> Fraction | None:
     return value + Fraction(int("".join(map(str, said))), 10 ** len(said))
 
 
+def written_out(text: str) -> str:
+    """Digits with 百, 千, 万 and 亿 behind them as digits alone: 3千 as 3000, 1亿2千万 as 120000000."""
+
+    def digits(match: re.Match[str]) -> str:
+        total, least = Fraction(0), 10**20
+        for number, names in re.findall(r"([\d.]+)\s?([百千万亿]+)", match[1]):
+            times = 1
+            for name in names:
+                times *= _MULTIPLE[name]
+            if times >= least:
+                return match[0]
+            total, least = total + Fraction(number) * times, times
+        return str(total) if total.denominator == 1 else match[0]
+
+    return _IN_MULTIPLES.sub(digits, text)
+
+
 def read(text: str) -> Plain | None:
     """The one value that a text is, or None."""
     if len(text) > LONGEST * 3:
         return None
-    text = _bare(narrow(text))
+    text = written_out(_bare(narrow(text)))
     if not text or len(text) > LONGEST:
         return None
     currency = ""
@@ -143,13 +169,26 @@ def _with_unit(number: Fraction, rest: str) -> Plain | None:
     rest = re.sub(r"(?<=[a-z])\^?\{?([23])\}?$", lambda m: "²³"[int(m[1]) - 2], rest)
     if rest in UNITS or rest.casefold() in UNITS:
         return Plain(number, rest if rest in UNITS else rest.casefold())
-    return Plain(number) if rest in _COUNTED or (rest[0] in _COUNTED and len(rest) <= 4) else None
+    # 两个半小时, 一页半: and a half of the same.
+    half = re.fullmatch(r"(.{1,4}?)\s?半(.{0,4})", rest)
+    if half and number.denominator == 1 and (half[1] in _COUNTED or half[1] in UNITS):
+        number += Fraction(-1 if number < 0 else 1, 2)
+        unit, noun = (half[1], half[2]) if half[1] in UNITS else ("", half[2].strip())
+    elif rest[0] in _COUNTED:
+        unit, noun = "", rest[1:].strip()
+    else:
+        return None
+    if noun in UNITS:
+        return None if unit else Plain(number, noun)
+    # A noun is all that a counter may have behind it.
+    is_noun = len(noun) <= 3 and all("\u3400" <= character <= "\u9fff" for character in noun)
+    return Plain(number, unit) if is_noun and not NO_NOUN & set(noun) else None
 
 
 def _bare(text: str) -> str:
     """Without the marks of LaTeX that don't change a value, and without what ends a sentence."""
     text = text.strip().strip("*").strip()
-    text = re.sub(r"\s*(?:[.。;；!]|\\\.)+$", "", text)
+    text = _END.sub("", text)
     for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         if len(text) > 2 * len(opening) and text.startswith(opening) and text.endswith(closing):
             text = text[len(opening) : -len(closing)].strip()
@@ -160,7 +199,7 @@ def _bare(text: str) -> str:
         text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "$")
         text = re.sub(r"\\[,!; ]|\\(?:left|right|quad)\b|~", lambda m: "" if m[0] in ("\\,", "\\!") else " ", text)
         text = re.sub(r"\s*\^\s*(?:\{\\circ\}|\\circ)", "°", text)
-    text = re.sub(r"\s*(?:[.。;；!]|\\\.)+$", "", text.strip())
+    text = _END.sub("", text.strip())
     return text.strip()
 
 

@@ -7,6 +7,7 @@ programs that a model wrote belong in the sandbox instead.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -55,7 +56,10 @@ class ScorerProcess:
         return Score(float(answer["value"]), str(answer["detail"]))
 
     def close(self) -> None:
+        """Ends the child and whatever it has started."""
         if self._child is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, signal.SIGKILL)
             self._child.kill()
             self._child.wait()
             for pipe in (self._child.stdin, self._child.stdout):
@@ -70,7 +74,10 @@ class ScorerProcess:
         environment = {**os.environ, "PYTHONPATH": path}
 
         def begin() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+            # A session of its own is a process group too, by which what the scorer starts can be ended with it.
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+            )
 
         child = _starter(os.getpid()).submit(begin).result()
         self._child = child
@@ -90,7 +97,8 @@ class ScorerProcess:
         # The child writes a whole line at a time, so that one that is readable comes at once.
         if not select.select([child.stdout], [], [], seconds)[0]:
             self.close()
-            return {"error": f"took more than {seconds:g} s for one reply and was ended; mend it or make it faster."}
+            late = f"took more than {seconds:g} s for one reply and was ended; mend it or make it faster."
+            return {"error": late, "late": True}
         line = child.stdout.readline()
         if not line.endswith(b"\n"):
             status = child.wait()
@@ -158,8 +166,10 @@ def _score(function: Any, request: dict[str, Any]) -> dict[str, Any]:
 def serve(target: str, answer_to: Callable[[Any, dict[str, Any]], dict[str, Any]] = _score) -> None:
     """The child: load the function, then answer each line of standard input with a line."""
     _end_with_parent()
-    # What the scorer prints must not stand among the answers.
-    answers = os.fdopen(os.dup(1), "wb")
+    # What the scorer prints must not stand among the answers; and neither it nor what it starts may read the requests.
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
 
     def say(**answer: Any) -> None:
@@ -175,7 +185,7 @@ def serve(target: str, answer_to: Callable[[Any, dict[str, Any]], dict[str, Any]
         say(error=f"can't be loaded ({_where(error)}).")
         return
     say(ready=True)
-    for line in sys.stdin.buffer:
+    for line in requests:
         try:
             say(**answer_to(function, json.loads(line)))
         except QwillError as error:

@@ -1,4 +1,5 @@
-"""What the benchmarks share: two workers that take turns in one process tree, stolen CPU, and benchmarks/RESULTS.md."""
+"""What the benchmarks share: two workers that take turns in one process tree, stolen CPU, what a stage is run with, and
+benchmarks/RESULTS.md."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from typing import Any
 
 from qwill.base.device import cpu_steal, machine
 from qwill.base.files import write_text
+from qwill.base.progress import Display
+from qwill.base.stage import StageContext
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 MOST_STOLEN = 0.10
@@ -102,6 +105,13 @@ def spread(ratios: list[float]) -> str:
         f"**{statistics.median(ratios):.2f}×** (median of {len(ratios)} alternating rounds, {min(ratios):.2f} to "
         f"{max(ratios):.2f}, standard error {error:.3f})"
     )
+
+
+def stage_context(folder: Path, inputs: dict[str, Path], seed: int) -> StageContext:
+    """What a stage is run with in a new `folder`: `out`, `work` and metrics.jsonl lie in it."""
+    (folder / "work").mkdir(parents=True)
+    (folder / "out").mkdir()
+    return StageContext(folder / "out", folder / "work", inputs, seed, 2, Display(), None, folder / "metrics.jsonl")
 
 
 def verdict(claim: str, met: bool) -> str:

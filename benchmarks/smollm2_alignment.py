@@ -25,15 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare import verdict, write_section
+from compare import stage_context, verdict, write_section
 
 from qwill.align import grpo, offline
 from qwill.align.preference_examples import Pair
 from qwill.align.preference_scores import pair_scores
 from qwill.align.replies import render_reply, reply_logprobs
 from qwill.align.settings import GRPOConfig, PreferenceConfig, RewardPart
-from qwill.base.progress import Display
-from qwill.base.stage import StageContext
 from qwill.data.preference_sources import PreferenceChoice, PreferencesConfig
 from qwill.data.preference_sources import run as make_preferences
 from qwill.data.preferences import Preference, read_preferences
@@ -52,12 +50,6 @@ LORA = LoraConfig(16, 32)
 REWARD = Path(__file__).parent.parent / "examples" / "rewards" / "number.py"
 
 
-def context(folder: Path, inputs: dict[str, Path], seed: int) -> StageContext:
-    (folder / "work").mkdir(parents=True)
-    (folder / "out").mkdir()
-    return StageContext(folder / "out", folder / "work", inputs, seed, 2, Display(), None, folder / "metrics.jsonl")
-
-
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
@@ -69,7 +61,7 @@ def shown(right: int, of: int) -> str:
 
 
 def dpo(start: Path, folder: Path, seed: int) -> tuple[str, bool]:
-    ctx = context(folder / "pairs", {}, seed)
+    ctx = stage_context(folder / "pairs", {}, seed)
     make_preferences(PreferencesConfig([PreferenceChoice("dpo_en")]), ctx)
     tokenizer = Tokenizer.load(start)
 
@@ -91,7 +83,7 @@ def dpo(start: Path, folder: Path, seed: int) -> tuple[str, bool]:
         optimizer=OptimizerConfig("adamw", learning_rate=2e-4, matrix_rate=2e-4),
         schedule=ScheduleConfig(warmup=0.1, decay=0.9),
     )  # fmt: skip
-    ctx = context(folder / "dpo", {"sft": start, "preferences": file}, seed)
+    ctx = stage_context(folder / "dpo", {"sft": start, "preferences": file}, seed)
     began = time.perf_counter()
     offline.run(config, ctx)
     minutes = (time.perf_counter() - began) / 60
@@ -164,7 +156,7 @@ def reinforce(start: Path, folder: Path, seed: int) -> tuple[str, bool]:
         rewards=(RewardPart("number", function=f"{REWARD}:number"),),
         optimizer=OptimizerConfig("adamw", learning_rate=2e-4, matrix_rate=2e-4),
     )  # fmt: skip
-    ctx = context(folder / "grpo", {"sft": start, "tasks": file}, seed)
+    ctx = stage_context(folder / "grpo", {"sft": start, "tasks": file}, seed)
     began = time.perf_counter()
     grpo.run(config, ctx)
     minutes = (time.perf_counter() - began) / 60

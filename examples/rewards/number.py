@@ -1,4 +1,4 @@
-"""A reward for `qwill grpo`: 1 for a reply that is the row's `answer`, a number, and nothing else; 0.2 where it ends so."""
+"""A reward for `qwill grpo`: 1 for a reply that is just the row's `answer`, a number; 0.2 where it ends so."""
 
 import re
 from typing import Any

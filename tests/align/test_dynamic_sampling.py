@@ -15,6 +15,7 @@ from tests.train.tiny_training import Killed, Outcome, checkpoints, context, out
 
 from qwill.align import grpo, sample_rollouts
 from qwill.align.dynamic_sampling import alike, redraw
+from qwill.align.format_rewards import ENABLED
 from qwill.align.grpo import shown_path, train_grpo
 from qwill.align.rollouts import Rollout
 from qwill.align.sample_rollouts import roll_out
@@ -36,12 +37,13 @@ def test_places_that_taught_nothing_get_prompts_of_their_language_once(
     asked: list[list[int]] = []
     firsts: list[int] = []
 
-    def draw(some: list[int], first: int) -> list[list[Rollout]]:
+    def draw(some: list[int], places: list[int], first: int) -> list[list[Rollout]]:
+        assert [tasks[i]["language"] for i in some] == [tasks[chosen[k]]["language"] for k in places]
         asked.append(some)
         firsts.append(first)
         return [group(1.0, 0.0) if i in good else group(1.0, 1.0) for i in some]
 
-    begun = draw(chosen, 0)
+    begun = draw(chosen, list(range(len(chosen))), 0)
     groups, now, drawn = redraw(begun, chosen, tasks, most, draw, f"{seed}")
     every = [i for some in asked for i in some]
     assert len(set(every)) == len(every) == drawn, "no prompt twice"
@@ -54,7 +56,7 @@ def test_places_that_taught_nothing_get_prompts_of_their_language_once(
     missing = [i for i in now if i not in good]
     pool = {i for i in range(20)} - set(every)
     assert len(asked) == most + 1 or not missing or not [i for i in pool if i % 2 in {j % 2 for j in missing}]
-    same = lambda many, _: [group(float(i in good), 0.0) for i in many]  # noqa: E731
+    same = lambda many, *_: [group(float(i in good), 0.0) for i in many]  # noqa: E731
     again = redraw(begun, chosen, tasks, most, same, f"{seed}")
     assert again[1:] == (now, drawn)
     assert redraw(begun, chosen, tasks, 0, draw, "") == (begun, chosen, len(chosen))
@@ -108,6 +110,27 @@ def test_a_run_with_redraws_is_resumed_as_it_was(tmp_path: Path) -> None:
         assert again.differences(whole) == [] and shown_again == shown, "no line twice, none missing"
 
 
+def test_redraws_keep_the_weights_and_the_mode_of_their_place(tmp_path: Path) -> None:
+    handed, asked = [], []
+
+    def source(made: Any, *_: Any) -> Any:
+        return lambda: (handed.append(1), made)[1]
+
+    def noted(*arguments: Any) -> list[list[Rollout]]:
+        asked.append((arguments[4], [(row["language"], row[ENABLED]) for row in arguments[2]]))
+        return roll_out(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_rollouts, "verify", lambda row, reply: False)
+        patch.setattr(grpo, "rollout_source", source)
+        patch.setattr(grpo, "roll_out", noted)
+        how = config(redraws=2, prompts=4, steps=2, thinking=0.5)
+        train_grpo(model("dense"), TOKENIZER, rows(16), how, context(tmp_path))
+    assert len(handed) == 2 and len(asked) == 2 * 3, "weights once a step, replies at each draw"
+    # Nothing teaches, so that every place is drawn again, in its mode.
+    assert [modes for _, modes in asked] == [[("en", False), ("en", True), ("zh", False), ("zh", True)]] * 6
+
+
 def test_what_is_kept_to_be_read(tmp_path: Path) -> None:
     _, shown = run(tmp_path, shown=3)
     lines = [json.loads(line) for line in shown.splitlines()]
@@ -128,3 +151,14 @@ def test_a_long_run_keeps_no_more_than_can_be_read() -> None:
     assert line["reward"] is None and line["said"][0]["content"].endswith("… (+1000)") and json.dumps(line)
     best = shown_rollouts([group(0.0, 1.0, 0.5)], [{"id": 1, "prompt": "p", "language": "en"}], 4)
     assert [line["reward"] for line in best] == [1.0, 0.0]
+
+
+def test_what_can_not_be_written_is_not_kept() -> None:
+    made = Rollout([1, 2], 1, [0.0], 1.0, "en")
+    call = {"function": {"name": "look", "arguments": {"at": ["\ud83d"], "\udce9": {"deep": "\udc00"}}}}
+    made.said = [{"role": "assistant", "content": "", "tool_calls": [call]},
+                 {"role": "tool", "name": "look", "content": "caf\udce9.txt"},
+                 {"role": "assistant", "content": [{"type": "text", "text": "\ud83d\ude00"}]}]  # fmt: skip
+    line = shown_line(made, {"id": "\ud83d", "prompt": [{"role": "user", "content": "hi \ud83d"}]})
+    text = json.dumps(line, ensure_ascii=False).encode().decode()
+    assert text.count("\ufffd") == 6 and "😀" in text

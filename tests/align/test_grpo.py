@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,8 +25,10 @@ from qwill.align.grpo import train_grpo
 from qwill.align.policy_update import update
 from qwill.align.rollouts import Rollout, draw_prompts
 from qwill.align.sample_rollouts import roll_out
+from qwill.align.settings import PPOConfig
 from qwill.base.errors import DataError, TrainingError
 from qwill.base.files import write_jsonl
+from qwill.engine.language_model import LanguageModel
 from qwill.model.files import save_model
 from qwill.train.loop import History
 from qwill.train.optim import make_optimizers, rate_factor
@@ -128,6 +132,25 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     tasks = [{"language": "en", "id": i} for i in range(20)]
     orders = [tuple(draw_prompts(tasks, step, 20, seed)) for step in (0, 1) for seed in (0, 1)]
     assert len(set(orders)) == 4
+
+
+@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=3), count=st.integers(1, 9), seed=st.integers(0, 3))
+def test_what_does_not_divide_goes_round_and_what_does_is_drawn_as_ever(
+    sizes: list[int], count: int, seed: int
+) -> None:
+    names = ["en", "fr", "zh"][: len(sizes)]
+    tasks = [{"language": name, "id": i} for name, size in zip(names, sizes, strict=True) for i in range(size)]
+    drawn = Counter(tasks[i]["language"] for step in range(len(names)) for i in draw_prompts(tasks, step, count, seed))
+    assert drawn == dict.fromkeys(names, count)
+    if count % len(names) == 0:
+        share = count // len(names)
+        for step in range(4):
+            expected = []
+            for name in names:
+                mine = [i for i, row in enumerate(tasks) if row["language"] == name]
+                for epoch, place in (divmod(j, len(mine)) for j in range(step * share, (step + 1) * share)):
+                    expected.append(random.Random(f"{seed}/grpo/{name}/{epoch}").sample(mine, len(mine))[place])
+            assert draw_prompts(tasks, step, count, seed) == expected
 
 
 # -- the run
@@ -285,3 +308,40 @@ def test_the_stage_sums_up_its_history(tmp_path: Path, monkeypatch: pytest.Monke
         "rollouts": 4 * 3 * 6, "reward_first": 0.0, "reward_last": round((18 / 20 + 19 / 20) / 2, 4),
         "largest_logprob_gap": 1e-6,
     }  # fmt: skip
+
+
+def test_half_a_surrogate_pair_in_a_prompt_ends_no_run(tmp_path: Path) -> None:
+    save_model(model("dense"), tmp_path / "sft", TOKENIZER)
+    own = [row | {"prompt": f"{i} \ud83d"} for i, row in enumerate(rows())]
+    (tmp_path / "rl.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    ctx = context(tmp_path / "run", {"sft": tmp_path / "sft", "tasks": tmp_path / "rl.jsonl"})
+    with rewards():
+        grpo.run(config(steps=1), ctx)
+    assert (ctx.out / "model.safetensors").is_file()
+    lines = [json.loads(line) for line in (ctx.out / "rollouts.jsonl").read_text().splitlines()]
+    assert {line["prompt"][1:] for line in lines} == {" \ufffd"}
+    # What a run of an older Qwill had written so far is not in the way of its end either.
+    shown = grpo.shown_path(ctx)
+    shown.write_text(json.dumps(lines[0] | {"prompt": "\ud83d"}) + "\n")
+    with rewards():
+        grpo.run(config(steps=1), ctx)
+    assert "\ufffd" in shown.with_suffix(".html").read_text()
+
+
+def test_thinking_needs_a_model_that_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(model("dense"), tmp_path / "sft", TOKENIZER)
+    write_jsonl(tmp_path / "rl.jsonl", rows())
+    monkeypatch.setattr(LanguageModel, "thinks", property(lambda self: False))
+    ctx = context(tmp_path / "run", {"sft": tmp_path / "sft", "tasks": tmp_path})
+    for made, verb in ((config(thinking=0.5), "grpo"), (PPOConfig(**vars(config(thinking=0.5))), "ppo")):
+        with pytest.raises(DataError, match=rf"sft has no <think> in its tokenizer; set {verb}\.thinking to 0\."):
+            grpo.run(made, ctx)
+    assert list(ctx.out.iterdir()) == []
+
+
+def test_ppo_s_sentences_name_ppo(tmp_path: Path) -> None:
+    save_model(model("dense"), tmp_path / "sft", TOKENIZER)
+    write_jsonl(tmp_path / "rl.jsonl", rows(2))
+    ctx = context(tmp_path / "run", {"sft": tmp_path / "sft", "tasks": tmp_path})
+    with pytest.raises(DataError, match=r"^ppo\.prompts is 3"):
+        grpo.run(PPOConfig(**vars(config())), ctx)

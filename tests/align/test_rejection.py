@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from qwill.align.format_rewards import ENABLED, brevity, form, language
 from qwill.align.prompts import prompt_ids, thinking_at
 from qwill.align.rejection_settings import RejectionConfig
 from qwill.align.rewards import Rewards
+from qwill.align.rollouts import draw_prompts, thinking_prompts
 from qwill.align.rule_rewards import Made
 from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, RewardPart
+from qwill.base.config import identity_of
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_json, read_jsonl, write_jsonl
 from qwill.base.progress import Display
@@ -29,7 +33,7 @@ from qwill.text.tokenizer import Tokenizer
 from qwill.text.vocabulary import to_characters
 
 TOKENIZER = Tokenizer.from_trained({to_characters(bytes([b])): b for b in range(256)}, [])
-LM = LanguageModel(tiny_model("dense", TOKENIZER.padded_vocab_size, 200, 0), TOKENIZER)
+LM = LanguageModel(tiny_model("dense", TOKENIZER.padded_vocab_size, 400, 0), TOKENIZER)
 ROWS = [
     {"id": f"t{i}", "family": "add", "language": ("en", "zh")[i % 2], "prompt": f"{i}+1?", "key": f"add:{i}:1"}
     for i in range(10)
@@ -151,17 +155,70 @@ def test_rewards_of_form_language_and_brevity() -> None:
 
 
 def test_rollouts_think_on_their_share_of_prompts() -> None:
-    for share in (0.0, 0.25, 0.5, 1.0):
+    for share in (0.0, 0.1, 0.25, 0.5, 1.0):
         assert sum(thinking_at(i, share) for i in range(40)) == 40 * share
+        # Over the steps each language has the share, however few prompts a step has.
+        for count, steps in ((1, 80), (2, 40), (3, 80), (8, 10)):
+            asked = {"en": list[bool](), "zh": list[bool]()}
+            for step in range(steps):
+                modes = thinking_prompts(ROWS, step, count, share)
+                for i, thinks in zip(draw_prompts(ROWS, step, count, 0), modes, strict=True):
+                    asked[ROWS[i]["language"]].append(thinks)
+            assert [sum(asked[name]) for name in ("en", "zh")] == [count * steps * share / 2] * 2
     assert thinking_at(0, 1.0) and not thinking_at(0, 0.5)
     open_, closed = prompt_ids("1?", TOKENIZER, True), prompt_ids("1?", TOKENIZER)
     assert closed[: len(open_)] == open_ and TOKENIZER.special("</think>") in closed[len(open_) :]
     config = GRPOConfig(samples=2, max_tokens=6, thinking=0.5)
-    groups = roll_out(LM.model, TOKENIZER, ROWS[:4], config, 0, 1)
+    asked_rows = [row | {ENABLED: thinking_at(i, 0.5)} for i, row in enumerate(ROWS)]
+    groups = roll_out(LM.model, TOKENIZER, asked_rows[:4], config, 0, 1)
     asked = [TOKENIZER.special("</think>") not in group[0].ids[: group[0].start] for group in groups]
     assert asked == [False, True, False, True]
     # A rank that has the later prompts only asks them in the same way.
-    part = roll_out(LM.model, TOKENIZER, ROWS[1:3], config, 0, 1, streams=[1, 2])
+    part = roll_out(LM.model, TOKENIZER, asked_rows[1:3], config, 0, 1, streams=[1, 2])
     assert [r.ids for g in part for r in g] == [r.ids for g in groups[1:3] for r in g]
     with pytest.raises(ConfigError, match="thinking"):
         GRPOConfig(thinking=1.5)
+
+
+def test_a_changed_reward_is_another_artifact_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def mine(**_): return [1.0]\n")
+    config = RejectionConfig(rewards=(RewardPart("mine", function=f"{file}:mine"),))
+    before = identity_of(config)
+    file.write_text("def mine(**_): return [0.0]\n")
+    assert identity_of(config) != before
+    assert "outside" not in identity_of(RejectionConfig()) and "too_long" not in identity_of(RejectionConfig())
+    with pytest.raises(ConfigError, match="format, format; give each a name of its own"):
+        RejectionConfig(rewards=(RewardPart("format"), RewardPart("format", 2.0)))
+
+
+def test_a_prompt_without_room_is_left_out_or_refused_wherever_it_stands(
+    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = [dict(row, prompt=row["prompt"] + " " * 300) if row["id"] in ("t0", "t7") else row for row in ROWS]
+    ctx = context(tmp_path)
+    write_jsonl(tmp_path / "tasks" / "rl.jsonl", long)
+    monkeypatch.setattr(rejection, "accepted", lambda every, *_: [True] * len(every))
+    config = RejectionConfig(samples=4, max_tokens=200, batch=3)
+    assert rejection.run(config, ctx)["prompts_too_long"] == 2
+    assert [row["id"] for _, row in read_jsonl(ctx.out / "problems.jsonl")] == [f"t{i}" for i in range(10) if i % 7]
+    with pytest.raises(DataError, match=r"tasks: the prompt of t0 has 3\d\d tokens, and 200 of a reply"):
+        rejection.run(replace(config, too_long="refuse"), ctx)
+
+
+def test_half_a_surrogate_pair_in_a_prompt_or_a_call_ends_no_run(
+    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = '<tool_call>\n{"name": "look", "arguments": {"at": ["\\ud83d"], "\\udc00": 1}}\n</tool_call>'
+    ids = [*TOKENIZER.encode("<think>\nso\n</think>\n\n" + said), TOKENIZER.stop_ids[0]]
+    calls = lambda *_, n, streams, **__: [[Completion("", ids, [], "stop")] * n for _ in streams]  # noqa: E731
+    monkeypatch.setattr(rejection, "generate", calls)
+    monkeypatch.setattr(rejection, "accepted", lambda every, *_: [True] * len(every))
+    ctx = context(tmp_path)
+    rows = [dict(ROWS[0], prompt="hi \ud83d", id="\udce9"), dict(ROWS[1], prompt="\ud83d\ude00")]
+    (tmp_path / "tasks" / "rl.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rejection.run(RejectionConfig(samples=1), ctx)
+    talks = [row for part in ("train", "heldout") for _, row in read_jsonl(ctx.out / f"{part}.jsonl")]
+    assert {talk["messages"][0]["content"] for talk in talks} == {"hi \ufffd", "😀"}
+    for talk in talks:
+        assert talk["messages"][-1]["tool_calls"][0]["function"]["arguments"] == {"at": ["\ufffd"], "\ufffd": 1}

@@ -19,6 +19,7 @@ from tests.train.tiny_training import context
 from qwill.align import conversations, grpo, sample_rollouts
 from qwill.align.conversations import converse
 from qwill.align.critic import Critic
+from qwill.align.format_rewards import ENABLED
 from qwill.align.grpo import train_grpo
 from qwill.align.policy_update import logprobs_of, update
 from qwill.align.rewards import Rewards
@@ -122,7 +123,7 @@ def test_every_turn_reads_what_the_released_template_gives(
     verified(monkeypatch)
     script = scripted(monkeypatch, [first], [second], [last])
     (group,) = roll_out(
-        model(), TOKENIZER, [ROW], config(samples=2, max_tokens=900, thinking=True), 0, 0, None, None, tools,
+        model(), TOKENIZER, [ROW | {ENABLED: True}], config(samples=2, max_tokens=900), 0, 0, None, None, tools,
     )  # fmt: skip
     prompt = ROW["prompt"]
     assert isinstance(prompt, list)

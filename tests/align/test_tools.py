@@ -153,3 +153,20 @@ def test_what_a_tool_is_made_of_is_part_of_the_recipe(moody: str) -> None:
     Path(moody).write_text(MOODY + "\n# changed\n", encoding="utf-8")
     assert identity_of(settings) != before
     assert not {"tools", "max_turns", "thinking", "redraws", "shown"} & identity_of(GRPOConfig()).keys()
+
+
+def test_a_tool_that_does_not_load_again_is_a_sentence_for_the_model(moody: str) -> None:
+    with Tools((ToolPart(f"{moody}:moody", seconds=1.0),)) as tools:
+        assert tools.run(call("moody", {"how": "hang"})) == ("Error: took more than 1 s and was ended.", True)
+        whole = Path(moody).read_text(encoding="utf-8")
+        Path(moody).write_text("def moody(:\n")
+        for _ in range(2):
+            text, failed = tools.run(call("moody", {"how": "well"}))
+            assert failed and text.startswith("Error: the tool moody can't be loaded (SyntaxError") and "\n" not in text
+        Path(moody).write_text(whole, encoding="utf-8")
+        assert tools.run(call("moody", {"how": "well"})) == ("well", False)
+
+
+def test_half_a_surrogate_pair_in_a_result_is_what_the_model_reads(moody: str) -> None:
+    with Tools((ToolPart(f"{moody}:moody"),)) as tools:
+        assert tools.run(call("moody", {"how": "caf\udce9.txt \ud83d\ude00"})) == ("caf\ufffd.txt 😀", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,21 @@ def test_what_can_not_be_fused_is_one_sentence(tmp_path: Path) -> None:
     for wrong in ({"thinking": 1.2}, {"turns": 1}, {"conversations": -1}):
         with pytest.raises(ConfigError):
             FusionConfig(**wrong)
+
+
+def test_half_a_surrogate_pair_ends_no_run(tmp_path: Path) -> None:
+    inputs = {name: tmp_path / name for name in ("rejection", "dialogues")}
+    for name, place in inputs.items():
+        place.mkdir()
+        made = [talk(i, "en", name == "rejection") | {"id": "\udce9"} for i in range(4)]
+        for row in made:
+            row["messages"][0]["content"] += " \ud83d"
+        for part in ("train", "heldout"):
+            (place / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    (tmp_path / "out").mkdir()
+    ctx = StageContext(
+        tmp_path / "out", tmp_path, inputs, 3, 1, Display(quiet=True), None, tmp_path / "m.jsonl"
+    )  # fmt: skip
+    assert fusion.run(FusionConfig(several=0.0), ctx)["conversations"] == 8
+    for _, row in read_jsonl(ctx.out / "train.jsonl"):
+        assert any("\ufffd" in m["content"] for m in row["messages"]) and row["id"] == "\ufffd"

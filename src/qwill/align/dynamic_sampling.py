@@ -23,13 +23,14 @@ def redraw(
     chosen: list[int],
     rows: list[dict[str, Any]],
     most: int,
-    draw: Callable[[list[int], int], list[list[Rollout]]],
+    draw: Callable[[list[int], list[int], int], list[list[Rollout]]],
     seed: str,
 ) -> tuple[list[list[Rollout]], list[int], int]:
     """(groups, the rows that they belong to, how many were drawn in all). In place of each group that is `alike`, up to
     `most` times, a prompt of its language that the step has not had; what is still alike then stays.
 
-    `draw(rows, first)` makes the groups of some rows; `first` is the random stream of the first of them.
+    `draw(rows, places, first)` makes the groups of some rows for these places of the step; `first` is the random stream
+    of the first of them.
     """
     groups, chosen, tried, drawn = list(groups), list(chosen), set(chosen), len(groups)
     for again in range(most):
@@ -42,7 +43,7 @@ def redraw(
             others += zip(mine, picked, strict=False)
         if not others:
             break
-        made = draw([i for _, i in others], drawn)
+        made = draw([i for _, i in others], [k for k, _ in others], drawn)
         drawn += len(others)
         for (k, i), group in zip(others, made, strict=True):
             tried.add(i)

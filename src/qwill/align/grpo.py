@@ -10,21 +10,24 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from qwill.align.critic import Critic
 from qwill.align.dynamic_sampling import redraw
+from qwill.align.format_rewards import ENABLED
 from qwill.align.hacking import Watch, numbers_of
 from qwill.align.policy_update import logprobs_of, set_advantages, update
 from qwill.align.prompts import problems, with_room
 from qwill.align.reference import own_reference
 from qwill.align.rewards import Rewards
-from qwill.align.rollout_engines import rollout_source
+from qwill.align.rollout_engines import RolloutEngine, rollout_source
 from qwill.align.rollout_numbers import rollout_numbers
-from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks
+from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks, thinking_prompts
 from qwill.align.rule_rewards import check_rows
 from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, PPOConfig
@@ -40,6 +43,7 @@ from qwill.evaluate.rollouts_page import rollouts_page
 from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.model.twin import twin
+from qwill.text.surrogates import all_without_surrogates
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.checkpoint import Checkpoints
@@ -53,26 +57,25 @@ GAPS = ("gap", "gap_mean", "gap_kl")
 
 
 def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
-    replicas = replicas_of(config.mesh, "ppo" if isinstance(config, PPOConfig) else "grpo")
+    verb = verb_of(config)
+    replicas = replicas_of(config.mesh, verb)
     if replicas.count > 1 and config.rollout_engine != "own":
         raise ConfigError(
-            f"grpo.rollout_engine is {config.rollout_engine}, which one process drives; start it without torchrun."
-        )
-    if config.rollout_engine == "vllm" and replicas.count > 1:
-        raise ConfigError(
-            "grpo.rollout_engine is vllm, which runs in one process; leave torchrun out, or set it to own."
+            f"{verb}.rollout_engine is {config.rollout_engine}, which one process drives; start it without torchrun."
         )
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
+    if config.thinking and not start.thinks:
+        raise DataError(f"{ctx.inputs['sft']} has no <think> in its tokenizer; set {verb}.thinking to 0.")
     verified = not config.rewards or any(part.kind == "verifier" for part in config.rewards)
     rows = problems(ctx.inputs["tasks"], verified)
     check_rows(rows, config.rewards, ctx.inputs["tasks"])
     if config.routing_replay == "rollout" and not model.config.num_experts:
-        raise ConfigError("grpo.routing_replay is rollout, but this model has no experts; leave it out.")
+        raise ConfigError(f"{verb}.routing_replay is rollout, but this model has no experts; leave it out.")
     asked = len(rows)
     # With an adapter the start is the model without it, and the critic another adapter: weights are held once.
     again = (lambda: twin(model)) if config.lora else (lambda: load(ctx.inputs["sft"]).model)
-    reference = own_reference(ctx, tokenizer, None if config.kl else "grpo.kl is 0")
+    reference = own_reference(ctx, tokenizer, None if config.kl else f"{verb}.kl is 0")
     if config.kl and reference is None:
         reference = again()
     judge = again() if isinstance(config, PPOConfig) else None
@@ -85,7 +88,7 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         rows = with_room(rows, tokenizer, model, config.max_tokens, config.too_long, ctx, schemas)
         if config.prompts > len(rows):
             raise DataError(
-                f"grpo.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks."
+                f"{verb}.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks."
             )
         more: dict[str, Any] = {"reference": reference, "rewards": rewards, "replicas": replicas, "tools": tools}
         if isinstance(config, PPOConfig) and judge is not None:
@@ -95,15 +98,16 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
     if replicas.rank:
         return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
-    if shown_path(ctx).is_file():
-        lines = [line for _, line in read_jsonl(shown_path(ctx))]
-        write_text(shown_path(ctx).with_suffix(".html"), rollouts_page(f"grpo {ctx.recipe_id}", {"aligned": lines}))
-        write_bytes(ctx.out / "rollouts.jsonl", shown_path(ctx).read_bytes())
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     sampling = kept_sampling(ctx.inputs["sft"], model.config, tokenizer)
     save_model(
         model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, generation_config=sampling, merged=True
     )
+    if shown_path(ctx).is_file():
+        # Of a run that an older Qwill began, lines may hold what can't be written.
+        lines = [all_without_surrogates(line) for _, line in read_jsonl(shown_path(ctx))]
+        write_text(shown_path(ctx).with_suffix(".html"), rollouts_page(f"{verb} {ctx.recipe_id}", {"aligned": lines}))
+        write_bytes(ctx.out / "rollouts.jsonl", shown_path(ctx).read_bytes())
     last = history.curve[-max(1, len(history.curve) // 10) :]
     return {
         "rollouts": config.steps * config.prompts * config.samples,
@@ -123,9 +127,101 @@ def teaching(groups: list[list[Rollout]], config: GRPOConfig, judged: bool = Fal
     return [r for g in known if len({r.reward for r in g}) > 1 for r in g]
 
 
+def verb_of(config: GRPOConfig) -> str:
+    """What the user called: it stands before settings and sentences."""
+    return "ppo" if isinstance(config, PPOConfig) else "grpo"
+
+
 def shown_path(ctx: StageContext) -> Path:
     """rollouts.jsonl while the stage runs."""
     return ctx.metrics_path.with_name("rollouts.jsonl")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a run's replies are drawn with, and what looks at them before they are learnt from."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    rows: list[dict[str, Any]]
+    config: GRPOConfig
+    seed: int
+    reference: Transformer | None
+    rewards: Rewards | None
+    critic: Critic | None
+    replicas: Replicas
+    tools: Tools | None
+
+
+def draw_groups(
+    on: Drawing, source: Transformer | RolloutEngine, step: int, some: list[int], thinking: list[bool], first: int
+) -> list[list[Rollout]]:
+    """Replies to these rows, by all ranks; `first` is the random stream of the first of them."""
+    places = on.replicas.places(len(some))
+    own_rows, streams = [on.rows[some[i]] | {ENABLED: thinking[i]} for i in places], [first + i for i in places]
+    made = roll_out(source, on.tokenizer, own_rows, on.config, step, on.seed, on.rewards, streams, on.tools)
+    mine = [r for g in made for r in g]
+    if on.reference is not None:
+        for r, own in zip(mine, logprobs_of(on.reference, mine, on.config), strict=True):
+            r.reference = own
+    if on.config.truncation:
+        for r, own in zip(mine, logprobs_of(on.model, mine, on.config, replay=True), strict=True):
+            r.old = own
+    if on.critic is not None:
+        on.critic.set_values(mine)
+    return of_all_ranks(made, on.replicas)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A step's groups and their rows, what is logged of them, and the tokens of all that was sampled."""
+
+    groups: list[list[Rollout]]
+    chosen: list[int]
+    numbers: dict[str, float]
+    tokens: int
+
+
+def draw_step(on: Drawing, source: Transformer | RolloutEngine, step: int) -> Drawn:
+    """One group for each of the step's prompts, others in place of those that teach nothing. What is logged is of the
+    prompts that were drawn first: the others are chosen."""
+    config, sampled = on.config, 0
+    chosen = draw_prompts(on.rows, step, config.prompts, on.seed)
+    thinking = thinking_prompts(on.rows, step, config.prompts, config.thinking)
+
+    def draw(some: list[int], places: list[int], first: int) -> list[list[Rollout]]:
+        nonlocal sampled
+        made = draw_groups(on, source, step, some, [thinking[k] for k in places], first)
+        sampled += sum(r.tokens for g in made for r in g)
+        return made
+
+    groups = draw(chosen, list(range(len(chosen))), 0)
+    numbers = rollout_numbers(groups, on.rewards is not None, on.tools is not None)
+    numbers |= numbers_of(groups, config.rewards)
+    if config.redraws:
+        where = f"{on.seed}/grpo/redraw/{step}"
+        groups, chosen, drawn = redraw(groups, chosen, on.rows, config.redraws, draw, where)
+        numbers["draws"] = drawn / config.prompts
+    return Drawn(groups, chosen, numbers, sampled)
+
+
+def learn(on: Drawing, optimizers: list[Optimizer], groups: list[list[Rollout]]) -> dict[str, float]:
+    """A step's updates from its groups, and the numbers of the last of them; `useful` is the share of replies that
+    taught."""
+    every = [r for g in groups for r in g]
+    if on.critic is not None:
+        on.critic.set_advantages(every)
+    else:
+        set_advantages(groups, on.config)
+    useful = teaching(groups, on.config, on.critic is not None)
+    learned = nothing_learnt(on.reference is not None)
+    for number in range(on.config.updates if useful else 0):
+        now = update(on.model, optimizers, useful, on.config, on.replicas)
+        # Only the first update sees the weights that made the rollouts; later ones differ on purpose.
+        learned = now | ({name: learned[name] for name in GAPS} if number else {})
+        if on.critic is not None:
+            learned |= on.critic.update(useful, on.replicas)
+    return {"useful": len(useful) / len(every)} | learned
 
 
 def train_grpo(
@@ -161,75 +257,39 @@ def train_grpo(
     saved_at, warned = time.monotonic(), config.truncation > 0
     watch = Watch(history.curve)
     weights = rollout_source(model, tokenizer, config, ctx.work, ctx.seed)
-    with ctx.display.stage("grpo", total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
+    on = Drawing(model, tokenizer, rows, config, ctx.seed, reference, rewards, critic, replicas, tools)
+    verb = verb_of(config)
+    with ctx.display.stage(verb, total=config.steps, unit="step", budget_s=ctx.budget_s) as bar:
         bar.update(first)
         for step in range(first, config.steps):
             set_rates(kept.optimizers, rate_factor(step, config.steps, config.schedule))
-            chosen = draw_prompts(rows, step, config.prompts, ctx.seed)
-            started, sampled = time.monotonic(), 0
-
-            def draw(some: list[int], first: int = 0, step: int = step) -> list[list[Rollout]]:
-                nonlocal sampled
-                places = replicas.places(len(some))
-                own_rows, streams = [rows[some[i]] for i in places], [first + i for i in places]
-                made = roll_out(weights(), tokenizer, own_rows, config, step, ctx.seed, rewards, streams, tools)
-                mine = [r for g in made for r in g]
-                if reference is not None:
-                    for r, own in zip(mine, logprobs_of(reference, mine, config), strict=True):
-                        r.reference = own
-                if config.truncation:
-                    for r, own in zip(mine, logprobs_of(model, mine, config, replay=True), strict=True):
-                        r.old = own
-                if critic is not None:
-                    critic.set_values(mine)
-                made = of_all_ranks(made, replicas)
-                sampled += sum(r.tokens for g in made for r in g)
-                return made
-
-            groups = draw(chosen)
-            numbers = rollout_numbers(groups, rewards is not None, tools is not None)
-            numbers |= numbers_of(groups, config.rewards)
-            if config.redraws:
-                where = f"{ctx.seed}/grpo/redraw/{step}"
-                groups, chosen, drawn = redraw(groups, chosen, rows, config.redraws, draw, where)
-                numbers["draws"] = drawn / config.prompts
-            every = [r for g in groups for r in g]
-            if critic is not None:
-                critic.set_advantages(every)
-            else:
-                set_advantages(groups, config)
-            useful = teaching(groups, config, critic is not None)
-            numbers["useful"] = len(useful) / len(every)
-            learned = nothing_learnt(reference is not None)
-            for number in range(config.updates if useful else 0):
-                now = update(model, optimizers, useful, config, replicas)
-                # Only the first update sees the weights that made the rollouts; later ones differ on purpose.
-                learned = now | ({name: learned[name] for name in GAPS} if number else {})
-                if critic is not None:
-                    learned |= critic.update(useful, replicas)
+            started = time.monotonic()
+            drawn = draw_step(on, weights(), step)
+            learned = learn(on, optimizers, drawn.groups)
             if not math.isfinite(learned["gradient_norm"]):
                 raise TrainingError(
-                    f"grpo: the gradient of step {step} is not finite (first prompt: {rows[chosen[0]]['id']}); "
+                    f"{verb}: the gradient of step {step} is not finite (first prompt: {rows[drawn.chosen[0]]['id']}); "
                     f"stopped, and the last checkpoint, if one was made, is in {ctx.work}; lower the learning rates."
                 )
+            numbers = drawn.numbers | {"useful": learned.pop("useful")}
             history.curve.append({"step": step + 1, **numbers, **learned})
             flags, sentences = watch.look(history.curve)
             history.curve[-1] |= flags
             numbers |= flags
             for sentence in sentences:
-                ctx.display.say(f"grpo: {sentence}")
+                ctx.display.say(f"{verb}: {sentence}")
             if not warned and learned["gap"] > LARGE_GAP:
                 warned = True
                 ctx.display.say(
-                    f"grpo: step {step + 1}: the rollout's and the trainer's log-probabilities differ by up to "
+                    f"{verb}: step {step + 1}: the rollout's and the trainer's log-probabilities differ by up to "
                     f"{learned['gap']:.2g} (mean {learned['gap_mean']:.2g}); importance_most: 2 corrects for it."
                 )
-            history.tokens += sampled
+            history.tokens += drawn.tokens
             if log is not None:
-                speed = sampled / (time.monotonic() - started)
+                speed = drawn.tokens / (time.monotonic() - started)
                 log.log(step + 1, **numbers, **learned, tokens_per_second=speed)
             if shown is not None and step % apart == 0:
-                for line in shown_rollouts(groups, [rows[i] for i in chosen], config.shown):
+                for line in shown_rollouts(drawn.groups, [rows[i] for i in drawn.chosen], config.shown):
                     shown.log(step + 1, **line)
             bar.update(step + 1, reward=numbers["reward"], useful=numbers["useful"], gap=learned["gap"])
             if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < config.steps:

@@ -17,17 +17,19 @@ from qwill.evaluate.task_data import load_rows
 from qwill.evaluate.tasks import verify
 from qwill.model.transformer import Transformer
 from qwill.text.chat import render
+from qwill.text.surrogates import all_without_surrogates
 from qwill.text.tokenizer import Tokenizer
 
 
 def problems(place: Path, verified: bool) -> list[dict[str, Any]]:
     """The rows to draw prompts from: rl.jsonl of the stage tasks, or a file of your own whose rows have a `prompt`
-    (text or messages) and, where replies are `verified`, a `key`. Raises DataError naming file, line and field."""
+    (text or messages) and, where replies are `verified`, a `key`. Texts are as rendering reads them: half a surrogate
+    pair is U+FFFD. Raises DataError naming file, line and field."""
     if place.is_dir():
-        return load_rows(place / "rl.jsonl")
+        return [all_without_surrogates(row) for row in load_rows(place / "rl.jsonl")]
     rows = []
     for number, row in read_rows(place):
-        row = {"id": str(number), "language": "other"} | row
+        row = {"id": str(number), "language": "other"} | all_without_surrogates(row)
         if wrong := _problem(row, verified):
             raise DataError(f"{place}: line {number}{wrong}")
         rows.append(row | {"id": str(row["id"])})
@@ -46,10 +48,9 @@ def prompt_ids(
     return render(as_messages(prompt), tools, tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
 
 
-def thinking_at(place: int, share: float) -> bool:
-    """Whether the prompt at this place of a step is asked with thinking: spread evenly, so that each language has the
-    share too."""
-    return math.floor((place + 1) * share) > math.floor(place * share)
+def thinking_at(turn: int, share: float) -> bool:
+    """Whether a language's prompt number `turn` (from 0, over all steps) is asked with thinking: spread evenly."""
+    return math.floor((turn + 1) * share) > math.floor(turn * share)
 
 
 def _problem(row: dict[str, Any], verified: bool) -> str | None:
@@ -81,9 +82,11 @@ def with_room(
     too_long: Literal["leave_out", "refuse"],
     ctx: StageContext,
     tools: Sequence[dict[str, Any]] = (),
+    thinking: bool = False,
 ) -> list[dict[str, Any]]:
-    """The rows whose prompt (with the schemas of `tools`) and a reply of `max_tokens` fit into the model's context:
-    nothing is ever cut. Others are left out and counted, or the first of them is refused.
+    """The rows whose prompt (with the schemas of `tools`, asked with `thinking` or without, which is longer) and a
+    reply of `max_tokens` fit into the model's context: nothing is ever cut. Others are left out and counted, or the
+    first of them is refused.
 
     Raises DataError, one sentence, also where none is left and where no reply could end.
     """
@@ -95,7 +98,7 @@ def with_room(
     context = model.config.max_position_embeddings
     kept = []
     for row in rows:
-        size = len(prompt_ids(row["prompt"], tokenizer, tools=tools))
+        size = len(prompt_ids(row["prompt"], tokenizer, thinking, tools))
         if size + max_tokens <= context:
             kept.append(row)
         elif too_long == "refuse":

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from qwill.align.format_rewards import ENABLED
-from qwill.align.prompts import problems, prompt_ids
+from qwill.align.prompts import problems, prompt_ids, with_room
 from qwill.align.rejection_settings import RejectionConfig
 from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards
@@ -26,6 +26,7 @@ from qwill.engine.language_model import LanguageModel, load
 from qwill.engine.sampler import Sampling
 from qwill.evaluate.tasks import verify
 from qwill.text.parse import parse_reply
+from qwill.text.surrogates import all_without_surrogates
 from qwill.text.thinking import OUT_OF_TIME, asked_to_think, thinking_budget, well_formed
 
 Row = dict[str, Any]
@@ -43,6 +44,10 @@ def run(config: RejectionConfig, ctx: StageContext) -> dict[str, Any]:
     verified = not config.rewards or any(part.kind == "verifier" for part in config.rewards)
     rows = _chosen(problems(ctx.inputs["tasks"], verified), config.problems)
     check_rows(rows, config.rewards, ctx.inputs["tasks"])
+    asked = len(rows)
+    rows = with_room(
+        rows, lm.tokenizer, lm.model, config.max_tokens, config.too_long, ctx, thinking=config.thinking
+    )  # fmt: skip
     batches = [range(i, min(i + config.batch, len(rows))) for i in range(0, len(rows), config.batch)]
     judged: list[Row] = []
     with (
@@ -68,7 +73,7 @@ def run(config: RejectionConfig, ctx: StageContext) -> dict[str, Any]:
     counts: dict[str, Any] = {}
     for language, numbers in account.items():
         counts |= {f"{name}_{language}": numbers[name] for name in ("kept", "right", "always_solved", "never_solved")}
-    return counts
+    return counts | ({"prompts_too_long": asked - len(rows)} if asked > len(rows) else {})
 
 
 def _chosen(rows: list[Row], most: int) -> list[Row]:
@@ -141,6 +146,8 @@ def choose(right: Sequence[tuple[str, int]], config: RejectionConfig, rng: rando
 
 def _conversation(row: Row, text: str, number: int) -> Row:
     messages = [*as_messages(row["prompt"]), parse_reply(text).message()]
+    # A call's arguments may have been said with half a pair: \ud83d in JSON.
+    messages = all_without_surrogates(messages)
     talk = {"id": f"{row['id']}/{number}", "source": "rejection", "language": row["language"], "messages": messages}
     return talk | ({"family": row["family"]} if "family" in row else {})
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from qwill.align.settings import RewardPart
+from qwill.align.settings import RewardPart, hashes_of, need_own_names
+from qwill.base.config import LATER
 from qwill.base.errors import ConfigError
 from qwill.train.settings import need_positive
 
@@ -18,7 +19,7 @@ class RejectionConfig:
     A reply is right when it ended by itself, has the form of its mode, and passes the problems' own check; with
     `rewards` when their weighted sum is at least `least`. thinking_budget: tokens of thinking; replies that were cut
     there are not kept, as they hold words that aren't the model's. batch: problems that are answered at a time, and the
-    most that is lost when the process is killed. heldout_share: of the problems.
+    most that is lost when the process is killed. heldout_share: of the problems. too_long: as in GRPOConfig.
     """
 
     problems: int = 0
@@ -35,8 +36,14 @@ class RejectionConfig:
     rewards: tuple[RewardPart, ...] = ()
     least: float = 1.0
     heldout_share: float = 0.05
+    too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
+
+    def outside(self) -> dict[str, str]:
+        """The hashes of the files that rewards name."""
+        return hashes_of(self.rewards)
 
     def __post_init__(self) -> None:
+        need_own_names(self.rewards)
         need_positive(self, "samples", "keep", "max_tokens", "temperature", "batch")
         if self.problems < 0:
             raise ConfigError(f"problems is {self.problems}; expected 0 (all) or more.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from qwill.align.prompts import thinking_at
 from qwill.align.replies import parts_of
 from qwill.align.settings import GRPOConfig
 from qwill.engine.sampling import Sampling
@@ -86,18 +88,33 @@ def sampling_of(config: GRPOConfig) -> Sampling:
 
 def draw_prompts(rows: list[dict[str, Any]], step: int, count: int, seed: int) -> list[int]:
     """Indices of step `step`'s prompts: each language's rows in seeded order, taken in turn, epoch after epoch."""
-    languages = sorted({r["language"] for r in rows})
     chosen: list[int] = []
-    for k, language in enumerate(languages):
+    for language, turns in language_turns(rows, step, count).items():
         mine = [i for i, r in enumerate(rows) if r["language"] == language]
-        share = count // len(languages) + (k < count % len(languages))
         orders: dict[int, list[int]] = {}
-        for j in range(step * share, (step + 1) * share):
+        for j in turns:
             epoch, place = divmod(j, len(mine))
             if epoch not in orders:
                 orders[epoch] = random.Random(f"{seed}/grpo/{language}/{epoch}").sample(mine, len(mine))
             chosen.append(orders[epoch][place])
     return chosen
+
+
+def thinking_prompts(rows: Sequence[dict[str, Any]], step: int, count: int, share: float) -> list[bool]:
+    """Of each of `draw_prompts`'s, whether it is asked with thinking: over the steps each language has its `share`."""
+    return [thinking_at(j, share) for turns in language_turns(rows, step, count).values() for j in turns]
+
+
+def language_turns(rows: Sequence[dict[str, Any]], step: int, count: int) -> dict[str, range]:
+    """The numbers (from 0, over all steps) of the prompts that each language has in a step of `count`. Where these do
+    not divide evenly, one language after the other has one more."""
+    languages = sorted({r["language"] for r in rows})
+    each, over = divmod(count, len(languages))
+
+    def before(step: int, k: int) -> int:
+        return step * each + (step * over + len(languages) - 1 - k) // len(languages)
+
+    return {language: range(before(step, k), before(step + 1, k)) for k, language in enumerate(languages)}
 
 
 def micro_batches(rollouts: list[Rollout], limit: int) -> list[list[Rollout]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from qwill.align.conversations import Talk, converse
 from qwill.align.format_rewards import ENABLED
-from qwill.align.prompts import prompt_ids, thinking_at
+from qwill.align.prompts import prompt_ids
 from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards
 from qwill.align.rollout_engines import RolloutEngine, generate
@@ -33,9 +33,10 @@ def roll_out(
     tools: Tools | None = None,
 ) -> list[list[Rollout]]:
     """`samples` replies to each row with their rewards, grouped by row; without `rewards` the rows' own check.
-    `streams` are the rows' places in the step, where these are not all of its rows."""
+    A row says under `ENABLED` whether it is asked with thinking; one that says nothing is not. `streams` are the rows'
+    places in the step, where these are not all of its rows."""
     places = range(len(rows)) if streams is None else streams
-    rows = [row | {ENABLED: thinking_at(place, config.thinking)} for place, row in zip(places, rows, strict=True)]
+    rows = [row | {ENABLED: bool(row.get(ENABLED))} for row in rows]
     sampling, own_seed = sampling_of(config), seed * 1_000_003 + step
     if tools is not None:
         assert isinstance(model, Transformer), "settings refuse tools with another engine"

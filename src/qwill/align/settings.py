@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +105,28 @@ class ToolPart:
         return self.schema if whole else {"type": "function", "function": self.schema}
 
 
+def need_own_names(rewards: Sequence[RewardPart]) -> None:
+    """Raises ConfigError where two rewards have one name, as a part of the sum would be lost."""
+    names = [part.name for part in rewards]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"rewards are called {', '.join(names)}; give each a name of its own.")
+
+
+def hashes_of(rewards: Sequence[RewardPart], tools: Sequence[ToolPart] = ()) -> dict[str, str]:
+    """The hashes of the files and model folders that rewards and tools name: what they hold is part of a stage's
+    identity."""
+    from qwill.base.artifact import identify
+    from qwill.base.files import sha256_file
+    from qwill.base.resolve import resolve
+
+    named = [part.function for part in rewards if part.function] + [tool.function for tool in tools]
+    files = [Path(function.rpartition(":")[0]) for function in named]
+    judges = [part.model or part.judge or "" for part in rewards]
+    folders = [name for name in judges if name and not name.startswith(("http://", "https://"))]
+    models = {name: identify(resolve(name)).content_id for name in folders}
+    return {str(file): sha256_file(file) for file in files if file.is_file()} | models
+
+
 @dataclass(frozen=True)
 class GRPOConfig:
     """`steps` × `prompts` prompts, `samples` replies each of at most `max_tokens`; `updates` optimiser steps on each.
@@ -120,7 +143,8 @@ class GRPOConfig:
     rollout_dtype: what the weights are rounded to for rollouts; `same`: not at all, and nothing is copied.
     rollout_engine: Qwill's `own`, or `vllm` with the settings `vllm` (vllm_rollouts.py).
 
-    thinking: the share of a step's prompts that are asked with thinking; what is verified is the answer behind it.
+    thinking: the share of each language's prompts that are asked with thinking; what is verified is the answer behind
+    it.
 
     lora: only an adapter is trained (PPO's critic has one of its own), by AdamW at `learning_rate`; the start is the
     model without it, so that weights are held once. too_long: what happens to prompts that leave no room for max_tokens
@@ -175,21 +199,10 @@ class GRPOConfig:
 
     def outside(self) -> dict[str, str]:
         """The hashes of the files that rewards and tools name."""
-        from qwill.base.artifact import identify
-        from qwill.base.files import sha256_file
-        from qwill.base.resolve import resolve
-
-        named = [part.function for part in self.rewards if part.function] + [tool.function for tool in self.tools]
-        files = [Path(function.rpartition(":")[0]) for function in named]
-        judges = [part.model or part.judge or "" for part in self.rewards]
-        folders = [name for name in judges if name and not name.startswith(("http://", "https://"))]
-        models = {name: identify(resolve(name)).content_id for name in folders}
-        return {str(file): sha256_file(file) for file in files if file.is_file()} | models
+        return hashes_of(self.rewards, self.tools)
 
     def __post_init__(self) -> None:
-        names = [part.name for part in self.rewards]
-        if len(set(names)) < len(names):
-            raise ConfigError(f"rewards are called {', '.join(names)}; give each a name of its own.")
+        need_own_names(self.rewards)
         need_positive(self, "steps", "prompts", "updates", "max_tokens", "max_turns", "temperature", "train_tokens")
         if self.samples < 2:
             raise ConfigError(f"samples is {self.samples}; a group needs at least 2 to compare.")

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from qwill.align.rollouts import Rollout
+from qwill.text.surrogates import all_without_surrogates
 
 MOST = 600  # lines of a run
 LONGEST = 8000  # characters of one text; what is cut is said
@@ -38,9 +39,10 @@ def shown_rollouts(groups: list[list[Rollout]], rows: list[dict[str, Any]], show
 
 
 def shown_line(r: Rollout, row: dict[str, Any]) -> dict[str, Any]:
+    """What is written can be written: halves of pairs that stood alone in a call or a result are U+FFFD."""
     prompt = row["prompt"]
     advantages = r.advantages
-    return {
+    line: dict[str, Any] = {
         "id": str(row["id"]),
         "language": r.language,
         "prompt": _cut(prompt) if isinstance(prompt, str) else [_message(m) for m in prompt],
@@ -52,6 +54,8 @@ def shown_line(r: Rollout, row: dict[str, Any]) -> dict[str, Any]:
         "turns": sum(m["role"] == "assistant" for m in r.said),
         "truncated": not r.ended,
     }
+    cleaned: dict[str, Any] = all_without_surrogates(line)
+    return cleaned
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 
 from qwill.align.settings import ToolPart
 from qwill.align.tool_schema import schema_of
-from qwill.base.errors import ConfigError
+from qwill.base.errors import ConfigError, DataError
 from qwill.evaluate.scorer_process import ScorerProcess, serve
+from qwill.text.surrogates import without_surrogates
 
 LONGEST = 4000  # characters of a result; the rest is cut, which the model is told
 
@@ -36,11 +37,18 @@ class ToolProcess(ScorerProcess):
     def call(self, arguments: dict[str, Any]) -> tuple[str, bool]:
         """(what the model reads, whether the call failed)."""
         request = json.dumps({"arguments": arguments}).encode() + b"\n"
-        answer = self._ask(self._child or self._start(), request, self._seconds)
+        try:
+            answer = self._ask(self._child or self._start(), request, self._seconds)
+        except DataError as error:  # it was ended before, and does not load again
+            return f"Error: {_first_half(str(error))}.", True
         if "error" in answer:
             # A function that hangs or dies; the sentence is for the user, and the model needs its first half.
-            return f"Error: {answer['error'].partition(';')[0].replace(' for one reply', '')}.", True
+            return f"Error: {_first_half(answer['error'])}.", True
         return str(answer["result"]), bool(answer["failed"])
+
+
+def _first_half(sentence: str) -> str:
+    return sentence.partition(";")[0].replace(" for one reply", "").rstrip(".")
 
 
 class Tools:
@@ -72,6 +80,7 @@ class Tools:
         if not isinstance(arguments, dict):
             return f"Error: the arguments of {name} are no JSON object.", True
         text, failed = self._processes[name].call(arguments)
+        text = without_surrogates(text)
         if len(text) > LONGEST:
             text = f"{text[:LONGEST]} … ({len(text) - LONGEST} characters were cut)"
         return text, failed

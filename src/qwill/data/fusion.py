@@ -17,6 +17,7 @@ from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_jsonl, write_json, write_text
 from qwill.base.stage import StageContext
 from qwill.data.conversation import content_text, problem
+from qwill.text.surrogates import all_without_surrogates
 from qwill.text.thinking import last_switch
 
 Row = dict[str, Any]
@@ -81,6 +82,7 @@ def run(config: FusionConfig, ctx: StageContext) -> dict[str, Any]:
 def _read(path: Path) -> list[Row]:
     rows = []
     for line, row in read_jsonl(path):
+        row = all_without_surrogates(row)
         messages = row.get("messages")
         wrong = problem(messages, row.get("tools") or []) if isinstance(messages, list) else "messages: not a list"
         if wrong:

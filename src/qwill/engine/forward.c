@@ -99,6 +99,13 @@ INLINE int64_t point_to_codes(Input a, int64_t first, int64_t rows, int64_t k, c
     return count;
 }
 
+// The rows from `first` on
+INLINE Input behind(Input a, int64_t first, int64_t k) {
+    if (a.index) a.index += first;
+    else a.x += first * a.stride, a.codes = a.codes ? a.codes + first * row_size(k) : NULL;
+    return a;
+}
+
 INLINE int64_t panels_in(const Matrix *m) {
     return m->packed ? (m->columns + PANEL - 1) / PANEL : (m->columns + WIDE - 1) / WIDE;
 }
@@ -139,12 +146,28 @@ static void base_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t r
     }
 }
 
-// The same with what adapters add; the rows begin with number `row`
+// The same with what adapters add; the rows begin with number `row`. What is in `out` is added to the sum of both, as
+// training adds the residual stream, so that no rounding differs.
 static void matrix_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t rows, int add, float *out, const Added *d,
                          int64_t row) {
-    base_panel(m, e, p, a, rows, add, out);
-    int64_t wide = m->packed ? 1 : WIDE / PANEL, end = least(panels_of(m->columns), (p + 1) * wide);
-    if (d) raise_panels(d, e, row, rows, p * wide, end, out, m->columns);
+    int64_t columns = m->columns, wide = m->packed ? 1 : WIDE / PANEL, end = least(panels_of(columns), (p + 1) * wide);
+    int64_t first = p * wide * PANEL, width = least(columns, end * PANEL) - first;
+    enum { SOME = 8 * ROWS };
+    float before[SOME * (WIDE > PANEL ? WIDE : PANEL)];
+    if (!d || !add) {
+        base_panel(m, e, p, a, rows, add, out);
+        if (d) raise_panels(d, e, row, rows, p * wide, end, out, columns);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r += SOME) {
+        int64_t count = least(SOME, rows - r);
+        float *to = out + r * columns;
+        for (int64_t i = 0; i < count; i++) memcpy(before + i * width, to + i * columns + first, sizeof(float) * width);
+        base_panel(m, e, p, behind(a, r, m->k), count, 0, to);
+        raise_panels(d, e, row + r, count, p * wide, end, to, columns);
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t j = 0; j < width; j++) to[i * columns + first + j] += before[i * width + j];
+    }
 }
 
 static Phase *project(Phase *phase, Team *team, const Matrix *m, Input a, int64_t rows, int add, float *out,

@@ -24,8 +24,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwill.base.errors import DataError
+from qwill.text.surrogates import without_surrogates
 from qwill.text.thinking import last_switch
-from qwill.text.tokenizer import Tokenizer, without_surrogates
+from qwill.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 

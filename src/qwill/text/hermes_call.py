@@ -12,7 +12,7 @@ from typing import Any
 
 from qwill.text.json_stream import JsonScanner, strict_json
 from qwill.text.reply_reader import CALL, CALL_END, Marks, Pieces, Reader
-from qwill.text.tokenizer import without_surrogates
+from qwill.text.surrogates import without_surrogates
 
 _BLOCK_ENDS = Marks([CALL_END, CALL])
 _S = r"[ \t\r\n]*"

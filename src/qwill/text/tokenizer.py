@@ -18,6 +18,7 @@ import tokenizers
 from qwill.base.errors import ArtifactError, DataError
 from qwill.base.files import read_json, write_text
 from qwill.base.packages import open_member
+from qwill.text.surrogates import without_surrogates
 from qwill.text.vocabulary import (
     QWEN3_SPECIALS,
     Family,
@@ -298,17 +299,6 @@ def _text_only_encoder(document: dict[str, Any]) -> tuple[tokenizers.Tokenizer, 
     own = [i for i, sequence in enumerate(example.sequence_ids) if sequence is not None]
     first, last = (own[0], own[-1] + 1) if own else (0, 0)
     return bpe, (example.ids[:first], example.ids[last:])
-
-
-def without_surrogates(text: str) -> str:
-    if text.isascii():
-        return text
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        # Through UTF-16 the two halves of a pair become the character they mean; a lone half becomes U+FFFD.
-        return text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le", errors="replace")
-    return text
 
 
 def _released_config(document: dict[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,8 @@ def train(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
     from tokenizers import Tokenizer as Bpe
     from tokenizers import pre_tokenizers, trainers
 
-    from qwill.text.tokenizer import Tokenizer, without_surrogates
+    from qwill.text.surrogates import without_surrogates
+    from qwill.text.tokenizer import Tokenizer
     from qwill.text.vocabulary import QWEN3_SPECIALS, tokenizer_document
 
     # The same normaliser and split in training as in use, because they come from the same document.

@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.align.tiny_rl import TOKENIZER, by_length, config, model, rows
+from tests.align.tiny_rl import TOKENIZER, by_length, config, model, rows, until_cut
 from tests.train.tiny_training import Killed, Outcome, checkpoints, context, outcome, saved
 
 from qwill.align import grpo, sample_rollouts
@@ -223,13 +223,8 @@ def run(folder: Path, kind: str, cut: int | None = None, **changes: Any) -> Outc
     """One attempt; where a checkpoint is there, nothing of the model in memory may survive."""
     made = model(kind, seed=99 if checkpoints(folder) else 0)
 
-    def until_cut(*arguments: Any) -> list[list[Rollout]]:
-        if arguments[4] == cut:
-            raise Killed
-        return roll_out(*arguments)
-
     with rewards() as patch:
-        patch.setattr(grpo, "roll_out", until_cut)
+        patch.setattr(grpo, "roll_out", until_cut(cut))
         history = train_grpo(made, TOKENIZER, rows(), config(**changes), context(folder), checkpoint_seconds=0)
     return outcome(folder, made, history)
 

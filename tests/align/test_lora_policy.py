@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.align.tiny_rl import TOKENIZER, by_length, config, model, rows
+from tests.align.tiny_rl import TOKENIZER, by_length, config, model, rows, until_cut
 from tests.train.tiny_training import Killed, context
 from torch import Tensor
 
@@ -99,17 +99,12 @@ def stage(folder: Path, settings: Any, cut: int | None = None, **inputs: Path) -
         write_jsonl(folder / "rl.jsonl", rows())
     ctx = context(folder, {"sft": folder / "sft", "tasks": folder / "rl.jsonl"} | inputs)
 
-    def until_cut(*arguments: Any) -> Any:
-        if arguments[4] == cut:
-            raise Killed
-        return roll_out(*arguments)
-
     def saving(*arguments: Any, **named: Any) -> Any:
         return original(*arguments, **named | {"checkpoint_seconds": 0.0})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_rollouts, "verify", by_length)
-        patch.setattr(grpo, "roll_out", until_cut)
+        patch.setattr(grpo, "roll_out", until_cut(cut))
         original = grpo.train_grpo
         patch.setattr(grpo, "train_grpo", saving)
         patch.setattr("qwill.engine.language_model.Tokenizer.load", lambda _: TOKENIZER)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from tests.align.test_grpo_update import logprobs, model, rollouts, updated
-from tests.align.tiny_rl import TOKENIZER, by_length, config, rows
+from tests.align.tiny_rl import TOKENIZER, by_length, config, rows, until_cut
 from tests.align.tiny_rl import model as rl_model
-from tests.train.tiny_training import Killed, Outcome, checkpoints, context, outcome
+from tests.train.tiny_training import Outcome, checkpoints, context, outcome
 
 from qwill.align import grpo, sample_rollouts
 from qwill.align.grpo import teaching, train_grpo
@@ -149,14 +149,9 @@ def test_a_model_is_its_own_reference() -> None:
 def run(folder: Path, cut: int | None = None, **changes: Any) -> Outcome:
     made = rl_model("dense", seed=99 if checkpoints(folder) else 0)
 
-    def until_cut(*arguments: Any) -> list[list[Rollout]]:
-        if arguments[4] == cut:
-            raise Killed
-        return roll_out(*arguments)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_rollouts, "verify", by_length)
-        patch.setattr(grpo, "roll_out", until_cut)
+        patch.setattr(grpo, "roll_out", until_cut(cut))
         reference = rl_model("dense") if changes.get("kl") else None
         history = train_grpo(
             made, TOKENIZER, rows(), config(**changes), context(folder), checkpoint_seconds=0, reference=reference

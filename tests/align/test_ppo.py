@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.align.tiny_rl import TOKENIZER, by_length, model, rows
-from tests.train.tiny_training import Killed, context
+from tests.align.tiny_rl import TOKENIZER, by_length, model, rows, until_cut
+from tests.train.tiny_training import context
 
 from qwill.align import grpo, sample_rollouts
 from qwill.align.critic import Critic
@@ -70,14 +70,9 @@ def run(folder: Path, cut: int | None = None, **changes: Any):
     settings = config(**changes)
     made = model("dense", seed=99 if list((folder / "work").glob("checkpoint-*")) else 0)
 
-    def until_cut(*arguments: Any):
-        if arguments[4] == cut:
-            raise Killed
-        return roll_out(*arguments)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_rollouts, "verify", by_length)
-        patch.setattr(grpo, "roll_out", until_cut)
+        patch.setattr(grpo, "roll_out", until_cut(cut))
         judge = Critic.start(model("dense", seed=3), settings)
         history = train_grpo(made, TOKENIZER, rows(), settings, context(folder), 0.0, critic=judge)
     return made, judge.model, history

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.align.replay_models import model, moved
 from tests.align.test_grpo import rewards
-from tests.align.tiny_rl import TOKENIZER, config, rows
+from tests.align.tiny_rl import TOKENIZER, config, rows, until_cut
 from tests.train.tiny_training import Killed, Outcome, context, outcome
 
 from qwill.align import grpo
@@ -139,16 +139,14 @@ def run(
     if heard is not None:
         object.__setattr__(ctx, "display", heard)
 
-    def until_cut(*arguments: Any) -> list[list[Rollout]]:
-        if arguments[4] == cut:
-            raise Killed
-        groups = roll_out(*arguments)
+    def shifted(*arguments: Any) -> list[list[Rollout]]:
+        groups = until_cut(cut)(*arguments)
         for r in (r for g in groups for r in g):
             r.logprobs = [p - shift for p in r.logprobs]
         return groups
 
     with rewards() as patch:
-        patch.setattr(grpo, "roll_out", until_cut)
+        patch.setattr(grpo, "roll_out", shifted)
         history = train_grpo(made, TOKENIZER, rows(), config(**changes), ctx, checkpoint_seconds=0)
     return outcome(folder, made, history)
 

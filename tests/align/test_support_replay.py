@@ -17,7 +17,7 @@ from tests.align.test_grpo import rewards
 from tests.align.test_grpo_update import updated
 from tests.align.test_policy_update import ALGORITHMS, WIDE, on_paper
 from tests.align.test_ppo import config as ppo_config
-from tests.align.tiny_rl import TOKENIZER, config, rows
+from tests.align.tiny_rl import TOKENIZER, config, rows, until_cut
 from tests.train.tiny_training import Killed, Outcome, context, outcome
 
 from qwill.align import grpo, policy_update
@@ -201,13 +201,8 @@ def test_only_rows_of_the_head_that_count_are_multiplied(monkeypatch: pytest.Mon
 def run(folder: Path, cut: int | None = None, **changes: Any) -> Outcome:
     made = model("moe", seed=99 if list((folder / "work").glob("checkpoint-*")) else 0)
 
-    def until_cut(*arguments: Any) -> list[list[Rollout]]:
-        if arguments[4] == cut:
-            raise Killed
-        return roll_out(*arguments)
-
     with rewards() as patch:
-        patch.setattr(grpo, "roll_out", until_cut)
+        patch.setattr(grpo, "roll_out", until_cut(cut))
         history = train_grpo(made, TOKENIZER, rows(), config(**changes), context(folder), checkpoint_seconds=0)
     return outcome(folder, made, history)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tests.engine.tiny import tiny_model
+from tests.train.tiny_training import Killed
 
+from qwill.align.rollouts import Rollout
+from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
@@ -40,6 +44,17 @@ def rows(count: int = 6) -> list[dict[str, Any]]:
 def by_length(row: dict[str, Any], reply: str) -> bool:
     """A reward that splits most groups."""
     return len(reply) % 2 == 0
+
+
+def until_cut(cut: int | None) -> Callable[..., list[list[Rollout]]]:
+    """`roll_out` in a process that is killed at step `cut`."""
+
+    def drawn(*arguments: Any) -> list[list[Rollout]]:
+        if arguments[4] == cut:
+            raise Killed
+        return roll_out(*arguments)
+
+    return drawn
 
 
 def config(**changes: Any) -> GRPOConfig:

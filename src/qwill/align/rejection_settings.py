@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qwill.align.settings import RewardPart, hashes_of, need_own_names
-from qwill.base.config import LATER
+from qwill.base.config import LATER, need_positive
 from qwill.base.errors import ConfigError
-from qwill.train.settings import need_positive
 
 
 @dataclass(frozen=True)

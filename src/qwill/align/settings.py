@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from qwill.base.config import LATER
+from qwill.base.config import LATER, need_positive, need_share
 from qwill.base.errors import ConfigError
 from qwill.model.lora_config import LoraConfig
-from qwill.train.settings import MeshConfig, OptimizerConfig, ScheduleConfig, need_positive
+from qwill.train.settings import MeshConfig, OptimizerConfig, ScheduleConfig
 
 
 def _gentle() -> OptimizerConfig:
@@ -218,16 +218,13 @@ class GRPOConfig:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
-        if not 0 <= self.thinking <= 1:
-            raise ConfigError(f"thinking is {self.thinking}; expected the share of prompts, from 0 to 1.")
+        need_share(self, "thinking", "min_p")
         if self.tools and self.rollout_engine != "own":
             raise ConfigError("tools need Qwill's own engine for rollouts; leave rollout_engine out.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; expected above 0 and at most 1 (off).")
         if self.top_k < 0:
             raise ConfigError(f"top_k is {self.top_k}; expected 0 (off) or more.")
-        if not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p is {self.min_p}; expected 0 (off) to 1.")
         if self.rollout_engine == "vllm":
             for name, plain in (
                 ("top_p", 1.0), ("top_k", 0), ("min_p", 0.0), ("routing_replay", "none"), ("rollout_dtype", "same"),
@@ -283,9 +280,7 @@ class PPOConfig(GRPOConfig):
         need_positive(self, "value_clip")
         if self.algorithm != "dapo":
             raise ConfigError(f"algorithm is {self.algorithm}; PPO has its own: leave it out.")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+        need_share(self, "gamma", "lam")
 
 
 @dataclass(frozen=True)
@@ -317,9 +312,7 @@ class DistillConfig:
         need_positive(
             self, "steps", "prompts", "samples", "max_tokens", "temperature", "divergence_temperature", "train_tokens"
         )
-        for name in ("on_policy", "beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+        need_share(self, "on_policy", "beta")
 
 
 PairLoss = Literal["sigmoid", "hinge", "ipo", "robust", "exo", "normalised", "orpo", "simpo", "kto"]

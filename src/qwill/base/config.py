@@ -119,6 +119,20 @@ LATER = {"later": True}
 SPREAD = {"spread": True}
 
 
+def need_positive(settings: Any, *names: str) -> None:
+    """Raise ConfigError for the first of the named settings that is set and not above zero."""
+    for name in names:
+        if (value := getattr(settings, name)) is not None and value <= 0:
+            raise ConfigError(f"{name} is {value}; expected more than 0.")
+
+
+def need_share(settings: Any, *names: str) -> None:
+    """Raise ConfigError for the first of the named settings that is below 0 or above 1."""
+    for name in names:
+        if not 0 <= (value := getattr(settings, name)) <= 1:
+            raise ConfigError(f"{name} is {value:g}; expected a share from 0 to 1.")
+
+
 def to_dict(value: Any) -> Any:
     """Plain JSON types of a configuration, every default included but those of LATER settings; none of SPREAD."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

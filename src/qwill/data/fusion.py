@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwill.base.config import need_share
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_jsonl, write_json, write_text
 from qwill.base.stage import StageContext
@@ -43,9 +44,7 @@ class FusionConfig:
     turns: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("thinking", "switched", "in_system", "several"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        need_share(self, "thinking", "switched", "in_system", "several")
         if self.conversations < 0 or self.turns < 2:
             raise ConfigError(
                 f"conversations is {self.conversations} and turns {self.turns}; expected 0 or more, and 2 or more."

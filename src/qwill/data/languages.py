@@ -13,7 +13,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from qwill.base.config import convert, load_yaml, nearest, parse
+from qwill.base.config import convert, load_yaml, nearest, need_share, parse
 from qwill.base.errors import ConfigError
 from qwill.data import families, scripts
 from qwill.data.words import word_rules
@@ -55,8 +55,7 @@ class Language:
             raise ConfigError(
                 f"script is {self.script!r}, not a script's ISO 15924 code; expected one of {', '.join(scripts.NAMES)}."
             )
-        if not 0 <= self.language_score <= 1:
-            raise ConfigError(f"language_score is {self.language_score:g}; expected a share from 0 to 1.")
+        need_share(self, "language_score")
         if self.minhash_n_grams < 1:
             raise ConfigError(f"minhash_n_grams is {self.minhash_n_grams}; expected 1 or more.")
         if not self.sentence_end:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from qwill.base.config import LATER
+from qwill.base.config import LATER, need_positive, need_share
 from qwill.base.errors import ConfigError
 from qwill.model.lora_config import LoraConfig
 
 # Of matrix products while training; weights, optimiser and files stay float32. `auto` is resolved once and recorded.
 Precision = Literal["auto", "float32", "bfloat16"]
-
-
-def need_positive(settings: Any, *names: str) -> None:
-    """Raise ConfigError for the first of the named settings that is set and not above zero."""
-    for name in names:
-        if (value := getattr(settings, name)) is not None and value <= 0:
-            raise ConfigError(f"{name} is {value}; expected more than 0.")
 
 
 @dataclass(frozen=True)
@@ -54,9 +47,7 @@ class ScheduleConfig:
     shape: Literal["linear", "cosine"] = field(default="linear", metadata=LATER)
 
     def __post_init__(self) -> None:
-        for name in ("warmup", "decay", "final"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        need_share(self, "warmup", "decay", "final")
         if self.warmup + self.decay > 1 + 1e-9:
             raise ConfigError(
                 f"warmup ({self.warmup}) and decay ({self.decay}) are more than the whole run; lower one so that "

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qwill.base.config import need_positive
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_json, write_json
 from qwill.base.stage import StageContext
-from qwill.train.settings import ProxyConfig, need_positive
+from qwill.train.settings import ProxyConfig
 
 if TYPE_CHECKING:
     from qwill.data.packing import Piece, TrainingRows

@@ -8,9 +8,10 @@ the start (DPO's implicit reward). The baseline knows lengths only: it prefers t
 whichever was right more often in training. Claim: the lower bound of the accuracy's 95 % interval is above 50 %, and
 the accuracy above the baseline's.
 
-grpo: "What is 34 + 58?", "What is 71 - 26?" in English and Chinese; the reward is a Python function that wants the
-number and nothing else. 400 problems are held out; greedy replies before and after, exact McNemar. Claim: higher,
-p < 0.01, training within 30 minutes on 2 cores.
+grpo: "What is 14 + 28?", "What is 27 - 16?" (terms up to 30) in English and Chinese; the reward is a Python function
+that wants the answer to be the last number of a reply of at most 12 tokens. 400 problems are held out, whose terms no
+training problem has in either language; greedy replies before and after, exact McNemar. Claim: higher, p < 0.01,
+training within 30 minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import runpy
 import shutil
 import tempfile
 import time
@@ -45,9 +47,10 @@ from qwill.text.chat import render
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.settings import OptimizerConfig, ScheduleConfig
 
-LONGEST, HELD_OUT, MINUTES, NEW_TOKENS = 2048, 100, 30, 12
+LONGEST, HELD_OUT, MINUTES, NEW_TOKENS, LARGEST = 2048, 100, 30, 12, 30
 LORA = LoraConfig(16, 32)
 REWARD = Path(__file__).parent.parent / "examples" / "rewards" / "number.py"
+number = runpy.run_path(str(REWARD))["number"]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -109,7 +112,7 @@ def dpo(start: Path, folder: Path, seed: int) -> tuple[str, bool]:
 
 
 def problem(rng: random.Random, number: int) -> dict[str, Any]:
-    a, b = rng.randint(10, 99), rng.randint(10, 99)
+    a, b = rng.randint(1, LARGEST), rng.randint(1, LARGEST)
     if rng.random() < 0.5:
         a, b = max(a, b), min(a, b)
         sign, answer = "-", a - b
@@ -142,19 +145,19 @@ def solved(place: Path, rows: list[dict[str, Any]]) -> list[bool]:
         stop_ids=tokenizer.stop_ids, vocab_size=tokenizer.vocab_size,
     )  # fmt: skip
     return [
-        g[0].finish_reason == "stop" and tokenizer.decode(g[0].token_ids).strip(" .。") == str(r["answer"])
+        number([], [tokenizer.decode(g[0].token_ids)], [r["answer"]]) == [1.0]
         for r, g in zip(rows, groups, strict=True)
     ]
 
 
 def reinforce(start: Path, folder: Path, seed: int) -> tuple[str, bool]:
     heldout = arithmetic(400, 99, set())
-    rows = arithmetic(4000, seed, {r["terms"] for r in heldout})
+    rows = arithmetic(800, seed, {r["terms"] for r in heldout})
     file = write_rows(folder / "problems.jsonl", rows)
     config = GRPOConfig(
-        steps=80, prompts=16, samples=8, max_tokens=NEW_TOKENS, lora=LORA,
+        steps=40, prompts=32, samples=8, max_tokens=NEW_TOKENS, temperature=0.7, lora=LORA,
         rewards=(RewardPart("number", function=f"{REWARD}:number"),),
-        optimizer=OptimizerConfig("adamw", learning_rate=2e-4, matrix_rate=2e-4),
+        optimizer=OptimizerConfig("adamw", learning_rate=5e-4, matrix_rate=5e-4),
     )  # fmt: skip
     ctx = stage_context(folder / "grpo", {"sft": start, "tasks": file}, seed)
     began = time.perf_counter()
@@ -173,7 +176,7 @@ def reinforce(start: Path, folder: Path, seed: int) -> tuple[str, bool]:
     parts = ", ".join(f"{one} {share(old, one):.0f} → {share(new, one):.0f} %" for one in ("en", "zh"))
     text = (
         f"GRPO, {config.steps} steps of {config.prompts} × {config.samples} replies, seed {seed}: {minutes:.1f} "
-        f"minutes. Held-out problems solved, number alone, greedy: {shown(sum(old), 400)} → "
+        f"minutes. Held-out problems solved, greedy: {shown(sum(old), 400)} → "
         f"**{shown(sum(new), 400)}** ({parts}); {won} gained, {lost} lost, p = {p:.1e}. "
         + verdict(f"higher, p < 0.01, within {MINUTES} minutes", met)
     )

@@ -1,13 +1,14 @@
-"""A reward for `qwill grpo`: 1 for a reply that is just the row's `answer`, a number; 0.2 where it ends so."""
+"""A reward for `qwill grpo`: 1 where the last number of a reply is the row's `answer`, 0 elsewhere."""
 
 import re
 from typing import Any
 
 
+def says(text: str, answer: int) -> bool:
+    found = re.findall(r"-?\d+", text)
+    return bool(found) and int(found[-1]) == answer
+
+
 def number(prompts: list[Any], completions: list[Any], answer: list[int], **columns: Any) -> list[float]:
-    out = []
-    for said, wanted in zip(completions, answer, strict=True):
-        text = (said if isinstance(said, str) else said[-1]["content"]).strip(" .。")
-        found = re.findall(r"-?\d+", text)
-        out.append(1.0 if text == str(wanted) else 0.2 if found and found[-1] == str(wanted) else 0.0)
-    return out
+    texts = (said if isinstance(said, str) else said[-1]["content"] for said in completions)
+    return [float(says(text, wanted)) for text, wanted in zip(texts, answer, strict=True)]

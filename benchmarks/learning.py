@@ -156,7 +156,7 @@ def prepare(world: World, tune: bool) -> None:
         world.place(name).mkdir()
         save_model(model, world.place(name), tokenizer)
     for name, blank, data, steps in (
-        ("start", "blank", "mixed", 900), ("teacher", "blank_teacher", "dialogues", 900)
+        ("start", "blank", "mixed", 600), ("teacher", "blank_teacher", "dialogues", 900)
     ):  # fmt: skip
         config = SFTConfig(
             steps=steps, batch_tokens=2048, optimizer=OptimizerConfig(learning_rate=3e-3, matrix_rate=0.02)

@@ -113,6 +113,7 @@ def test_what_takes_for_ever_ends_in_time_from_any_thread() -> None:
         ("$\\frac{1}{2}$", "The answer is 0.5."), ("28", "It is 28%"), ("28%", "The final answer is $28\\%$."),
         ("120000", "1.2\\times10^{5}"), ("16386.20", "**Answer:** $16,386.20"), ("9", "第二步：3×3，答：9"),
         ("90°", "90度"), ("12", "<think>也许是 13</think>12"), ("0.003", "千分之三"), ("1.2元", "120分"),
+        ("7.5", "7½"), ("2.5", "The answer is 2 ½."), ("0.25", "答案是¼。"), ("½", "0.5"), ("15/2", "7 1/2"),
     ],
 )  # fmt: skip
 def test_plain_values_are_equal_without_math_verify(wanted: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +149,12 @@ def without_processes(monkeypatch: pytest.MonkeyPatch) -> Maths:
         ("$x=\\frac{2}{3}$", "答案是x等于三分之二。"),
         ("$\\{1,2\\}$", "解集为 $\\{２, 1\\}$"),
         ("$[0,1)$", "\\boxed{[0, 1)}"),
+        ("$\\frac{\\pi}{2}$", "pi/2"),
+        ("$2\\pi$", "答案是2pi"),
+        ("$\\frac{\\sqrt{3}}{2}$", "sqrt(3)/2"),
     ],
 )
-def test_chinese_numerals_in_formulas(maths: Maths, wanted: str, said: str) -> None:
+def test_formulas_as_people_write_them(maths: Maths, wanted: str, said: str) -> None:
     assert maths(wanted, said).value == 1
 
 

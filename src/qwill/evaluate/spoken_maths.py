@@ -69,6 +69,8 @@ _RULES: list[tuple[re.Pattern[str], str]] = [
         (r"\b(?:the\s{1,3})?square\s{1,3}root\s{1,3}of\s{1,3}(?=\d|[a-z]\b)", "√"),
         (r"根号下?\s?(?=[\d({a-z])", "√"),
         (r"\b(?:the\s{1,3})?square\s{1,3}of\s{1,3}(\d{1,20})(?![\d.,]\d)", r"\1^2"),
+        (r"(?<![\\a-z])sqrt\s?(?=[({]\s?[\w.])", "√"),
+        (r"(?<![\\a-z])pi(?![a-z])", "π"),
         (r"(?<=\d)(?:\s?squared\b|的平方(?!根))", "^2"),
         (r"(?<=\d)(?:\s?cubed\b|的立方(?!根))", "^3"),
         (r"(?<![\\a-z])(log|ln|sin|cos|tan)(?=\s?\(?\d)", r"\\\1"),
@@ -85,6 +87,8 @@ _MARKS = {
     "≠": "\\neq ", "∞": "\\infty ", "∪": "\\cup ", "∩": "\\cap ", "±": "\\pm ", "∈": "\\in ", "°": "^\\circ ",
     "，": ",", "、": ",", "；": ",", "：": " ",
 }  # fmt: skip
+_SHARES = dict(zip("½⅓⅔¼¾⅛", map(Fraction, ("1/2", "1/3", "2/3", "1/4", "3/4", "1/8")), strict=True))
+_HALVES = re.compile(r"(?<![a-zA-Z\d)\]}.,/½⅓⅔¼¾⅛])(\d{1,15})?\s?([½⅓⅔¼¾⅛])(?![\d½⅓⅔¼¾⅛])")
 _RELATION = re.compile(r"\\(?:geq?|leq?|neq?)\b|[<>]")
 
 
@@ -92,6 +96,7 @@ def signs(text: str) -> str:
     """Of a text whose digits are narrow: words for signs, relations, roots and 3千 as signs and digits."""
     for pattern, sign in _RULES:
         text = pattern.sub(sign, text)
+    text = _HALVES.sub(_part, text)
 
     def numeral(match: re.Match[str]) -> str:
         value = from_chinese(match[1])
@@ -100,6 +105,11 @@ def signs(text: str) -> str:
     text = _ROOT_OF_NUMERAL.sub(numeral, text)
     text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2] or match[3]}}}", text)
     return _OF_THOUSANDS.sub(_thousands, written_out(text))
+
+
+def _part(match: re.Match[str]) -> str:
+    """7½ as 15/2, and ½ alone as 1/2."""
+    return str(int(match[1] or 0) + _SHARES[match[2]])
 
 
 def _thousands(match: re.Match[str]) -> str:

@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="on the problems that settings are chosen on; as --dry")
     parser.add_argument("--dry", action="store_true", help="print, and leave RESULTS.md as it is")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     began = time.perf_counter()
     world = World(Path(tempfile.mkdtemp()))
     prepare(world, arguments.tune)

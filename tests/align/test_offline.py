@@ -22,6 +22,7 @@ from qwill.align.replies import Reply, pack_replies, render_reply, reply_logprob
 from qwill.align.settings import PreferenceConfig
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_json
+from qwill.base.progress import Display, human
 from qwill.model.batch import Batch
 from qwill.model.files import load_model, save_model
 from qwill.model.lora_config import LoraConfig
@@ -190,6 +191,13 @@ def test_an_adapter_is_trained_against_the_model_without_it(tmp_path: Path) -> N
     assert (ctx.out / "adapter" / "adapter_config.json").is_file()
     before, after = load_model(tmp_path / "sft"), load_model(ctx.out)
     assert torch.equal(before.embed_tokens.weight, after.embed_tokens.weight)
+
+
+def test_what_takes_minutes_shows_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    made, units = model(), pairs()
+    tokens = sum(r.length for p in units for r in p.replies)
+    reference_logprobs(made, units, 60, None, display=Display(live=False))
+    assert f"reference: {human(tokens)}/{human(tokens)} token" in capsys.readouterr().err
 
 
 def test_the_reference_is_read_again_only_for_the_same_weights_and_ids(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from qwill.align.reference import own_reference
 from qwill.align.replies import Packed, pack_replies, parts_of, reply_logprobs, two_passes
 from qwill.align.settings import REFERENCE_FREE, PreferenceConfig
 from qwill.base.files import new_file, write_json
+from qwill.base.progress import SILENT, Display
 from qwill.base.stage import StageContext
 from qwill.data.preferences import holds_pairs
 from qwill.engine.language_model import load
@@ -148,8 +149,9 @@ class Offline:
 
 
 def reference_logprobs(
-    model: Transformer, units: Sequence[Unit], most_tokens: int, kept: Path | None, replicas: Replicas = ALONE
-) -> Tensor:
+    model: Transformer, units: Sequence[Unit], most_tokens: int, kept: Path | None, replicas: Replicas = ALONE,
+    display: Display = SILENT,
+) -> Tensor:  # fmt: skip
     """float64 [units, 2] of both replies under the model as it is now; from `kept` where that was made by the same
     weights and the same ids."""
     digest = hashlib.sha256()
@@ -162,7 +164,8 @@ def reference_logprobs(
     # All ranks do what rank 0 sees, which alone writes, once all have computed.
     if file is not None and replicas.gather(file.exists())[0]:
         return torch.from_numpy(np.load(file))
-    found = reply_logprobs(model, [r for u in units for r in u.replies], most_tokens, replicas).view(-1, 2)
+    replies = [r for u in units for r in u.replies]
+    found = reply_logprobs(model, replies, most_tokens, replicas, display, "reference").view(-1, 2)
     if file is not None and replicas.rank == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
         with new_file(file) as out:
@@ -187,8 +190,10 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
     free = config.loss in REFERENCE_FREE
     reference = own_reference(ctx, tokenizer, f"the loss {config.loss} has no reference" if free else None) or model
     if not free:
-        reference_U2 = reference_logprobs(reference, units, most, ctx.work, replicas)
-    before_U2 = reference_logprobs(reference, pairs, most, ctx.work, replicas) if pairs else torch.zeros(0, 2)
+        reference_U2 = reference_logprobs(reference, units, most, ctx.work, replicas, ctx.display)
+    before_U2 = torch.zeros(0, 2)
+    if pairs:
+        before_U2 = reference_logprobs(reference, pairs, most, ctx.work, replicas, ctx.display)
     del reference  # one of its own is not needed any longer
     adapter = begin_adapter(model, config.lora, ctx.seed)
     offline = Offline(model, units, reference_U2, config, replicas)
@@ -205,7 +210,8 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
     scores = None
     if pairs:
-        after_U2 = reply_logprobs(model, [r for p in pairs for r in p.replies], most, replicas).view(-1, 2)
+        replies = [r for p in pairs for r in p.replies]
+        after_U2 = reply_logprobs(model, replies, most, replicas, ctx.display, "held out").view(-1, 2)
         scores = pair_scores(pairs, after_U2, before_U2, free)
     if replicas.rank:
         return {}  # rank 0 writes the artifact

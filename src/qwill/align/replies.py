@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qwill.align.truncated import truncated_cross_entropy
 from qwill.base.errors import DataError
+from qwill.base.progress import SILENT, Display
 from qwill.data.preferences import Said
 from qwill.engine.said import said_examples
 from qwill.engine.support import Support
@@ -158,15 +159,20 @@ def two_passes(
 
 @torch.no_grad()
 def reply_logprobs(
-    model: Transformer, replies: Sequence[Reply], most_tokens: int, replicas: Replicas = ALONE
-) -> Tensor:
+    model: Transformer, replies: Sequence[Reply], most_tokens: int, replicas: Replicas = ALONE,
+    display: Display = SILENT, title: str = "replies",
+) -> Tensor:  # fmt: skip
     """Log-probability of each reply, float64 [S], whatever is packed beside it and whichever rank computes it."""
     out = torch.zeros(len(replies), dtype=torch.float64)
     length = lambda i: _length(replies[i])  # noqa: E731
-    for part in parts_of(replicas.deal(range(len(replies)), length), length, most_tokens):
-        packed = pack_replies([replies[i] for i in part])
-        hidden_ND = model(packed.batch).hidden_ND[packed.index_N]
-        out[torch.tensor(part)] = packed.sums(token_logprobs(model, packed, hidden_ND).double())
+    mine, done = replicas.deal(range(len(replies)), length), 0
+    with display.stage(title, sum(map(length, mine)), "token") as bar:
+        for part in parts_of(mine, length, most_tokens):
+            packed = pack_replies([replies[i] for i in part])
+            hidden_ND = model(packed.batch).hidden_ND[packed.index_N]
+            out[torch.tensor(part)] = packed.sums(token_logprobs(model, packed, hidden_ND).double())
+            done += sum(map(length, part))
+            bar.update(done)
     return replicas.all_sum(out)
 
 

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 from qwill.base.errors import SourceError
 from qwill.base.files import new_folder, sha256_file, sync_folder
-from qwill.base.progress import Bar, Display
+from qwill.base.progress import SILENT, Bar, Display
 
 # Runs in a process of its own, so that pip's internals, global state and log handlers stay out of ours. It answers in
 # lines of JSON: {"done", "total"} in bytes while it works, and at the end one of "file", "versions" or "trouble".
@@ -107,7 +107,7 @@ def fetch_package(
     def bring(folder: Path) -> str:
         # -P: a file of the current folder must not stand in for pip.
         command = [sys.executable, "-P", "-c", _FETCH, name, version, "sdist" if sdist else "wheel", sha256 or ""]
-        with (display or Display(quiet=True)).stage(f"fetch {name} {version}", 0, "MB") as bar:
+        with (display or SILENT).stage(f"fetch {name} {version}", 0, "MB") as bar:
             answer = _last_answer([*command, str(folder)], bar)
             if "file" not in answer:
                 raise SourceError(f"package {name} {version} could not be fetched: {_reason(answer)}")

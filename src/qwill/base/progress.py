@@ -139,6 +139,9 @@ class Display:
         return table
 
 
+SILENT = Display(quiet=True)
+
+
 class MetricsLog:
     """`metrics.jsonl`, one object a step. Resuming drops the steps after `resume_step` and a line cut off by a kill."""
 

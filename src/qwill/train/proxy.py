@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from qwill.base.progress import Display
+from qwill.base.progress import SILENT
 from qwill.base.stage import StageContext
 from qwill.data.packing import TrainingRows
 from qwill.model.config import ModelConfig
@@ -45,6 +45,6 @@ def train_proxy(
         return StepData(taken.batch, taken.targets_N, weight_N, f"step {step} of a proxy run")
 
     work.mkdir(parents=True, exist_ok=True)
-    inner = replace(ctx, work=work, metrics_path=work / "metrics.jsonl", display=Display(quiet=True), budget_s=None)
+    inner = replace(ctx, work=work, metrics_path=work / "metrics.jsonl", display=SILENT, budget_s=None)
     train(model, steps, data, config.optimizer, config.schedule, 0.0, inner, "proxy")
     return model.eval()

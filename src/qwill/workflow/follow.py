@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qwill.base.device import set_threads
-from qwill.base.progress import Display
+from qwill.base.progress import SILENT
 from qwill.base.stage import StageContext
 from qwill.train.ranks import Ranks
 from qwill.workflow.recipe import Recipe
@@ -38,7 +38,7 @@ def follow(recipe: Recipe, ranks: Ranks) -> None:
                 inputs={k: Path(v) for k, v in order["inputs"].items()},
                 seed=order["seed"],
                 threads=order["threads"],
-                display=Display(quiet=True),
+                display=SILENT,
                 budget_s=None,
                 metrics_path=Path(order["metrics"]),
                 recipe_id=order["recipe_id"],

@@ -3,6 +3,7 @@ adapter and takes no memory of its own, only adapters change, and a run that was
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,10 @@ LORA = LoraConfig(rank=3, alpha=6)
 FAST = OptimizerConfig("adamw", learning_rate=2e-2, matrix_rate=2e-2)
 
 
-def adapted(kind: str, size: float = 0.3) -> Transformer:
+def adapted(kind: str, size: float = 0.3, alpha: float = LORA.alpha) -> Transformer:
     """With an adapter that changes a lot."""
     made = model(kind)
-    adapter = new_adapter(made, LORA, torch.Generator().manual_seed(5))
+    adapter = new_adapter(made, replace(LORA, alpha=alpha), torch.Generator().manual_seed(5))
     with torch.no_grad():
         for part in adapter.parts.values():
             part.b.normal_(0, size, generator=torch.Generator().manual_seed(6))
@@ -77,6 +78,18 @@ def test_native_code_computes_with_the_adapter(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(TorchExecutor, "run", lambda *_: pytest.fail("the slow way"))
     monkeypatch.setattr(sample_rollouts, "verify", by_length)
     roll_out(adapted("moe"), TOKENIZER, rows(2), config(lora=LORA), step=1, seed=2)
+
+
+@pytest.mark.skipif(not native.suits(model("dense")), reason="needs native code")
+@pytest.mark.parametrize("alpha", [6, 5])
+def test_the_engine_sums_in_the_order_of_training(alpha: float) -> None:
+    """The adapter's product is added to the base's before the residual stream; the other way is 6e-6 to 8e-6 here."""
+    made, settings = adapted("dense", alpha=alpha), config(temperature=0.8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_rollouts, "verify", by_length)
+        every = [r for g in roll_out(made, TOKENIZER, rows(5), settings, step=1, seed=2) for r in g]
+    for r, own in zip(every, logprobs_of(made, every, settings), strict=True):
+        assert own == pytest.approx(r.logprobs, abs=1e-6)
 
 
 def test_a_twin_has_the_same_memory_and_no_adapter() -> None:

@@ -50,7 +50,7 @@ from qwill.train.settings import OptimizerConfig, ScheduleConfig
 LONGEST, HELD_OUT, MINUTES, NEW_TOKENS, LARGEST = 2048, 100, 30, 12, 30
 LORA = LoraConfig(16, 32)
 REWARD = Path(__file__).parent.parent / "examples" / "rewards" / "number.py"
-number = runpy.run_path(str(REWARD))["number"]
+says = runpy.run_path(str(REWARD))["says"]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -144,10 +144,7 @@ def solved(place: Path, rows: list[dict[str, Any]]) -> list[bool]:
         load_model(place), [p.ids for p in prompts], Sampling(max_tokens=NEW_TOKENS, temperature=0.0),
         stop_ids=tokenizer.stop_ids, vocab_size=tokenizer.vocab_size,
     )  # fmt: skip
-    return [
-        number([], [tokenizer.decode(g[0].token_ids)], [r["answer"]]) == [1.0]
-        for r, g in zip(rows, groups, strict=True)
-    ]
+    return [says(tokenizer.decode(g[0].token_ids), r["answer"]) for r, g in zip(rows, groups, strict=True)]
 
 
 def reinforce(start: Path, folder: Path, seed: int) -> tuple[str, bool]:

@@ -28,13 +28,12 @@ from qwill.base.stage import StageContext
 from qwill.engine.generate import generate
 from qwill.engine.language_model import load
 from qwill.engine.sampler import Sampling
-from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
-from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import train
 from qwill.train.replicas import ALONE, Replicas, replicas_of
+from qwill.train.save_trained import save_trained
 from qwill.train.step import StepResult
 
 CHUNK = 256  # tokens whose logits over the vocabulary are held at once, of both models
@@ -144,15 +143,7 @@ def run(config: DistillConfig, ctx: StageContext) -> dict[str, Any]:
         return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
     finish_adapter(work.student, adapter, ctx.inputs["sft"], ctx)
-    sampling = kept_sampling(ctx.inputs["sft"], work.student.config, student.tokenizer)
-    save_model(
-        work.student,
-        ctx.out,
-        student.tokenizer,
-        metadata={"recipe_id": ctx.recipe_id},
-        generation_config=sampling,
-        merged=True,
-    )
+    save_trained(work.student, ctx.inputs["sft"], student.tokenizer, ctx)
     share = max(1, len(history.curve) // 10)
     first, last = (sum(p["loss"] for p in part) / share for part in (history.curve[:share], history.curve[-share:]))
     told = {"tokens": history.tokens, "divergence_first": round(first, 5), "divergence_last": round(last, 5)}

@@ -40,17 +40,16 @@ from qwill.base.progress import MetricsLog
 from qwill.base.stage import StageContext
 from qwill.engine.language_model import load
 from qwill.evaluate.rollouts_page import rollouts_page
-from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.model.twin import twin
 from qwill.text.surrogates import all_without_surrogates
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.checkpoint import Checkpoints
-from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import History
 from qwill.train.optim import make_optimizers, rate_factor, set_rates
 from qwill.train.replicas import ALONE, Replicas, replicas_of
+from qwill.train.save_trained import save_trained
 
 LARGE_GAP = 0.1  # nats; between executors of one precision it is rounding, some 1e-6
 GAPS = ("gap", "gap_mean", "gap_kl")
@@ -99,10 +98,7 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         return {}  # rank 0 writes the artifact
     write_json(ctx.out / "training.json", history.thinned())
     finish_adapter(model, adapter, ctx.inputs["sft"], ctx)
-    sampling = kept_sampling(ctx.inputs["sft"], model.config, tokenizer)
-    save_model(
-        model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, generation_config=sampling, merged=True
-    )
+    save_trained(model, ctx.inputs["sft"], tokenizer, ctx)
     if shown_path(ctx).is_file():
         # Of a run that an older Qwill began, lines may hold what can't be written.
         lines = [all_without_surrogates(line) for _, line in read_jsonl(shown_path(ctx))]

@@ -31,13 +31,12 @@ from qwill.base.progress import SILENT, Display
 from qwill.base.stage import StageContext
 from qwill.data.preferences import holds_pairs
 from qwill.engine.language_model import load
-from qwill.model.files import save_model
 from qwill.model.transformer import Transformer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.balance import step_balance
-from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import train
 from qwill.train.replicas import ALONE, Replicas, replicas_of
+from qwill.train.save_trained import save_trained
 from qwill.train.sft import plan_steps
 from qwill.train.step import StepResult
 
@@ -217,10 +216,7 @@ def run(config: PreferenceConfig, ctx: StageContext) -> dict[str, Any]:
         return {}  # rank 0 writes the artifact
     report = history.thinned() | {"pairs": len(units), "heldout": len(pairs), "too_long": too_long}
     write_json(ctx.out / "training.json", report | {"scores": scores.told() if scores else None})
-    sampling = kept_sampling(ctx.inputs["sft"], model.config, tokenizer)
-    save_model(
-        model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, generation_config=sampling, merged=True
-    )
+    save_trained(model, ctx.inputs["sft"], tokenizer, ctx)
     return _metrics(len(units), too_long, history.curve, scores)
 
 

@@ -29,14 +29,14 @@ from qwill.data.preferences import Said
 from qwill.data.step_labels import holds_step_labels
 from qwill.engine.language_model import load
 from qwill.model.batch import Batch
-from qwill.model.files import load_model, load_score, save_model
+from qwill.model.files import load_model, load_score
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.balance import step_balance
-from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import train
 from qwill.train.replicas import ALONE, Replicas, replicas_of
+from qwill.train.save_trained import save_trained
 from qwill.train.sft import plan_steps
 from qwill.train.step import StepResult
 
@@ -184,14 +184,5 @@ def run(config: RewardConfig, ctx: StageContext) -> dict[str, Any]:
         "scores": told,
     }
     write_json(ctx.out / "training.json", history.thinned() | report)
-    sampling = kept_sampling(ctx.inputs["sft"], model.config, tokenizer)
-    save_model(
-        model,
-        ctx.out,
-        tokenizer,
-        metadata={"recipe_id": ctx.recipe_id},
-        generation_config=sampling,
-        score_D=score_D,
-        merged=True,
-    )
+    save_trained(model, ctx.inputs["sft"], tokenizer, ctx, score_D)
     return {kind: len(examples.train), "too_long": examples.too_long, **told}

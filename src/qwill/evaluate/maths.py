@@ -23,10 +23,10 @@ from typing import Any
 
 from qwill.base.errors import ConfigError, DataError
 from qwill.data.workers import available_cores
-from qwill.evaluate.plain_values import NO_NOUN, Plain, narrow, read, same
+from qwill.evaluate.plain_values import NO_NOUN, NUMERALS, Plain, narrow, read, same
 from qwill.evaluate.sandbox import in_order
 from qwill.evaluate.scorer_process import ScorerProcess
-from qwill.evaluate.spoken_maths import HAN, NUMERALS, english_numbers, formula, signs
+from qwill.evaluate.spoken_maths import HAN, english_numbers, formula, signs
 from qwill.evaluate.task import Example, Score
 from qwill.evaluate.tasks import final_answer
 from qwill.evaluate.text_scorers import references
@@ -47,12 +47,11 @@ _REASON = re.compile(
 # Words before what the last sentence says.
 _LEAD = re.compile(r"[A-Za-z' ]{0,100}\b(?:is|are|be|equals)\s{1,3}(?=[^A-Za-z\s])")
 _HAN = re.compile(f"[{HAN}]")
-_NUMERAL = NUMERALS
 _TOKEN = re.compile(
-    rf"[负+-]?[$¥€£]?[\d.,/]*\d(?:\s*[万亿%])?|[负]?(?:[{_NUMERAL}]+又)?(?:[{_NUMERAL}\d]+分之)?[{_NUMERAL}]+(?:点[{_NUMERAL}]+)?|一?半"
+    rf"[负+-]?[$¥€£]?[\d.,/]*\d(?:\s*[万亿%])?|[负]?(?:[{NUMERALS}]+又)?(?:[{NUMERALS}\d]+分之)?[{NUMERALS}]+(?:点[{NUMERALS}]+)?|一?半"
 )
 _IDIOM = re.compile(
-    f"第[{_NUMERAL}\\d]+|(?<![{_NUMERAL}])[一两](?=下|共|些|起|样|直|定|般)|万一|千万(?=别|不)|十分(?!之)"
+    f"第[{NUMERALS}\\d]+|(?<![{NUMERALS}])[一两](?=下|共|些|起|样|直|定|般)|万一|千万(?=别|不)|十分(?!之)"
 )
 # Beside these a number is a part of something else.
 _JOINED = re.compile(r"[A-Za-z0-9_^*+\-/×÷=<>≤≥≠√π²³½¼¾‰(){}\[\]|:~!\\√∪∈±]")
@@ -281,7 +280,7 @@ def _numerals_to_digits(text: str) -> str:
         )
 
     text = re.sub("等于|＝", "=", text)
-    return re.sub(rf"负?(?:[{_NUMERAL}]+又)?[{_NUMERAL}]+(?:分之[{_NUMERAL}]+)?(?:点[{_NUMERAL}]+)?", digits, text)
+    return re.sub(rf"负?(?:[{NUMERALS}]+又)?[{NUMERALS}]+(?:分之[{NUMERALS}]+)?(?:点[{NUMERALS}]+)?", digits, text)
 
 
 def _wanted_readings(reference: str) -> list[str]:

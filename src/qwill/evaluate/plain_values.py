@@ -65,8 +65,9 @@ UNITS = {
 }
 # What only says what is counted.
 _COUNTED = set("个只人名位本支枝条张棵头辆台件岁次页颗朵套种组间把双盒箱袋瓶杯道题倍")
+NUMERALS = "零〇一二两三四五六七八九十百千万亿"
 # What behind 两个 says no noun but another number, a part, a bound or a power.
-NO_NOUN = set("半多或和到至与不余几来以上下倍根次方幂π分之加减乘除零〇一二两三四五六七八九十百千万亿")
+NO_NOUN = set("半多或和到至与不余几来以上下倍根次方幂π分之加减乘除" + NUMERALS)
 # "!" ends a sentence; directly behind a number it is a factorial.
 _END = re.compile(r"\s*(?:[.。;；]|\\\.|(?<![\d)\]}!\s$])!)+$")
 _MULTIPLE = {"百": 100, "千": 1000, "万": 10_000, "亿": 100_000_000}
@@ -87,10 +88,9 @@ _NUMBER = re.compile(
     rf"|(?P<decimal>{_DECIMAL})(?:e(?P<e>[+-]?\d{{1,2}})|\s*(?:\\times|\\cdot|×|\*)\s*10\^\{{?(?P<ten>-?\d{{1,2}})\}}?)?)",
     re.IGNORECASE,
 )
-_NUMERALS = "零〇一二两三四五六七八九十百千万亿"
 _CHINESE = re.compile(
-    rf"([负正]?)(?:(?P<by>百|千|万)分之(?P<of>[{_NUMERALS}点]+|{_DECIMAL})|(?:(?P<whole>[{_NUMERALS}]+)又)?"
-    rf"(?P<under>[{_NUMERALS}]+|\d+)分之(?P<over>[{_NUMERALS}]+|\d+)|(?P<half>一?半)|(?P<number>[{_NUMERALS}]+(?:点[{_NUMERALS}]+)?))"
+    rf"([负正]?)(?:(?P<by>百|千|万)分之(?P<of>[{NUMERALS}点]+|{_DECIMAL})|(?:(?P<whole>[{NUMERALS}]+)又)?"
+    rf"(?P<under>[{NUMERALS}]+|\d+)分之(?P<over>[{NUMERALS}]+|\d+)|(?P<half>一?半)|(?P<number>[{NUMERALS}]+(?:点[{NUMERALS}]+)?))"
 )
 
 

@@ -9,9 +9,8 @@ import re
 from fractions import Fraction
 
 from qwill.evaluate.numerals import from_chinese
-from qwill.evaluate.plain_values import written_out
+from qwill.evaluate.plain_values import NUMERALS, written_out
 
-NUMERALS = "零〇一二两三四五六七八九十百千万亿"
 HAN = "\u3400-\u9fff"
 
 _SMALL = (

@@ -20,10 +20,10 @@ from qwill.model.rope import RopeScaling
 from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.horizon import derive
-from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import train
 from qwill.train.mesh import check_mesh, resolve_mesh
 from qwill.train.ranks import current
+from qwill.train.save_trained import kept_sampling
 from qwill.train.settings import PretrainConfig
 from qwill.train.step import StepData
 

@@ -14,14 +14,13 @@ from qwill.base.files import write_json
 from qwill.base.stage import StageContext
 from qwill.engine.language_model import load
 from qwill.model.batch import Batch
-from qwill.model.files import save_model
 from qwill.text.chat import Rendered
 from qwill.train.adapter import begin_adapter, finish_adapter, start_weights
 from qwill.train.best_fit import pack_best_fit
-from qwill.train.kept_sampling import kept_sampling
 from qwill.train.loop import train
 from qwill.train.mesh import check_mesh, resolve_mesh
 from qwill.train.ranks import current
+from qwill.train.save_trained import save_trained
 from qwill.train.settings import SFTConfig
 from qwill.train.sft_examples import read_examples
 from qwill.train.step import StepData
@@ -111,10 +110,7 @@ def run(config: SFTConfig, ctx: StageContext) -> dict[str, Any]:
     report |= {"heldout_files": [file.name for file in heldout.files]} if heldout.files else {}
     report |= {"heldout_loss": loss, "heldout_loss_before": before}
     write_json(ctx.out / "training.json", report)
-    sampling = kept_sampling(ctx.inputs["base"], whole.config, tokenizer)
-    save_model(
-        whole, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id}, generation_config=sampling, merged=True
-    )
+    save_trained(whole, ctx.inputs["base"], tokenizer, ctx)
     losses = {"heldout_loss": loss, "heldout_loss_before": before}
     told = {name: round(value, 4) for name, value in losses.items() if value is not None}
     return {"tokens": history.tokens, **counts, **told}

@@ -15,7 +15,7 @@ from qwill.base.errors import ModelError
 from qwill.engine.language_model import load
 from qwill.model.files import load_model, released_sampling, save_model
 from qwill.text.tokenizer import Tokenizer
-from qwill.train.kept_sampling import kept_sampling
+from qwill.train.save_trained import kept_sampling
 
 END, TEXT_END = TOKENIZER.special("<|im_end|>"), TOKENIZER.special("<|endoftext|>")
 OWN = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "eos_token_id": [7, END], "extra": 1}

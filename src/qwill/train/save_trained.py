@@ -1,14 +1,18 @@
-"""How a trained model is sampled from and where its replies end: as its start's, and at its tokenizer's end tokens."""
+"""What a stage that trains writes: its model, sampled from as its start is, with its tokenizer's end tokens too."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from qwill.base.errors import ModelError
 from qwill.base.files import read_json
+from qwill.base.stage import StageContext
 from qwill.model.config import ModelConfig
-from qwill.model.files import released_sampling
+from qwill.model.files import released_sampling, save_model
+from qwill.model.transformer import Transformer
 from qwill.text.tokenizer import Tokenizer
 
 
@@ -24,3 +28,13 @@ def kept_sampling(start: Path, config: ModelConfig, tokenizer: Tokenizer) -> dic
     ends = [*(own if isinstance(own, list) else [] if own is None else [own]), *tokenizer.ends]
     eos = list(dict.fromkeys(ends))
     return kept | {"eos_token_id": eos[0] if len(eos) == 1 else eos or None}
+
+
+def save_trained(
+    model: Transformer, start: Path, tokenizer: Tokenizer, ctx: StageContext, score_D: Tensor | None = None
+) -> None:
+    """The model, with an adapter that is on it added, into the stage's folder; `score_D` is a reward model's head."""
+    save_model(
+        model, ctx.out, tokenizer, metadata={"recipe_id": ctx.recipe_id},
+        generation_config=kept_sampling(start, model.config, tokenizer), score_D=score_D, merged=True,
+    )  # fmt: skip

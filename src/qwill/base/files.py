@@ -80,7 +80,7 @@ def _parsed(text: str, path: Path, line: int | None = None) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {line or error.lineno} is not valid JSON ({error.msg}).") from None
+        raise DataError(f"{path}: line {line or error.lineno} is not valid JSON ({error.msg}); mend it.") from None
     except (ValueError, RecursionError):
         # A number of thousands of digits, brackets thousands deep: JSON, but nothing that Python reads.
         where = f"line {line}" if line else "the file"

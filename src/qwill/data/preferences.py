@@ -127,7 +127,7 @@ def preference_problem(row: Mapping[str, Any]) -> str | None:
     if margin is not None and not math.isfinite(margin):
         return f"margin: expected a number that is finite, found {margin}"
     if row["chosen"] == row["rejected"]:
-        return "chosen and rejected are the same"
+        return "chosen and rejected are the same, and nothing can be learnt from that; remove the pair"
     return None
 
 

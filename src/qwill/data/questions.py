@@ -97,7 +97,7 @@ def _object(text: str, path: Path, line: int) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {line} is not valid JSON ({error.msg}).") from None
+        raise DataError(f"{path}: line {line} is not valid JSON ({error.msg}); mend it.") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: line {line} holds {type(value).__name__}; expected a JSON object.")
     return value
@@ -107,7 +107,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {error.lineno} is not valid JSON ({error.msg}).") from None
+        raise DataError(f"{path}: line {error.lineno} is not valid JSON ({error.msg}); mend it.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: expected a JSON list of objects, one a question.")
     yield from enumerate(rows, 1)

@@ -35,7 +35,7 @@ class Worker:
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith("{"):
+            if line.startswith('{"'):  # trainers print dictionaries of Python's between
                 return json.loads(line)
         raise SystemExit(f"{self.process.args}: ended before it answered; run it by hand to see why.")
 

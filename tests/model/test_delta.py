@@ -216,6 +216,35 @@ def test_pieces_that_carry_the_state_are_the_whole(cuts: list[int], single: bool
     agree([torch.cat(outputs), state, torch.cat(filtered), past], [whole, last, convolved, last_past], tolerance)
 
 
+@kernels
+@given(
+    cuts=st.lists(st.integers(0, 70), max_size=6),
+    k=st.sampled_from([3, 8, 16, 33]),
+    v=st.sampled_from([1, 12, 32, 70]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25)
+def test_native_pieces_are_the_whole_to_the_last_bit(cuts: list[int], k: int, v: int, seed: int) -> None:
+    """Generation, token by token behind a prompt, and training come to the same log-probabilities by this."""
+    inputs = singles(draw([70], k=k, v=v, seed=seed))
+    a, A_log, dt = inputs[3] * 3, inputs[3][0], inputs[4][0]
+
+    def rule(begin: int, end: int, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        q, k, v, a_NH, b_NH = (x[begin:end] for x in (*inputs[:3], a, inputs[4]))
+        gates = delta.decay(a_NH, A_log, dt), delta.sigmoid(b_NH)
+        return delta.gated_delta(q, k, v, *gates, borders([end - begin]), state, True)
+
+    with torch.no_grad():
+        whole, last = rule(0, 70, None)
+        outputs, state = [], None
+        for begin, end in pairwise([0, *sorted({*cuts, 40, 41, 42}), 70]):
+            if begin < end:
+                out, state = rule(begin, end, state)
+                outputs.append(out)
+    assert state is not None and last is not None
+    assert torch.equal(torch.cat(outputs), whole) and torch.equal(state, last)
+
+
 def test_no_state_is_made_unless_asked(on: bool) -> None:
     q, k, v, g, beta, _ = singles(draw([5, 1]))
     assert delta.gated_delta(q, k, v, g, beta, borders([5, 1]))[1] is None

@@ -80,22 +80,23 @@ class Packed:
         return logp_N.new_zeros(self.replies).index_add(0, self.reply_N, logp_N)
 
 
-def pack_replies(replies: Sequence[Reply], whole: bool = False) -> Packed:
+def pack_replies(replies: Sequence[Reply], whole: bool = False, share: bool = True) -> Packed:
     """All examples of all replies end to end; none sees another. The last token of each predicts nothing, so it is left
-    out of the batch, unless `whole`."""
+    out of the batch, unless `whole`: then `index_N` are the trained tokens' own. With `share` what examples have in
+    common from their first token on, such as a prompt, is computed once."""
     index, targets, owner, start = [], [], [], 0
     sequences = []
     for i, reply in enumerate(replies):
         for example in reply.examples:
             at = [j for j, trained in enumerate(example.loss_mask) if trained]
-            index += [start + j - 1 for j in at]
+            index += [start + j - (not whole) for j in at]
             targets += [example.ids[j] for j in at]
             owner += [i] * len(at)
             sequences.append(example.ids if whole else example.ids[:-1])
             start += len(sequences[-1])
-    return Packed(
-        Batch.pack(sequences), torch.tensor(index), torch.tensor(targets), torch.tensor(owner), len(replies)
-    )  # fmt: skip
+    batch = Batch.share(sequences) if share else Batch.pack(sequences)
+    index_N = batch.rows_at(torch.tensor(index))
+    return Packed(batch, index_N, torch.tensor(targets), torch.tensor(owner), len(replies))
 
 
 def weighted_loss(

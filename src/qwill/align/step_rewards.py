@@ -71,12 +71,13 @@ def judged_steps_of(path: Path, tokenizer: Tokenizer, most: int, heldout: float,
     return found
 
 
-def step_logits(model: Transformer, score_D: Tensor, replies: Sequence[Reply]) -> tuple[Tensor, Any, Any]:
+def step_logits(
+    model: Transformer, score_D: Tensor, replies: Sequence[Reply], share: bool = True
+) -> tuple[Tensor, Any, Any]:
     """(logits of all steps of all replies, in order [S]; router statistics; the batch)."""
-    packed = pack_replies(replies, whole=True)
+    packed = pack_replies(replies, whole=True, share=share)
     output = model(packed.batch)
-    # The index is that of the token before, which predicts; the score stands at the step's own last token.
-    return output.hidden_ND[packed.index_N + 1].to(score_D.dtype) @ score_D, output.router_stats, packed.batch
+    return output.hidden_ND[packed.index_N].to(score_D.dtype) @ score_D, output.router_stats, packed.batch
 
 
 @dataclass
@@ -94,12 +95,13 @@ class StepTraining:
         count = sum(len(self.units[i].right) for i in step.units)
         length = lambda i: self.units[i].reply.length  # noqa: E731
         parts = parts_of(self.replicas.deal(step.units, length), length, config.train_tokens)
-        batches = [pack_replies([self.units[i].reply for i in part], whole=True).batch for part in parts]
+        share = not config.balance  # the balancing loss counts the tokens of every reply
+        batches = [pack_replies([self.units[i].reply for i in part], True, share).batch for part in parts]
         balance = step_balance(self.model, batches, config.balance, self.replicas)
         loss = found = 0.0
         for part in parts:
             units = [self.units[i] for i in part]
-            logit_S, stats, batch = step_logits(self.model, score_D, [u.reply for u in units])
+            logit_S, stats, batch = step_logits(self.model, score_D, [u.reply for u in units], share)
             right_S = torch.tensor([right for u in units for right in u.right], device=logit_S.device)
             total = right_or_wrong(logit_S, right_S).sum() / count
             loss += float(total.detach())

@@ -1,5 +1,5 @@
-// Causal attention inside packed sequences, for training: float32 on a CPU. Definition: ops.py.
-// The forward pass attends as generation does (attend.h) and comes to the same bits; the backward pass makes
+// Causal attention inside packed sequences, for training and over a cache: float32 on a CPU. Definitions: ops.py, cache.py.
+// The forward passes attend as generation does (attend.h) and come to the same bits; the backward pass makes
 // the whole triangle of one head and is matrix products. A (sequence, key head) is one thread's work.
 // Letters: T length of a sequence, H query heads, G key/value heads, K head size.
 #include <omp.h>
@@ -31,6 +31,29 @@ void attention_forward(const float *q, const float *k, const float *v, const int
             for (int64_t i = 0; i < length; i += GROUP) {
                 int64_t row = ((first + i) * H + g * shared) * K;
                 Heads a = {shared, least(GROUP, length - i), q + row, H * K, out + row, H * K, i + 1};
+                attend(SINGLE, &a, &kept, K, scores, capacity);
+            }
+        }
+        free(blocks);
+    }
+}
+
+// out[n, H, K] of q[n, H, K], the last tokens of sequences whose keys and values k and v[R, S, G, K] were cached; a
+// sequence's last token sees `seen` of them
+void attention_cached(const float *q, const float *k, const float *v, const int32_t *borders, const int64_t *seen,
+                      int64_t sequences, int64_t S, int64_t H, int64_t G, int64_t K, float *out, int threads) {
+    int64_t capacity = (S + LANES - 1) / LANES * LANES, shared = H / G;
+#pragma omp parallel num_threads(threads) if (borders[sequences] * H * K * S > SMALL)
+    {
+        float *blocks = malloc(sizeof(float) * capacity * (K + GROUP)), *scores = blocks + capacity * K;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t t = 0; t < sequences * G; t++) {
+            int64_t r = t / G, g = t % G, first = (r * S * G + g) * K;
+            block_keys(k + first, G * K, seen[r], K, blocks);
+            Kept kept = {.keys = blocks, .values = v + first, .value_step = G * K};
+            for (int64_t i = borders[r]; i < borders[r + 1]; i += GROUP) {
+                int64_t row = (i * H + g * shared) * K, last = borders[r + 1] - 1;
+                Heads a = {shared, least(GROUP, last + 1 - i), q + row, H * K, out + row, H * K, seen[r] - (last - i)};
                 attend(SINGLE, &a, &kept, K, scores, capacity);
             }
         }

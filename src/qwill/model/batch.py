@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qwill.model.shared import Shared, share_beginnings
+
 
 @dataclass
 class Batch:
@@ -18,6 +20,7 @@ class Batch:
     row_length: how the loader cut its rows; a hint that saves attention copies and never changes a result.
     experts_NLk: whole numbers, the experts that each token shall go through in each sparse layer; None: those that the
     routers choose.
+    shared: how the tokens make up the sequences where common beginnings are held once; None: one after the other.
     """
 
     tokens_N: Tensor
@@ -25,6 +28,7 @@ class Batch:
     cu_seqlens: Tensor
     row_length: int | None = None
     experts_NLk: Tensor | None = None
+    shared: Shared | None = None
 
     @classmethod
     def pack(cls, sequences: Sequence[Tensor | Sequence[int]], starts: Sequence[int] | None = None) -> Batch:
@@ -43,14 +47,30 @@ class Batch:
         positions = torch.arange(t, device=tokens_BT.device).repeat(b)
         return cls(tokens_BT.reshape(-1), positions, torch.arange(0, b * t + 1, t, dtype=torch.int32), row_length=t)
 
+    @classmethod
+    def share(cls, sequences: Sequence[Sequence[int]]) -> Batch:
+        """Sequences packed with each common beginning held once: a prompt behind which there are many replies goes
+        through the model's matrices one time. What a token computes depends only on the tokens before it, so hidden
+        states are the same; those of a sequence's places are at `rows_at`."""
+        tokens_N, positions_N, shared = share_beginnings(sequences)
+        lengths = torch.tensor([0, *map(len, sequences)], dtype=torch.int32)
+        if len(tokens_N) == int(lengths.sum()):
+            return cls.pack(sequences)
+        return cls(tokens_N, positions_N, lengths.cumsum(0, dtype=torch.int32), shared=shared)
+
+    def rows_at(self, place_M: Tensor) -> Tensor:
+        """The token at each of these places of the sequences end to end."""
+        return place_M if self.shared is None else self.shared.token_L[place_M]
+
     @property
     def lengths(self) -> Tensor:
         return self.cu_seqlens[1:] - self.cu_seqlens[:-1]
 
     def to(self, device: torch.device | str) -> Batch:
         experts_NLk = None if self.experts_NLk is None else self.experts_NLk.to(device)
+        shared = None if self.shared is None else self.shared.to(device)
         return Batch(
-            self.tokens_N.to(device), self.positions_N.to(device), self.cu_seqlens, self.row_length, experts_NLk
+            self.tokens_N.to(device), self.positions_N.to(device), self.cu_seqlens, self.row_length, experts_NLk, shared
         )
 
 
@@ -58,7 +78,7 @@ class Batch:
 class AttentionPlan:
     """How packed tokens become rows of queries and keys; made once a forward pass, shared by all layers.
 
-    `cu_seqlens` are the batch's, `longest` its longest sequence.
+    `cu_seqlens` and `shared` are the batch's, `longest` is its longest sequence.
 
     Sequences are laid in order into `rows` rows of `width` tokens, none across two rows. `place_N` is each token's
     place in that layout (None when it is already the tokens' own order). `mask_R1TS` is additive (0 or −inf); None
@@ -71,6 +91,7 @@ class AttentionPlan:
     mask_R1TS: Tensor | None
     cu_seqlens: Tensor
     longest: int
+    shared: Shared | None = None
 
 
 def plan_attention(batch: Batch, dtype: torch.dtype, masked: bool = True) -> AttentionPlan:
@@ -78,7 +99,7 @@ def plan_attention(batch: Batch, dtype: torch.dtype, masked: bool = True) -> Att
     lengths = batch.lengths.tolist()
     n, longest = sum(lengths), max(lengths)
     if min(lengths) == longest or not masked:
-        return AttentionPlan(longest, len(lengths), None, None, batch.cu_seqlens, longest)
+        return AttentionPlan(longest, len(lengths), None, None, batch.cu_seqlens, longest, batch.shared)
     width = max(longest, batch.row_length or 0)
     starts, end = [], 0
     for length in lengths:
@@ -97,4 +118,5 @@ def plan_attention(batch: Batch, dtype: torch.dtype, masked: bool = True) -> Att
     allowed_RTS = (sequence_RT[:, :, None] == sequence_RT[:, None, :]) & (index_T[:, None] >= index_T[None, :])
     mask = torch.zeros(allowed_RTS.shape, dtype=dtype).masked_fill_(~allowed_RTS, float("-inf"))[:, None].to(device)
     in_order = rows * width == n
-    return AttentionPlan(width, rows, None if in_order else place_N.to(device), mask, batch.cu_seqlens, longest)
+    place = None if in_order else place_N.to(device)
+    return AttentionPlan(width, rows, place, mask, batch.cu_seqlens, longest, batch.shared)

@@ -26,6 +26,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from qwill.base.errors import ModelError
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
+from qwill.model.native_library import lanes, suits
+from qwill.model.native_products import cached_attention
 
 
 class Store:
@@ -76,6 +78,8 @@ class _Group:
     query_M: Tensor | None
     place_RS: Tensor
     mask_R1JS: Tensor | None
+    cu_seqlens: Tensor  # of their tokens
+    seen_R: Tensor  # how many keys the last token of each sees
 
 
 @dataclass
@@ -210,7 +214,10 @@ class KVCache:
             dense = torch.zeros(unseen_RTS.shape, dtype=self.dtype).masked_fill_(unseen_RTS, float("-inf"))
             mask = dense.repeat(1, self.group, 1)[:, None].to(self.device)
         query = None if query_M is None else query_M.to(self.device)
-        return _Group(len(rows), width, token_M.to(self.device), query, place_RS.to(self.device), mask)
+        device, seen = self.device, total - self.first
+        return _Group(
+            len(rows), width, token_M.to(device), query, place_RS.to(device), mask, _borders(new), seen.contiguous()
+        )
 
     def attend(self, layer: int, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor) -> Tensor:
         """Write this layer's new keys and values, attend, and return out_NC (heads concatenated)."""
@@ -228,6 +235,9 @@ class KVCache:
     def _attend(self, group: _Group, q_NHK: Tensor, keys: Store, values: Store) -> Tensor:
         r, t, (heads, head_dim) = group.sequences, group.width, q_NHK.shape[1:]
         q_MHK = q_NHK if len(group.token_M) == len(q_NHK) else q_NHK[group.token_M]
+        if suits(q_NHK) and head_dim % lanes() == 0 and not torch.is_grad_enabled():
+            k_RSGK, v_RSGK = (store.read(group.place_RS, q_NHK.dtype).transpose(1, 2) for store in (keys, values))
+            return cached_attention(q_MHK, k_RSGK, v_RSGK, group.cu_seqlens, group.seen_R)
         if group.query_M is not None:
             q_MHK = q_NHK.new_zeros(r * t, heads, head_dim).index_copy(0, group.query_M, q_MHK)
         folded = (r, t, heads // self.group, self.group, head_dim)

@@ -1,4 +1,4 @@
-// One chunk of the gated delta rule: its small matrix products, its decays and triangles. Used by delta.c.
+// One chunk of the gated delta rule's backward pass: small matrix products, decays and triangles. Used by delta.c.
 // Letters: G key heads, H value heads, K key size, V value size; a "panel" is PANEL columns of a matrix, rows on end.
 #pragma once
 #include "rows.h"
@@ -14,7 +14,12 @@ INLINE int64_t up(int64_t n) { return panels_of(n) * PANEL; }
 
 // ---- small matrices
 
-#define ONCE __attribute__((noinline)) static  // copies for every call would compile longer and run no quicker
+// One copy: more of them, made for each caller, compile longer, run no quicker and may round otherwise.
+#if defined(__clang__)
+#define ONCE __attribute__((noinline)) static
+#else
+#define ONCE __attribute__((noinline, noclone)) static
+#endif
 
 typedef enum { WHOLE, TERMS_TO_ROW, TERMS_FROM_ROW, LOWER } Part;  // of a product with or into a lower triangle
 
@@ -52,24 +57,22 @@ ONCE void times(Part part, int64_t rows, int64_t terms, int64_t columns, const f
     }
 }
 
-// x ← (I + m)⁻¹·x, or its transpose's; m strictly lower with rows of CHUNK, x in panels of CHUNK rows
-ONCE void solve(int transposed, const float *m, int64_t rows, float *x, int64_t columns) {
-    int64_t row = transposed ? 1 : CHUNK, term = transposed ? CHUNK : 1, blocks = (rows + ROWS - 1) / ROWS;
+// x ← (I + mᵀ)⁻¹·x; m strictly lower with rows of CHUNK, x in panels of CHUNK rows
+ONCE void solve_transposed(const float *m, int64_t rows, float *x, int64_t columns) {
+    int64_t blocks = (rows + ROWS - 1) / ROWS;
     for (int64_t p = 0; p < panels_of(columns); p++) {
         float *b = x + p * CHUNK * PANEL;
-        for (int64_t t = 0; t < blocks; t++) {
-            int64_t r = (transposed ? blocks - 1 - t : t) * ROWS, count = least(ROWS, rows - r);
-            int64_t from = transposed ? r + count : 0, terms = transposed ? rows - from : r;
+        for (int64_t r = (blocks - 1) * ROWS; r >= 0; r -= ROWS) {
+            int64_t count = least(ROWS, rows - r), from = r + count;
             const float *pointers[ROWS];
             vec sum[ROWS][2];
-            for (int64_t i = 0; i < count; i++) pointers[i] = m + (r + i) * row + from * term;
-            tile_with(count, pointers, term, terms, b + from * PANEL, sum);
-            for (int64_t s = 0; s < count; s++) {
-                int64_t i = transposed ? count - 1 - s : s;
+            for (int64_t i = 0; i < count; i++) pointers[i] = m + from * CHUNK + r + i;
+            tile_with(count, pointers, CHUNK, rows - from, b + from * PANEL, sum);
+            for (int64_t i = count - 1; i >= 0; i--) {
                 float *target = b + (r + i) * PANEL;
                 vec x0 = load(target) - sum[i][0], x1 = load(target + LANES) - sum[i][1];
-                for (int64_t j = transposed ? i + 1 : 0; j < (transposed ? count : i); j++) {
-                    float f = m[(r + i) * row + (r + j) * term];
+                for (int64_t j = i + 1; j < count; j++) {
+                    float f = m[(r + j) * CHUNK + r + i];
                     x0 -= f * load(b + (r + j) * PANEL);
                     x1 -= f * load(b + (r + j) * PANEL + LANES);
                 }
@@ -166,7 +169,7 @@ static Chunk new_chunk(Sizes z, float **space) {
     return c;
 }
 
-static void normalise_rows(const float *x, int64_t step, int64_t rows, int64_t K, float scale, float *y,
+ONCE void normalise_rows(const float *x, int64_t step, int64_t rows, int64_t K, float scale, float *y,
                            float *length) {
     memset(y, 0, sizeof(float) * rows * up(K));
     for (int64_t r = 0; r < rows; r++) {
@@ -175,10 +178,14 @@ static void normalise_rows(const float *x, int64_t step, int64_t rows, int64_t K
     }
 }
 
-static void load_keys(Chunk *c, Sizes z, const float *q, const float *k) {
-    int64_t wide = up(z.K);
+static void normalise_keys(Chunk *c, Sizes z, const float *q, const float *k) {
     normalise_rows(q, z.q_step, c->rows, z.K, 1.0f / sqrtf((float)z.K), c->q, c->q_length);
     normalise_rows(k, z.k_step, c->rows, z.K, 1, c->k, c->k_length);
+}
+
+static void load_keys(Chunk *c, Sizes z, const float *q, const float *k) {
+    int64_t wide = up(z.K);
+    normalise_keys(c, z, q, k);
     transpose(c->k, wide, c->rows, z.K, c->columns);
     times(LOWER, c->rows, z.K, CHUNK, c->k, wide, 1, c->columns, z.K, NULL, 0, c->kk, CHUNK, PANEL);
     times(LOWER, c->rows, z.K, CHUNK, c->q, wide, 1, c->columns, z.K, NULL, 0, c->qk, CHUNK, PANEL);

@@ -1,6 +1,7 @@
-// The gated delta rule in chunks, forward and backward, and token by token: float32 on a CPU. Definition: delta.py.
-// A (sequence, key head) is one thread's work: results do not depend on the number of threads. The state goes through
-// its chunks in order, so δ = (I + M)⁻¹·β·(V − e^γ·K·S) is solved as it stands, and U and W are never made.
+// The gated delta rule forward, token by token, and backward, in chunks: float32 on a CPU. Definition: delta.py.
+// Training and generation go through the same function for each token, so a token's output is the same to the last bit
+// however a sequence was cut. A panel of V columns goes through a whole chunk at a time: its part of the state stays in
+// the first cache. A (sequence, key head) is one thread's work: results do not depend on the number of threads.
 // The forward pass keeps δ and every fourth state; the backward pass makes the rest again, chunk by chunk.
 // Letters as in chunk.h; N tokens.
 #include <omp.h>
@@ -13,6 +14,42 @@
 int64_t delta_tokens_per_state(void) { return CHUNK * EVERY; }
 
 static float *allocate(int64_t count) { return aligned_alloc(64, sizeof(float) * ((count + 15) / 16 * 16)); }
+
+INLINE void read_row(float k, const float *row, vec seen[2]) {
+    seen[0] += k * load(row);
+    seen[1] += k * load(row + LANES);
+}
+
+INLINE void write_row(float k, float q, float alpha, const vec delta[2], const float *before, float *after, vec o[2]) {
+    for (int l = 0; l < 2; l++) {
+        vec row = alpha * load(before + l * LANES) + k * delta[l];
+        store(after + l * LANES, row);
+        o[l] += q * row;
+    }
+}
+
+// One token in one panel: δ = β·(v − α·Sᵀk), S ← α·S + k·δᵀ, o = Sᵀq. Rows of S are `step` apart before and `to_step`
+// after (which may be in place), v may be delta. Four sums of each, added at the end: a single one would wait for itself.
+ONCE void token(const float *k, const float *q, int64_t K, float alpha, float beta, const float *v, const float *before,
+                int64_t step, float *after, int64_t to_step, float *delta, float *out) {
+    vec seen[4][2], o[4][2], change[2];
+    for (int t = 0; t < 4; t++) seen[t][0] = seen[t][1] = o[t][0] = o[t][1] = all(0);
+    int64_t i = 0;
+    for (; i + 4 <= K; i += 4)
+        for (int t = 0; t < 4; t++) read_row(k[i + t], before + (i + t) * step, seen[t]);
+    for (; i < K; i++) read_row(k[i], before + i * step, seen[0]);
+    for (int l = 0; l < 2; l++) {
+        change[l] = beta * (load(v + l * LANES) - alpha * ((seen[0][l] + seen[1][l]) + (seen[2][l] + seen[3][l])));
+        store(delta + l * LANES, change[l]);
+    }
+    for (i = 0; i + 4 <= K; i += 4)
+        for (int t = 0; t < 4; t++)
+            write_row(k[i + t], q[i + t], alpha, change, before + (i + t) * step, after + (i + t) * to_step, o[t]);
+    for (; i < K; i++) write_row(k[i], q[i], alpha, change, before + i * step, after + i * to_step, o[0]);
+    for (int l = 0; l < 2; l++) store(out + l * LANES, (o[0][l] + o[1][l]) + (o[2][l] + o[3][l]));
+}
+
+INLINE float fade(float g) { return g < -87.0f ? 0 : exp_f(g); }
 
 // out[N, H, V] and, each unless NULL, δ[N, H, V] and the state at every fourth chunk's start (sequence r's from
 // kept_first[r] on) for the backward pass, and the last state[R, H, K, V]
@@ -38,22 +75,22 @@ void gated_delta_forward(const float *q, const float *k, const float *v, const f
             for (int64_t n = borders[s]; n < borders[s + 1]; n += CHUNK) {
                 int64_t number = (n - borders[s]) / CHUNK;
                 c.rows = least(CHUNK, borders[s + 1] - n);
-                load_keys(&c, z, q + n * q_step + group * K, k + n * k_step + group * K);
+                normalise_keys(&c, z, q + n * q_step + group * K, k + n * k_step + group * K);
                 for (int64_t e = 0; e < shared; e++) {
                     int64_t h = group * shared + e, row = n * H + h;
-                    float *state = states + e * size, *to = out + row * V;
+                    float *state = states + e * size, o[PANEL];
                     if (kept && number % EVERY == 0)
                         memcpy(kept + ((kept_first[s] + number / EVERY) * H + h) * size, state, sizeof(float) * size);
-                    load_decays(&c, z, g + row, beta + row);
-                    load_triangles(&c);
-                    to_panels(v + n * v_step + h * V, v_step, c.rows, V, c.beta, CHUNK, c.delta);
-                    times(WHOLE, c.rows, K, up(V), c.k, up(K), 1, state, K, c.minus, 1, c.delta, PANEL, CHUNK * PANEL);
-                    solve(0, c.system, c.rows, c.delta, V);
-                    times(WHOLE, c.rows, K, V, c.q, up(K), 1, state, K, c.since, 0, to, H * V, PANEL);
-                    times(TERMS_TO_ROW, c.rows, c.rows, V, c.attention, CHUNK, 1, c.delta, CHUNK, NULL, 1, to, H * V,
-                          PANEL);
+                    for (int64_t r = 0; r < c.rows; r++) c.since[r] = fade(g[row + r * H]);
+                    to_panels(v + n * v_step + h * V, v_step, c.rows, V, NULL, CHUNK, c.delta);
+                    for (int64_t p = 0; p < panels_of(V); p++)
+                        for (int64_t r = 0; r < c.rows; r++) {
+                            float *of_panel = state + p * K * PANEL, *change = c.delta + (p * CHUNK + r) * PANEL;
+                            token(c.k + r * up(K), c.q + r * up(K), K, c.since[r], beta[row + r * H], change, of_panel,
+                                  PANEL, of_panel, PANEL, change, o);
+                            memcpy(out + (row + r * H) * V + p * PANEL, o, sizeof(float) * least(PANEL, V - p * PANEL));
+                        }
                     if (delta) from_panels(c.delta, CHUNK, c.rows, V, NULL, delta + row * V, H * V);
-                    advance(&c, z, state);
                 }
             }
             for (int64_t e = 0; e < shared && last_state; e++)
@@ -143,7 +180,7 @@ static void head_backward(Chunk *c, Back *b, Sizes z, const float *v, const floa
     times(WHOLE, rows, K, up(V), c->k, wide, 1, d_state, K, c->until, 0, b->d_right, PANEL, CHUNK * PANEL);
     times(TERMS_FROM_ROW, rows, rows, up(V), c->attention, 1, CHUNK, b->d_out, CHUNK, NULL, 1, b->d_right, PANEL,
           CHUNK * PANEL);
-    solve(1, c->system, rows, b->d_right, V);
+    solve_transposed(c->system, rows, b->d_right, V);
     from_panels(b->d_right, CHUNK, rows, V, NULL, b->d_right_rows, up(V));
     from_panels(b->d_right, CHUNK, rows, V, c->beta, d_v, row);
     times(LOWER, rows, V, CHUNK, d_out, row, 1, b->delta_columns, V, NULL, 0, b->d_attention, CHUNK, PANEL);
@@ -271,38 +308,35 @@ void gated_delta_backward(const float *q, const float *k, const float *v, const 
 
 // ---- one token of each sequence
 
-// new_state may be state itself
+// new_state may be state itself, and state NULL: zeros
 void gated_delta_step(const float *q, const float *k, const float *v, const float *g, const float *beta,
                       const float *state, int64_t sequences, int64_t G, int64_t H, int64_t K, int64_t V, int64_t q_step,
                       int64_t k_step, int64_t v_step, float *out, float *new_state, int threads) {
     int64_t shared = H / G;
 #pragma omp parallel num_threads(threads) if (sequences * H * K * V > SMALL)
     {
-        float *delta = malloc(sizeof(float) * V);
+        float *key = allocate(2 * up(K) + K * PANEL), *query = key + up(K), *padded = query + up(K);
+        float unused, change[PANEL], o[PANEL], none[PANEL] = {0};
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < sequences * H; t++) {
             int64_t s = t / H, h = t % H;
-            const float *key = k + s * k_step + h / shared * K, *query = q + s * q_step + h / shared * K;
-            const float *value = v + s * v_step + h * V, *old = state ? state + t * K * V : NULL;
-            float *to = out + t * V, *fresh = new_state + t * K * V;
-            float key_length = 1.0f / sqrtf(dot(key, key, K) + EPS);
-            float query_length = 1.0f / sqrtf(dot(query, query, K) + EPS) / sqrtf((float)K);
-            float alpha = g[t] < -87.0f ? 0 : exp_f(g[t]);
-            memset(delta, 0, sizeof(float) * V);
-            memset(to, 0, sizeof(float) * V);
-            for (int64_t i = 0; old && i < K; i++) add_scaled(key[i] * key_length * alpha, old + i * V, V, delta);
-#pragma omp simd
-            for (int64_t j = 0; j < V; j++) delta[j] = beta[t] * (value[j] - delta[j]);
-            for (int64_t i = 0; i < K; i++) {
-                float a = key[i] * key_length, b = query[i] * query_length;
-#pragma omp simd
-                for (int64_t j = 0; j < V; j++) {
-                    float x = (old ? alpha * old[i * V + j] : 0) + a * delta[j];
-                    fresh[i * V + j] = x;
-                    to[j] += b * x;
+            normalise_rows(k + s * k_step + h / shared * K, 0, 1, K, 1, key, &unused);
+            normalise_rows(q + s * q_step + h / shared * K, 0, 1, K, 1.0f / sqrtf((float)K), query, &unused);
+            for (int64_t p = 0; p < panels_of(V); p++) {
+                int64_t width = least(PANEL, V - p * PANEL), at = t * K * V + p * PANEL, step = V;
+                const float *before = state ? state + at : none;
+                float *after = new_state + at;
+                memcpy(change, v + s * v_step + h * V + p * PANEL, sizeof(float) * width);
+                if (width < PANEL) {
+                    memset(change + width, 0, sizeof(float) * (PANEL - width));
+                    if (state) to_panels(before, V, K, width, NULL, K, padded), before = padded;
+                    after = padded, step = PANEL;
                 }
+                token(key, query, K, fade(g[t]), beta[t], change, before, state ? step : 0, after, step, change, o);
+                memcpy(out + t * V + p * PANEL, o, sizeof(float) * width);
+                if (width < PANEL) from_panels(padded, K, K, width, NULL, new_state + at, V);
             }
         }
-        free(delta);
+        free(key);
     }
 }

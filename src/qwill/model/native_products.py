@@ -154,3 +154,15 @@ def attends(plan: AttentionPlan, head_dim: int) -> bool:
 
 def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
     return _Attention.apply(q_NHK, k_NHK, v_NHK, plan)
+
+
+def cached_attention(q_NHK: Tensor, k_RSGK: Tensor, v_RSGK: Tensor, cu_seqlens: Tensor, seen_R: Tensor) -> Tensor:
+    """out_NHK of each sequence's last tokens; its very last sees `seen_R` (int64) of its keys. No gradients."""
+    q_NHK, k_RSGK, v_RSGK = q_NHK.contiguous(), k_RSGK.contiguous(), v_RSGK.contiguous()
+    out_NHK = torch.empty_like(q_NHK)
+    (_, heads, head_dim), (sequences, span, kv_heads, _) = q_NHK.shape, k_RSGK.shape
+    call(
+        "attention_cached", q_NHK, k_RSGK, v_RSGK, cu_seqlens, seen_R, sequences, span, heads, kv_heads, head_dim,
+        out_NHK, threads(),
+    )  # fmt: skip
+    return out_NHK

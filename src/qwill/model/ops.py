@@ -9,6 +9,7 @@ Shape suffixes as in transformer.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from qwill.model import native
 from qwill.model.batch import AttentionPlan
 from qwill.model.rope import RopeScaling, inverse_frequencies
+from qwill.model.shared import lay_out, take_back
 
 use_native = native.enable
 
@@ -113,6 +115,9 @@ def multiply(a_BRC: Tensor, b_BCD: Tensor, transposed: bool = False) -> Tensor:
 
 def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) -> Tensor:
     """softmax(q·kᵀ·K^-0.5)·v within each sequence, causal; heads concatenated in the result, out_NC."""
+    if plan.shared is not None:
+        q_NHK, k_NHK, v_NHK = (lay_out(x, plan.shared) for x in (q_NHK, k_NHK, v_NHK))
+        return take_back(attention(q_NHK, k_NHK, v_NHK, replace(plan, shared=None)), plan.shared)
     if native.suits(q_NHK) and native.attends(plan, q_NHK.shape[2]):
         return native.attention(q_NHK, k_NHK, v_NHK, plan)
     heads = q_NHK.shape[1]

@@ -31,6 +31,7 @@ from qwill.model import delta, ops, project
 from qwill.model.batch import AttentionPlan, Batch, plan_attention
 from qwill.model.cache import KVCache
 from qwill.model.config import ModelConfig
+from qwill.model.shared import lay_out, take_back
 
 if TYPE_CHECKING:
     from qwill.model.lora import Adapter, Updates
@@ -127,7 +128,7 @@ class Attention(nn.Module):
             assert plan is not None
             out_NC = ops.attention(q_NHK, k_NGK, v_NGK, plan)
         if self.gate_width:
-            out_NC = out_NC * torch.sigmoid(gate_NC)
+            out_NC = out_NC * delta.sigmoid(gate_NC)
         return self.o_proj(out_NC)
 
 
@@ -152,13 +153,13 @@ class GatedDeltaNet(nn.Module):
         self.norm = RMSNorm(c.linear_value_head_dim, c.rms_norm_eps)
         self.out_proj = Linear(values, c.hidden_size, bias=False)
 
-    def forward(self, x_ND: Tensor, cu_seqlens: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x_ND: Tensor, plan: AttentionPlan, cache: KVCache | None, layer: int) -> Tensor:
         qkv_NC, z_NC, b_NH, a_NH = self.in_proj(x_ND).split(self.widths, dim=1)
-        inputs = qkv_NC, b_NH, a_NH
+        inputs = tuple(lay_out(x, plan.shared) for x in (qkv_NC, b_NH, a_NH))
         if cache is None:
-            o_NHV, _ = self._recur(inputs, cu_seqlens, (None, None), False)
+            o_NHV = take_back(self._recur(inputs, plan.cu_seqlens, (None, None), False)[0], plan.shared)
         elif cache.certain is None or cache.drafted is None:
-            o_NHV, past = self._recur(inputs, cu_seqlens, cache.recall(layer))
+            o_NHV, past = self._recur(inputs, plan.cu_seqlens, cache.recall(layer))
             cache.remember(layer, *past)
         else:  # what is remembered is the state before the drafted tokens
             certain, drafted = cache.certain, cache.drafted
@@ -190,7 +191,7 @@ class GatedDeltaNet(nn.Module):
             k_NC.unflatten(1, (self.key_heads, -1)),
             v_NC.unflatten(1, (self.heads, -1)),
             delta.decay(a_NH, self.A_log, self.dt_bias),
-            torch.sigmoid(b_NH),
+            delta.sigmoid(b_NH),
             cu_seqlens,
             past[1],
             asked,
@@ -240,7 +241,7 @@ class Experts(nn.Module):
         )
         out_ND = self.routed(x_ND, weight_Nk.to(x_ND.dtype), chosen_Nk)
         if self.shared_expert is not None and self.shared_expert_gate is not None:
-            out_ND = out_ND + torch.sigmoid(self.shared_expert_gate(x_ND)) * self.shared_expert(x_ND)
+            out_ND = out_ND + delta.sigmoid(self.shared_expert_gate(x_ND)) * self.shared_expert(x_ND)
         load_E = torch.bincount(chosen_Nk.flatten(), minlength=probability_NE.shape[1]) / len(x_ND)
         return out_ND, RouterStats(load_E, probability_NE.mean(0), None if torch.is_grad_enabled() else chosen_Nk)
 
@@ -274,7 +275,7 @@ class Layer(nn.Module):
             delta_ND = self.self_attn(normed_ND, rope, plan, cache, self.index)
         else:
             assert self.linear_attn is not None
-            delta_ND = self.linear_attn(normed_ND, plan.cu_seqlens, cache, self.index)
+            delta_ND = self.linear_attn(normed_ND, plan, cache, self.index)
         x_ND, normed_ND = self.post_attention_layernorm.after_adding(x_ND, delta_ND)
         if isinstance(self.mlp, Experts):
             return x_ND, *self.mlp(normed_ND, chosen_Nk)

@@ -18,7 +18,7 @@ from torch.distributed import ProcessGroup
 from torch.nn.functional import scaled_dot_product_attention
 
 from qwill.model import delta
-from qwill.model.batch import Batch
+from qwill.model.batch import AttentionPlan, Batch
 from qwill.model.cache import KVCache
 from qwill.model.transformer import GatedDeltaNet
 from qwill.train.collectives import exchange, gather_rows
@@ -109,9 +109,9 @@ class ContextDeltaNet(GatedDeltaNet):
     """A Gated DeltaNet walks through a sequence in one piece, but each head for itself: every rank takes some heads
     through all tokens (as DeepSpeed-Ulysses does attention, arXiv 2309.14509)."""
 
-    def forward(self, x_ND: Tensor, cu_seqlens: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x_ND: Tensor, plan: AttentionPlan, cache: KVCache | None, layer: int) -> Tensor:
         if not isinstance(cache, ContextAttention):
-            return super().forward(x_ND, cu_seqlens, cache, layer)
+            return super().forward(x_ND, plan, cache, layer)
         ranks, rank = len(cache.held), cache.rank
         qkv_NC, z_NC, b_NH, a_NH = self.in_proj(x_ND).split(self.widths, dim=1)
         columns = [x.unflatten(1, (ranks, -1)) for x in (*qkv_NC.split(self.conv_widths, dim=1), b_NH, a_NH)]
@@ -124,7 +124,7 @@ class ContextDeltaNet(GatedDeltaNet):
             k_SC.unflatten(1, (self.key_heads // ranks, -1)),
             v_SC.unflatten(1, (self.heads // ranks, -1)),
             delta.decay(own[4], self.A_log.chunk(ranks)[rank], self.dt_bias.chunk(ranks)[rank]),
-            torch.sigmoid(own[3]),
+            delta.sigmoid(own[3]),
             cache.cu_seqlens,
             None,
             False,

@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/rollout_gap.py        (about 6 minutes)
 
-Models: SmolLM2-135M as released (dense), a mixture of 16 experts (2 chosen, 4 layers) trained here for some minutes
-on this repository's documentation, byte by byte, and a hybrid of Gated DeltaNet and attention as its training begins.
-Claim (issue 8, figure 3): within 1e-5 in float32 at any temperature, dense and sparse, under top-p, top-k and min-p
-with the support replayed. In lower precision the gap is measured, with and without the replay of the experts.
+Models: SmolLM2-135M as released (dense), and with a LoRA of rank 16 whose B is drawn at random; a mixture of 16 experts
+(2 chosen, 4 layers) trained here for some minutes on this repository's documentation, byte by byte; a hybrid of Gated
+DeltaNet and attention as its training begins. Claim (issue 8, figure 3): within 1e-5 in float32 at any temperature,
+dense and sparse, under top-p, top-k and min-p with the support replayed. In lower precision the gap is measured, with
+and without the replay of the experts.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from qwill.engine.generate import generate
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
 from qwill.model.initial import init_weights
+from qwill.model.lora import attach, new_adapter
+from qwill.model.lora_config import LoraConfig
 from qwill.model.transformer import Transformer, balancing_loss
 
 HERE = Path(__file__).parents[1]
@@ -74,6 +77,17 @@ def trained(config: ModelConfig, steps: int) -> tuple[Transformer, float]:
     return model.eval(), sum(last) / len(last)
 
 
+def adapted(model: Transformer) -> Transformer:
+    """The model with an adapter that changes what it says."""
+    g = torch.Generator().manual_seed(0)
+    adapter = new_adapter(model, LoraConfig(16, 32), g)
+    with torch.no_grad():
+        for part in adapter.parts.values():
+            part.b.normal_(0, 0.02, generator=g)
+    attach(model, adapter)
+    return model
+
+
 def rolled_out(model: Transformer, prompts: list[list[int]], config: GRPOConfig) -> list[Rollout]:
     sampling = sampling_of(config)
     groups = generate(
@@ -112,10 +126,12 @@ def main() -> None:
     texts = ["Three plus four is", "The capital of France", "def add(a, b):\n", "巴黎是"]
     ids, places = corpus(), range(0, 64_000, 4_000)
     bytes_ = [ids[i : i + 48].tolist() for i in places]
+    prompts = [smollm.tokenizer.encode(t) for t in texts]
     models = {
-        "SmolLM2-135M": (smollm.model, [smollm.tokenizer.encode(t) for t in texts], 4, 24),
+        "SmolLM2-135M": (smollm.model, prompts, 4, 24),
         "mixture of 16, 2 chosen": (mixture, bytes_, 8, 48),
         "hybrid, 16 experts": (hybrid, bytes_, 4, 48),
+        "SmolLM2-135M with LoRA": (adapted(qwill.load("smollm2").model), prompts, 4, 24),
     }
     lines = [
         "Largest |log π_trainer − log π_rollout| over temperatures 0.3, 0.7, 1 and 1.5; float32, nothing copied:",
@@ -132,11 +148,11 @@ def main() -> None:
                 found = gaps(model, rolled_out(model, prompts, config), config)
                 most, tokens = max(most, found["most"]), tokens + found["tokens"]
             cells.append(f"{most:.1e}")
-            worst = max(worst, most if model is not hybrid else 0.0)
+            worst = max(worst, most)
         lines.append(f"| {name} | {' | '.join(cells)} | {tokens:,.0f} |")
         print(lines[-1], flush=True)
     verdict = "met" if worst <= 1e-5 else "missed"
-    lines += ["", f"Claim (dense and sparse, 1e-5): {verdict}; the largest is {worst:.1e}.", ""]
+    lines += ["", f"Claim (1e-5): {verdict}; the largest is {worst:.1e}.", ""]
     lines.append(
         f"Rollouts of rounded weights at temperature 1; the mixture has {loss:.2f} nats a byte after training:"
     )

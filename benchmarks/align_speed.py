@@ -11,7 +11,8 @@ prompt at temperature 1 and takes one step; its reward is a Python function, the
 Each as its user would run it here. TRL's defaults on a CPU are bfloat16 autocast and recomputed activations; both are
 tried off, and the quicker setting is its own. It pads (without flash attention its packing mixes examples). DPO's
 reference is a second model in TRL's step, and computed once before training in ours, in the same clock. What is timed
-is training from the first step to the last, with sampling and rewards; loading, rendering and tokenising are not.
+is training from the first step to the last, with sampling and rewards; loading, rendering, tokenising and saving are
+not.
 
 Claims: `small` SFT and DPO 2 times, GRPO 4 times; `smollm2` SFT and DPO 1.3 times, GRPO 3 times.
 """

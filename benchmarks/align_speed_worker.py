@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -49,7 +50,7 @@ def main(told: str) -> None:
         started = time.perf_counter()
         history = train(
             model, steps, lambda s: pack_examples(examples[s * batch : (s + 1) * batch], "rows"), optimizer, schedule,
-            0.0, ctx, "sft",
+            0.0, ctx, "sft", checkpoint_seconds=math.inf,
         )  # fmt: skip
         return time.perf_counter() - started, sum(r.tokens for r in replies), history.curve[0]["loss"]
 
@@ -65,7 +66,7 @@ def main(told: str) -> None:
         plan = [list(range(s * batch, (s + 1) * batch)) for s in range(steps)]
         history = train(
             model, steps, lambda s: PreferenceStep(plan[s], "pairs", 0), optimizer, schedule, 0.0, ctx, "dpo",
-            compute=offline.compute,
+            checkpoint_seconds=math.inf, compute=offline.compute,
         )  # fmt: skip
         tokens = sum(r.tokens for p in pairs for r in p.replies)
         return time.perf_counter() - started, tokens, history.curve[0]["loss"]
@@ -78,7 +79,7 @@ def main(told: str) -> None:
         )  # fmt: skip
         with Rewards(config.rewards, display.say) as rewards:
             started = time.perf_counter()
-            history = train_grpo(model, tokenizer, problems, config, ctx, rewards=rewards)
+            history = train_grpo(model, tokenizer, problems, config, ctx, math.inf, rewards=rewards)
             return time.perf_counter() - started, history.tokens, 0.0
 
     work: Callable[[Transformer, list[dict[str, Any]], StageContext], Round] = {"sft": sft, "dpo": dpo, "grpo": grpo}[

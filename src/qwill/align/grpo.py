@@ -233,8 +233,9 @@ def train_grpo(
     replicas: Replicas = ALONE,
     tools: Tools | None = None,
 ) -> History:
-    """The whole run; resumes from ctx.work. `reference` is the starting model, where `kl` needs it. Of `replicas` each
-    rolls out its share of the prompts and computes its share of every update.
+    """The whole run; resumes from ctx.work, where a checkpoint is left every `checkpoint_seconds` and at the end
+    (math.inf: none). `reference` is the starting model, where `kl` needs it. Of `replicas` each rolls out its share of
+    the prompts and computes its share of every update.
 
     Raises TrainingError when a gradient is not finite, naming the step.
     """
@@ -291,6 +292,6 @@ def train_grpo(
             if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < config.steps:
                 kept.save(step + 1, vars(history))
                 saved_at = time.monotonic()
-    if first < config.steps:
+    if first < config.steps and checkpoint_seconds < math.inf:
         kept.save(config.steps, vars(history))
     return history

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 
+WORTH = 16  # laying tokens out costs about as much as computing one place in so many
+
+
 @dataclass(frozen=True)
 class Shared:
     """token_L: the token at each place. place_N: one place of each token. again: (token, place, count), runs of all

@@ -68,10 +68,11 @@ def train(
     compute: Callable[[Any], StepResult] | None = None,
     replicas: Replicas = ALONE,
 ) -> History:
-    """Train in place; resumes from ctx.work and leaves checkpoints there. With `parallel`, which holds `model`, every
-    rank calls this with the same arguments, and rank 0 alone writes metrics. `compute` adds a step's gradients where
-    they aren't those of next-token prediction; its steps need a `source` and a number of `tokens`. With `replicas` it
-    adds those of this rank's share and gives the results of the whole step; here, too, every rank calls this.
+    """Train in place; resumes from ctx.work and leaves checkpoints there, every `checkpoint_seconds` and at the end
+    (math.inf: none). With `parallel`, which holds `model`, every rank calls this with the same arguments, and rank 0
+    alone writes metrics. `compute` adds a step's gradients where they aren't those of next-token prediction; its steps
+    need a `source` and a number of `tokens`. With `replicas` it adds those of this rank's share and gives the results
+    of the whole step; here, too, every rank calls this.
 
     Raises TrainingError on a loss or gradient that is not finite, naming the step and its batch; the last checkpoint,
     which is good, stays where it is.
@@ -138,7 +139,7 @@ def train(
             if (due if parallel is None else parallel.agree(due)) and step + 1 < steps:
                 kept.save(step + 1, vars(history))
                 saved_at = time.monotonic()
-    if first < steps:
+    if first < steps and checkpoint_seconds < math.inf:
         kept.save(steps, vars(history))
     kept.finish()
     return history

@@ -80,7 +80,7 @@ def dpo(start: Path, folder: Path, seed: int) -> tuple[str, bool]:
     train = [(p, q) for p, q in train if json.dumps(p.prompt, sort_keys=True) not in asked]
     rows = [{"id": p.id, "prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p, _ in train]
     file = write_rows(folder / "train.jsonl", rows)
-    epochs, batch = 2, 8
+    epochs, batch = 1, 8
     config = PreferenceConfig(
         steps=epochs * len(train) // batch, pairs=batch, max_tokens=LONGEST, heldout=0.0, beta=0.1, lora=LORA,
         optimizer=OptimizerConfig("adamw", learning_rate=2e-4, matrix_rate=2e-4),

@@ -51,8 +51,8 @@ class Batch:
     def share(cls, sequences: Sequence[Sequence[int]]) -> Batch:
         """Sequences packed with each common beginning held once: a prompt behind which there are many replies goes
         through the model's matrices one time. What a token computes depends only on the tokens before it, so hidden
-        states are the same; those of a sequence's places are at `rows_at`. Where next to nothing is in common, such as a
-        template's first words, sequences are packed as they are."""
+        states are the same; those of a sequence's places are at `rows_at`. Where next to nothing is in common, such as
+        a template's first words, sequences are packed as they are."""
         tokens_N, positions_N, shared = share_beginnings(sequences)
         lengths = torch.tensor([0, *map(len, sequences)], dtype=torch.int32)
         if len(tokens_N) * WORTH > int(lengths.sum()) * (WORTH - 1):

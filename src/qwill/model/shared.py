@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 WORTH = 16  # laying tokens out costs about as much as computing one place in so many
 
 

@@ -231,7 +231,7 @@ def test_native_pieces_are_the_whole_to_the_last_bit(cuts: list[int], k: int, v:
 
     def rule(begin: int, end: int, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         q, k, v, a_NH, b_NH = (x[begin:end] for x in (*inputs[:3], a, inputs[4]))
-        gates = delta.decay(a_NH, A_log, dt), delta.sigmoid(b_NH)
+        gates = delta.decay(a_NH, A_log, dt), ops.sigmoid(b_NH)
         return delta.gated_delta(q, k, v, *gates, borders([end - begin]), state, True)
 
     with torch.no_grad():

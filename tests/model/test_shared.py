@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from qwill.model import native
 from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
 from qwill.model.initial import init_weights
@@ -48,7 +49,9 @@ def outcome(model: Transformer, batch: Batch) -> tuple[Tensor, list[Tensor]]:
 def test_hidden_states_and_gradients_are_those_of_whole_sequences(config: ModelConfig, ids: list[list[int]]) -> None:
     single, double = model_of(config, torch.float32), model_of(config, torch.float64)
     whole, shared = Batch.pack(ids), Batch.share(ids)
-    assert torch.equal(outcome(single, whole)[0], outcome(single, shared)[0])
+    hidden, hidden_shared = outcome(single, whole)[0], outcome(single, shared)[0]
+    # To the last bit with the kernels, whose sums don't depend on the batch; PyTorch's do.
+    torch.testing.assert_close(hidden_shared, hidden, rtol=0, atol=0 if native.suits(hidden) else 1e-5)
     (hidden, gradients), (hidden_shared, gradients_shared) = outcome(double, whole), outcome(double, shared)
     torch.testing.assert_close(hidden_shared, hidden, rtol=0, atol=1e-12)
     for own, expected in zip(gradients_shared, gradients, strict=True):

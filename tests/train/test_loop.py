@@ -57,6 +57,16 @@ def test_an_interrupted_run_ends_as_one_that_was_not(kind: str, optimizer: str, 
         assert run(Path(name), kind, optimizer).differences(uninterrupted(kind, optimizer)) == []
 
 
+def test_checkpoints_stand_at_the_end_unless_none_are_wanted(tmp_path: Path) -> None:
+    for name, seconds in (("some", 1e9), ("none", math.inf)):
+        (tmp_path / name).mkdir()
+        train(
+            fresh("dense", seed=0), STEPS, step_data, OptimizerConfig("adamw"), SCHEDULE, 0.0, context(tmp_path / name),
+            "test", checkpoint_seconds=seconds,
+        )  # fmt: skip
+        assert any((tmp_path / name).rglob("checkpoint-*")) == (name == "some")
+
+
 @pytest.mark.parametrize("cut", range(STEPS))
 def test_an_interrupted_run_does_no_step_twice(tmp_path: Path, cut: int) -> None:
     interrupt(tmp_path, "moe", "muon", [cut])

@@ -77,7 +77,7 @@ class _Group:
     token_M: Tensor
     query_M: Tensor | None
     place_RS: Tensor
-    mask_R1JS: Tensor | None
+    mask_R1JS: Tensor | None  # the native kernel needs none
     cu_seqlens: Tensor  # of their tokens
     seen_R: Tensor  # how many keys the last token of each sees
 
@@ -120,6 +120,7 @@ class KVCache:
         self.inputs = {i: torch.zeros(slots, channels, past, dtype=dtype, device=device) for i in linear}
         self.states = {i: torch.zeros(slots, *state, dtype=wide, device=device) for i in linear}
         self.blocks, self.block_size, self.dtype, self.device = blocks, block_size, dtype, device
+        self.head_dim = c.head_dim
         self.group, self.first = c.num_attention_heads // c.num_key_value_heads, first
         self._placed: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
         self.certain: Part | None = None  # the tokens of this pass that count, if there are others:
@@ -182,6 +183,8 @@ class KVCache:
             raise ModelError(f"a sequence was placed in a block that does not exist: there are {self.blocks}")
         self.place_N = (block_N * self.block_size + at_N % self.block_size).to(self.device)
         self.states_R, self.fresh_R = states_R.to(self.device), (old_R == 0).to(self.device)
+        fits = suits(torch.empty(0, dtype=self.dtype, device=self.device)) and self.head_dim % lanes() == 0
+        self.native = fits and not torch.is_grad_enabled()
         parts = _groups(new_R, total_R) if self.keys else []
         self.groups = [self._group(part, tables, old_R, new_R, row_N, within_N) for part in parts]
         self.certain = self.drafted = None
@@ -208,7 +211,7 @@ class KVCache:
         token_M = (number_R[row_N] >= 0).nonzero()[:, 0]
         query_M = None if width == 1 else number_R[row_N[token_M]] * width + within_N[token_M]
         mask = None
-        if width > 1 or int(total.min()) < span:
+        if not self.native and (width > 1 or int(total.min()) < span):
             last_RT = torch.minimum(old_R[rows][:, None] + torch.arange(width), total[:, None] - 1)
             unseen_RTS = key_S > last_RT[..., None]
             dense = torch.zeros(unseen_RTS.shape, dtype=self.dtype).masked_fill_(unseen_RTS, float("-inf"))
@@ -235,7 +238,7 @@ class KVCache:
     def _attend(self, group: _Group, q_NHK: Tensor, keys: Store, values: Store) -> Tensor:
         r, t, (heads, head_dim) = group.sequences, group.width, q_NHK.shape[1:]
         q_MHK = q_NHK if len(group.token_M) == len(q_NHK) else q_NHK[group.token_M]
-        if suits(q_NHK) and head_dim % lanes() == 0 and not torch.is_grad_enabled():
+        if self.native:
             k_RSGK, v_RSGK = (store.read(group.place_RS, q_NHK.dtype).transpose(1, 2) for store in (keys, values))
             return cached_attention(q_MHK, k_RSGK, v_RSGK, group.cu_seqlens, group.seen_R)
         if group.query_M is not None:

@@ -1,4 +1,5 @@
-// One chunk of the gated delta rule's backward pass: small matrix products, decays and triangles. Used by delta.c.
+// One chunk of the gated delta rule: its normalised keys and queries, and for the backward pass small matrix products,
+// decays and triangles. Used by delta.c.
 // Letters: G key heads, H value heads, K key size, V value size; a "panel" is PANEL columns of a matrix, rows on end.
 #pragma once
 #include "rows.h"

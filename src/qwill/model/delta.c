@@ -78,15 +78,15 @@ void gated_delta_forward(const float *q, const float *k, const float *v, const f
                 normalise_keys(&c, z, q + n * q_step + group * K, k + n * k_step + group * K);
                 for (int64_t e = 0; e < shared; e++) {
                     int64_t h = group * shared + e, row = n * H + h;
-                    float *state = states + e * size, o[PANEL];
+                    float *state = states + e * size, alpha[CHUNK], o[PANEL];
                     if (kept && number % EVERY == 0)
                         memcpy(kept + ((kept_first[s] + number / EVERY) * H + h) * size, state, sizeof(float) * size);
-                    for (int64_t r = 0; r < c.rows; r++) c.since[r] = fade(g[row + r * H]);
+                    for (int64_t r = 0; r < c.rows; r++) alpha[r] = fade(g[row + r * H]);
                     to_panels(v + n * v_step + h * V, v_step, c.rows, V, NULL, CHUNK, c.delta);
                     for (int64_t p = 0; p < panels_of(V); p++)
                         for (int64_t r = 0; r < c.rows; r++) {
                             float *of_panel = state + p * K * PANEL, *change = c.delta + (p * CHUNK + r) * PANEL;
-                            token(c.k + r * up(K), c.q + r * up(K), K, c.since[r], beta[row + r * H], change, of_panel,
+                            token(c.k + r * up(K), c.q + r * up(K), K, alpha[r], beta[row + r * H], change, of_panel,
                                   PANEL, of_panel, PANEL, change, o);
                             memcpy(out + (row + r * H) * V + p * PANEL, o, sizeof(float) * least(PANEL, V - p * PANEL));
                         }

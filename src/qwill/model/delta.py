@@ -43,14 +43,8 @@ def _no_autocast(device: str) -> AbstractContextManager[Any]:
 def decay(a_NH: Tensor, A_log_H: Tensor, dt_bias_H: Tensor) -> Tensor:
     """Logarithm of each token's decay, g = −e^A·softplus(a + dt) ≤ 0, in float32 or better (arXiv 2412.06464 §3.1)."""
     if suits(a_NH):
-        return (-A_log_H.double().exp() * softplus(a_NH.double() + dt_bias_H)).float()  # as in `sigmoid`
+        return (-A_log_H.double().exp() * softplus(a_NH.double() + dt_bias_H)).float()  # as in `ops.sigmoid`
     return -_wide(A_log_H).exp() * softplus(_wide(a_NH) + dt_bias_H)
-
-
-def sigmoid(x: Tensor) -> Tensor:
-    """σ(x). Of float32 on a CPU by way of float64: PyTorch's own gives a number other last bits by its place in a
-    tensor, and what a token computes shall not depend on its batch."""
-    return torch.sigmoid(x.double()).float() if suits(x) else torch.sigmoid(x)
 
 
 def gated_rms_norm(o_NHV: Tensor, z_NHV: Tensor, weight_V: Tensor, eps: float) -> Tensor:
@@ -112,7 +106,8 @@ def gated_delta(
     """(o_NHV, each sequence's state after its last token, float32 or better, or None) of the gated delta rule.
 
     q and k are normalised and q scaled in here. `state_RHKV` is each sequence's state before its first token here;
-    None is zeros. Token by token when no sequence has more than one, otherwise in chunks.
+    None is zeros. The definitions go token by token when no sequence has more than one, otherwise in chunks; the native
+    forward pass always token by token, so that generation and training come to the same bits.
     """
     if suits(v_NHV):
         inputs = (q_NGK, k_NGK, v_NHV, log_decay_NH, beta_NH)

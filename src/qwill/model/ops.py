@@ -140,6 +140,12 @@ def attention(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, plan: AttentionPlan) 
     return out_MC if plan.place_N is None else out_MC[plan.place_N]
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """σ(x). Of float32 on a CPU by way of float64: PyTorch's own gives a number other last bits by its place in a
+    tensor, and what a token computes shall not depend on its batch."""
+    return torch.sigmoid(x.double()).float() if native.suits(x) else torch.sigmoid(x)
+
+
 def swiglu(gate_up_NF: Tensor) -> Tensor:
     """silu(gate) ⊙ up, of [gate, up] side by side (arXiv 2002.05202)."""
     if native.suits(gate_up_NF):

@@ -128,7 +128,7 @@ class Attention(nn.Module):
             assert plan is not None
             out_NC = ops.attention(q_NHK, k_NGK, v_NGK, plan)
         if self.gate_width:
-            out_NC = out_NC * delta.sigmoid(gate_NC)
+            out_NC = out_NC * ops.sigmoid(gate_NC)
         return self.o_proj(out_NC)
 
 
@@ -191,7 +191,7 @@ class GatedDeltaNet(nn.Module):
             k_NC.unflatten(1, (self.key_heads, -1)),
             v_NC.unflatten(1, (self.heads, -1)),
             delta.decay(a_NH, self.A_log, self.dt_bias),
-            delta.sigmoid(b_NH),
+            ops.sigmoid(b_NH),
             cu_seqlens,
             past[1],
             asked,
@@ -241,7 +241,7 @@ class Experts(nn.Module):
         )
         out_ND = self.routed(x_ND, weight_Nk.to(x_ND.dtype), chosen_Nk)
         if self.shared_expert is not None and self.shared_expert_gate is not None:
-            out_ND = out_ND + delta.sigmoid(self.shared_expert_gate(x_ND)) * self.shared_expert(x_ND)
+            out_ND = out_ND + ops.sigmoid(self.shared_expert_gate(x_ND)) * self.shared_expert(x_ND)
         load_E = torch.bincount(chosen_Nk.flatten(), minlength=probability_NE.shape[1]) / len(x_ND)
         return out_ND, RouterStats(load_E, probability_NE.mean(0), None if torch.is_grad_enabled() else chosen_Nk)
 

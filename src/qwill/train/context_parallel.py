@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn.functional import scaled_dot_product_attention
 
-from qwill.model import delta
+from qwill.model import delta, ops
 from qwill.model.batch import AttentionPlan, Batch
 from qwill.model.cache import KVCache
 from qwill.model.transformer import GatedDeltaNet
@@ -124,7 +124,7 @@ class ContextDeltaNet(GatedDeltaNet):
             k_SC.unflatten(1, (self.key_heads // ranks, -1)),
             v_SC.unflatten(1, (self.heads // ranks, -1)),
             delta.decay(own[4], self.A_log.chunk(ranks)[rank], self.dt_bias.chunk(ranks)[rank]),
-            delta.sigmoid(own[3]),
+            ops.sigmoid(own[3]),
             cache.cu_seqlens,
             None,
             False,

@@ -124,12 +124,23 @@ static const float *floats_of(const Matrix *m, int64_t e, int64_t p, int64_t pan
     return room;
 }
 
+// What comes after that panel
+INLINE Next floats_after(const Matrix *m, int64_t e, int64_t p, int64_t panels, int64_t half, int64_t rows) {
+    const float *expert = m->packed + e * m->columns * m->k;
+    if (m->plain && half) {
+        const float *gate = expert + (p + 1) * LANES * m->k;
+        return then(gate, gate + half * m->k, m->k, rows);
+    }
+    return then_panel(m->plain ? expert + (p + 1) * PANEL * m->k : m->packed + (e * panels + p + 1) * m->k * PANEL, m->k, rows);
+}
+
 // Panel p of out[rows, columns] = a · weights (+ bias) (+ out), of expert e
 static void base_panel(const Matrix *m, int64_t e, int64_t p, Input a, int64_t rows, int add, float *out) {
     int64_t columns = m->columns, panels = panels_in(m), at = e * panels + p;
     if (m->packed && rows) {
         const float *weights = floats_of(m, e, p, panels, 0);
-        panel((Rows){a.x, a.stride, a.index}, rows, m->k, weights, p, m->bias, add, out, columns);
+        Next next = floats_after(m, e, p, panels, 0, rows);
+        panel((Rows){a.x, a.stride, a.index}, rows, m->k, weights, p, m->bias, add, next, out, columns);
     }
     if (m->packed) return;
     int64_t first = p * WIDE, width = least(WIDE, columns - first);
@@ -310,13 +321,13 @@ static void sort_by_expert(int64_t n, int64_t top_k, int64_t experts, Work *w) {
     w->start[0] = 0;
 }
 
-static void gate_up_panel(Rows a, int64_t rows, int64_t D, const float *panel, int64_t p, const float *weight, float *act,
-                          int64_t stride, const Added *d, int64_t e, int64_t row, int64_t F) {
+static void gate_up_panel(Rows a, int64_t rows, int64_t D, const float *panel, Next next, int64_t p, const float *weight,
+                          float *act, int64_t stride, const Added *d, int64_t e, int64_t row, int64_t F) {
     for (int64_t r = 0; r < rows; r += ROWS) {
         const float *pointers[ROWS];
         vec sum[ROWS][2];
         int64_t count = point(a, r, rows, pointers);
-        tile(count, pointers, D, panel, sum);
+        tile_then(r / ROWS, count, pointers, D, panel, &next, sum);
         if (d) raise_tile(d, e, row + r, count, p, F, sum);
         for (int64_t i = 0; i < count; i++)
             store(act + (r + i) * stride + p * LANES, gated(sum[i][0], sum[i][1], all(weight ? weight[r + i] : 1)));
@@ -382,7 +393,8 @@ static Phase *feed_forward(Phase *phase, Team *team, const Model *m, const Layer
         float *act = w->act + first * stride;
         if (l->gate_up.packed && rows) {
             const float *panel = floats_of(&l->gate_up, e, p, up_panels, F);
-            gate_up_panel((Rows){w->normed, D, index}, rows, D, panel, p, weight, act, stride, d, e, first, F);
+            Next next = floats_after(&l->gate_up, e, p, up_panels, F, rows);
+            gate_up_panel((Rows){w->normed, D, index}, rows, D, panel, next, p, weight, act, stride, d, e, first, F);
         } else if (!l->gate_up.packed)
             gate_up_codes(&l->gate_up.codes, 2 * t, (Input){NULL, 0, w->normed_codes, index}, rows, p * WIDE, weight, act,
                           stride, d, e, first, F);

@@ -100,7 +100,7 @@ static void multiply(int64_t count, const float *const *a, int64_t step, int64_t
     for (int64_t p = 0; p < panels_of(columns); p++) {
         vec sum[ROWS][2];
         int64_t width = least(PANEL, columns - p * PANEL);
-        tile_with(count, a, step, terms, packed + (p * T + from) * PANEL, sum);
+        tile_apart(count, a, step, terms, packed + (p * T + from) * PANEL, sum);
         for (int64_t i = 0; i < count; i++) {
             const float *value = (const float *)sum[i];
             float *to = out + i * row_step + p * PANEL;

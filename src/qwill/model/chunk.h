@@ -38,7 +38,7 @@ ONCE void times(Part part, int64_t rows, int64_t terms, int64_t columns, const f
             vec sum[ROWS][2];
             for (int64_t i = 0; i < count; i++) pointers[i] = a + (r + i) * row + from * step;
             if (step == 1) tile(count, pointers, to - from, b + (p * depth + from) * PANEL, sum);
-            else tile_with(count, pointers, step, to - from, b + (p * depth + from) * PANEL, sum);
+            else tile_apart(count, pointers, step, to - from, b + (p * depth + from) * PANEL, sum);
             for (int64_t i = 0; i < count; i++) {
                 float *target = out + (r + i) * out_row + p * out_panel;
                 if (scale) sum[i][0] *= scale[r + i], sum[i][1] *= scale[r + i];
@@ -68,7 +68,7 @@ ONCE void solve_transposed(const float *m, int64_t rows, float *x, int64_t colum
             const float *pointers[ROWS];
             vec sum[ROWS][2];
             for (int64_t i = 0; i < count; i++) pointers[i] = m + from * CHUNK + r + i;
-            tile_with(count, pointers, CHUNK, rows - from, b + from * PANEL, sum);
+            tile_apart(count, pointers, CHUNK, rows - from, b + from * PANEL, sum);
             for (int64_t i = count - 1; i >= 0; i--) {
                 float *target = b + (r + i) * PANEL;
                 vec x0 = load(target) - sum[i][0], x1 = load(target + LANES) - sum[i][1];

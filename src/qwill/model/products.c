@@ -10,6 +10,7 @@
 #define ROW_BLOCK 256   // rows a task: a · that many rows stays in the second cache
 #define TERM_BLOCK 1024 // terms of a sum at a time where the order of sums is nobody else's business
 #define SLICE (8 * ROWS) // columns a task of an outer product; with TERM_BLOCK rows they fill a quarter of the second cache
+#define SOON 16          // rows ahead that are asked for where every row is another page
 #define SMALL 1000000   // multiplications; below, waking a second thread costs more than it brings
 
 int64_t panel_width(void) { return PANEL; }
@@ -36,9 +37,12 @@ void products(const float *a, const int64_t *start, int64_t groups, int64_t k, c
                     if (task++ % all != mine) continue;
                     int64_t rows = least(ROW_BLOCK, start[g + 1] - first);
                     const float *weights = packed + (g * panels + p) * k * PANEL;
-                    for (int64_t i = 0; i < k; i += terms)
-                        panel((Rows){a + first * k + i, k, NULL}, rows, least(terms, k - i), weights + i * PANEL, p,
-                              i ? NULL : bias, i > 0, out + first * c, c);
+                    for (int64_t i = 0; i < k; i += terms) {
+                        const float *block = weights + i * PANEL;
+                        int64_t count = least(terms, k - i), further = i + count < k ? count : k * all - i;
+                        panel((Rows){a + first * k + i, k, NULL}, rows, count, block, p, i ? NULL : bias, i > 0,
+                              then_panel(block + further * PANEL, count, rows), out + first * c, c);
+                    }
                 }
     }
 }
@@ -55,18 +59,23 @@ void products_of(const float *a, const int64_t *start, int64_t groups, int64_t k
         float weights[TERM_BLOCK * PANEL];
         if (rows == 0) continue;
         pack_panel(w + g * c * k, c, k, column_step, k_step, 0, p, weights);
-        panel((Rows){a + start[g] * k, k, NULL}, rows, k, weights, p, NULL, 0, out + start[g] * c, c);
+        panel((Rows){a + start[g] * k, k, NULL}, rows, k, weights, p, NULL, 0, then_panel(weights, 0, rows),
+              out + start[g] * c, c);
     }
 }
 
 // Rows of x[n, c] by group and panel, for `outer_products`: group g begins at start[g] · panels · PANEL.
 void pack_rows(const float *x, const int64_t *start, int64_t groups, int64_t c, float *packed, int threads) {
-    int64_t panels = panels_of(c);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (start[groups] * c > SMALL)
-    for (int64_t t = 0; t < groups * panels; t++) {
-        int64_t g = t / panels, p = t % panels, rows = start[g + 1] - start[g];
-        pack_panel(x + start[g] * c, c, rows, 1, c, 0, p, packed + (start[g] * panels + p * rows) * PANEL);
-    }
+    int64_t panels = panels_of(c), wide = c / PANEL * PANEL;
+#pragma omp parallel for schedule(static) num_threads(threads) if (start[groups] * c > SMALL)
+    for (int64_t first = 0; first < start[groups]; first += ROWS)
+        for (int64_t i = first, g = 0; i < least(first + ROWS, start[groups]); i++) {
+            while (start[g + 1] <= i) g++;
+            float *to = packed + (start[g] * panels + i - start[g]) * PANEL;
+            for (int64_t p = 0, step = (start[g + 1] - start[g]) * PANEL; p < panels; p++)
+                if (p * PANEL < wide) memcpy(to + p * step, x + i * c + p * PANEL, sizeof(float) * PANEL);
+                else for (int64_t j = 0; j < PANEL; j++) to[p * step + j] = p * PANEL + j < c ? x[i * c + p * PANEL + j] : 0;
+        }
 }
 
 // out[group][d, c] (+)= a[rows, d]ᵀ · x[rows, c] of each group's rows, x packed by `pack_rows`.
@@ -83,16 +92,20 @@ void outer_products(const float *a, const int64_t *start, int64_t groups, int64_
         if (n == 0 && !add) memset(to, 0, sizeof(float) * wide * c);
         for (int64_t i = 0; i < n; i += TERM_BLOCK) {
             int64_t terms = least(TERM_BLOCK, n - i);
-            for (int64_t k = 0; k < terms; k++)
+            for (int64_t k = 0; k < terms; k++) {
+                for (int64_t j = 0; j < wide; j += LANES) __builtin_prefetch(from + (i + k + SOON) * d + j);
                 for (int64_t j = 0; j < wide; j++)
                     laid[(j / ROWS * terms + k) * ROWS + j % ROWS] = from[(i + k) * d + j];
-            for (int64_t p = 0; p < panels; p++)
+            }
+            for (int64_t p = 0; p < panels; p++) {
+                const float *panel = x + (p * n + i) * PANEL;
+                Next next = then_panel(p + 1 < panels ? panel + n * PANEL : x + (i + terms) * PANEL, terms, wide);
                 for (int64_t q = 0; q < wide; q += ROWS) {
                     const float *columns[ROWS];
                     vec sum[ROWS][2];
                     int64_t count = least(ROWS, wide - q), width = least(PANEL, c - p * PANEL);
                     for (int64_t j = 0; j < count; j++) columns[j] = laid + q * terms + j;
-                    tile_with(count, columns, ROWS, terms, x + (p * n + i) * PANEL, sum);
+                    tile_with(count, columns, ROWS, terms, panel, part_of(&next, q / ROWS, terms), next.step, sum);
                     for (int64_t j = 0; j < count; j++) {
                         const float *value = (const float *)sum[j];
                         float *row = to + (q + j) * c + p * PANEL;
@@ -100,6 +113,7 @@ void outer_products(const float *a, const int64_t *start, int64_t groups, int64_
                         else memcpy(row, value, sizeof(float) * width);
                     }
                 }
+            }
         }
     }
 }

@@ -21,6 +21,7 @@
 #define ROWS 6
 #endif
 #define PANEL (2 * LANES)  // output columns a tile; weights are stored [panel][k][PANEL]
+#define AT_ONCE 4          // elements of its sums that a tile takes in one turn
 #define GROUP 4            // query heads that share a pass over the keys
 #define INLINE static inline __attribute__((always_inline))
 
@@ -140,41 +141,82 @@ INLINE void pack_panel(const float *w, int64_t columns, int64_t k, int64_t colum
     }
 }
 
-INLINE void tile_of(const int rows, const float *const *a, const int64_t step, int64_t k, const float *b, vec sum[ROWS][2]) {
+// What the tiles multiply by next: as long as a panel, and where two matrices share that, in two halves. Weights come from
+// memory: a processor foresees where a stream goes on, but not that the panel which tile after tile goes over will be
+// followed by another one. So every tile asks for its part.
+typedef struct {
+    const char *halves[2];
+    int64_t half, step;  // bytes; `step` is how far a tile comes with AT_ONCE elements of its sums
+} Next;
+
+INLINE Next then(const float *first, const float *second, int64_t k, int64_t rows) {
+    int64_t bytes = sizeof(float) * LANES, tiles = (rows + ROWS - 1) / ROWS;
+    return (Next){{(const char *)first, (const char *)second}, k * bytes, (AT_ONCE * 2 * bytes + tiles - 1) / tiles};
+}
+
+INLINE Next then_panel(const float *panel, int64_t k, int64_t rows) { return then(panel, panel + k * LANES, k, rows); }
+
+// Where tile number t begins to ask
+INLINE const char *part_of(const Next *next, int64_t t, int64_t k) {
+    int64_t at = t * (k / AT_ONCE) * next->step;
+    return at < next->half ? next->halves[0] + at : next->halves[1] + (at - next->half);
+}
+
+INLINE void tile_of(const int rows, const float *const *a, const int64_t step, int64_t k, const float *b,
+                    const char *next, int64_t next_step, vec sum[ROWS][2]) {
     vec c[ROWS][2];
+    int64_t i = 0;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) c[r][0] = c[r][1] = all(0);
-    for (int64_t i = 0; i < k; i++) {
-        vec b0 = load(b + i * PANEL), b1 = load(b + i * PANEL + LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            c[r][0] += a[r][i * step] * b0;
-            c[r][1] += a[r][i * step] * b1;
-        }
+#define ELEMENT(i)                                                   \
+    {                                                                \
+        vec b0 = load(b + (i) * PANEL), b1 = load(b + (i) * PANEL + LANES); \
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) {     \
+            c[r][0] += a[r][(i) * step] * b0;                        \
+            c[r][1] += a[r][(i) * step] * b1;                        \
+        }                                                            \
     }
+    for (; i + AT_ONCE <= k; i += AT_ONCE, next += next_step) {
+        if (next) __builtin_prefetch(next, 0, 2);
+#pragma GCC unroll 4
+        for (int j = 0; j < AT_ONCE; j++) ELEMENT(i + j)
+    }
+    for (; i < k; i++) ELEMENT(i)
+#undef ELEMENT
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) sum[r][0] = c[r][0], sum[r][1] = c[r][1];
 }
 
 INLINE void tile_with(int64_t rows, const float *const *a, const int64_t step, int64_t k, const float *b,
-                      vec sum[ROWS][2]) {
+                      const char *next, int64_t next_step, vec sum[ROWS][2]) {
     switch (rows) {
-    case 1: tile_of(1, a, step, k, b, sum); break;
-    case 2: tile_of(2, a, step, k, b, sum); break;
-    case 3: tile_of(3, a, step, k, b, sum); break;
-    case 4: tile_of(4, a, step, k, b, sum); break;
-    case 5: tile_of(5, a, step, k, b, sum); break;
-    case 6: tile_of(6, a, step, k, b, sum); break;
+    case 1: tile_of(1, a, step, k, b, next, next_step, sum); break;
+    case 2: tile_of(2, a, step, k, b, next, next_step, sum); break;
+    case 3: tile_of(3, a, step, k, b, next, next_step, sum); break;
+    case 4: tile_of(4, a, step, k, b, next, next_step, sum); break;
+    case 5: tile_of(5, a, step, k, b, next, next_step, sum); break;
+    case 6: tile_of(6, a, step, k, b, next, next_step, sum); break;
 #if ROWS == 8
-    case 7: tile_of(7, a, step, k, b, sum); break;
-    case 8: tile_of(8, a, step, k, b, sum); break;
+    case 7: tile_of(7, a, step, k, b, next, next_step, sum); break;
+    case 8: tile_of(8, a, step, k, b, next, next_step, sum); break;
 #endif
     }
 }
 
-// rows (at most ROWS) of a · one panel of weights; the elements of a row lie side by side
+// rows (at most ROWS) of a · one panel of weights; the elements of a row lie `step` apart
+INLINE void tile_apart(int64_t rows, const float *const *a, const int64_t step, int64_t k, const float *b,
+                       vec sum[ROWS][2]) {
+    tile_with(rows, a, step, k, b, NULL, 0, sum);
+}
+
 static void tile(int64_t rows, const float *const *a, int64_t k, const float *b, vec sum[ROWS][2]) {
-    tile_with(rows, a, 1, k, b, sum);
+    tile_apart(rows, a, 1, k, b, sum);
+}
+
+// The same, number t of those that have the panel, and asks for what comes next
+static void tile_then(int64_t t, int64_t rows, const float *const *a, int64_t k, const float *b, const Next *next,
+                      vec sum[ROWS][2]) {
+    tile_with(rows, a, 1, k, b, part_of(next, t, k), next->step, sum);
 }
 
 // Rows of a matrix: `stride` apart, either one after the other or those that `index` names.
@@ -193,13 +235,13 @@ INLINE int64_t point(Rows a, int64_t first, int64_t rows, const float **pointers
 
 // Panel p of out[rows, columns] = a · weights (+ bias) (+ out); `weights` are those of that panel
 static void panel(Rows a, int64_t rows, int64_t k, const float *weights, int64_t p, const float *bias, int add,
-                  float *out, int64_t columns) {
+                  Next next, float *out, int64_t columns) {
     int64_t first = p * PANEL, width = least(PANEL, columns - first);
     for (int64_t r = 0; r < rows; r += ROWS) {
         const float *pointers[ROWS];
         vec sum[ROWS][2];
         int64_t count = point(a, r, rows, pointers);
-        tile(count, pointers, k, weights, sum);
+        tile_then(r / ROWS, count, pointers, k, weights, &next, sum);
         for (int64_t i = 0; i < count; i++) {
             const float *value = (const float *)sum[i];
             float *to = out + (r + i) * columns + first;

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from qwill.model import native, native_products, ops
+from qwill.model import native, native_losses, native_products, ops
 from qwill.model.batch import Batch
 from qwill.model.files import load_model
 from qwill.train.step import StepData, backward
@@ -97,12 +97,12 @@ def clocks(spent: dict[str, float]) -> Iterator[None]:
             kernels = spent["loss: products"] + spent["loss: the rest"] - before
             spent["loss: the rest"] += time.perf_counter() - started - kernels
 
-    native.call = native_products.call = timed
+    native.call = native_products.call = native_losses.call = timed
     native.cross_entropy = timed_loss
     try:
         yield
     finally:
-        native.call = native_products.call = call
+        native.call = native_products.call = native_losses.call = call
         native.cross_entropy = loss
 
 

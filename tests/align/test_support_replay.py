@@ -28,7 +28,7 @@ from qwill.align.policy_update import logprobs_of, update
 from qwill.align.rollouts import Rollout
 from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig
-from qwill.align.truncated import chunks, truncated_cross_entropy
+from qwill.align.truncated import chunks, truncated_losses
 from qwill.base.errors import ConfigError
 from qwill.engine.support import Support, ranges_of
 from qwill.model import ops
@@ -157,7 +157,8 @@ def test_any_support_cut_in_any_way(data: st.DataObject, most: int, temperature:
             total = (loss * weight).sum()
             entropy = torch.stack([-(row[m].exp() * row[m]).sum() for row, m in zip(logp, inside, strict=True)])
         else:
-            total, loss = truncated_cross_entropy(h, w, targets, weight, support, temperature, most, entropy)
+            loss = truncated_losses(h, w, targets, support, temperature, most, entropy)
+            total = (loss * weight).sum()
         total.backward()
         found.append([total.detach(), loss.detach(), entropy.detach(), h.grad, w.grad])
     for mine, theirs in zip(*found, strict=True):
@@ -173,7 +174,7 @@ def test_a_token_outside_of_its_support_is_a_fault() -> None:
     support = Support.of(ranges_of(np.array([0, 0]), np.array([1, 3]), 1))
     for token in (0, 2, 4):
         with pytest.raises(AssertionError, match="outside of what it was drawn among"):
-            truncated_cross_entropy(torch.ones(1, 2), torch.ones(5, 2), torch.tensor([token]), torch.ones(1), support)
+            truncated_losses(torch.ones(1, 2), torch.ones(5, 2), torch.tensor([token]), support)
 
 
 def test_only_rows_of_the_head_that_count_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,8 +190,7 @@ def test_only_rows_of_the_head_that_count_are_multiplied(monkeypatch: pytest.Mon
     packed = policy_update.pack_rollouts(every)
     hidden = torch.randn(len(packed.targets_N), 32)
     assert packed.support is not None
-    truncated_cross_entropy(hidden, model("dense").head_weight_VD, packed.targets_N, torch.ones(len(hidden)),
-                            packed.support)  # fmt: skip
+    truncated_losses(hidden, model("dense").head_weight_VD, packed.targets_N, packed.support)
     ids = {int(i) for i in packed.support.pairs()[1]}
     assert seen == [len(ids)] and len(ids) < VOCAB
 

@@ -85,9 +85,9 @@ def test_entropies_of_whole_distributions(native: bool, n: int, vocab: int, seed
     try:
         for out in (None, entropy):
             h, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()
-            total, loss = ops.cross_entropy(h, w, targets, weight, warm, chunk=7, entropy_N=out)
-            total.backward()
-            found.append((total.detach(), loss, h.grad, w.grad))
+            loss = ops.token_losses(h, w, targets, warm, chunk=7, entropy_N=out)
+            (loss * weight).sum().backward()
+            found.append((loss.detach(), h.grad, w.grad))
     finally:
         ops.use_native(True)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None)

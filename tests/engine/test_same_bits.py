@@ -25,7 +25,7 @@ def trained_logprobs(model, sequences: list[tuple[list[int], int]], temperature:
     index = [b + j for b, (ids, start) in zip(begins, sequences, strict=True) for j in range(start - 1, len(ids) - 1)]
     targets = torch.tensor([t for ids, start in sequences for t in ids[start:]])
     hidden_ND = model(batch).hidden_ND[torch.tensor(index)]
-    return -ops.cross_entropy(hidden_ND, model.head_weight_VD, targets, torch.ones(len(targets)), temperature)[1]
+    return -ops.token_losses(hidden_ND, model.head_weight_VD, targets, temperature)
 
 
 @settings(deadline=None, max_examples=40)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qwill.model import native, ops
+from qwill.model import native, native_losses, ops
 
 VOCAB = 151_936
 WIDTH, TOKENS, CHUNK = 2, 320, 16
@@ -56,7 +57,15 @@ def inputs(n: int, vocab: int, width: int, dtype: torch.dtype = torch.float32) -
     return hidden, head, torch.randint(0, vocab, (n,), generator=g), torch.rand(n, generator=g, dtype=dtype)
 
 
-def peak(on: bool, chunk: int | None) -> int:
+def known(hidden: Tensor, head: Tensor, targets: Tensor, weight: Tensor, chunk: int) -> Tensor:
+    return ops.cross_entropy(hidden, head, targets, weight, chunk)[0]
+
+
+def by_tokens(hidden: Tensor, head: Tensor, targets: Tensor, weight: Tensor, chunk: int) -> Tensor:
+    return (ops.token_losses(hidden, head, targets, chunk=chunk) * weight).sum()
+
+
+def peak(on: bool, chunk: int | None, one: Callable[..., Tensor] = known) -> int:
     hidden, head, targets, weight = inputs(TOKENS, VOCAB, WIDTH)
     ops.use_native(on)
     try:
@@ -64,7 +73,7 @@ def peak(on: bool, chunk: int | None) -> int:
             if chunk is None:
                 loss = whole(hidden, head, targets, weight, 1.0)
             else:
-                loss = ops.cross_entropy(hidden, head, targets, weight, chunk=chunk)[0]
+                loss = one(hidden, head, targets, weight, chunk)
             loss.backward()
     finally:
         ops.use_native(True)
@@ -73,9 +82,13 @@ def peak(on: bool, chunk: int | None) -> int:
 
 
 @pytest.mark.parametrize("on", BACKENDS)
-def test_logits_of_a_real_vocabulary_are_never_held_whole(on: bool) -> None:
+@pytest.mark.parametrize("one", [known, by_tokens])
+def test_logits_of_a_real_vocabulary_are_never_held_whole(
+    on: bool, one: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_losses, "KEPT", TOKENS * VOCAB - 1)
     # A few copies of one chunk (1/20 of the logits each) and of the head's gradient.
-    assert peak(on, CHUNK) < 0.5 * LOGITS
+    assert peak(on, CHUNK, one) < 0.5 * LOGITS
 
 
 def test_the_measure_sees_logits_that_are_held_whole() -> None:
@@ -92,8 +105,16 @@ def test_the_measure_sees_logits_that_are_held_whole() -> None:
 )
 def test_the_size_of_a_chunk_changes_nothing(n: int, vocab: int, chunk: int, temperature: float) -> None:
     hidden, head, targets, weight = inputs(n, vocab, 5, torch.float64)
-    right = whole(hidden, head, targets, weight, temperature)
-    total, loss_N = ops.cross_entropy(hidden, head, targets, weight, temperature, chunk)
+    warm = whole(hidden, head, targets, weight, temperature)
+    loss_N = ops.token_losses(hidden, head, targets, temperature, chunk)
+    for a, b in zip(
+        torch.autograd.grad((loss_N * weight).sum(), [hidden, head]),
+        torch.autograd.grad(warm, [hidden, head]),
+        strict=True,
+    ):
+        assert float((a - b).abs().max()) < 1e-12
+    right = whole(hidden, head, targets, weight, 1.0)
+    total, loss_N = ops.cross_entropy(hidden, head, targets, weight, chunk)
     assert float(total.detach()) == pytest.approx(float(right.detach()), rel=1e-12, abs=1e-14)
     assert float((loss_N * weight).sum().detach()) == pytest.approx(float(right.detach()), rel=1e-12, abs=1e-14)
     assert not loss_N.requires_grad

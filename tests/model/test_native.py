@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qwill.model import native, native_products, ops
+from qwill.model import native, native_losses, native_products, ops
 from qwill.model.batch import Batch, plan_attention
 
 pytestmark = pytest.mark.skipif(native.libraries() is None, reason="no C compiler: there are no native kernels to test")
@@ -151,18 +151,37 @@ def test_experts_also_unused_ones(n: int, experts: int, data: st.DataObject, see
     temperature=st.sampled_from([0.6, 1.0, 1.7]),
     seed=st.integers(0, 99),
 )
-def test_cross_entropy(n: int, vocab: int, chunk: int, temperature: float, seed: int) -> None:
+def test_losses(n: int, vocab: int, chunk: int, temperature: float, seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
     hidden, head = torch.randn(n, 17, generator=g) * 3, torch.randn(vocab, 17, generator=g)
     targets = torch.randint(0, vocab, (n,), generator=g)
     weight = torch.randn(n, generator=g)  # signs as in a policy gradient
-    results = both(lambda a, b: ops.cross_entropy(a, b, targets, weight, temperature, chunk), [hidden, head])
+    warm = both(lambda a, b: ops.token_losses(a, b, targets, temperature, chunk), [hidden, head])
+    agree(warm, smallest=1e-6)  # a loss near 0 is 1 − p with p near 1
     plain = torch.nn.functional.cross_entropy(hidden @ head.T / temperature, targets, reduction="none")
+    assert torch.allclose(warm[1][0][0], plain, atol=1e-5, rtol=1e-5)
+    results = both(lambda a, b: ops.cross_entropy(a, b, targets, weight, chunk), [hidden, head])
+    plain = torch.nn.functional.cross_entropy(hidden @ head.T, targets, reduction="none")
     # The total may be a small rest of large terms of both signs: what its sum may lose goes by their size, not by its.
     totals = [out.pop(0) for out, _ in results]
     assert abs(float(totals[0] - totals[1])) <= 2e-6 * float((weight * plain).abs().sum()) + 1e-6
     agree(results, smallest=1e-6)  # a loss near 0 is 1 − p with p near 1
     assert torch.allclose(results[1][0][0], plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("most", [0, 1 << 20])
+def test_logits_that_are_made_again_are_the_same(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept for the head's gradient or not, and with a head that has none: losses and gradients stay."""
+    monkeypatch.setattr(native_losses, "KEPT", most)
+    hidden, head = torch.randn(90, 16), torch.randn(70, 16)
+    targets = torch.randint(0, 70, (90,))
+    agree(both(lambda a, b: ops.token_losses(a, b, targets, 0.7, 40), [hidden, head]))
+    agree(both(lambda a: ops.token_losses(a, head, targets, 0.7, 40), [hidden]))
+    weight, given = torch.randn(90), hidden.clone().requires_grad_()
+    loss_N = ops.token_losses(given, head.requires_grad_(), targets)
+    first = torch.autograd.grad((weight * loss_N).sum(), [given, head], retain_graph=True)
+    second = torch.autograd.grad((2 * weight * loss_N).sum(), [given, head])
+    assert all(torch.allclose(2 * a, b, rtol=1e-5, atol=1e-6) for a, b in zip(first, second, strict=True))
 
 
 def test_a_scaled_loss_scales_the_gradient() -> None:

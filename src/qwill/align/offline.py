@@ -24,7 +24,7 @@ from qwill.align import preference_losses as losses
 from qwill.align.preference_examples import Pair, PreferenceStep, Verdict, pairs_of, verdicts_of
 from qwill.align.preference_scores import PairScores, pair_scores
 from qwill.align.reference import own_reference
-from qwill.align.replies import Packed, pack_replies, parts_of, reply_logprobs, two_passes
+from qwill.align.replies import Packed, pack_replies, parts_of, policy_pass, reply_logprobs
 from qwill.align.settings import REFERENCE_FREE, PreferenceConfig
 from qwill.base.files import new_file, write_json
 from qwill.base.progress import SILENT, Display
@@ -73,9 +73,9 @@ class Offline:
                     own = own - config.own_likelihood * logp_N[first_N].sum() / chosen_tokens
                 return own
 
-            total, own, stats = two_passes(self.model, packed, loss_of)
-            (total + balance.loss(stats, packed.batch)).backward()
-            loss += own
+            own, stats = policy_pass(self.model, packed, loss_of)
+            (own + balance.loss(stats, packed.batch)).backward()
+            loss += float(own.detach())
         seen = self.replicas.sum(seen | {"loss": loss})
         loss = seen.pop("loss")
         kto = {"kto_point": point} if config.loss == "kto" else {}

@@ -19,7 +19,7 @@ from qwill.align.advantages import group_advantages, leave_one_out, reinforce_pl
 from qwill.align.aggregation import sequence_of_token, sequence_sums, token_weights
 from qwill.align.kl import kl_term
 from qwill.align.policy_losses import PolicyLoss, cispo, clipped, gspo, truncated_importance
-from qwill.align.replies import Packed, Reply, pack_replies, token_logprobs, two_passes
+from qwill.align.replies import Packed, Reply, pack_replies, policy_pass, token_logprobs
 from qwill.align.rollouts import Rollout, micro_batches
 from qwill.align.settings import GRPOConfig
 from qwill.align.update_numbers import UpdateNumbers
@@ -152,8 +152,8 @@ def update(
             noted.add(logp_N.detach(), old_N, rollout_N, reference_N, found.clipped, advantage_N)
             return (loss_N * weight_N.to(loss_N.dtype)).sum()
 
-        total, _, stats = two_passes(model, packed, loss_of, config.temperature, noted.entropies)
-        (total + balance.loss(stats, packed.batch)).backward()
+        own, stats = policy_pass(model, packed, loss_of, config.temperature, noted.entropies)
+        (own + balance.loss(stats, packed.batch)).backward()
     noted.hear(replicas)
     replicas.sum_gradients(model)
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip, foreach=True))

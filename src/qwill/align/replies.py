@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from qwill.align.truncated import truncated_cross_entropy
+from qwill.align.truncated import truncated_losses
 from qwill.base.errors import DataError
 from qwill.base.progress import SILENT, Display
 from qwill.data.preferences import Said
@@ -99,22 +99,6 @@ def pack_replies(replies: Sequence[Reply], whole: bool = False, share: bool = Tr
     return Packed(batch, index_N, torch.tensor(targets), torch.tensor(owner), len(replies))
 
 
-def weighted_loss(
-    model: Transformer,
-    packed: Packed,
-    hidden_ND: Tensor,
-    weight_N: Tensor,
-    temperature: float,
-    entropy_N: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(Σ weight·loss, loss_N) of `packed.targets_N`, each among its support; see `ops.cross_entropy`."""
-    given = hidden_ND, model.head_weight_VD, packed.targets_N, weight_N
-    if packed.support is None:
-        return ops.cross_entropy(*given, temperature, entropy_N=entropy_N)
-    return truncated_cross_entropy(*given, packed.support, temperature, entropy_N=entropy_N)
-
-
-@torch.no_grad()
 def token_logprobs(
     model: Transformer,
     packed: Packed,
@@ -122,40 +106,34 @@ def token_logprobs(
     temperature: float = 1.0,
     entropy_N: Tensor | None = None,
 ) -> Tensor:
-    """[N], of `packed.targets_N`, from the hidden states that predict them; logits are never held whole."""
-    nothing_N = torch.zeros(len(packed.targets_N), dtype=hidden_ND.dtype)
-    return -weighted_loss(model, packed, hidden_ND, nothing_N, temperature, entropy_N)[1]
+    """log softmax(logits / temperature) of `packed.targets_N`, [N], each among its support, from the hidden states that
+    predict them. `entropy_N`: see `ops.token_losses`."""
+    given = hidden_ND, model.head_weight_VD, packed.targets_N
+    if packed.support is None:
+        return -ops.token_losses(*given, temperature, entropy_N=entropy_N)
+    return -truncated_losses(*given, packed.support, temperature, entropy_N=entropy_N)
 
 
-def two_passes(
+def policy_pass(
     model: Transformer,
     packed: Packed,
     loss_of: Callable[[Tensor], Tensor],
     temperature: float = 1.0,
     entropies: list[Tensor] | None = None,
-) -> tuple[Tensor, float, list[RouterStats] | None]:
-    """(what to call backward on, the loss, router statistics) of a loss that is a function of log-probabilities.
+) -> tuple[Tensor, list[RouterStats] | None]:
+    """(loss, router statistics), the loss as `loss_of` makes it from the log-probabilities (float64 [N], on the CPU) of
+    the trained tokens under softmax(logits / temperature), over their support where there is one.
 
-    `loss_of` gets the log-probabilities (float64 [N], on the CPU) of the trained tokens under
-    softmax(logits / temperature), over their support where there is one. Its derivative by each is that token's weight
-    in a fused cross-entropy, so that logits are never held whole: first the log-probabilities alone, then weighted
-    ones. The value of what is returned isn't the loss, its gradient is. To `entropies` those of the tokens'
-    distributions are added, [N] in nats.
+    To `entropies` those of the tokens' distributions are added, [N] in nats.
     """
     output = model(packed.batch)
     hidden_ND = output.hidden_ND[packed.index_N]
     entropy_N = None if entropies is None else hidden_ND.new_empty(len(hidden_ND))
-    own_N = token_logprobs(model, packed, hidden_ND, temperature, entropy_N)
+    logp_N = token_logprobs(model, packed, hidden_ND, temperature, entropy_N)
     if entropies is not None and entropy_N is not None:
         entropies.append(entropy_N.cpu())
     # Sums over a reply keep their last bits in float64, which not every device has; these are a few thousand numbers.
-    logp_N = own_N.cpu().double().requires_grad_()
-    loss = loss_of(logp_N)
-    loss.backward()
-    weight_N = -logp_N.grad if logp_N.grad is not None else torch.zeros_like(logp_N)
-    weight_N = weight_N.to(own_N)
-    total, _ = weighted_loss(model, packed, hidden_ND, weight_N, temperature)
-    return total, float(loss.detach()), output.router_stats
+    return loss_of(logp_N.cpu().double()).to(logp_N), output.router_stats
 
 
 @torch.no_grad()

@@ -29,21 +29,20 @@ from qwill.model import ops
 MOST = 1 << 24  # logits at a time, in float64
 
 
-def truncated_cross_entropy(
+def truncated_losses(
     hidden_ND: Tensor,
     head_VD: Tensor,
     targets_N: Tensor,
-    weight_N: Tensor,
     support: Support,
     temperature: float = 1.0,
     most: int = MOST,
     entropy_N: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`ops.cross_entropy` over each token's support: (Σ weight·loss, loss_N in nats without gradient).
+) -> Tensor:
+    """`ops.token_losses` over each token's support.
 
     Logits are rounded as the sampler's are; sums are in float64.
     """
-    losses, total = [], hidden_ND.new_zeros(())
+    losses = []
     cuts = list(chunks(support, len(head_VD), most))
     for part in cuts:
         token_P, id_P = support[part].pairs()
@@ -62,9 +61,8 @@ def truncated_cross_entropy(
             loss_M = checkpoint(losses_of, hidden_ND[part], head_VD, use_reentrant=False, preserve_rng_state=False)
         else:
             loss_M = losses_of(hidden_ND[part], head_VD)
-        total = total + (loss_M * weight_N[part]).sum()
-        losses.append(loss_M.detach())
-    return total, torch.cat(losses).to(hidden_ND.dtype)
+        losses.append(loss_M)
+    return torch.cat(losses).to(hidden_ND.dtype)
 
 
 def _losses(

@@ -15,21 +15,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qwill.model.native_library import call, enable, libraries, suits, threads
-from qwill.model.native_products import (
-    attends,
-    attention,
-    grouped_linear,
-    linear,
-    multiply,
-    outer,
-    padded,
-    product,
-    starts_of,
-)
+from qwill.model.native_losses import cross_entropy, token_losses
+from qwill.model.native_products import attends, attention, grouped_linear, linear, multiply, outer, product
 
 __all__ = [
     "add_rms_norm", "attends", "attention", "choose_experts", "cross_entropy", "enable", "experts",
-    "grouped_linear", "libraries", "linear", "multiply", "qk_norm_rope", "suits", "swiglu",
+    "grouped_linear", "libraries", "linear", "multiply", "qk_norm_rope", "suits", "swiglu", "token_losses",
 ]  # fmt: skip
 
 
@@ -226,68 +217,3 @@ class _Experts(torch.autograd.Function):
 
 def experts(x_ND: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, weight_Nk: Tensor, chosen_Nk: Tensor) -> Tensor:
     return _Experts.apply(x_ND, gate_up_EFD, down_EDF, weight_Nk, chosen_Nk)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """Gradients are made chunk by chunk while the logits are in hand, so that no logits outlive their chunk."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden_ND: Tensor,
-        head_VD: Tensor,
-        targets_N: Tensor,
-        weight_N: Tensor,
-        temperature: float,
-        chunk: int,
-        gradient: bool,
-        entropy_N: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        hidden_ND, weight_N, head_VD = hidden_ND.contiguous(), weight_N.contiguous(), head_VD.contiguous()
-        (n, width), vocab = hidden_ND.shape, head_VD.shape[0]
-        loss_N = hidden_ND.new_empty(n)
-        d_hidden = torch.empty_like(hidden_ND) if gradient else None
-        d_head = torch.zeros_like(head_VD) if gradient and ctx.needs_input_grad[1] else None
-        buffer = hidden_ND.new_empty(min(chunk, n), vocab)
-        packed = hidden_ND.new_empty(padded(vocab) * width)
-        call("pack_weights", head_VD, 1, vocab, width, width, 1, packed, threads())
-        if gradient:
-            turned = hidden_ND.new_empty(padded(width) * vocab)
-            call("pack_weights", head_VD, 1, width, vocab, 1, width, turned, threads())
-        for i in range(0, n, chunk):
-            part = slice(i, min(i + chunk, n))
-            rows = part.stop - i
-            logits, start = buffer[:rows], starts_of(rows)
-            call("products", hidden_ND[part], start, 1, width, packed, vocab, None, 0, logits, threads())
-            call(
-                "softmax_cross_entropy", logits, targets_N[part].contiguous(), weight_N[part], temperature, rows, vocab,
-                loss_N[part], None if entropy_N is None else entropy_N[part], gradient, threads(),
-            )  # fmt: skip
-            if d_hidden is not None:
-                call("products", logits, start, 1, vocab, turned, width, None, 1, d_hidden[part], threads())
-            if d_head is not None:
-                outer(logits, hidden_ND[part], start, d_head, add=True)
-        ctx.save_for_backward(d_hidden, d_head)
-        ctx.mark_non_differentiable(loss_N)
-        return (loss_N * weight_N).sum(), loss_N
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_total: Tensor, _: Tensor) -> tuple[Any, ...]:
-        d_hidden, d_head = ctx.saved_tensors
-        if float(d_total) != 1.0:
-            d_hidden, d_head = d_hidden * d_total, None if d_head is None else d_head * d_total
-        return d_hidden, d_head, *[None] * 6
-
-
-def cross_entropy(
-    hidden_ND: Tensor,
-    head_VD: Tensor,
-    targets_N: Tensor,
-    weight_N: Tensor,
-    temperature: float,
-    chunk: int,
-    entropy_N: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    gradient, chunk = torch.is_grad_enabled(), min(chunk, 512)
-    return _CrossEntropy.apply(hidden_ND, head_VD, targets_N, weight_N, float(temperature), chunk, gradient, entropy_N)

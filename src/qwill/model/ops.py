@@ -222,22 +222,21 @@ def entropy(logp_NV: Tensor) -> Tensor:
     return -(logp_NV.exp() * logp_NV.clamp(min=torch.finfo(logp_NV.dtype).min)).sum(1)
 
 
-def cross_entropy(
+def token_losses(
     hidden_ND: Tensor,
     head_VD: Tensor,
     targets_N: Tensor,
-    weight_N: Tensor,
     temperature: float = 1.0,
     chunk: int = 1024,
     entropy_N: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(Σ weight·loss, loss_N) of next-token prediction under softmax(logits / temperature), logits never held whole.
+) -> Tensor:
+    """−log softmax(logits / temperature) of each target, [N] in nats: for losses that are functions of these.
 
-    `weight_N` carries masks and normalisation (0 means: not trained on); loss_N is in nats and carries no gradient.
-    `entropy_N` (of loss_N's type), if given, is filled with the distributions' entropies in nats.
+    Logits are never held whole where they are many. `entropy_N` (of the result's type), if given, is filled with the
+    distributions' entropies in nats.
     """
     if native.suits(hidden_ND):
-        return native.cross_entropy(hidden_ND, head_VD, targets_N, weight_N, temperature, chunk, entropy_N)
+        return native.token_losses(hidden_ND, head_VD, targets_N, temperature, chunk, entropy_N)
 
     def part_loss(entropy_M: Tensor | None, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
         logits = hidden_MD @ head_VD.T
@@ -246,7 +245,7 @@ def cross_entropy(
             entropy_M.copy_(entropy(warm.detach().log_softmax(1)))
         return torch.nn.functional.cross_entropy(warm, targets_M, reduction="none")
 
-    losses, total = [], hidden_ND.new_zeros(())
+    losses = [hidden_ND.new_zeros(0)]
     for i in range(0, len(hidden_ND), chunk):
         part = slice(i, i + chunk)
         loss_of = partial(part_loss, None if entropy_N is None else entropy_N[part])
@@ -254,6 +253,18 @@ def cross_entropy(
             loss = checkpoint(loss_of, hidden_ND[part], targets_N[part], use_reentrant=False, preserve_rng_state=False)
         else:
             loss = loss_of(hidden_ND[part], targets_N[part])
-        total = total + (loss * weight_N[part]).sum()
-        losses.append(loss.detach())
-    return total, torch.cat(losses)
+        losses.append(loss)
+    return torch.cat(losses[1:] or losses)
+
+
+def cross_entropy(
+    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weight_N: Tensor, chunk: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """(Σ weight·loss, loss_N) of next-token prediction, logits never held whole.
+
+    `weight_N` carries masks and normalisation (0 means: not trained on); loss_N is in nats and carries no gradient.
+    """
+    if native.suits(hidden_ND):
+        return native.cross_entropy(hidden_ND, head_VD, targets_N, weight_N, chunk)
+    loss_N = token_losses(hidden_ND, head_VD, targets_N, chunk=chunk)
+    return (loss_N * weight_N).sum(), loss_N.detach()

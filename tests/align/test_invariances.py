@@ -76,11 +76,11 @@ def test_packed_is_unpacked_and_the_loss_on_paper(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ["sft", "sigmoid", "gspo", "ppo", "distill_jsd"])
 def test_examples_that_see_their_neighbours_would_be_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention over all that is packed, as if it were one sequence."""
-    plan = transformer.plan_attention
+    plan, right = transformer.plan_attention, whole("dense", name, 0)
     one = lambda batch: replace(batch, cu_seqlens=batch.cu_seqlens[[0, -1]])  # noqa: E731
     monkeypatch.setattr(transformer, "plan_attention", lambda batch, *a, **k: plan(one(batch), *a, **k))
     wrong = DENSE[name].gradient(WINDOWS[0], WHOLE)
-    assert wrong.distance(whole("dense", name, 0)) > 100 * SAID
+    assert wrong.distance(right) > 100 * SAID
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -112,11 +112,11 @@ def test_the_order_of_a_step_changes_nothing(name: str) -> None:
 
 def test_weights_by_place_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Right in the order in which replies grow, and in no other."""
-    weights = policy_update.token_weights
+    weights, right = policy_update.token_weights, whole("dense", "grpo", 0)
     monkeypatch.setattr(policy_update, "token_weights", lambda lengths, *how: weights(sorted(lengths), *how))
     for units, wrong in (([*range(UNITS)], False), ([*reversed(range(UNITS))], True)):
         found = DENSE["grpo"].gradient(units, WHOLE).gradients
-        far = Result(found, {}).distance(Result(whole("dense", "grpo", 0).gradients, {}))
+        far = Result(found, {}).distance(Result(right.gradients, {}))
         assert (far > 100 * SAID) if wrong else (far < EXACT)
 
 

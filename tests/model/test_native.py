@@ -173,15 +173,34 @@ def test_losses(n: int, vocab: int, chunk: int, temperature: float, seed: int) -
 def test_logits_that_are_made_again_are_the_same(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept for the head's gradient or not, and with a head that has none: losses and gradients stay."""
     monkeypatch.setattr(native_losses, "KEPT", most)
-    hidden, head = torch.randn(90, 16), torch.randn(70, 16)
-    targets = torch.randint(0, 70, (90,))
+    g = torch.Generator().manual_seed(3)
+    hidden, head = torch.randn(90, 16, generator=g), torch.randn(70, 16, generator=g)
+    targets = torch.randint(0, 70, (90,), generator=g)
     agree(both(lambda a, b: ops.token_losses(a, b, targets, 0.7, 40), [hidden, head]))
     agree(both(lambda a: ops.token_losses(a, head, targets, 0.7, 40), [hidden]))
-    weight, given = torch.randn(90), hidden.clone().requires_grad_()
+    weight, given = torch.randn(90, generator=g), hidden.clone().requires_grad_()
     loss_N = ops.token_losses(given, head.requires_grad_(), targets)
     first = torch.autograd.grad((weight * loss_N).sum(), [given, head], retain_graph=True)
     second = torch.autograd.grad((2 * weight * loss_N).sum(), [given, head])
     assert all(torch.allclose(2 * a, b, rtol=1e-5, atol=1e-6) for a, b in zip(first, second, strict=True))
+
+
+def test_passes_that_overlap_have_logits_of_their_own() -> None:
+    """A second pass begins before the first one's gradients are made; a loss that is still held keeps no logits."""
+    g = torch.Generator().manual_seed(4)
+    head = torch.randn(50, 16, generator=g).requires_grad_()
+    hidden = [torch.randn(n, 16, generator=g).requires_grad_() for n in (40, 30, 60)]
+    targets = [torch.randint(0, 50, (len(h),), generator=g) for h in hidden]
+
+    def gradients(loss_N: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad((loss_N * torch.arange(len(h))).sum(), [h, head])
+
+    alone = [gradients(ops.token_losses(h, head, t), h) for h, t in zip(hidden, targets, strict=True)]
+    together = [ops.token_losses(h, head, t) for h, t in zip(hidden, targets, strict=True)]
+    assert native_losses._room.user() is not None
+    for one, loss_N, h in zip(alone, together, hidden, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, gradients(loss_N, h), strict=True))
+    assert native_losses._room.user() is None
 
 
 def test_a_scaled_loss_scales_the_gradient() -> None:

@@ -131,7 +131,8 @@ INLINE Next floats_after(const Matrix *m, int64_t e, int64_t p, int64_t panels, 
         const float *gate = expert + (p + 1) * LANES * m->k;
         return then(gate, gate + half * m->k, m->k, rows);
     }
-    return then_panel(m->plain ? expert + (p + 1) * PANEL * m->k : m->packed + (e * panels + p + 1) * m->k * PANEL, m->k, rows);
+    if (m->plain) return then_panel(expert + (p + 1) * PANEL * m->k, m->k, rows);
+    return then_panel(m->packed + (e * panels + p + 1) * m->k * PANEL, m->k, rows);
 }
 
 // Panel p of out[rows, columns] = a · weights (+ bias) (+ out), of expert e

@@ -155,9 +155,11 @@ class _TokenLosses(torch.autograd.Function):
             head.losses(*given, logits, loss_N[part], entropy_M)
             if d_hidden is not None:
                 head.back(logits, d_hidden[part])
-        if gradient:
-            ctx.save_for_backward(d_hidden, *((hidden_ND, head_VD, targets_N) if trained else ()))
-            ctx.d_logits, ctx.temperature, ctx.chunk = buffer if kept else None, temperature, chunk
+        # Saved like the rest, the logits are given up with the backward pass, though somebody still holds the loss.
+        ctx.save_for_backward(
+            d_hidden, *((hidden_ND, head_VD, targets_N, buffer if kept else None) if trained else ())
+        )
+        ctx.temperature, ctx.chunk = temperature, chunk
         return loss_N
 
     @staticmethod
@@ -166,11 +168,11 @@ class _TokenLosses(torch.autograd.Function):
         d_hidden, *saved = ctx.saved_tensors
         d_head = None
         if saved:
-            hidden_ND, head_VD, targets_N = saved
+            hidden_ND, head_VD, targets_N, d_logits = saved
             n, weighted_ND = len(hidden_ND), d_loss_N[:, None] * hidden_ND
             d_head = torch.empty_like(head_VD)
-            if ctx.d_logits is not None:
-                outer(ctx.d_logits, weighted_ND, starts_of(n), d_head)
+            if d_logits is not None:
+                outer(d_logits, weighted_ND, starts_of(n), d_head)
             else:
                 head, loss_N, one_N = _Head(head_VD, False), hidden_ND.new_empty(n), hidden_ND.new_ones(n)
                 buffer = _room.take(min(ctx.chunk, n), len(head_VD))

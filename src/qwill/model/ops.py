@@ -254,7 +254,7 @@ def token_losses(
         else:
             loss = loss_of(hidden_ND[part], targets_N[part])
         losses.append(loss)
-    return torch.cat(losses[1:] or losses)
+    return torch.cat(losses)
 
 
 def cross_entropy(

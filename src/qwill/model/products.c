@@ -59,12 +59,12 @@ void products_of(const float *a, const int64_t *start, int64_t groups, int64_t k
         float weights[TERM_BLOCK * PANEL];
         if (rows == 0) continue;
         pack_panel(w + g * c * k, c, k, column_step, k_step, 0, p, weights);
-        panel((Rows){a + start[g] * k, k, NULL}, rows, k, weights, p, NULL, 0, then_panel(weights, 0, rows),
-              out + start[g] * c, c);
+        panel((Rows){a + start[g] * k, k, NULL}, rows, k, weights, p, NULL, 0, NOTHING, out + start[g] * c, c);
     }
 }
 
-// Rows of x[n, c] by group and panel, for `outer_products`: group g begins at start[g] · panels · PANEL.
+// Rows of x[n, c] by group and panel, for `outer_products`: group g begins at start[g] · panels · PANEL. It reads them as
+// they lie, since down a panel's columns every row is another page.
 void pack_rows(const float *x, const int64_t *start, int64_t groups, int64_t c, float *packed, int threads) {
     int64_t panels = panels_of(c), wide = c / PANEL * PANEL;
 #pragma omp parallel for schedule(static) num_threads(threads) if (start[groups] * c > SMALL)

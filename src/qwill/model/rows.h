@@ -148,6 +148,7 @@ typedef struct {
     const char *halves[2];
     int64_t half, step;  // bytes; `step` is how far a tile comes with AT_ONCE elements of its sums
 } Next;
+#define NOTHING ((Next){{NULL, NULL}, 0, 0})
 
 INLINE Next then(const float *first, const float *second, int64_t k, int64_t rows) {
     int64_t bytes = sizeof(float) * LANES, tiles = (rows + ROWS - 1) / ROWS;
@@ -162,27 +163,28 @@ INLINE const char *part_of(const Next *next, int64_t t, int64_t k) {
     return at < next->half ? next->halves[0] + at : next->halves[1] + (at - next->half);
 }
 
+// c += one element of each row, `at` from its beginning, · the panel's row for it
+INLINE void add_element(const int rows, const float *const *a, int64_t at, const float *b, vec c[ROWS][2]) {
+    vec b0 = load(b), b1 = load(b + LANES);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+        c[r][0] += a[r][at] * b0;
+        c[r][1] += a[r][at] * b1;
+    }
+}
+
 INLINE void tile_of(const int rows, const float *const *a, const int64_t step, int64_t k, const float *b,
                     const char *next, int64_t next_step, vec sum[ROWS][2]) {
     vec c[ROWS][2];
     int64_t i = 0;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) c[r][0] = c[r][1] = all(0);
-#define ELEMENT(i)                                                   \
-    {                                                                \
-        vec b0 = load(b + (i) * PANEL), b1 = load(b + (i) * PANEL + LANES); \
-        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) {     \
-            c[r][0] += a[r][(i) * step] * b0;                        \
-            c[r][1] += a[r][(i) * step] * b1;                        \
-        }                                                            \
-    }
     for (; i + AT_ONCE <= k; i += AT_ONCE, next += next_step) {
         if (next) __builtin_prefetch(next, 0, 2);
 #pragma GCC unroll 4
-        for (int j = 0; j < AT_ONCE; j++) ELEMENT(i + j)
+        for (int j = 0; j < AT_ONCE; j++) add_element(rows, a, (i + j) * step, b + (i + j) * PANEL, c);
     }
-    for (; i < k; i++) ELEMENT(i)
-#undef ELEMENT
+    for (; i < k; i++) add_element(rows, a, i * step, b + i * PANEL, c);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) sum[r][0] = c[r][0], sum[r][1] = c[r][1];
 }

@@ -13,6 +13,7 @@ from qwill.model.batch import Batch
 from qwill.model.config import ModelConfig
 from qwill.model.initial import init_weights
 from qwill.model.transformer import Transformer
+from qwill.train.balance import StepBalance
 
 SIZES = dict(max_position_embeddings=64)
 DENSE = ModelConfig("qwen3", 40, 32, 2, 4, 2, 16, 48, **SIZES)  # type: ignore[arg-type]
@@ -56,6 +57,22 @@ def test_hidden_states_and_gradients_are_those_of_whole_sequences(config: ModelC
     torch.testing.assert_close(hidden_shared, hidden, rtol=0, atol=1e-12)
     for own, expected in zip(gradients_shared, gradients, strict=True):
         torch.testing.assert_close(own, expected, rtol=0, atol=1e-12 * max(1.0, float(expected.abs().max())))
+
+
+@given(ids=sequences)
+@settings(max_examples=25)
+def test_a_token_held_once_counts_at_each_of_its_places(ids: list[list[int]]) -> None:
+    """In what the balancing loss is of, and in its gradient."""
+    model, found = model_of(HYBRID, torch.float64), []
+    for batch in (Batch.pack(ids), Batch.share(ids)):
+        model.zero_grad(set_to_none=True)
+        stats = model(batch).router_stats
+        assert stats and batch.places == sum(map(len, ids))
+        StepBalance(1.0, None).loss(stats, batch).backward()  # type: ignore[union-attr]
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append([*[s.load_E for s in stats], *[s.probability_E.detach() for s in stats], *gradients])
+    for own, expected in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected, rtol=0, atol=1e-12)
 
 
 @given(ids=sequences)

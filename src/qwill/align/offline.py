@@ -61,8 +61,7 @@ class Offline:
         length = lambda i: sum(r.length for r in self.trained(self.units[i]))  # noqa: E731
         seen: dict[str, float] = {}
         parts = parts_of(self.replicas.deal(step.units, length), length, config.train_tokens)
-        share = not config.balance  # the balancing loss counts the tokens of every reply
-        batches = [pack_replies([r for i in part for r in self.trained(self.units[i])], share=share) for part in parts]
+        batches = [pack_replies([r for i in part for r in self.trained(self.units[i])]) for part in parts]
         balance = step_balance(self.model, [p.batch for p in batches], config.balance, self.replicas)
         for part, packed in zip(parts, batches, strict=True):
 

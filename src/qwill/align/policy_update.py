@@ -81,12 +81,12 @@ def policy_loss(
     return PolicyLoss(found.losses[sequence_N] * share_N, found.clipped[sequence_N])
 
 
-def pack_rollouts(rollouts: list[Rollout], replay: bool = False, share: bool = True) -> Packed:
+def pack_rollouts(rollouts: list[Rollout], replay: bool = False) -> Packed:
     """The replies' tokens are what is predicted, each among its support; with `replay` all tokens go through the
     experts of the rollout, where these were kept: each reply's own, so nothing is shared then."""
     supports = [r.support for r in rollouts if r.support is not None]
     routings = [r.routing for r in rollouts if replay and r.routing is not None]
-    packed = pack_replies([Reply((Rendered(r.ids, r.loss_mask),)) for r in rollouts], share=share and not routings)
+    packed = pack_replies([Reply((Rendered(r.ids, r.loss_mask),)) for r in rollouts], share=not routings)
     if routings:
         experts_NLk = torch.from_numpy(np.concatenate(routings))
         packed = dataclasses.replace(packed, batch=dataclasses.replace(packed.batch, experts_NLk=experts_NLk))
@@ -123,8 +123,7 @@ def update(
     weight_of = {id(r): own_n for r, own_n in zip(rollouts, weights.split([r.tokens for r in rollouts]), strict=True)}
     noted = UpdateNumbers(tokens)
     parts = micro_batches(replicas.deal(rollouts, lambda r: len(r.ids)), config.train_tokens)
-    # The balancing loss counts the tokens of every reply.
-    batches = [pack_rollouts(part, replay=True, share=not config.balance) for part in parts]
+    batches = [pack_rollouts(part, replay=True) for part in parts]
     balance = step_balance(model, [p.batch for p in batches], config.balance, replicas)
     for part, packed in zip(parts, batches, strict=True):
         lengths = [r.tokens for r in part]

@@ -71,9 +71,9 @@ def load_reward(ref: str | Path) -> RewardModel:
     return RewardModel(model, load_score(folder, model.config.hidden_size), Tokenizer.load(folder))
 
 
-def whole_replies(replies: Sequence[Reply], share: bool = True) -> Batch:
+def whole_replies(replies: Sequence[Reply]) -> Batch:
     """Replies packed together with their last tokens; of several examples the last one."""
-    return pack_replies([Reply((r.examples[-1],)) for r in replies], whole=True, share=share).batch
+    return pack_replies([Reply((r.examples[-1],)) for r in replies], whole=True).batch
 
 
 def rewards_of(model: Transformer, score_D: Tensor, batch: Batch) -> tuple[Tensor, Any]:
@@ -117,9 +117,7 @@ class RewardTraining:
         loss = right = margin = centre = 0.0
         length = lambda i: sum(r.length for r in self.pairs[i].replies)  # noqa: E731
         parts = parts_of(self.replicas.deal(step.units, length), length, config.train_tokens)
-        # The balancing loss counts the tokens of every reply.
-        share = not config.balance
-        batches = [whole_replies([r for i in part for r in self.pairs[i].replies], share) for part in parts]
+        batches = [whole_replies([r for i in part for r in self.pairs[i].replies]) for part in parts]
         balance = step_balance(self.model, batches, config.balance, self.replicas)
         for part, batch in zip(parts, batches, strict=True):
             pairs = [self.pairs[i] for i in part]

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from qwill.align.preference_examples import Examples, JudgedSteps, PreferenceStep
 from qwill.align.preference_losses import right_or_wrong
-from qwill.align.replies import Reply, pack_replies, parts_of
+from qwill.align.replies import Packed, Reply, pack_replies, parts_of
 from qwill.align.settings import RewardConfig
 from qwill.base.errors import DataError
 from qwill.data.held_out import held_out
 from qwill.data.preferences import Said
 from qwill.data.step_labels import read_step_labels
 from qwill.engine.template import conversation_ids
-from qwill.model.transformer import Transformer
+from qwill.model.transformer import RouterStats, Transformer
 from qwill.text.chat import Rendered
 from qwill.text.tokenizer import Tokenizer
 from qwill.train.balance import step_balance
@@ -71,13 +71,10 @@ def judged_steps_of(path: Path, tokenizer: Tokenizer, most: int, heldout: float,
     return found
 
 
-def step_logits(
-    model: Transformer, score_D: Tensor, replies: Sequence[Reply], share: bool = True
-) -> tuple[Tensor, Any, Any]:
-    """(logits of all steps of all replies, in order [S]; router statistics; the batch)."""
-    packed = pack_replies(replies, whole=True, share=share)
+def step_logits(model: Transformer, score_D: Tensor, packed: Packed) -> tuple[Tensor, list[RouterStats] | None]:
+    """(logits of all steps of all replies, in order [S]; router statistics)."""
     output = model(packed.batch)
-    return output.hidden_ND[packed.index_N].to(score_D.dtype) @ score_D, output.router_stats, packed.batch
+    return output.hidden_ND[packed.index_N].to(score_D.dtype) @ score_D, output.router_stats
 
 
 @dataclass
@@ -95,18 +92,16 @@ class StepTraining:
         count = sum(len(self.units[i].right) for i in step.units)
         length = lambda i: self.units[i].reply.length  # noqa: E731
         parts = parts_of(self.replicas.deal(step.units, length), length, config.train_tokens)
-        share = not config.balance  # the balancing loss counts the tokens of every reply
-        batches = [pack_replies([self.units[i].reply for i in part], True, share).batch for part in parts]
-        balance = step_balance(self.model, batches, config.balance, self.replicas)
+        packs = [pack_replies([self.units[i].reply for i in part], whole=True) for part in parts]
+        balance = step_balance(self.model, [p.batch for p in packs], config.balance, self.replicas)
         loss = found = 0.0
-        for part in parts:
-            units = [self.units[i] for i in part]
-            logit_S, stats, batch = step_logits(self.model, score_D, [u.reply for u in units], share)
-            right_S = torch.tensor([right for u in units for right in u.right], device=logit_S.device)
+        for part, packed in zip(parts, packs, strict=True):
+            logit_S, stats = step_logits(self.model, score_D, packed)
+            right_S = torch.tensor([right for i in part for right in self.units[i].right], device=logit_S.device)
             total = right_or_wrong(logit_S, right_S).sum() / count
             loss += float(total.detach())
             found += float(((logit_S > 0) == right_S).sum())
-            (total + balance.loss(stats, batch)).backward()
+            (total + balance.loss(stats, packed.batch)).backward()
         more = self.replicas.sum({"loss": loss, "accuracy": found / count})
         return StepResult(more.pop("loss"), more=more)
 
@@ -121,7 +116,7 @@ def score_steps(
     out_S = torch.zeros(sum(sizes), dtype=torch.float64)
     length = lambda i: replies[i].length  # noqa: E731
     for part in parts_of(replicas.deal(range(len(replies)), length), length, most_tokens):
-        logit_S, *_ = step_logits(model, score_D, [replies[i] for i in part])
+        logit_S, _ = step_logits(model, score_D, pack_replies([replies[i] for i in part], whole=True))
         at = [starts[i] + k for i in part for k in range(sizes[i])]
         out_S[torch.tensor(at)] = logit_S.double().cpu()
     flat = replicas.all_sum(out_S).tolist()

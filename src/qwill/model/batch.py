@@ -64,6 +64,11 @@ class Batch:
         return place_M if self.shared is None else self.shared.token_L[place_M]
 
     @property
+    def places(self) -> int:
+        """Tokens of all sequences, those that are held once counted for each."""
+        return int(self.cu_seqlens[-1])
+
+    @property
     def lengths(self) -> Tensor:
         return self.cu_seqlens[1:] - self.cu_seqlens[:-1]
 

@@ -31,7 +31,7 @@ from qwill.model import delta, ops, project
 from qwill.model.batch import AttentionPlan, Batch, plan_attention
 from qwill.model.cache import KVCache
 from qwill.model.config import ModelConfig
-from qwill.model.shared import lay_out, take_back
+from qwill.model.shared import Shared, lay_out, take_back
 
 if TYPE_CHECKING:
     from qwill.model.lora import Adapter, Updates
@@ -234,16 +234,20 @@ class Experts(nn.Module):
         self.shared_expert = FeedForward(d, shared) if shared else None
         self.shared_expert_gate = Linear(d, 1, bias=False) if shared else None
 
-    def forward(self, x_ND: Tensor, chosen_Nk: Tensor | None = None) -> tuple[Tensor, RouterStats]:
-        """`chosen_Nk`: the experts to go through, if not those that the router chooses; their weights are its own."""
+    def forward(
+        self, x_ND: Tensor, chosen_Nk: Tensor | None = None, shared: Shared | None = None
+    ) -> tuple[Tensor, RouterStats]:
+        """`chosen_Nk`: the experts to go through, if not those that the router chooses; their weights are its own. A
+        token that stands at several places (`shared`) counts at each of them."""
         probability_NE, weight_Nk, chosen_Nk = ops.choose_experts(
             self.gate(x_ND), self.top_k, self.renormalise, chosen_Nk
         )
         out_ND = self.routed(x_ND, weight_Nk.to(x_ND.dtype), chosen_Nk)
         if self.shared_expert is not None and self.shared_expert_gate is not None:
             out_ND = out_ND + ops.sigmoid(self.shared_expert_gate(x_ND)) * self.shared_expert(x_ND)
-        load_E = torch.bincount(chosen_Nk.flatten(), minlength=probability_NE.shape[1]) / len(x_ND)
-        return out_ND, RouterStats(load_E, probability_NE.mean(0), None if torch.is_grad_enabled() else chosen_Nk)
+        probability_LE, chosen_Lk = lay_out(probability_NE, shared), lay_out(chosen_Nk, shared)
+        load_E = torch.bincount(chosen_Lk.flatten(), minlength=probability_LE.shape[1]) / len(chosen_Lk)
+        return out_ND, RouterStats(load_E, probability_LE.mean(0), None if torch.is_grad_enabled() else chosen_Nk)
 
     def routed(self, x_ND: Tensor, weight_Nk: Tensor, chosen_Nk: Tensor) -> Tensor:
         return project.experts(x_ND, self.gate_up, self.down, weight_Nk, chosen_Nk, self.updates)
@@ -278,7 +282,7 @@ class Layer(nn.Module):
             delta_ND = self.linear_attn(normed_ND, plan, cache, self.index)
         x_ND, normed_ND = self.post_attention_layernorm.after_adding(x_ND, delta_ND)
         if isinstance(self.mlp, Experts):
-            return x_ND, *self.mlp(normed_ND, chosen_Nk)
+            return x_ND, *self.mlp(normed_ND, chosen_Nk, plan.shared)
         return x_ND, self.mlp(normed_ND), None
 
 

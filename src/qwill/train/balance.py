@@ -56,7 +56,7 @@ class StepBalance:
         """A part's share of it."""
         if not self.weight or not stats:
             return 0.0
-        tokens = len(batch.tokens_N)
+        tokens = batch.places
         counts_LX = count_assignments(stats, tokens) if self.counts_LX is None else self.counts_LX
         return self.weight * (tokens / int(counts_LX[0, -1])) * balancing_loss(stats, counts_LX)
 
@@ -71,5 +71,5 @@ def step_balance(model: Transformer, batches: Sequence[Batch], weight: float, re
     counts_LX = torch.zeros(layers, config.num_experts + 1, dtype=torch.int64)
     for batch in batches:
         if stats := model(batch).router_stats:
-            counts_LX += count_assignments(stats, len(batch.tokens_N)).cpu()
+            counts_LX += count_assignments(stats, batch.places).cpu()
     return StepBalance(weight, replicas.all_sum(counts_LX).to(model.embed_tokens.weight.device))

@@ -117,18 +117,19 @@ def test_redraws_keep_the_weights_and_the_mode_of_their_place(tmp_path: Path) ->
         return lambda: (handed.append(1), made)[1]
 
     def noted(*arguments: Any) -> list[list[Rollout]]:
-        asked.append((arguments[4], [(row["language"], row[ENABLED]) for row in arguments[2]]))
+        asked.append([(row["language"], row[ENABLED], row["prompt"].split()[-1]) for row in arguments[2]])
         return roll_out(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_rollouts, "verify", lambda row, reply: False)
         patch.setattr(grpo, "rollout_source", source)
         patch.setattr(grpo, "roll_out", noted)
-        how = config(redraws=2, prompts=4, steps=2, thinking=0.5)
+        how = config(redraws=2, prompts=4, steps=2, thinking=0.5, switched=1.0)
         train_grpo(model("dense"), TOKENIZER, rows(16), how, context(tmp_path))
     assert len(handed) == 2 and len(asked) == 2 * 3, "weights once a step, replies at each draw"
     # Nothing teaches, so that every place is drawn again, in its mode.
-    assert [modes for _, modes in asked] == [[("en", False), ("en", True), ("zh", False), ("zh", True)]] * 6
+    one = [(language, True, word) for language in ("en", "zh") for word in ("/no_think", "/think")]
+    assert asked == [one] * 6
 
 
 def test_what_is_kept_to_be_read(tmp_path: Path) -> None:

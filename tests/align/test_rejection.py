@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from tests.engine.tiny import tiny_model
 
 from qwill.align import rejection
 from qwill.align.format_rewards import ENABLED, brevity, form, language
-from qwill.align.prompts import prompt_ids, thinking_at
+from qwill.align.prompts import Mode, in_mode, mode_at, prompt_ids, with_room
 from qwill.align.rejection_settings import RejectionConfig
 from qwill.align.rewards import Rewards
-from qwill.align.rollouts import draw_prompts, thinking_prompts
+from qwill.align.rollouts import draw_prompts, prompt_modes
 from qwill.align.rule_rewards import Made
 from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, RewardPart
@@ -156,28 +157,60 @@ def test_rewards_of_form_language_and_brevity() -> None:
 
 def test_rollouts_think_on_their_share_of_prompts() -> None:
     for share in (0.0, 0.1, 0.25, 0.5, 1.0):
-        assert sum(thinking_at(i, share) for i in range(40)) == 40 * share
+        assert sum(mode_at(i, share).thinking for i in range(40)) == 40 * share
+        for switched in (0.0, 0.25, 0.5, 1.0):
+            modes = Counter(mode_at(i, share, switched) for i in range(400))
+            assert modes[Mode(True, True)] == 400 * share * switched, "of those that think"
+            assert modes[Mode(False, True)] == 400 * (1 - share) * switched, "and of those that do not"
         # Over the steps each language has the share, however few prompts a step has.
         for count, steps in ((1, 80), (2, 40), (3, 80), (8, 10)):
             asked = {"en": list[bool](), "zh": list[bool]()}
             for step in range(steps):
-                modes = thinking_prompts(ROWS, step, count, share)
-                for i, thinks in zip(draw_prompts(ROWS, step, count, 0), modes, strict=True):
-                    asked[ROWS[i]["language"]].append(thinks)
+                modes = prompt_modes(ROWS, step, count, share)
+                for i, mode in zip(draw_prompts(ROWS, step, count, 0), modes, strict=True):
+                    asked[ROWS[i]["language"]].append(mode.thinking)
             assert [sum(asked[name]) for name in ("en", "zh")] == [count * steps * share / 2] * 2
-    assert thinking_at(0, 1.0) and not thinking_at(0, 0.5)
+    assert mode_at(0, 1.0).thinking and not mode_at(0, 0.5).thinking
     open_, closed = prompt_ids("1?", TOKENIZER, True), prompt_ids("1?", TOKENIZER)
     assert closed[: len(open_)] == open_ and TOKENIZER.special("</think>") in closed[len(open_) :]
     config = GRPOConfig(samples=2, max_tokens=6, thinking=0.5)
-    asked_rows = [row | {ENABLED: thinking_at(i, 0.5)} for i, row in enumerate(ROWS)]
+    asked_rows = [in_mode(row, mode_at(i, 0.5)) for i, row in enumerate(ROWS)]
     groups = roll_out(LM.model, TOKENIZER, asked_rows[:4], config, 0, 1)
     asked = [TOKENIZER.special("</think>") not in group[0].ids[: group[0].start] for group in groups]
     assert asked == [False, True, False, True]
     # A rank that has the later prompts only asks them in the same way.
     part = roll_out(LM.model, TOKENIZER, asked_rows[1:3], config, 0, 1, streams=[1, 2])
     assert [r.ids for g in part for r in g] == [r.ids for g in groups[1:3] for r in g]
-    with pytest.raises(ConfigError, match="thinking"):
-        GRPOConfig(thinking=1.5)
+    for name in ("thinking", "switched"):
+        with pytest.raises(ConfigError, match=name):
+            GRPOConfig(**{name: 1.5})
+
+
+def test_a_switch_asks_for_what_the_reward_of_the_form_then_judges() -> None:
+    row = {"prompt": "1+1?", "language": "en", "key": 2}
+    thought, empty, bare = "<think>\n1+1\n</think>\n\n2", "<think>\n\n</think>\n\n2", "2"
+    for mode, prompt, right in (
+        (Mode(True), "1+1?", {thought}), (Mode(False), "1+1?", {bare}),
+        (Mode(True, True), "1+1? /think", {thought}), (Mode(False, True), "1+1? /no_think", {empty}),
+    ):  # fmt: skip
+        asked = in_mode(row, mode)
+        assert asked["prompt"] == prompt and asked["key"] == 2 and row["prompt"] == "1+1?"
+        assert {reply for reply in (thought, empty, bare) if form(asked, reply, True)} == right
+        # Only behind the closed block need the model not say itself that it does not think.
+        ids = prompt_ids(asked["prompt"], TOKENIZER, asked[ENABLED])
+        assert (TOKENIZER.special("</think>") in ids) == (mode == Mode(False))
+    talk = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": [{"type": "text", "text": "再加一？"}]},
+    ]
+    asked = in_mode(row | {"prompt": talk}, Mode(False, True))
+    assert asked["prompt"] == [*talk[:2], {"role": "user", "content": "再加一？ /no_think"}]
+    assert talk[2]["content"] == [{"type": "text", "text": "再加一？"}], "the row that is asked again is as it was"
+    # A switch that a conversation has already is its own.
+    for own in ("1+1? /no_think", [{"role": "system", "content": "/no_think"}, *talk], [talk[1]]):
+        kept = in_mode(row | {"prompt": own}, Mode(True, True))
+        assert kept == row | {"prompt": own, ENABLED: True}
 
 
 def test_a_changed_reward_is_another_artifact_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -204,6 +237,17 @@ def test_a_prompt_without_room_is_left_out_or_refused_wherever_it_stands(
     assert [row["id"] for _, row in read_jsonl(ctx.out / "problems.jsonl")] == [f"t{i}" for i in range(10) if i % 7]
     with pytest.raises(DataError, match=r"tasks: the prompt of t0 has 3\d\d tokens, and 200 of a reply"):
         rejection.run(replace(config, too_long="refuse"), ctx)
+
+
+def test_a_prompt_has_room_in_every_mode_that_it_may_be_asked_in(here: None, tmp_path: Path) -> None:
+    ctx, every = context(tmp_path), [Mode(False), Mode(True, True), Mode(False, True)]
+    context_size = LM.model.config.max_position_embeddings
+    sizes = [len(prompt_ids(row["prompt"], TOKENIZER, row[ENABLED])) for row in (in_mode(ROWS[0], m) for m in every)]
+    assert sizes[2] > sizes[1] > sizes[0], "of this tokenizer a switch is longer than the closed block"
+    for modes, longest in ((every[:1], sizes[0]), (every, sizes[2])):
+        for over in (0, 1):
+            told = LM.tokenizer, LM.model, context_size - longest + over, "leave_out", ctx
+            assert len(with_room([ROWS[0] | {"id": "short", "prompt": ""}, ROWS[0]], *told, modes=modes)) == 2 - over
 
 
 def test_half_a_surrogate_pair_in_a_prompt_or_a_call_ends_no_run(

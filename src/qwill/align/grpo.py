@@ -19,15 +19,14 @@ from torch.optim import Optimizer
 
 from qwill.align.critic import Critic
 from qwill.align.dynamic_sampling import redraw
-from qwill.align.format_rewards import ENABLED
 from qwill.align.hacking import Watch, numbers_of
 from qwill.align.policy_update import logprobs_of, set_advantages, update
-from qwill.align.prompts import problems, with_room
+from qwill.align.prompts import Mode, in_mode, problems, with_room
 from qwill.align.reference import own_reference
 from qwill.align.rewards import Rewards
 from qwill.align.rollout_engines import RolloutEngine, rollout_source
 from qwill.align.rollout_numbers import rollout_numbers
-from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks, thinking_prompts
+from qwill.align.rollouts import Rollout, draw_prompts, of_all_ranks, prompt_modes
 from qwill.align.rule_rewards import check_rows
 from qwill.align.sample_rollouts import roll_out
 from qwill.align.settings import GRPOConfig, PPOConfig
@@ -64,8 +63,9 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         )
     start = load(ctx.inputs["sft"], weights=start_weights(ctx.inputs["sft"], config.lora))
     model, tokenizer = start.model, start.tokenizer
-    if config.thinking and not start.thinks:
-        raise DataError(f"{ctx.inputs['sft']} has no <think> in its tokenizer; set {verb}.thinking to 0.")
+    for name in ("thinking", "switched"):
+        if getattr(config, name) and not start.thinks:
+            raise DataError(f"{ctx.inputs['sft']} has no <think> in its tokenizer; set {verb}.{name} to 0.")
     verified = not config.rewards or any(part.kind == "verifier" for part in config.rewards)
     rows = problems(ctx.inputs["tasks"], verified)
     check_rows(rows, config.rewards, ctx.inputs["tasks"])
@@ -84,7 +84,8 @@ def run(config: GRPOConfig, ctx: StageContext) -> dict[str, Any]:
         Tools(config.tools) if config.tools else nullcontext() as tools,
     ):
         schemas = tools.schemas if tools else ()
-        rows = with_room(rows, tokenizer, model, config.max_tokens, config.too_long, ctx, schemas)
+        modes = [Mode(False), *((Mode(True, True), Mode(False, True)) if config.switched else ())]
+        rows = with_room(rows, tokenizer, model, config.max_tokens, config.too_long, ctx, schemas, modes)
         if config.prompts > len(rows):
             raise DataError(
                 f"{verb}.prompts is {config.prompts}, but there are only {len(rows)} problems; make more tasks."
@@ -150,11 +151,11 @@ class Drawing:
 
 
 def draw_groups(
-    on: Drawing, source: Transformer | RolloutEngine, step: int, some: list[int], thinking: list[bool], first: int
+    on: Drawing, source: Transformer | RolloutEngine, step: int, some: list[int], modes: list[Mode], first: int
 ) -> list[list[Rollout]]:
-    """Replies to these rows, by all ranks; `first` is the random stream of the first of them."""
+    """Replies to these rows in their modes, by all ranks; `first` is the random stream of the first of them."""
     places = on.replicas.places(len(some))
-    own_rows, streams = [on.rows[some[i]] | {ENABLED: thinking[i]} for i in places], [first + i for i in places]
+    own_rows, streams = [in_mode(on.rows[some[i]], modes[i]) for i in places], [first + i for i in places]
     made = roll_out(source, on.tokenizer, own_rows, on.config, step, on.seed, on.rewards, streams, on.tools)
     mine = [r for g in made for r in g]
     if on.reference is not None:
@@ -170,10 +171,10 @@ def draw_groups(
 
 @dataclass(frozen=True)
 class Drawn:
-    """A step's groups and their rows, what is logged of them, and the tokens of all that was sampled."""
+    """A step's groups and their rows as asked, what is logged of them, and the tokens of all that was sampled."""
 
     groups: list[list[Rollout]]
-    chosen: list[int]
+    rows: list[dict[str, Any]]
     numbers: dict[str, float]
     tokens: int
 
@@ -183,11 +184,11 @@ def draw_step(on: Drawing, source: Transformer | RolloutEngine, step: int) -> Dr
     prompts that were drawn first: the others are chosen."""
     config, sampled = on.config, 0
     chosen = draw_prompts(on.rows, step, config.prompts, on.seed)
-    thinking = thinking_prompts(on.rows, step, config.prompts, config.thinking)
+    modes = prompt_modes(on.rows, step, config.prompts, config.thinking, config.switched)
 
     def draw(some: list[int], places: list[int], first: int) -> list[list[Rollout]]:
         nonlocal sampled
-        made = draw_groups(on, source, step, some, [thinking[k] for k in places], first)
+        made = draw_groups(on, source, step, some, [modes[k] for k in places], first)
         sampled += sum(r.tokens for g in made for r in g)
         return made
 
@@ -198,7 +199,8 @@ def draw_step(on: Drawing, source: Transformer | RolloutEngine, step: int) -> Dr
         where = f"{on.seed}/grpo/redraw/{step}"
         groups, chosen, drawn = redraw(groups, chosen, on.rows, config.redraws, draw, where)
         numbers["draws"] = drawn / config.prompts
-    return Drawn(groups, chosen, numbers, sampled)
+    asked = [in_mode(on.rows[i], mode) for i, mode in zip(chosen, modes, strict=True)]
+    return Drawn(groups, asked, numbers, sampled)
 
 
 def learn(on: Drawing, optimizers: list[Optimizer], groups: list[list[Rollout]]) -> dict[str, float]:
@@ -265,7 +267,7 @@ def train_grpo(
             learned = learn(on, optimizers, drawn.groups)
             if not math.isfinite(learned["gradient_norm"]):
                 raise TrainingError(
-                    f"{verb}: the gradient of step {step} is not finite (first prompt: {rows[drawn.chosen[0]]['id']}); "
+                    f"{verb}: the gradient of step {step} is not finite (first prompt: {drawn.rows[0]['id']}); "
                     f"stopped, and the last checkpoint, if one was made, is in {ctx.work}; lower the learning rates."
                 )
             numbers = drawn.numbers | {"useful": learned.pop("useful")}
@@ -286,7 +288,7 @@ def train_grpo(
                 speed = drawn.tokens / (time.monotonic() - started)
                 log.log(step + 1, **numbers, **learned, tokens_per_second=speed)
             if shown is not None and step % apart == 0:
-                for line in shown_rollouts(drawn.groups, [rows[i] for i in drawn.chosen], config.shown):
+                for line in shown_rollouts(drawn.groups, drawn.rows, config.shown):
                     shown.log(step + 1, **line)
             bar.update(step + 1, reward=numbers["reward"], useful=numbers["useful"], gap=learned["gap"])
             if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < config.steps:

@@ -6,18 +6,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from qwill.align.format_rewards import ENABLED
 from qwill.align.replies import as_messages
 from qwill.base.errors import DataError
 from qwill.base.stage import StageContext
-from qwill.data.conversation import problem
+from qwill.data.conversation import content_text, problem
 from qwill.data.row_files import read_rows
 from qwill.evaluate.task_data import load_rows
 from qwill.evaluate.tasks import verify
 from qwill.model.transformer import Transformer
 from qwill.text.chat import render
 from qwill.text.surrogates import all_without_surrogates
+from qwill.text.thinking import SWITCHES, last_switch
 from qwill.text.tokenizer import Tokenizer
 
 
@@ -48,9 +50,39 @@ def prompt_ids(
     return render(as_messages(prompt), tools, tokenizer=tokenizer, thinking=thinking, generation_prompt=True).ids
 
 
-def thinking_at(turn: int, share: float) -> bool:
-    """Whether a language's prompt number `turn` (from 0, over all steps) is asked with thinking: spread evenly."""
-    return math.floor((turn + 1) * share) > math.floor(turn * share)
+class Mode(NamedTuple):
+    """How a prompt is asked: with thinking or without, which a switch in its text says where it is `switched`."""
+
+    thinking: bool
+    switched: bool = False
+
+
+def mode_at(turn: int, thinking: float, switched: float = 0.0) -> Mode:
+    """The mode of a language's prompt number `turn` (from 0, over all steps): the share `thinking` of them is asked
+    with thinking, and of these and of the others the share `switched` by a switch, each spread evenly."""
+    before = math.floor(turn * thinking)
+    thinks = math.floor((turn + 1) * thinking) > before
+    return Mode(thinks, _has(before if thinks else turn - before, switched))
+
+
+def _has(number: int, share: float) -> bool:
+    return math.floor((number + 1) * share) > math.floor(number * share)
+
+
+def in_mode(row: dict[str, Any], mode: Mode) -> dict[str, Any]:
+    """A row as it is asked. A switch stands behind the last that a user says, and the model is then free to think, so
+    that it has to obey; a conversation that holds one already, of its own or its system's, keeps that."""
+    row = row | {ENABLED: mode.thinking}
+    if not mode.switched:
+        return row
+    prompt, word = row["prompt"], SWITCHES[mode.thinking]
+    messages = as_messages(prompt)
+    said = {i: content_text(m["content"]) or "" for i, m in enumerate(messages) if m["role"] in ("user", "system")}
+    at = max((i for i in said if messages[i]["role"] == "user"), default=None)
+    if at is None or last_switch(said.values()) is not None:
+        return row
+    messages[at] = messages[at] | {"content": f"{said[at]} {word}"}
+    return row | {"prompt": messages[0]["content"] if isinstance(prompt, str) else messages, ENABLED: True}
 
 
 def _problem(row: dict[str, Any], verified: bool) -> str | None:
@@ -82,11 +114,11 @@ def with_room(
     too_long: Literal["leave_out", "refuse"],
     ctx: StageContext,
     tools: Sequence[dict[str, Any]] = (),
-    thinking: bool = False,
+    modes: Sequence[Mode] = (Mode(thinking=False),),
 ) -> list[dict[str, Any]]:
-    """The rows whose prompt (with the schemas of `tools`, asked with `thinking` or without, which is longer) and a
-    reply of `max_tokens` fit into the model's context: nothing is ever cut. Others are left out and counted, or the
-    first of them is refused.
+    """The rows whose prompt (with the schemas of `tools`, in whichever of `modes` it is asked) and a reply of
+    `max_tokens` fit into the model's context: nothing is ever cut. Without thinking a prompt is longer than with it.
+    Others are left out and counted, or the first of them is refused.
 
     Raises DataError, one sentence, also where none is left and where no reply could end.
     """
@@ -98,7 +130,8 @@ def with_room(
     context = model.config.max_position_embeddings
     kept = []
     for row in rows:
-        size = len(prompt_ids(row["prompt"], tokenizer, thinking, tools))
+        asked = (in_mode(row, mode) for mode in modes)
+        size = max(len(prompt_ids(one["prompt"], tokenizer, one[ENABLED], tools)) for one in asked)
         if size + max_tokens <= context:
             kept.append(row)
         elif too_long == "refuse":

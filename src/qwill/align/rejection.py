@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from qwill.align.format_rewards import ENABLED
-from qwill.align.prompts import problems, prompt_ids, with_room
+from qwill.align.prompts import Mode, problems, prompt_ids, with_room
 from qwill.align.rejection_settings import RejectionConfig
 from qwill.align.replies import as_messages
 from qwill.align.rewards import Rewards
@@ -45,9 +45,8 @@ def run(config: RejectionConfig, ctx: StageContext) -> dict[str, Any]:
     rows = _chosen(problems(ctx.inputs["tasks"], verified), config.problems)
     check_rows(rows, config.rewards, ctx.inputs["tasks"])
     asked = len(rows)
-    rows = with_room(
-        rows, lm.tokenizer, lm.model, config.max_tokens, config.too_long, ctx, thinking=config.thinking
-    )  # fmt: skip
+    modes = [Mode(config.thinking)]
+    rows = with_room(rows, lm.tokenizer, lm.model, config.max_tokens, config.too_long, ctx, modes=modes)
     batches = [range(i, min(i + config.batch, len(rows))) for i in range(0, len(rows), config.batch)]
     judged: list[Row] = []
     with (

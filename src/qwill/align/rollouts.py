@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qwill.align.prompts import thinking_at
+from qwill.align.prompts import Mode, mode_at
 from qwill.align.replies import parts_of
 from qwill.align.settings import GRPOConfig
 from qwill.engine.sampling import Sampling
@@ -100,9 +100,11 @@ def draw_prompts(rows: list[dict[str, Any]], step: int, count: int, seed: int) -
     return chosen
 
 
-def thinking_prompts(rows: Sequence[dict[str, Any]], step: int, count: int, share: float) -> list[bool]:
-    """Of each of `draw_prompts`'s, whether it is asked with thinking: over the steps each language has its `share`."""
-    return [thinking_at(j, share) for turns in language_turns(rows, step, count).values() for j in turns]
+def prompt_modes(
+    rows: Sequence[dict[str, Any]], step: int, count: int, thinking: float, switched: float = 0.0
+) -> list[Mode]:
+    """How each of `draw_prompts`'s is asked: over the steps each language has its shares (`mode_at`)."""
+    return [mode_at(j, thinking, switched) for turns in language_turns(rows, step, count).values() for j in turns]
 
 
 def language_turns(rows: Sequence[dict[str, Any]], step: int, count: int) -> dict[str, range]:

@@ -144,7 +144,8 @@ class GRPOConfig:
     rollout_engine: Qwill's `own`, or `vllm` with the settings `vllm` (vllm_rollouts.py).
 
     thinking: the share of each language's prompts that are asked with thinking; what is verified is the answer behind
-    it.
+    it. switched: the share of these that say so by `/think`, and of the others that say it by `/no_think` instead of
+    the closed block, so that the model itself must obey.
 
     lora: only an adapter is trained (PPO's critic has one of its own), by AdamW at `learning_rate`; the start is the
     model without it, so that weights are held once. too_long: what happens to prompts that leave no room for max_tokens
@@ -195,6 +196,7 @@ class GRPOConfig:
     mesh: MeshConfig = field(default=MeshConfig(), metadata=LATER)
     lora: LoraConfig | None = field(default=None, metadata=LATER)
     thinking: float = field(default=0.0, metadata=LATER)
+    switched: float = field(default=0.0, metadata=LATER)
     too_long: Literal["leave_out", "refuse"] = field(default="leave_out", metadata=LATER)
 
     def outside(self) -> dict[str, str]:
@@ -218,7 +220,7 @@ class GRPOConfig:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
-        need_share(self, "thinking", "min_p")
+        need_share(self, "thinking", "switched", "min_p")
         if self.tools and self.rollout_engine != "own":
             raise ConfigError("tools need Qwill's own engine for rollouts; leave rollout_engine out.")
         if not 0 < self.top_p <= 1:

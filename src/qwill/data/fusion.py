@@ -19,10 +19,9 @@ from qwill.base.files import read_jsonl, write_json, write_text
 from qwill.base.stage import StageContext
 from qwill.data.conversation import content_text, problem
 from qwill.text.surrogates import all_without_surrogates
-from qwill.text.thinking import last_switch
+from qwill.text.thinking import SWITCHES, last_switch
 
 Row = dict[str, Any]
-WORDS = {True: "/think", False: "/no_think"}
 
 
 @dataclass(frozen=True)
@@ -180,14 +179,14 @@ def _single(row: Row, mode: bool, config: FusionConfig, rng: random.Random) -> R
 
 def _with_system(messages: Sequence[Mapping[str, Any]], mode: bool) -> list[Mapping[str, Any]]:
     if messages[0]["role"] != "system":
-        return [{"role": "system", "content": WORDS[mode]}, *messages]
+        return [{"role": "system", "content": SWITCHES[mode]}, *messages]
     text = content_text(messages[0]["content"]) or ""
-    return [dict(messages[0]) | {"content": f"{text} {WORDS[mode]}".strip()}, *messages[1:]]
+    return [dict(messages[0]) | {"content": f"{text} {SWITCHES[mode]}".strip()}, *messages[1:]]
 
 
 def _switched(message: Mapping[str, Any], mode: bool, rng: random.Random) -> dict[str, Any]:
     """The switch stands behind what the user says, now and then before it."""
-    text, word = content_text(message["content"]) or "", WORDS[mode]
+    text, word = content_text(message["content"]) or "", SWITCHES[mode]
     return dict(message) | {"content": f"{word} {text}" if rng.random() < 0.2 else f"{text} {word}"}
 
 

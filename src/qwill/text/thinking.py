@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # ASCII neighbours are excluded so that a path such as /api/think is no switch; 吗？/no_think is one.
 _SWITCH = re.compile(r"(?<![A-Za-z0-9_/.\-])/(no_)?think(?![A-Za-z0-9_/\-])")
+SWITCHES = {True: "/think", False: "/no_think"}
 _EMPTY = re.compile(r"<think>\s*</think>")
 # Qwen3 was released with this one sentence, for every language.
 OUT_OF_TIME = (

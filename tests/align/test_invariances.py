@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +34,27 @@ EXACT, SAID = 1e-9, 1e-6
 DENSE, SPARSE = ({label(case): case for case in cases(kind)} for kind in ("dense", "moe"))
 NAMES = [*DENSE]
 WINDOWS = ([*range(UNITS)], [6, 1, 3])  # a full one, and the last of an epoch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[subprocess.Popen[str], Path] | None]:
+    """The two processes of all tests about ranks, which run beside the other tests; None where no test wants them."""
+    if not any("ranks" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_WORLD_SIZE")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.align.invariance_ranks", str(folder)], cwd=Path(__file__).parents[2], text=True,
+        env=environment | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    yield process, folder
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 @cache
@@ -129,15 +153,11 @@ def told(paper: Result, found: Result) -> float:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
-    """Every algorithm in two processes, which are started once for all."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_WORLD_SIZE")}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.align.invariance_ranks", str(folder)], cwd=Path(__file__).parents[2],
-        env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+def ranks(running: tuple[subprocess.Popen[str], Path]) -> dict[str, dict[str, float]]:
+    """What every algorithm did in two processes."""
+    process, folder = running
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 0, said[-4000:]
     return json.loads((folder / "results.json").read_text())
 
 

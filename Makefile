@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
-demo: $(STAMP) ## text to chat model in 15 minutes on 2 cores; run it again to go on where it stopped
+demo: $(STAMP) ## text to chat model in about 15 minutes on 2 cores; run it again to go on where it stopped
 	@$(BIN)/qwill run recipes/demo.yaml
 
 evening: $(STAMP) ## the same life with a larger model and all the data, 90 minutes on 2 cores

@@ -207,6 +207,11 @@ def test_a_switch_asks_for_what_the_reward_of_the_form_then_judges() -> None:
     asked = in_mode(row | {"prompt": talk}, Mode(False, True))
     assert asked["prompt"] == [*talk[:2], {"role": "user", "content": "再加一？ /no_think"}]
     assert talk[2]["content"] == [{"type": "text", "text": "再加一？"}], "the row that is asked again is as it was"
+    # Where it stands behind a line break, too, in whichever form the content has.
+    for content in ("1+1?\n/no_think", [{"type": "text", "text": "1+1?\n/no_think"}]):
+        own = {"prompt": [{"role": "user", "content": content}], ENABLED: True}
+        assert form(own, empty, True) == 1 and form(own, thought, True) == 0
+        assert in_mode(row | own, Mode(True, True)) == row | own
     # A switch that a conversation has already is its own.
     for own in ("1+1? /no_think", [{"role": "system", "content": "/no_think"}, *talk], [talk[1]]):
         kept = in_mode(row | {"prompt": own}, Mode(True, True))

@@ -12,14 +12,15 @@ from qwill.align.format_rewards import ENABLED
 from qwill.align.replies import as_messages
 from qwill.base.errors import DataError
 from qwill.base.stage import StageContext
-from qwill.data.conversation import content_text, problem
+from qwill.data.conversation import problem
 from qwill.data.row_files import read_rows
 from qwill.evaluate.task_data import load_rows
 from qwill.evaluate.tasks import verify
 from qwill.model.transformer import Transformer
 from qwill.text.chat import render
+from qwill.text.content import content_text
 from qwill.text.surrogates import all_without_surrogates
-from qwill.text.thinking import SWITCHES, last_switch
+from qwill.text.thinking import SWITCHES, switch_of
 from qwill.text.tokenizer import Tokenizer
 
 
@@ -75,14 +76,13 @@ def in_mode(row: dict[str, Any], mode: Mode) -> dict[str, Any]:
     row = row | {ENABLED: mode.thinking}
     if not mode.switched:
         return row
-    prompt, word = row["prompt"], SWITCHES[mode.thinking]
-    messages = as_messages(prompt)
-    said = {i: content_text(m["content"]) or "" for i, m in enumerate(messages) if m["role"] in ("user", "system")}
-    at = max((i for i in said if messages[i]["role"] == "user"), default=None)
-    if at is None or last_switch(said.values()) is not None:
+    messages = as_messages(row["prompt"])
+    at = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
+    if at is None or switch_of(messages) is not None:
         return row
-    messages[at] = messages[at] | {"content": f"{said[at]} {word}"}
-    return row | {"prompt": messages[0]["content"] if isinstance(prompt, str) else messages, ENABLED: True}
+    said = f"{content_text(messages[at]['content']) or ''} {SWITCHES[mode.thinking]}"
+    messages[at] = messages[at] | {"content": said}
+    return row | {"prompt": said if isinstance(row["prompt"], str) else messages, ENABLED: True}
 
 
 def _problem(row: dict[str, Any], verified: bool) -> str | None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qwill.text.content import content_text
+
 Message = dict[str, Any]
 
 # Which roles may follow; "start" is before the first message, "call" an assistant that called a tool.
@@ -72,17 +74,6 @@ def _call_problem(call: Any) -> str | None:
         return "a call has no function.name"
     if not isinstance(function.get("arguments"), Mapping):
         return f"arguments of {function['name']} are a {type(function.get('arguments')).__name__}, expected an object"
-    return None
-
-
-def content_text(content: Any) -> str | None:
-    """The text of a message's content (text, a list of text parts, or nothing); None when it is something else."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
-        return "".join(part["text"] for part in content)
     return None
 
 

@@ -17,7 +17,8 @@ from qwill.base.config import need_share
 from qwill.base.errors import ConfigError, DataError
 from qwill.base.files import read_jsonl, write_json, write_text
 from qwill.base.stage import StageContext
-from qwill.data.conversation import content_text, problem
+from qwill.data.conversation import problem
+from qwill.text.content import content_text
 from qwill.text.surrogates import all_without_surrogates
 from qwill.text.thinking import SWITCHES, last_switch
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qwill.base.errors import DataError
+from qwill.text.content import content_text
 
 if TYPE_CHECKING:
     from qwill.text.tokenizer import Tokenizer
@@ -29,11 +30,15 @@ def last_switch(texts: Iterable[str]) -> bool | None:
     return not said[-1] if said else None
 
 
+def switch_of(messages: Sequence[Mapping[str, Any]]) -> bool | None:
+    """What the last switch in a conversation says; None without one."""
+    return last_switch(content_text(m.get("content")) or "" for m in messages if m.get("role") in ("user", "system"))
+
+
 def asked_to_think(messages: Sequence[Mapping[str, Any]], enable_thinking: bool) -> bool:
     """Whether the next reply has to think: not if the prompt's block is closed already, else as the last switch says,
     and without one it does."""
-    texts = [str(m.get("content") or "") for m in messages if m.get("role") in ("user", "system")]
-    return enable_thinking and last_switch(texts) is not False
+    return enable_thinking and switch_of(messages) is not False
 
 
 def well_formed(reply: str, thinks: bool, enable_thinking: bool) -> bool:

@@ -203,6 +203,19 @@ def test_passes_that_overlap_have_logits_of_their_own() -> None:
     assert native_losses._room.user() is None
 
 
+def test_memory_of_an_inference_serves_training() -> None:
+    """What a thread's first pass makes is kept for all: autograd refuses to save tensors that inference mode made."""
+    hidden, head = torch.randn(9, 5), torch.randn(11, 5).requires_grad_()
+    targets = torch.randint(0, 11, (9,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native_losses, "_room", native_losses._Room())
+        with torch.inference_mode():
+            without = ops.token_losses(hidden, head, targets)
+        loss_N = ops.token_losses(hidden, head, targets)
+        loss_N.sum().backward()
+    assert torch.equal(without, loss_N) and head.grad is not None
+
+
 def test_a_scaled_loss_scales_the_gradient() -> None:
     hidden, head = torch.randn(9, 5), torch.randn(11, 5)
     targets, weight = torch.randint(0, 11, (9,)), torch.rand(9)

@@ -70,12 +70,14 @@ class _Room(threading.local):
 
     def take(self, rows: int, columns: int) -> Tensor:
         """[rows, columns], the room's while the result is alive, or new while another one is."""
-        if self.user() is not None:
-            return torch.empty(rows, columns)
-        if len(self.memory) < rows * columns:
-            self.memory = torch.empty(0)  # gone before there is more
-            self.memory = torch.empty(rows * columns)
-        taken = self.memory[: rows * columns].view(rows, columns)
+        # Memory that inference mode made could not be saved by a later pass with gradients.
+        with torch.inference_mode(False):
+            if self.user() is not None:
+                return torch.empty(rows, columns)
+            if len(self.memory) < rows * columns:
+                self.memory = torch.empty(0)  # gone before there is more
+                self.memory = torch.empty(rows * columns)
+            taken = self.memory[: rows * columns].view(rows, columns)
         self.user = weakref.ref(taken)
         return taken
 
